@@ -1,6 +1,9 @@
 //! The payment token vault: swaps card numbers (PANs) for tokens, and gives them back only to who may have them.
 
+pub mod aead;
 pub mod codec;
+pub mod custody;
+pub mod envelope;
 pub mod error;
 pub mod name;
 pub mod pan;
