@@ -1,0 +1,504 @@
+//! The one sealed, versioned document that says what is in force: policy, key states, locks, logs.
+//!
+//! Its version is the *epoch*. It lies sealed under CTL in one row; beside it stands the epoch row with its version and
+//! hash, which every batch expects and every checkpoint names. So a lock or a retired key is exact, not "soon", and a
+//! Control put back to older bytes is refused at start.
+
+use std::collections::BTreeMap;
+
+use data_encoding::{BASE64, HEXLOWER};
+use ring::digest;
+use serde::{Deserialize, Serialize};
+
+use crate::codec::{Reader, Torn, Writer};
+use crate::custody::{CustodyBlock, Custodian};
+use crate::envelope::{
+    self, Adm, Ctl, Dek, Fpk, Fpr, Idm, Idx, Kek, KeyId, KeyKind, KeyMaterial, KeyName, KeyState, Log, Rcv, Ref, Root,
+    Trk, Wrapped, Wraps, ctx,
+};
+use crate::error::Error;
+use crate::name::{ChannelName, FormatName, MerchantName, PrincipalName};
+use crate::policy::Policy;
+use crate::record::{ChannelId, FormatId, MerchantId};
+use crate::rows;
+use crate::store::{Expect, Key, Write};
+use crate::time::Timestamp;
+
+/// Version of the header row's and of Control's format.
+const FORMAT: u16 = 1;
+
+/// How many token slots a merchant with `ff1_slots` has, for life.
+const MAX_LOCKS: usize = 10_000;
+
+/// Control itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Control {
+    /// Format of this document.
+    pub format: u16,
+    /// The epoch: grows by one with every change.
+    pub version: u64,
+    /// When this version was made.
+    pub made_at: Timestamp,
+    /// What is allowed.
+    pub policy: Policy,
+    /// The numbers of merchants, channels and formats in rows; never given twice, kept when a name is dropped.
+    pub numbers: BTreeMap<MerchantName, Numbers>,
+    /// Every key there ever was.
+    pub keys: Vec<KeyRecord>,
+    /// Locks in force.
+    pub locks: Vec<Lock>,
+    /// The logs, each with its public key.
+    pub logs: Vec<LogRecord>,
+    /// The number that the next key gets.
+    pub next_key: u32,
+    /// The number that the next lock gets.
+    pub next_lock: u32,
+}
+
+/// A merchant's numbers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Numbers {
+    /// Its own.
+    pub id: MerchantId,
+    /// Its `ff1_slots`, which never change.
+    pub ff1_slots: u8,
+    /// Its channels'.
+    pub channels: BTreeMap<ChannelName, ChannelId>,
+    /// Its formats'.
+    pub formats: BTreeMap<FormatName, FormatId>,
+}
+
+/// A key's line in Control.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KeyRecord {
+    /// Its number.
+    pub id: KeyId,
+    /// Its kind.
+    pub kind: KeyKind,
+    /// Whose; none for the vault's own.
+    pub merchant: Option<MerchantName>,
+    /// The how many-eth of its kind for that merchant, from 1.
+    pub version: u32,
+    /// Where it is in its life.
+    pub state: KeyState,
+    /// When it was made.
+    pub made_at: Timestamp,
+    /// Under which key it is wrapped; none if the custodian holds it.
+    pub under: Option<KeyId>,
+    /// The wrap, base64; empty if the custodian holds it, or once it is destroyed.
+    pub wrapped: String,
+    /// The key check value, hexadecimal.
+    pub check: String,
+}
+
+impl KeyRecord {
+    /// The name that its wrap is bound to.
+    #[must_use]
+    pub fn name(&self) -> KeyName<'_> {
+        let merchant = self.merchant.as_ref().map_or("", MerchantName::as_str);
+        KeyName { merchant, id: self.id, version: self.version }
+    }
+
+    /// Unwraps it under its parent.
+    pub fn unwrap<K: KeyMaterial, P: Wraps<K>>(&self, under: &P) -> Result<K, Error> {
+        let bytes = BASE64.decode(self.wrapped.as_bytes()).map_err(|_| Error::Custody)?;
+        let check = HEXLOWER.decode(self.check.as_bytes()).ok().and_then(|c| c.try_into().ok());
+        let wrapped = Wrapped { bytes, check: check.ok_or(Error::Custody)? };
+        envelope::unwrap(&wrapped, &self.name(), under).map_err(|_| Error::Custody)
+    }
+}
+
+/// What a lock is on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "on", deny_unknown_fields)]
+pub enum LockTarget {
+    /// All of a merchant.
+    Merchant {
+        /// Which.
+        merchant: MerchantName,
+    },
+    /// One channel.
+    Channel {
+        /// Whose.
+        merchant: MerchantName,
+        /// Which.
+        channel: ChannelName,
+    },
+    /// One principal, wherever it asks.
+    Principal {
+        /// Which.
+        principal: PrincipalName,
+    },
+}
+
+/// A lock in force.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Lock {
+    /// The lockdown's id.
+    pub id: u32,
+    /// What is locked.
+    pub target: LockTarget,
+    /// Since when.
+    pub since: Timestamp,
+    /// By whom.
+    pub by: PrincipalName,
+    /// Why.
+    pub reason: crate::audit::LockReason,
+}
+
+/// A log's line in Control.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LogRecord {
+    /// Its number in row keys.
+    pub id: u32,
+    /// The key that signs its checkpoints.
+    pub key: KeyId,
+    /// Its public key, as a C2SP verifier key.
+    pub verifier: String,
+}
+
+/// The plain row that a vault begins with: enough to find the custodian's door, and nothing secret.
+pub struct Header {
+    /// 16 random bytes that name the vault.
+    pub vault: [u8; 16],
+    /// The root key, wrapped by each custodian in turn (one, or an everyday one and a recovery one).
+    pub custody: Vec<CustodyBlock>,
+    /// The root key's number and version.
+    pub root: (KeyId, u32),
+    /// CTL, wrapped under the root: its number, version and wrap.
+    pub ctl: (KeyId, u32, Wrapped),
+}
+
+/// The key of the header row.
+#[must_use]
+pub fn header_key() -> Key {
+    vec![rows::HEADER]
+}
+
+/// The key of the Control row.
+#[must_use]
+pub fn control_key() -> Key {
+    vec![rows::CONTROL]
+}
+
+/// The key of the epoch row.
+#[must_use]
+pub fn epoch_key() -> Key {
+    vec![rows::EPOCH]
+}
+
+impl Header {
+    /// The row's bytes.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        let mut w = Writer::default();
+        w.u16(FORMAT).fixed(&self.vault).u8(u8::try_from(self.custody.len()).unwrap_or(u8::MAX));
+        for block in &self.custody {
+            block.write(&mut w);
+        }
+        let (id, version, wrapped) = &self.ctl;
+        w.u32(self.root.0.0).u32(self.root.1).u32(id.0).u32(*version).e(&wrapped.bytes).fixed(&wrapped.check);
+        w.done()
+    }
+
+    /// Reads the row. A newer format is told apart from damage.
+    pub fn decode(bytes: &[u8]) -> Result<Self, Error> {
+        let mut r = Reader::new(bytes);
+        let damaged = |Torn| Error::Store(crate::store::StoreError::Corrupt);
+        match r.u16().map_err(damaged)? {
+            FORMAT => Self::read(&mut r).and_then(|header| r.end().map(|()| header)).map_err(damaged),
+            newer if newer > FORMAT => {
+                Err(Error::Store(crate::store::StoreError::Newer(newer.into(), FORMAT.into())))
+            }
+            _ => Err(damaged(Torn)),
+        }
+    }
+
+    fn read(r: &mut Reader<'_>) -> Result<Self, Torn> {
+        let vault = r.array()?;
+        let count = r.u8()?;
+        let custody = (0..count).map(|_| CustodyBlock::read(r)).collect::<Result<_, _>>()?;
+        let root = (KeyId(r.u32()?), r.u32()?);
+        let ctl = (KeyId(r.u32()?), r.u32()?, Wrapped { bytes: r.e()?.to_vec(), check: r.array()? });
+        Ok(Self { vault, custody, root, ctl })
+    }
+
+    /// Opens the root with the custodian's help, and CTL with the root's.
+    pub fn unlock(&self, custodian: &dyn Custodian) -> Result<(Root, Ctl), Error> {
+        let mut opened = Err(Error::Custody);
+        for block in &self.custody {
+            opened = custodian.unwrap(block, KeyKind::Root, &self.vault);
+            if opened.is_ok() {
+                break;
+            }
+        }
+        let root = Root::from_secret(opened?);
+        let (id, version, wrapped) = &self.ctl;
+        let name = KeyName { merchant: "", id: *id, version: *version };
+        let ctl = envelope::unwrap(wrapped, &name, &root).map_err(|_| Error::Custody)?;
+        Ok((root, ctl))
+    }
+}
+
+/// What every batch expects and every checkpoint names: which version of Control is in force, and its hash.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Epoch {
+    /// Control's version.
+    pub version: u64,
+    /// SHA-256 of the Control row.
+    pub hash: [u8; 32],
+}
+
+impl Epoch {
+    /// The epoch of a Control row.
+    #[must_use]
+    pub fn of(version: u64, row: &[u8]) -> Self {
+        Self { version, hash: envelope::first(digest::digest(&digest::SHA256, row).as_ref()) }
+    }
+
+    /// The epoch row's bytes: version u64, hash 32.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        Writer::default().u64(self.version).fixed(&self.hash).done()
+    }
+
+    /// Reads the epoch row.
+    pub fn decode(bytes: &[u8]) -> Result<Self, Torn> {
+        let mut r = Reader::new(bytes);
+        let epoch = Self { version: r.u64()?, hash: r.array()? };
+        r.end().map(|()| epoch)
+    }
+
+    /// What a batch decided under this epoch expects.
+    #[must_use]
+    pub fn expected(&self) -> Expect {
+        Expect::Is(epoch_key(), self.encode())
+    }
+}
+
+/// The associated data of the Control row: ctx("control") of no merchant, CTL id, vault id 16, version u64.
+fn control_aad(vault: &[u8; 16], key: KeyId, version: u64) -> Vec<u8> {
+    ctx("control", "").u32(key.0).fixed(vault).u64(version).done()
+}
+
+impl Control {
+    /// The first version of a new vault: no merchants, no keys but the vault's own.
+    #[must_use]
+    pub fn first(now: Timestamp) -> Self {
+        Self {
+            format: FORMAT,
+            version: 1,
+            made_at: now,
+            policy: Policy::default(),
+            numbers: BTreeMap::new(),
+            keys: Vec::new(),
+            locks: Vec::new(),
+            logs: Vec::new(),
+            next_key: 1,
+            next_lock: 1,
+        }
+    }
+
+    /// Seals it: the Control row (version u64, CTL id u32, XAES message of its JSON) and its epoch.
+    pub fn seal(&self, vault: &[u8; 16], key: KeyId, ctl: &Ctl) -> Result<(Vec<u8>, Epoch), Error> {
+        let json = serde_json::to_vec(self).map_err(|_| Error::internal())?;
+        let sealed = ctl.seal(&control_aad(vault, key, self.version), &json)?;
+        let row = Writer::default().u64(self.version).u32(key.0).fixed(&sealed).done();
+        let epoch = Epoch::of(self.version, &row);
+        Ok((row, epoch))
+    }
+
+    /// Opens a Control row, and proves that it is the one that `epoch` names.
+    pub fn open(row: &[u8], epoch: &Epoch, vault: &[u8; 16], key: KeyId, ctl: &Ctl) -> Result<Self, Error> {
+        let damaged = || Error::Store(crate::store::StoreError::Corrupt);
+        let mut r = Reader::new(row);
+        let (version, id) = (r.u64().map_err(|Torn| damaged())?, r.u32().map_err(|Torn| damaged())?);
+        if Epoch::of(version, row) != *epoch || id != key.0 {
+            return Err(damaged());
+        }
+        let json = ctl.open(&control_aad(vault, key, version), r.rest()).map_err(|_| damaged())?;
+        let control: Self = serde_json::from_slice(&json).map_err(|_| damaged())?;
+        if control.version != version || control.format != FORMAT {
+            return Err(damaged());
+        }
+        Ok(control)
+    }
+
+    /// What replaces the rows of `before` by this version's.
+    #[must_use]
+    pub fn writes(row: Vec<u8>, epoch: &Epoch) -> Vec<Write> {
+        vec![Write::Put(control_key(), row), Write::Put(epoch_key(), epoch.encode())]
+    }
+
+    /// The active key of a kind.
+    #[must_use]
+    pub fn active(&self, kind: KeyKind, merchant: Option<&MerchantName>) -> Option<&KeyRecord> {
+        self.keys
+            .iter()
+            .rev()
+            .find(|k| k.kind == kind && k.merchant.as_ref() == merchant && k.state == KeyState::Active)
+    }
+
+    /// Notes a key that the custodian holds.
+    pub fn note_held(&mut self, kind: KeyKind, check: [u8; 8], now: Timestamp) -> KeyId {
+        self.note(kind, None, None, &Wrapped { bytes: Vec::new(), check }, now)
+    }
+
+    /// Draws a new key of a kind, wraps it under its parent, and makes it the active one; the one before is deactivated.
+    pub fn draw<K: KeyMaterial, P: Wraps<K>>(
+        &mut self,
+        merchant: Option<&MerchantName>,
+        under: (&P, KeyId),
+        now: Timestamp,
+    ) -> Result<(KeyId, K), Error> {
+        let key = K::generate()?;
+        let id = KeyId(self.next_key);
+        let version = self.next_version(K::KIND, merchant);
+        let name = KeyName { merchant: merchant.map_or("", MerchantName::as_str), id, version };
+        let wrapped = envelope::wrap(&key, &name, under.0)?;
+        self.note(K::KIND, merchant, Some(under.1), &wrapped, now);
+        Ok((id, key))
+    }
+
+    fn next_version(&self, kind: KeyKind, merchant: Option<&MerchantName>) -> u32 {
+        let same = self.keys.iter().filter(|k| k.kind == kind && k.merchant.as_ref() == merchant);
+        same.map(|k| k.version).max().unwrap_or(0).saturating_add(1)
+    }
+
+    fn note(
+        &mut self,
+        kind: KeyKind,
+        merchant: Option<&MerchantName>,
+        under: Option<KeyId>,
+        wrapped: &Wrapped,
+        now: Timestamp,
+    ) -> KeyId {
+        let version = self.next_version(kind, merchant);
+        for key in &mut self.keys {
+            if key.kind == kind && key.merchant.as_ref() == merchant && key.state == KeyState::Active {
+                key.state = KeyState::Deactivated;
+            }
+        }
+        let id = KeyId(self.next_key);
+        self.next_key = self.next_key.saturating_add(1);
+        self.keys.push(KeyRecord {
+            id,
+            kind,
+            merchant: merchant.cloned(),
+            version,
+            state: KeyState::Active,
+            made_at: now,
+            under,
+            wrapped: BASE64.encode(&wrapped.bytes),
+            check: HEXLOWER.encode(&wrapped.check),
+        });
+        id
+    }
+
+    /// Puts a policy in force: gives numbers and keys to what is new, and refuses what would orphan what is old.
+    pub fn apply(&mut self, policy: Policy, root: (&Root, KeyId), now: Timestamp) -> Result<(), Error> {
+        policy.check()?;
+        for merchant in &policy.merchants {
+            match self.numbers.get(&merchant.id) {
+                None => self.add_merchant(&merchant.id, merchant.ff1_slots, root, now)?,
+                Some(numbers) if numbers.ff1_slots != merchant.ff1_slots => {
+                    return Err(Error::Config(format!(
+                        "policy: merchant {}: ff1_slots is {} for life",
+                        merchant.id, numbers.ff1_slots
+                    )));
+                }
+                Some(_) => {}
+            }
+            let numbers = self.numbers.get_mut(&merchant.id).ok_or_else(Error::internal)?;
+            for channel in &merchant.channels {
+                let next = ChannelId(u32::try_from(numbers.channels.len()).map_err(|_| Error::internal())? + 1);
+                numbers.channels.entry(channel.id.clone()).or_insert(next);
+            }
+            for format in &merchant.formats {
+                let next = u16::try_from(numbers.formats.len() + 1).map_err(|_| {
+                    Error::Config(format!("policy: merchant {}: more than 65,535 formats ever", merchant.id))
+                })?;
+                numbers.formats.entry(format.id.clone()).or_insert(FormatId(next));
+            }
+        }
+        if let Some(orphan) = self.numbers.keys().find(|id| policy.merchant(id).is_none()) {
+            return Err(Error::Config(format!(
+                "policy: merchant {orphan} has keys and may have cards; keep its row, without rules if it is to rest"
+            )));
+        }
+        self.policy = policy;
+        Ok(())
+    }
+
+    fn add_merchant(
+        &mut self,
+        name: &MerchantName,
+        ff1_slots: u8,
+        root: (&Root, KeyId),
+        now: Timestamp,
+    ) -> Result<(), Error> {
+        let id = MerchantId(u32::try_from(self.numbers.len()).map_err(|_| Error::internal())? + 1);
+        let numbers = Numbers { id, ff1_slots, channels: BTreeMap::new(), formats: BTreeMap::new() };
+        self.numbers.insert(name.clone(), numbers);
+        let (kek_id, kek) = self.draw::<Kek, Root>(Some(name), root, now)?;
+        let under = (&kek, kek_id);
+        self.draw::<Dek, Kek>(Some(name), under, now)?;
+        self.draw::<Idx, Kek>(Some(name), under, now)?;
+        self.draw::<Fpr, Kek>(Some(name), under, now)?;
+        self.draw::<Trk, Kek>(Some(name), under, now)?;
+        self.draw::<Ref, Kek>(Some(name), under, now)?;
+        self.draw::<Idm, Kek>(Some(name), under, now)?;
+        self.draw::<Rcv, Kek>(Some(name), under, now)?;
+        if ff1_slots > 0 {
+            self.draw::<Fpk, Kek>(Some(name), under, now)?;
+        }
+        Ok(())
+    }
+
+    /// The vault's own keys below the root: the first log's seed and the administration key.
+    pub fn add_own_keys(&mut self, root: (&Root, KeyId), now: Timestamp) -> Result<(KeyId, Log), Error> {
+        self.draw::<Adm, Root>(None, root, now)?;
+        self.draw::<Log, Root>(None, root, now)
+    }
+
+    /// Sets a lock; the caller seals and commits.
+    pub fn lock(
+        &mut self,
+        target: LockTarget,
+        by: PrincipalName,
+        reason: crate::audit::LockReason,
+        now: Timestamp,
+    ) -> Result<u32, Error> {
+        self.check_target(&target)?;
+        if self.locks.len() >= MAX_LOCKS {
+            return Err(Error::malformed("target", "would be lock 10,001; lift some first"));
+        }
+        let id = self.next_lock;
+        self.next_lock = id.saturating_add(1);
+        self.locks.push(Lock { id, target, since: now, by, reason });
+        Ok(id)
+    }
+
+    /// Lifts a lock; whether there was one of that id.
+    pub fn unlock(&mut self, id: u32) -> bool {
+        let before = self.locks.len();
+        self.locks.retain(|lock| lock.id != id);
+        self.locks.len() < before
+    }
+
+    fn check_target(&self, target: &LockTarget) -> Result<(), Error> {
+        let known = match target {
+            LockTarget::Merchant { merchant } => self.policy.merchant(merchant).is_some(),
+            LockTarget::Channel { merchant, channel } => {
+                self.policy.merchant(merchant).is_some_and(|m| m.channels.iter().any(|c| c.id == *channel))
+            }
+            LockTarget::Principal { principal } => self.policy.principals.iter().any(|p| p.id == *principal),
+        };
+        if known { Ok(()) } else { Err(Error::malformed("target", "names nothing in the policy")) }
+    }
+}

@@ -1,0 +1,580 @@
+//! The single writer: everything that changes the store, and everything the log says, goes through here.
+//!
+//! One thread gathers what arrives while the last commit is being flushed and writes all of it as one batch with one
+//! signed checkpoint: group commit. An answer leaves only after the flush. A part whose expectation fails is dropped and
+//! its caller decides anew; its neighbours are committed.
+//!
+//! It mints the second proof: a [`Disclosed`] exists only for a record whose disclosure is on disk.
+
+use std::collections::HashMap;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+
+use crate::audit::{
+    self, AuditEntry, Checkpoint, ControlChange, Edge, Event, Hash, LogSigner, Receipt, SignedCheckpoint, Who,
+    checkpoint, tree,
+};
+use crate::control::Epoch;
+use crate::error::Error;
+use crate::name::MerchantName;
+use crate::policy::{Denial, Permit, Statement};
+use crate::record::SealedRecord;
+use crate::store::{Batch, CommitError, Expect, Part, Store, StoreError, Write};
+use crate::time::{Clock, Timestamp};
+use crate::words::{Action, Refusal, Show};
+
+/// The most filings that wait or are being written: beyond it, work is refused at once as overload. A filing is about
+/// one kilobyte.
+pub const QUEUE: usize = 16_384;
+
+/// The most filings in one batch: bounds how long one flush can take.
+const GROUP: usize = 4_096;
+
+/// How many refusals a second of one principal stand in the log one by one; the rest of a batch is counted.
+const SINGLE_REFUSALS: u32 = 10;
+
+const MS_PER_SECOND: u64 = 1_000;
+
+/// Proof that a disclosure is on disk. Only this module makes one; it is not Clone, and the keyring takes it by value.
+pub struct Disclosed {
+    sealed: SealedRecord,
+}
+
+impl Disclosed {
+    /// The card number, still sealed: for the keyring, once.
+    pub(crate) fn into_sealed(self) -> SealedRecord {
+        self.sealed
+    }
+}
+
+/// One thing to write down.
+pub(crate) enum Filing {
+    /// A permitted change or reading.
+    Enact(Permit, Part),
+    /// A permitted disclosure.
+    Disclose(Permit, SealedRecord, Part),
+    /// A refusal.
+    Refuse(Denial),
+    /// What the vault or an operator did.
+    State(Statement),
+}
+
+/// What was written down.
+pub(crate) struct Filed {
+    /// Where it stands in the log.
+    pub(crate) receipt: Receipt,
+    /// For a disclosure: the proof.
+    pub(crate) disclosed: Option<Disclosed>,
+}
+
+/// Why something was not written down. Nothing of it was.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum NotFiled {
+    /// It was decided on premises that no longer hold: decide anew.
+    Stale,
+    /// Its deadline passed first.
+    Late,
+    /// The store failed.
+    Store(StoreError),
+}
+
+impl From<NotFiled> for Error {
+    fn from(why: NotFiled) -> Self {
+        match why {
+            NotFiled::Stale => Self::Overloaded,
+            NotFiled::Late => Self::DeadlineExceeded,
+            NotFiled::Store(e) => Self::Store(e),
+        }
+    }
+}
+
+/// A new version of Control, to be put in force.
+pub(crate) struct ControlStep {
+    /// Its epoch.
+    pub(crate) epoch: Epoch,
+    /// What it changes in the store.
+    pub(crate) part: Part,
+    /// What the log says, each with who did it.
+    pub(crate) changes: Vec<(Who, ControlChange)>,
+    /// Puts it in force in this process: called between its flush and the next batch.
+    pub(crate) in_force: Box<dyn FnOnce() + Send>,
+}
+
+type Answers = Vec<Result<Filed, NotFiled>>;
+
+enum Job {
+    File { filings: Vec<Filing>, deadline: Option<Timestamp>, answer: oneshot::Sender<Answers> },
+    Control { step: ControlStep, answer: oneshot::Sender<Result<Receipt, NotFiled>> },
+    Stop,
+}
+
+struct Submission {
+    job: Job,
+    _room: Option<OwnedSemaphorePermit>,
+}
+
+/// The way to the journal's thread. Dropping it lets the thread finish what it has and end.
+pub struct Journal {
+    submissions: Sender<Submission>,
+    room: Arc<Semaphore>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// What a journal begins with.
+pub(crate) struct Opening {
+    /// Where it writes.
+    pub(crate) store: Arc<dyn Store>,
+    /// Which log.
+    pub(crate) log: u32,
+    /// Signs its checkpoints.
+    pub(crate) signer: LogSigner,
+    /// Where the log ends, and its newest checkpoint; none for a log that does not exist yet.
+    pub(crate) end: Option<(Edge, SignedCheckpoint)>,
+    /// What is in force.
+    pub(crate) epoch: Epoch,
+    /// What time it is.
+    pub(crate) clock: Arc<dyn Clock>,
+}
+
+impl Journal {
+    /// Starts the journal's thread.
+    pub(crate) fn open(opening: Opening) -> Result<Self, Error> {
+        let (submissions, inbox) = channel();
+        let Opening { store, log, signer, end, epoch, clock } = opening;
+        let (edge, head) = match end {
+            Some((edge, head)) => (edge, Some(head)),
+            None => (Edge::empty(log), None),
+        };
+        let newest = head.as_ref().map_or(Timestamp(0), |h| h.checkpoint().time);
+        let mut writer =
+            Writer { store, log, signer, edge, head, epoch, clock, newest, failed: None, refusals: HashMap::new() };
+        let thread = std::thread::Builder::new()
+            .name("journal".into())
+            .spawn(move || writer.run(&inbox))
+            .map_err(|_| Error::internal())?;
+        Ok(Self {
+            submissions,
+            room: Arc::new(Semaphore::new(QUEUE)),
+            thread: Mutex::new(Some(thread)),
+        })
+    }
+
+    /// Writes these down in one batch if it can, and answers each once it is on disk.
+    pub(crate) async fn file(&self, filings: Vec<Filing>, deadline: Option<Timestamp>) -> Result<Answers, Error> {
+        let count = filings.len();
+        if count == 0 {
+            return Ok(Vec::new());
+        }
+        let places = u32::try_from(count).map_err(|_| Error::Overloaded)?;
+        let room = self.room.clone().try_acquire_many_owned(places).map_err(|_| Error::Overloaded)?;
+        let (answer, answered) = oneshot::channel();
+        self.submit(Job::File { filings, deadline, answer }, Some(room))?;
+        answered.await.map_err(|_| Error::Store(StoreError::Away))
+    }
+
+    /// Writes down a refusal and gives what to tell the caller.
+    pub(crate) async fn refuse(&self, denial: Denial, deadline: Option<Timestamp>) -> Error {
+        let told = denial.error();
+        match self.file(vec![Filing::Refuse(denial)], deadline).await {
+            Err(e) => e,
+            Ok(answers) => match answers.into_iter().next() {
+                Some(Ok(_)) => told,
+                Some(Err(why)) => why.into(),
+                None => Error::internal(),
+            },
+        }
+    }
+
+    /// Puts a new version of Control in force.
+    pub(crate) async fn control(&self, step: ControlStep) -> Result<Receipt, NotFiled> {
+        let (answer, answered) = oneshot::channel();
+        self.submit(Job::Control { step, answer }, None).map_err(|_| NotFiled::Store(StoreError::Away))?;
+        answered.await.map_err(|_| NotFiled::Store(StoreError::Away))?
+    }
+
+    /// How many filings wait or are being written.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        QUEUE.saturating_sub(self.room.available_permits())
+    }
+
+    /// Writes what is waiting, then ends the thread. Later filings are refused.
+    pub fn close(&self) {
+        let _ended_already = self.submit(Job::Stop, None);
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(thread) = thread {
+            let _panicked = thread.join();
+        }
+    }
+
+    fn submit(&self, job: Job, room: Option<OwnedSemaphorePermit>) -> Result<(), Error> {
+        self.submissions.send(Submission { job, _room: room }).map_err(|_| Error::Store(StoreError::Away))
+    }
+}
+
+impl Drop for Journal {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+/// One filing on its way to disk.
+struct Pending {
+    statement: Statement,
+    part: Part,
+    sealed: Option<SealedRecord>,
+    /// Which submission of the group, and which filing of it.
+    place: (usize, usize),
+}
+
+impl Pending {
+    fn of(filing: Filing, place: (usize, usize)) -> Self {
+        match filing {
+            Filing::Enact(permit, part) => Self { statement: permit.into_statement(), part, sealed: None, place },
+            Filing::Disclose(permit, sealed, part) => {
+                // A permit is for one record and one measure: anything else would be a proof of something else.
+                let agrees = permit.record() == sealed.record && permit.show() == Show::Full;
+                Self { statement: permit.into_statement(), part, sealed: agrees.then_some(sealed), place }
+            }
+            Filing::Refuse(denial) => {
+                Self { statement: denial.into_statement(), part: Part::default(), sealed: None, place }
+            }
+            Filing::State(statement) => Self { statement, part: Part::default(), sealed: None, place },
+        }
+    }
+}
+
+struct Group {
+    answers: Vec<Option<Result<Filed, NotFiled>>>,
+    answer: oneshot::Sender<Answers>,
+    _room: Option<OwnedSemaphorePermit>,
+}
+
+struct Writer {
+    store: Arc<dyn Store>,
+    log: u32,
+    signer: LogSigner,
+    // INVARIANT: edge and head are those of the last batch on disk; only committed() moves them.
+    edge: Edge,
+    head: Option<SignedCheckpoint>,
+    epoch: Epoch,
+    clock: Arc<dyn Clock>,
+    newest: Timestamp,
+    failed: Option<StoreError>,
+    /// Refusals of each principal in one second of the clock.
+    refusals: HashMap<Who, (u64, u32)>,
+}
+
+/// A batch made ready, and what is true once it is on disk.
+struct Draft {
+    batch: Batch,
+    edge: Edge,
+    head: SignedCheckpoint,
+    /// For each pending filing, the index of its entry.
+    indices: Vec<(u64, Hash)>,
+}
+
+impl Writer {
+    fn run(&mut self, inbox: &Receiver<Submission>) {
+        let mut put_back: Option<Submission> = None;
+        loop {
+            let Some(first) = put_back.take().or_else(|| inbox.recv().ok()) else { return };
+            match first.job {
+                Job::Stop => return,
+                Job::Control { step, answer } => {
+                    let _gone = answer.send(self.change_control(step));
+                }
+                Job::File { filings, deadline, answer } => {
+                    let mut gathered = Gathered::default();
+                    gathered.add(filings, deadline, answer, first._room, self.clock.now());
+                    while gathered.pending.len() < GROUP {
+                        match inbox.try_recv() {
+                            Ok(Submission { job: Job::File { filings, deadline, answer }, _room }) => {
+                                gathered.add(filings, deadline, answer, _room, self.clock.now());
+                            }
+                            Ok(other) => {
+                                put_back = Some(other);
+                                break;
+                            }
+                            Err(_) => break,
+                        }
+                    }
+                    self.write(gathered);
+                }
+            }
+        }
+    }
+
+    fn write(&mut self, gathered: Gathered) {
+        let Gathered { mut pending, mut groups } = gathered;
+        let mut answer = |place: (usize, usize), result| {
+            if let Some(slot) = groups.get_mut(place.0).and_then(|g| g.answers.get_mut(place.1)) {
+                *slot = Some(result);
+            }
+        };
+        // Each round either commits, or leaves at least one part out: it ends.
+        while !pending.is_empty() {
+            if let Some(e) = &self.failed {
+                pending.drain(..).for_each(|p| answer(p.place, Err(NotFiled::Store(e.clone()))));
+                break;
+            }
+            let epoch = self.epoch.version;
+            let (fresh, stale): (Vec<_>, Vec<_>) = pending.into_iter().partition(|p| p.statement.epoch == epoch);
+            stale.into_iter().for_each(|p| answer(p.place, Err(NotFiled::Stale)));
+            pending = fresh;
+            if pending.is_empty() {
+                break;
+            }
+            let draft = self.draft(&pending);
+            match self.store.commit(&draft.batch) {
+                Ok(()) => {
+                    let Draft { edge, head, indices, .. } = draft;
+                    self.committed(edge, head.clone());
+                    for (p, (index, leaf)) in pending.drain(..).zip(indices) {
+                        let receipt = Receipt { log: self.log, index, leaf, checkpoint: head.clone() };
+                        let disclosed = p.sealed.map(|sealed| Disclosed { sealed });
+                        answer(p.place, Ok(Filed { receipt, disclosed }));
+                    }
+                }
+                Err(CommitError::Parts(failed)) => {
+                    let mut at = 0;
+                    pending.retain(|p| {
+                        let keep = !failed.contains(&at);
+                        at += 1;
+                        if !keep {
+                            answer(p.place, Err(NotFiled::Stale));
+                        }
+                        keep
+                    });
+                    if failed.is_empty() {
+                        // Against the contract; without this it would be tried for ever.
+                        self.failed = Some(StoreError::Away);
+                    }
+                }
+                Err(CommitError::Guard) => self.failed = Some(StoreError::Away),
+                Err(CommitError::Store(StoreError::Full)) => {
+                    pending.drain(..).for_each(|p| answer(p.place, Err(NotFiled::Store(StoreError::Full))));
+                }
+                Err(CommitError::Store(e)) => {
+                    self.failed = Some(StoreError::Away);
+                    pending.drain(..).for_each(|p| answer(p.place, Err(NotFiled::Store(e.clone()))));
+                }
+            }
+        }
+        for group in groups {
+            let answers = group.answers.into_iter().map(|a| a.unwrap_or(Err(NotFiled::Stale))).collect();
+            let _gone = group.answer.send(answers);
+        }
+    }
+
+    fn draft(&mut self, pending: &[Pending]) -> Draft {
+        let now = self.clock.now().max(self.newest);
+        let mut lines = Lines::new(self.log, self.edge.size());
+        let mut parts = Vec::with_capacity(pending.len());
+        let mut indices = Vec::with_capacity(pending.len());
+        let counted = self.counted(pending, now);
+        let mut shared: HashMap<Counted, (u64, Hash)> = HashMap::new();
+        for (p, counted) in pending.iter().zip(counted) {
+            let mut part = p.part.clone();
+            let line = match counted {
+                None => lines.add(&entry(&p.statement, p.statement.event.clone(), now), &mut part),
+                Some((counted, count)) => *shared.entry(counted.clone()).or_insert_with(|| {
+                    let Counted { action, why, .. } = counted;
+                    let event = Event::RefusalsCounted { action, why, count, since: now };
+                    lines.add(&entry(&p.statement, event, now), &mut part)
+                }),
+            };
+            indices.push(line);
+            parts.push(part);
+        }
+        self.finish(lines, parts, indices, now, self.epoch)
+    }
+
+    fn finish(&self, lines: Lines, parts: Vec<Part>, indices: Vec<(u64, Hash)>, now: Timestamp, epoch: Epoch) -> Draft {
+        let (edge, tiles) = self.edge.with(&lines.leaves);
+        let head = Checkpoint {
+            size: edge.size(),
+            root: edge.root(),
+            epoch: epoch.version,
+            control: Hash(epoch.hash),
+            time: now,
+        }
+        .sign(&self.signer);
+        let head_row = checkpoint::head_key(self.log);
+        let guard = vec![
+            match &self.head {
+                Some(head) => Expect::Is(head_row, head.note().as_bytes().to_vec()),
+                None => Expect::Absent(head_row),
+            },
+            self.epoch.expected(),
+        ];
+        let mut writes = tiles;
+        writes.push(head.write(self.log));
+        Draft { batch: Batch { guard, parts, head: writes }, edge, head, indices }
+    }
+
+    fn committed(&mut self, edge: Edge, head: SignedCheckpoint) {
+        self.newest = head.checkpoint().time;
+        self.edge = edge;
+        self.head = Some(head);
+    }
+
+    /// Which refusals are only counted, with how many there are of their like in this batch.
+    fn counted(&mut self, pending: &[Pending], now: Timestamp) -> Vec<Option<(Counted, u32)>> {
+        let second = now.0 / MS_PER_SECOND;
+        self.refusals.retain(|_, (at, _)| *at == second);
+        let mut seen = self.refusals.clone();
+        let mut counts: HashMap<Counted, u32> = HashMap::new();
+        let kinds: Vec<Option<Counted>> = pending
+            .iter()
+            .map(|p| {
+                let counted = Counted::of(&p.statement)?;
+                let (_, so_far) = seen.entry(p.statement.who.clone()).or_insert((second, 0));
+                *so_far = so_far.saturating_add(1);
+                if *so_far <= SINGLE_REFUSALS {
+                    return None;
+                }
+                *counts.entry(counted.clone()).or_insert(0) += 1;
+                Some(counted)
+            })
+            .collect();
+        self.refusals = seen;
+        kinds.into_iter().map(|kind| kind.map(|k| (k.clone(), counts.get(&k).copied().unwrap_or(1)))).collect()
+    }
+
+    fn change_control(&mut self, step: ControlStep) -> Result<Receipt, NotFiled> {
+        if let Some(e) = &self.failed {
+            return Err(NotFiled::Store(e.clone()));
+        }
+        let now = self.clock.now().max(self.newest);
+        let ControlStep { epoch, mut part, changes, in_force } = step;
+        let mut lines = Lines::new(self.log, self.edge.size());
+        let mut last = None;
+        for (who, change) in changes {
+            let event = Event::ControlChanged { version: epoch.version, hash: Hash(epoch.hash), change };
+            let line =
+                AuditEntry { at: now, epoch: epoch.version, principal: who, merchant: None, channel: None, event };
+            last = Some(lines.add(&line, &mut part));
+        }
+        let Some((index, leaf)) = last else { return Err(NotFiled::Stale) };
+        let draft = self.finish(lines, vec![part], vec![(index, leaf)], now, epoch);
+        match self.store.commit(&draft.batch) {
+            Ok(()) => {
+                self.committed(draft.edge, draft.head.clone());
+                self.epoch = epoch;
+                in_force();
+                Ok(Receipt { log: self.log, index, leaf, checkpoint: draft.head })
+            }
+            Err(CommitError::Parts(_)) => Err(NotFiled::Stale),
+            Err(CommitError::Guard) => {
+                self.failed = Some(StoreError::Away);
+                Err(NotFiled::Store(StoreError::Away))
+            }
+            Err(CommitError::Store(StoreError::Full)) => Err(NotFiled::Store(StoreError::Full)),
+            Err(CommitError::Store(e)) => {
+                self.failed = Some(StoreError::Away);
+                Err(NotFiled::Store(e))
+            }
+        }
+    }
+}
+
+/// What makes refusals alike enough to be counted together.
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct Counted {
+    who: Who,
+    merchant: Option<MerchantName>,
+    action: Action,
+    why: Refusal,
+}
+
+impl Counted {
+    fn of(statement: &Statement) -> Option<Self> {
+        match &statement.event {
+            Event::Refused { action, why, .. } => Some(Self {
+                who: statement.who.clone(),
+                merchant: statement.merchant.clone(),
+                action: *action,
+                why: *why,
+            }),
+            _ => None,
+        }
+    }
+}
+
+fn entry(statement: &Statement, event: Event, at: Timestamp) -> AuditEntry {
+    AuditEntry {
+        at,
+        epoch: statement.epoch,
+        principal: statement.who.clone(),
+        merchant: statement.merchant.clone(),
+        channel: statement.channel.clone(),
+        event,
+    }
+}
+
+/// The entries of one batch as they are laid down.
+struct Lines {
+    log: u32,
+    next: u64,
+    leaves: Vec<Hash>,
+}
+
+impl Lines {
+    fn new(log: u32, next: u64) -> Self {
+        Self { log, next, leaves: Vec::new() }
+    }
+
+    fn add(&mut self, entry: &AuditEntry, part: &mut Part) -> (u64, Hash) {
+        let bytes = entry.encode();
+        let (index, leaf) = (self.next, tree::leaf_hash(&bytes));
+        self.next += 1;
+        self.leaves.push(leaf);
+        part.writes.push(Write::Put(tree::entry_key(self.log, index), bytes));
+        (index, leaf)
+    }
+}
+
+#[derive(Default)]
+struct Gathered {
+    pending: Vec<Pending>,
+    groups: Vec<Group>,
+}
+
+impl Gathered {
+    fn add(
+        &mut self,
+        filings: Vec<Filing>,
+        deadline: Option<Timestamp>,
+        answer: oneshot::Sender<Answers>,
+        room: Option<OwnedSemaphorePermit>,
+        now: Timestamp,
+    ) {
+        if deadline.is_some_and(|d| d <= now) {
+            let _gone = answer.send(filings.iter().map(|_| Err(NotFiled::Late)).collect());
+            return;
+        }
+        let group = self.groups.len();
+        self.groups.push(Group { answers: filings.iter().map(|_| None).collect(), answer, _room: room });
+        self.pending.extend(filings.into_iter().enumerate().map(|(i, f)| Pending::of(f, (group, i))));
+    }
+}
+
+/// Reads where a log ends and proves that it goes with `epoch`: a Control put back to older bytes is noticed here.
+pub(crate) async fn end_of(
+    store: &dyn Store,
+    log: u32,
+    signer: &LogSigner,
+    epoch: &Epoch,
+) -> Result<(Edge, SignedCheckpoint), Error> {
+    let damaged = || Error::Store(StoreError::Corrupt);
+    let opened = audit::open(store, log, signer.verifier()).await.map_err(|_| damaged())?.ok_or_else(damaged)?;
+    let said = opened.head.checkpoint();
+    if said.epoch != epoch.version || said.control != Hash(epoch.hash) {
+        return Err(damaged());
+    }
+    Ok((opened.edge, opened.head))
+}

@@ -1,0 +1,568 @@
+//! What the keys of one epoch do: names rows, seals them, opens them.
+//!
+//! A card number is opened by [`Keyring::open`] alone, which takes a `Disclosed` by value. Everything else here opens
+//! outer seals, or makes names by HMAC. Every label is listed in docs/format.md and stands in this file once.
+
+use std::collections::HashMap;
+
+use zeroize::Zeroizing;
+
+use crate::aead::{self, Unopened, Xaes};
+use crate::codec::{Reader, Writer};
+use crate::control::{Control, KeyRecord};
+use crate::envelope::{self, Adm, Dek, Esk, Fpr, Idm, Idx, Kek, KeyId, KeyKind, KeyMaterial, Root, Trk, ctx};
+use crate::error::Error;
+use crate::journal::Disclosed;
+use crate::name::{ChannelName, FormatName, MerchantName, PrincipalName};
+use crate::pan::{PADDED, Pan};
+use crate::random::NoRandomness;
+use crate::record::{Card, InnerSeal, MerchantId, Row, RowKey, SubjectId};
+use crate::rows;
+use crate::secret::{Secret32, same_bytes};
+use crate::store::Key;
+use crate::token::{MAX_TOKEN, Token};
+use crate::words::{KeyState, Ref};
+
+/// Version byte in front of every sealed row.
+const ROW_FORMAT: u8 = 1;
+
+/// Tokens are padded to this before they are sealed, so that a ciphertext's length does not tell the scheme.
+const TOKEN_BUCKET: usize = 32;
+
+/// The most cards of one data subject: its index is one row, rewritten with each.
+pub const MAX_SUBJECT_ROWS: usize = 2_000;
+
+/// A data subject's secret; zero bytes where a card has no subject.
+pub struct SubjectSecret(Secret32);
+
+impl SubjectSecret {
+    /// For a card without a subject.
+    #[must_use]
+    pub fn none() -> Self {
+        Self(Secret32::filled_by(|_| {}))
+    }
+
+    /// For a new subject.
+    pub fn random() -> Result<Self, NoRandomness> {
+        Secret32::random().map(Self)
+    }
+}
+
+/// A subject's index row, opened: its secret still sealed under ESK, and which rows are its own.
+#[derive(Clone)]
+pub struct SubjectIndex {
+    sealed_secret: Vec<u8>,
+    /// Its card rows.
+    pub cards: Vec<RowKey>,
+    /// Its fingerprint rows.
+    pub fingerprints: Vec<[u8; 16]>,
+}
+
+/// What makes two cards the same for `reuse`.
+pub struct Likeness<'a> {
+    /// Where reuse reaches: the channel, or none for the whole merchant.
+    pub scope: Option<&'a ChannelName>,
+    /// The token format.
+    pub format: &'a FormatName,
+    /// The data subject.
+    pub subject: SubjectId,
+    /// The restrictions asked for, canonically.
+    pub restrictions: &'a [u8],
+}
+
+/// A request, as its idempotency rows know it.
+pub struct RequestKey<'a> {
+    /// Who asked.
+    pub principal: &'a PrincipalName,
+    /// The request id, 16 bytes of a UUID.
+    pub request_id: &'a [u8; 16],
+    /// Which item of a batch, from zero.
+    pub item: u32,
+}
+
+struct MerchantKeys {
+    name: MerchantName,
+    dek: KeyId,
+    deks: HashMap<KeyId, Dek>,
+    idx: Vec<Idx>,
+    fpr: Vec<Fpr>,
+    trk: KeyId,
+    trks: HashMap<KeyId, Trk>,
+    reference: envelope::Ref,
+    idm: Idm,
+}
+
+/// The keys of one epoch, unwrapped and prepared.
+pub struct Keyring {
+    merchants: HashMap<MerchantId, MerchantKeys>,
+    esk: std::sync::Arc<Esk>,
+    adm: Adm,
+}
+
+impl Keyring {
+    /// Unwraps every key that Control has not destroyed.
+    pub fn unwrap(control: &Control, root: &Root, esk: std::sync::Arc<Esk>) -> Result<Self, Error> {
+        let mut merchants = HashMap::new();
+        for (name, numbers) in &control.numbers {
+            merchants.insert(numbers.id, MerchantKeys::unwrap(control, name, root)?);
+        }
+        let adm = control.active(KeyKind::Adm, None).ok_or(Error::Custody)?.unwrap(root)?;
+        Ok(Self { merchants, esk, adm })
+    }
+
+    fn of(&self, merchant: MerchantId) -> Result<&MerchantKeys, Error> {
+        self.merchants.get(&merchant).ok_or_else(Error::internal)
+    }
+
+    /// The key of a token's card row: r1 = HMAC(IDX1, ctx("row") e(token)), r(n+1) = HMAC(IDX(n+1), ctx("row+") e(r(n))).
+    pub fn row_key(&self, merchant: MerchantId, token: &Token) -> Result<RowKey, Error> {
+        let keys = self.of(merchant)?;
+        let first = ctx("row", keys.name()).e(token.as_bytes()).done();
+        Ok(RowKey(chain(&keys.idx, first, "row+", keys.name(), Idx::name_of)))
+    }
+
+    /// The record's name in the log: HMAC(REF, ctx("ref") e(token)).
+    pub fn reference(&self, merchant: MerchantId, token: &Token) -> Result<Ref, Error> {
+        let keys = self.of(merchant)?;
+        Ok(Ref(keys.reference.name_of(&ctx("ref", keys.name()).e(token.as_bytes()).done())))
+    }
+
+    /// A data subject's id: HMAC(REF, ctx("sub") e(reference)).
+    pub fn subject(&self, merchant: MerchantId, customer_reference: &str) -> Result<SubjectId, Error> {
+        let keys = self.of(merchant)?;
+        let message = ctx("sub", keys.name()).e(customer_reference.as_bytes()).done();
+        Ok(SubjectId(keys.reference.name_of(&message)))
+    }
+
+    /// The key of a card's fingerprint row, chained over FPR as row keys are over IDX.
+    pub fn fingerprint(&self, merchant: MerchantId, like: &Likeness<'_>, pan: &Pan) -> Result<[u8; 16], Error> {
+        let keys = self.of(merchant)?;
+        let message = Zeroizing::new(
+            ctx("fpr", keys.name())
+                .e(like.scope.map_or("", ChannelName::as_str).as_bytes())
+                .e(like.format.as_str().as_bytes())
+                .fixed(&like.subject.0)
+                .e(like.restrictions)
+                .e(pan.expose_digits())
+                .done(),
+        );
+        Ok(chain(&keys.fpr, message.to_vec(), "fpr+", keys.name(), Fpr::name_of))
+    }
+
+    /// Seals a card row: version u8, DEK id u32, XAES message; bound to kind, merchant, row key and key id.
+    pub fn seal_row(&self, merchant: MerchantId, key: RowKey, row: &Row) -> Result<Vec<u8>, Error> {
+        self.seal_outer(merchant, rows::CARD, &key.0, &row.encode())
+    }
+
+    /// Opens a card row's outer seal.
+    pub fn card(&self, merchant: MerchantId, key: RowKey, bytes: &[u8]) -> Result<Card, Unopened> {
+        let row = self.open_outer(merchant, rows::CARD, &key.0, bytes)?;
+        Ok(Card { merchant, row: Row::decode(&row).map_err(|_| Unopened)? })
+    }
+
+    /// Draws a record key, seals the card number under it, and wraps it under the token's own key.
+    pub fn seal_pan(
+        &self,
+        merchant: MerchantId,
+        token: &Token,
+        subject: &SubjectSecret,
+        record: Ref,
+        pan: &Pan,
+    ) -> Result<InnerSeal, Error> {
+        let keys = self.of(merchant)?;
+        let trk = keys.trks.get(&keys.trk).ok_or_else(Error::internal)?;
+        let record_key = Secret32::random()?;
+        let sealed = aead::seal_once(&record_key, &pan_aad(keys.name(), record), pan.padded().as_slice());
+        let wrapper = token_key(trk, keys.name(), token, subject);
+        let wrapped = wrapper.seal(&record_key_aad(keys.name(), record, keys.trk), record_key.expose_bytes())?;
+        Ok(InnerSeal {
+            trk: keys.trk,
+            wrapped_key: wrapped.try_into().map_err(|_| Error::internal())?,
+            pan: sealed.try_into().map_err(|_| Error::internal())?,
+        })
+    }
+
+    /// The one way out: opens the inner seal of a card whose disclosure is on disk.
+    pub fn open(&self, disclosed: Disclosed, token: &Token, subject: &SubjectSecret) -> Result<Pan, Unopened> {
+        let record = disclosed.into_sealed();
+        let keys = self.merchants.get(&record.merchant).ok_or(Unopened)?;
+        let trk = keys.trks.get(&record.inner.trk).ok_or(Unopened)?;
+        let wrapper = token_key(trk, keys.name(), token, subject);
+        let aad = record_key_aad(keys.name(), record.record, record.inner.trk);
+        let mut opened = wrapper.open(&aad, &record.inner.wrapped_key)?;
+        let record_key = Secret32::take(&mut opened).ok_or(Unopened)?;
+        let padded = aead::open_once(&record_key, &pan_aad(keys.name(), record.record), &record.inner.pan)?;
+        let pan = Pan::from_padded(&padded).map_err(|_| Unopened)?;
+        // XAES does not commit to its key: what opens must also look like the card that was sealed.
+        if record.mask.fits(&pan) { Ok(pan) } else { Err(Unopened) }
+    }
+
+    /// Seals a token into its card's fingerprint row: only who brings the card can open it.
+    pub fn seal_reuse(
+        &self,
+        merchant: MerchantId,
+        fingerprint: &[u8; 16],
+        scope: Option<&ChannelName>,
+        pan: &Pan,
+        token: &Token,
+    ) -> Result<Vec<u8>, Error> {
+        let keys = self.of(merchant)?;
+        let trk = keys.trks.get(&keys.trk).ok_or_else(Error::internal)?;
+        let inner = reuse_key(trk, keys.name(), scope, pan).seal(&reuse_aad(keys.name(), fingerprint), &pad(token))?;
+        let plain = Writer::default().u32(keys.trk.0).fixed(&inner).done();
+        self.seal_outer(merchant, rows::FINGERPRINT, fingerprint, &plain)
+    }
+
+    /// Opens a fingerprint row with the card in hand.
+    pub fn open_reuse(
+        &self,
+        merchant: MerchantId,
+        fingerprint: &[u8; 16],
+        scope: Option<&ChannelName>,
+        pan: &Pan,
+        bytes: &[u8],
+    ) -> Result<Token, Unopened> {
+        let plain = self.open_outer(merchant, rows::FINGERPRINT, fingerprint, bytes)?;
+        let mut r = Reader::new(&plain);
+        let id = KeyId(r.u32().map_err(|_| Unopened)?);
+        let keys = self.merchants.get(&merchant).ok_or(Unopened)?;
+        let trk = keys.trks.get(&id).ok_or(Unopened)?;
+        let padded =
+            reuse_key(trk, keys.name(), scope, pan).open(&reuse_aad(keys.name(), fingerprint), r.rest())?;
+        unpad(&padded)
+    }
+
+    /// A new subject's index, its secret sealed under ESK.
+    pub fn new_subject(
+        &self,
+        merchant: MerchantId,
+        subject: SubjectId,
+        secret: &SubjectSecret,
+    ) -> Result<SubjectIndex, Error> {
+        let keys = self.of(merchant)?;
+        let sealed_secret = self.esk.seal(&subject_secret_aad(keys.name(), subject), secret.0.expose_bytes())?;
+        Ok(SubjectIndex { sealed_secret, cards: Vec::new(), fingerprints: Vec::new() })
+    }
+
+    /// A subject's secret.
+    pub fn subject_secret(
+        &self,
+        merchant: MerchantId,
+        subject: SubjectId,
+        index: &SubjectIndex,
+    ) -> Result<SubjectSecret, Unopened> {
+        let keys = self.merchants.get(&merchant).ok_or(Unopened)?;
+        let mut opened = self.esk.open(&subject_secret_aad(keys.name(), subject), &index.sealed_secret)?;
+        Secret32::take(&mut opened).map(SubjectSecret).ok_or(Unopened)
+    }
+
+    /// Seals a subject's index row.
+    pub fn seal_subject(
+        &self,
+        merchant: MerchantId,
+        subject: SubjectId,
+        index: &SubjectIndex,
+    ) -> Result<Vec<u8>, Error> {
+        let mut w = Writer::default();
+        w.e(&index.sealed_secret);
+        w.u16(u16::try_from(index.cards.len()).map_err(|_| Error::internal())?);
+        for key in &index.cards {
+            w.fixed(&key.0);
+        }
+        w.u16(u16::try_from(index.fingerprints.len()).map_err(|_| Error::internal())?);
+        for key in &index.fingerprints {
+            w.fixed(key);
+        }
+        self.seal_outer(merchant, rows::SUBJECT, &subject.0, &w.done())
+    }
+
+    /// Opens a subject's index row.
+    pub fn open_subject(
+        &self,
+        merchant: MerchantId,
+        subject: SubjectId,
+        bytes: &[u8],
+    ) -> Result<SubjectIndex, Unopened> {
+        let plain = self.open_outer(merchant, rows::SUBJECT, &subject.0, bytes)?;
+        let read = || -> Result<SubjectIndex, crate::codec::Torn> {
+            let mut r = Reader::new(&plain);
+            let sealed_secret = r.e()?.to_vec();
+            let cards = (0..r.u16()?).map(|_| r.array().map(RowKey)).collect::<Result<_, _>>()?;
+            let fingerprints = (0..r.u16()?).map(|_| r.array()).collect::<Result<_, _>>()?;
+            r.end()?;
+            Ok(SubjectIndex { sealed_secret, cards, fingerprints })
+        };
+        read().map_err(|_| Unopened)
+    }
+
+    /// The 16 bytes that name an idempotency row.
+    pub fn request_row(&self, merchant: MerchantId, request: &RequestKey<'_>) -> Result<[u8; 16], Error> {
+        let keys = self.of(merchant)?;
+        Ok(keys.idm.name_of(&request_message("idem-row", keys.name(), request).done()))
+    }
+
+    /// The keyed hash of a request's bytes.
+    pub fn request_hash(
+        &self,
+        merchant: MerchantId,
+        request: &RequestKey<'_>,
+        bytes: &[u8],
+    ) -> Result<[u8; 32], Error> {
+        let keys = self.of(merchant)?;
+        let message = Zeroizing::new(request_message("idem-hash", keys.name(), request).e(bytes).done());
+        Ok(keys.idm.name_of(&message))
+    }
+
+    /// Seals an answer so that only who brings the same request opens it: TRK id u32, XAES message.
+    pub fn seal_answer(
+        &self,
+        merchant: MerchantId,
+        request: &RequestKey<'_>,
+        bytes: &[u8],
+        answer: &[u8],
+    ) -> Result<Vec<u8>, Error> {
+        let keys = self.of(merchant)?;
+        let trk = keys.trks.get(&keys.trk).ok_or_else(Error::internal)?;
+        let sealed = answer_key(trk, keys.name(), request, bytes).seal(&ctx("idem-seal", keys.name()).done(), answer)?;
+        Ok(Writer::default().u32(keys.trk.0).fixed(&sealed).done())
+    }
+
+    /// Opens a kept answer with the same request in hand.
+    pub fn open_answer(
+        &self,
+        merchant: MerchantId,
+        request: &RequestKey<'_>,
+        bytes: &[u8],
+        sealed: &[u8],
+    ) -> Result<Zeroizing<Vec<u8>>, Unopened> {
+        let keys = self.merchants.get(&merchant).ok_or(Unopened)?;
+        let mut r = Reader::new(sealed);
+        let trk = keys.trks.get(&KeyId(r.u32().map_err(|_| Unopened)?)).ok_or(Unopened)?;
+        answer_key(trk, keys.name(), request, bytes).open(&ctx("idem-seal", keys.name()).done(), r.rest())
+    }
+
+    /// The guess cell of a card: principal, BIN of six, last four and length.
+    pub fn guess_cell(&self, merchant: MerchantId, principal: &PrincipalName, pan: &Pan) -> Result<[u8; 16], Error> {
+        let keys = self.of(merchant)?;
+        let message = Zeroizing::new(
+            ctx("guess-cell", keys.name())
+                .e(principal.as_str().as_bytes())
+                .fixed(pan.bin6().as_bytes())
+                .fixed(pan.last_four().as_bytes())
+                .u8(length(pan))
+                .done(),
+        );
+        Ok(keys.idm.name_of(&message))
+    }
+
+    /// A card's member in its guess cell: HMAC(IDM, ctx("guess") e(day) e(principal) e(PAN))[..8].
+    pub fn guess_member(
+        &self,
+        merchant: MerchantId,
+        day: u32,
+        principal: &PrincipalName,
+        pan: &Pan,
+    ) -> Result<[u8; 8], Error> {
+        let keys = self.of(merchant)?;
+        let message = Zeroizing::new(
+            ctx("guess", keys.name())
+                .e(&day.to_be_bytes())
+                .e(principal.as_str().as_bytes())
+                .e(pan.expose_digits())
+                .done(),
+        );
+        Ok(keys.idm.name_of(&message))
+    }
+
+    /// The counter of distinct cards of one principal, BIN of six and length.
+    pub fn volume(&self, merchant: MerchantId, principal: &PrincipalName, pan: &Pan) -> Result<[u8; 16], Error> {
+        let keys = self.of(merchant)?;
+        let message = Zeroizing::new(
+            ctx("volume", keys.name())
+                .e(principal.as_str().as_bytes())
+                .fixed(pan.bin6().as_bytes())
+                .u8(length(pan))
+                .done(),
+        );
+        Ok(keys.idm.name_of(&message))
+    }
+
+    /// The counter of used token space: format, length and kept digits.
+    pub fn space(&self, merchant: MerchantId, format: &FormatName, pan_length: u8, kept: &[u8]) -> Result<[u8; 16], Error> {
+        let keys = self.of(merchant)?;
+        let message = ctx("space", keys.name()).e(format.as_str().as_bytes()).u8(pan_length).e(kept).done();
+        Ok(keys.idm.name_of(&message))
+    }
+
+    /// Seals an operator's note: key by the hash that the log names.
+    pub fn seal_note(&self, hash: &[u8; 32], text: &str) -> Result<Vec<u8>, Error> {
+        Ok(self.adm.seal(&ctx("note", "").fixed(hash).done(), text.as_bytes())?)
+    }
+
+    /// Which key protects a row, from its first bytes.
+    #[must_use]
+    pub fn key_of(bytes: &[u8]) -> Option<KeyId> {
+        let mut r = Reader::new(bytes);
+        (r.u8().ok()? == ROW_FORMAT).then(|| r.u32().ok().map(KeyId)).flatten()
+    }
+
+    fn seal_outer(&self, merchant: MerchantId, kind: u8, key: &[u8; 16], plain: &[u8]) -> Result<Vec<u8>, Error> {
+        let keys = self.of(merchant)?;
+        let dek = keys.deks.get(&keys.dek).ok_or_else(Error::internal)?;
+        let sealed = dek.seal(&outer_aad(keys.name(), kind, key, keys.dek), plain)?;
+        Ok(Writer::with_capacity(5 + sealed.len()).u8(ROW_FORMAT).u32(keys.dek.0).fixed(&sealed).done())
+    }
+
+    fn open_outer(
+        &self,
+        merchant: MerchantId,
+        kind: u8,
+        key: &[u8; 16],
+        bytes: &[u8],
+    ) -> Result<Zeroizing<Vec<u8>>, Unopened> {
+        let keys = self.merchants.get(&merchant).ok_or(Unopened)?;
+        let id = Self::key_of(bytes).ok_or(Unopened)?;
+        let dek = keys.deks.get(&id).ok_or(Unopened)?;
+        dek.open(&outer_aad(keys.name(), kind, key, id), bytes.get(5..).ok_or(Unopened)?)
+    }
+}
+
+impl MerchantKeys {
+    fn unwrap(control: &Control, name: &MerchantName, root: &Root) -> Result<Self, Error> {
+        let alive = |kind| {
+            let mine = move |k: &&KeyRecord| {
+                k.kind == kind && k.merchant.as_ref() == Some(name) && k.state != KeyState::Destroyed
+            };
+            control.keys.iter().filter(mine)
+        };
+        let mut keks = HashMap::new();
+        for record in alive(KeyKind::Kek) {
+            keks.insert(record.id, record.unwrap::<Kek, Root>(root)?);
+        }
+        let under = |record: &KeyRecord| record.under.and_then(|id| keks.get(&id)).ok_or(Error::Custody);
+        let active = |kind| control.active(kind, Some(name)).ok_or(Error::Custody);
+        let mut keys = Self {
+            name: name.clone(),
+            dek: active(KeyKind::Dek)?.id,
+            deks: HashMap::new(),
+            idx: Vec::new(),
+            fpr: Vec::new(),
+            trk: active(KeyKind::Trk)?.id,
+            trks: HashMap::new(),
+            reference: active(KeyKind::Ref).and_then(|k| k.unwrap(under(k)?))?,
+            idm: active(KeyKind::Idm).and_then(|k| k.unwrap(under(k)?))?,
+        };
+        for record in alive(KeyKind::Dek) {
+            keys.deks.insert(record.id, record.unwrap(under(record)?)?);
+        }
+        for record in alive(KeyKind::Trk) {
+            keys.trks.insert(record.id, record.unwrap(under(record)?)?);
+        }
+        for record in alive(KeyKind::Idx) {
+            keys.idx.push(record.unwrap(under(record)?)?);
+        }
+        for record in alive(KeyKind::Fpr) {
+            keys.fpr.push(record.unwrap(under(record)?)?);
+        }
+        Ok(keys)
+    }
+
+    fn name(&self) -> &str {
+        self.name.as_str()
+    }
+}
+
+/// Every store key of a card, fingerprint or subject row: kind u8, merchant u32, 16 bytes.
+#[must_use]
+pub fn merchant_row(kind: u8, merchant: MerchantId, name: &[u8; 16]) -> Key {
+    Writer::with_capacity(21).u8(kind).u32(merchant.0).fixed(name).done()
+}
+
+/// Every store key of a row that lives by the day: kind u8, day u32, merchant u32, 16 bytes.
+#[must_use]
+pub fn day_row(kind: u8, day: u32, merchant: MerchantId, name: &[u8; 16]) -> Key {
+    Writer::with_capacity(25).u8(kind).u32(day).u32(merchant.0).fixed(name).done()
+}
+
+fn chain<K>(keys: &[K], first: Vec<u8>, label: &str, merchant: &str, mac: fn(&K, &[u8]) -> [u8; 16]) -> [u8; 16] {
+    let first = Zeroizing::new(first);
+    let mut links = keys.iter();
+    let mut name = links.next().map_or([0; 16], |key| mac(key, &first));
+    for key in links {
+        name = mac(key, &ctx(label, merchant).e(&name).done());
+    }
+    name
+}
+
+/// W = HMAC(TRK, ctx("tok") e(token) e(SUB)), prepared.
+fn token_key(trk: &Trk, merchant: &str, token: &Token, subject: &SubjectSecret) -> Xaes {
+    let message =
+        Zeroizing::new(ctx("tok", merchant).e(token.as_bytes()).e(subject.0.expose_bytes()).done());
+    Xaes::new(&trk.derive(&message))
+}
+
+fn reuse_key(trk: &Trk, merchant: &str, scope: Option<&ChannelName>, pan: &Pan) -> Xaes {
+    let scope = scope.map_or("", ChannelName::as_str).as_bytes();
+    let message = Zeroizing::new(ctx("reuse", merchant).e(scope).e(pan.expose_digits()).done());
+    Xaes::new(&trk.derive(&message))
+}
+
+fn answer_key(trk: &Trk, merchant: &str, request: &RequestKey<'_>, bytes: &[u8]) -> Xaes {
+    let message = Zeroizing::new(request_message("idem", merchant, request).e(bytes).done());
+    Xaes::new(&trk.derive(&message))
+}
+
+fn request_message(label: &str, merchant: &str, request: &RequestKey<'_>) -> Writer {
+    let mut w = ctx(label, merchant);
+    w.e(request.principal.as_str().as_bytes()).e(request.request_id).u32(request.item);
+    w
+}
+
+fn outer_aad(merchant: &str, kind: u8, key: &[u8; 16], dek: KeyId) -> Vec<u8> {
+    ctx("seal", merchant).u8(kind).fixed(key).u32(dek.0).done()
+}
+
+fn pan_aad(merchant: &str, record: Ref) -> Vec<u8> {
+    ctx("pan", merchant).u8(rows::CARD).fixed(&record.0).done()
+}
+
+fn record_key_aad(merchant: &str, record: Ref, trk: KeyId) -> Vec<u8> {
+    ctx("rkey", merchant).fixed(&record.0).u32(trk.0).done()
+}
+
+fn reuse_aad(merchant: &str, fingerprint: &[u8; 16]) -> Vec<u8> {
+    ctx("reuse-seal", merchant).fixed(fingerprint).done()
+}
+
+fn subject_secret_aad(merchant: &str, subject: SubjectId) -> Vec<u8> {
+    ctx("sub-key", merchant).fixed(&subject.0).done()
+}
+
+fn length(pan: &Pan) -> u8 {
+    u8::try_from(pan.len()).unwrap_or(0)
+}
+
+const _: () = assert!(MAX_TOKEN < TOKEN_BUCKET && PADDED == 19);
+
+/// Length u8, the token, zeros up to the bucket.
+fn pad(token: &Token) -> Zeroizing<Vec<u8>> {
+    let bytes = token.as_bytes();
+    let mut padded = Zeroizing::new(Vec::with_capacity(TOKEN_BUCKET));
+    padded.push(u8::try_from(bytes.len()).unwrap_or(0));
+    padded.extend_from_slice(bytes);
+    padded.resize(TOKEN_BUCKET, 0);
+    padded
+}
+
+fn unpad(padded: &[u8]) -> Result<Token, Unopened> {
+    let (length, rest) = padded.split_first().ok_or(Unopened)?;
+    let bytes = rest.get(..usize::from(*length)).ok_or(Unopened)?;
+    let text = std::str::from_utf8(bytes).map_err(|_| Unopened)?;
+    Token::parse(text).map_err(|_| Unopened)
+}
+
+/// Whether a kept idempotency hash is this request's, in constant time.
+#[must_use]
+pub fn same_request(kept: &[u8; 32], hash: &[u8; 32]) -> bool {
+    same_bytes(kept, hash)
+}

@@ -1,0 +1,676 @@
+//! Turns a request into a yes or a no.
+//!
+//! In two steps: [`Rules::admit`] looks at principal, channel and action, before any look-up; then a permit is given or
+//! refused for one record (or one minting) under one version of Control. A yes is a [`Permit`], a no is a [`Denial`];
+//! each is used up by one entry of the audit log. Default deny; deny beats allow.
+//!
+//! It reads no clock and no disk, so a decision can be replayed from its inputs alone.
+
+mod table;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use ring::digest;
+
+pub use table::{
+    Authority, Channel, ChannelKind, Effect, Format, MAX_POLICY, MAX_ROWS, Merchant, Operator, Policy, Principal, Rule,
+};
+
+use crate::audit::{Event, Minting, Ref, Refusal, Who};
+use crate::codec::Writer;
+use crate::control::{Control, Lock, LockTarget};
+use crate::error::Error;
+use crate::name::{ChannelName, FormatName, MerchantName, PrincipalName};
+use crate::pan::MAX_DIGITS;
+use crate::record::{Card, ChannelId, FormatId, MerchantId};
+use crate::time::Timestamp;
+use crate::token::{Keep, TokenFormat};
+use crate::words::{Action, Initiator, Purpose, Show};
+
+/// Rules are looked up by hash, so each is spread over what it names; a policy that would spread further is refused.
+const MAX_SPREAD: usize = 4_000_000;
+
+/// Who is at the door, before the policy has a name for them.
+#[derive(Clone, Copy)]
+pub enum Caller<'a> {
+    /// The holder of a verified certificate: its authority's key (SHA-256 of SubjectPublicKeyInfo) and its one name.
+    Certificate {
+        /// The authority.
+        authority: &'a [u8; 32],
+        /// The certificate's one URI name, else its one DNS name.
+        name: &'a str,
+    },
+    /// The program that embeds the vault, speaking as one of the principals without a certificate.
+    Local(&'a PrincipalName),
+}
+
+/// What is asked, as it came in. Merchant and channel may be left out by who is bound to exactly one.
+#[derive(Clone, Copy)]
+pub struct Asked<'a> {
+    /// Who asks.
+    pub caller: Caller<'a>,
+    /// For which merchant.
+    pub merchant: Option<&'a MerchantName>,
+    /// On which channel.
+    pub channel: Option<&'a ChannelName>,
+    /// What.
+    pub action: Action,
+    /// What for.
+    pub purpose: Purpose,
+    /// Who began the payment.
+    pub initiator: Initiator,
+    /// How much of the card number is wanted.
+    pub show: Show,
+}
+
+/// The part of a request that a principal, a merchant and a channel make up: known to be in the policy.
+#[derive(Clone)]
+struct Subject {
+    who: Who,
+    merchant: Option<MerchantName>,
+    channel: Option<ChannelName>,
+}
+
+/// A request that may go on to the look-up. It permits nothing yet.
+#[derive(Clone)]
+pub struct Admitted {
+    subject: Subject,
+    principal: PrincipalName,
+    merchant: MerchantName,
+    merchant_id: MerchantId,
+    channel_id: ChannelId,
+    action: Action,
+    purpose: Purpose,
+    initiator: Initiator,
+    show: Show,
+    rules: Arc<[Grant]>,
+    epoch: u64,
+}
+
+impl Admitted {
+    /// Whose tokens.
+    #[must_use]
+    pub fn merchant(&self) -> &MerchantName {
+        &self.merchant
+    }
+
+    /// Whose tokens, as row keys say it.
+    #[must_use]
+    pub fn merchant_id(&self) -> MerchantId {
+        self.merchant_id
+    }
+
+    /// On which channel, as grants say it.
+    #[must_use]
+    pub fn channel_id(&self) -> ChannelId {
+        self.channel_id
+    }
+
+    /// Who asks.
+    #[must_use]
+    pub fn principal(&self) -> &PrincipalName {
+        &self.principal
+    }
+
+    /// Under which version of Control this was decided.
+    #[must_use]
+    pub fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    /// How much of the card number is wanted.
+    #[must_use]
+    pub fn show(&self) -> Show {
+        self.show
+    }
+
+    /// Whether the answer may say that a token is new or was there before.
+    #[must_use]
+    pub fn tells_reuse(&self) -> bool {
+        self.allowing().any(|g| g.tells_reuse)
+    }
+
+    /// Whether this is an import, which has no guess budget.
+    #[must_use]
+    pub fn is_import(&self) -> bool {
+        self.allowing().any(|g| g.import)
+    }
+
+    fn allowing(&self) -> impl Iterator<Item = &Grant> {
+        self.rules.iter().filter(|g| g.effect == Effect::Allow && g.covers(self.purpose))
+    }
+
+    /// The most that any rule for this purpose shows; `None` if none allows it or one denies it.
+    fn most_shown(&self) -> Option<Show> {
+        if self.rules.iter().any(|g| g.effect == Effect::Deny && g.covers(self.purpose)) {
+            return None;
+        }
+        self.allowing().map(|g| g.show).max_by_key(|s| s.rank())
+    }
+
+    /// A refusal of this request, about `record` if one was named.
+    #[must_use]
+    pub fn deny(&self, why: Refusal, record: Option<Ref>) -> Denial {
+        Denial {
+            subject: self.subject.clone(),
+            action: self.action,
+            purpose: Some(self.purpose),
+            initiator: Some(self.initiator),
+            record,
+            why,
+            lock: 0,
+            epoch: self.epoch,
+        }
+    }
+
+    /// Asks for a new or reused token to be given out. Depends on no token, so a wrong purpose is plainly denied.
+    pub fn permit_token(&self, record: Ref, minting: Minting, version: u32, again: bool) -> Result<Permit, Denial> {
+        if self.most_shown().is_none() {
+            return Err(self.deny(Refusal::PurposeNotAllowed, None));
+        }
+        let (purpose, initiator) = (self.purpose, self.initiator);
+        let event = Event::Tokenized { record, version, minting, purpose, initiator, redelivered: again };
+        Ok(self.permit(record, Show::Nothing, event))
+    }
+
+    /// Asks to disclose, show or revoke one card. Every refusal here depends on the token.
+    pub fn permit_card(&self, card: &Card, now: Timestamp, again: bool) -> Result<Permit, Denial> {
+        let record = card.row.record;
+        let deny = |why| Err(self.deny(why, Some(record)));
+        if card.merchant != self.merchant_id {
+            return deny(Refusal::Foreign);
+        }
+        let Some(most) = self.most_shown() else { return deny(Refusal::PurposeNotAllowed) };
+        if card.is_revoked() {
+            return deny(Refusal::Revoked);
+        }
+        if !card.row.grants.include(self.channel_id) {
+            return deny(Refusal::Foreign);
+        }
+        if card.is_expired(now) {
+            return deny(Refusal::Expired);
+        }
+        if self.show.rank() > most.rank() {
+            return deny(Refusal::ShowsTooMuch);
+        }
+        let (purpose, initiator, show) = (self.purpose, self.initiator, self.show);
+        let event = match self.action {
+            Action::Detokenize => Event::Disclosed { record, purpose, initiator, show, redelivered: again },
+            Action::Inspect => Event::Inspected { record, show, purpose },
+            Action::Revoke => {
+                let version = card.row.version.saturating_add(1);
+                Event::Revoked { record, version, channel: None, purpose }
+            }
+            _ => return deny(Refusal::ActionNotAllowed),
+        };
+        Ok(self.permit(record, show, event))
+    }
+
+    fn permit(&self, record: Ref, show: Show, event: Event) -> Permit {
+        Permit { subject: self.subject.clone(), record, show, event, epoch: self.epoch }
+    }
+}
+
+/// Proof of a yes, for one record under one version of Control. Only this module makes one; it is not Clone, and the
+/// journal takes it by value.
+pub struct Permit {
+    subject: Subject,
+    record: Ref,
+    show: Show,
+    event: Event,
+    epoch: u64,
+}
+
+impl Permit {
+    /// Which record it is for.
+    #[must_use]
+    pub fn record(&self) -> Ref {
+        self.record
+    }
+
+    /// The most that may be shown.
+    #[must_use]
+    pub fn show(&self) -> Show {
+        self.show
+    }
+
+    /// Narrows a revocation to one channel: the log says so.
+    #[must_use]
+    pub(crate) fn on_channel(mut self, only: ChannelName) -> Self {
+        if let Event::Revoked { channel, .. } = &mut self.event {
+            *channel = Some(only);
+        }
+        self
+    }
+
+    /// What the log will say, used up.
+    pub(crate) fn into_statement(self) -> Statement {
+        let Subject { who, merchant, channel } = self.subject;
+        Statement { who, merchant, channel, event: self.event, epoch: self.epoch }
+    }
+}
+
+/// Proof of a no. The log gets the true reason; the caller gets [`Denial::error`].
+pub struct Denial {
+    subject: Subject,
+    action: Action,
+    purpose: Option<Purpose>,
+    initiator: Option<Initiator>,
+    record: Option<Ref>,
+    why: Refusal,
+    lock: u32,
+    epoch: u64,
+}
+
+impl Denial {
+    /// What the caller is told. All that depends on the token reads the same.
+    #[must_use]
+    pub fn error(&self) -> Error {
+        match self.why {
+            Refusal::UnlistedPrincipal
+            | Refusal::ActionNotAllowed
+            | Refusal::ChannelNotAllowed
+            | Refusal::MerchantNotAllowed => Error::Denied,
+            // A tokenize has no token to depend on.
+            Refusal::PurposeNotAllowed | Refusal::ShowsTooMuch if self.record.is_none() => Error::Denied,
+            Refusal::PurposeNotAllowed
+            | Refusal::ShowsTooMuch
+            | Refusal::Unknown
+            | Refusal::Expired
+            | Refusal::Revoked
+            | Refusal::Foreign => Error::NotFound,
+            Refusal::Locked => Error::Locked { lockdown: self.lock },
+            Refusal::BudgetSpent => Error::Budget { retry_after_ms: 0 },
+            Refusal::SpaceExhausted => Error::SpaceExhausted,
+            Refusal::Mismatch => Error::IdempotencyMismatch,
+            Refusal::Unreadable => Error::internal(),
+        }
+    }
+
+    /// Why, as the log says it.
+    #[must_use]
+    pub fn why(&self) -> Refusal {
+        self.why
+    }
+
+    /// What the log will say, used up.
+    pub(crate) fn into_statement(self) -> Statement {
+        let Self { subject, action, purpose, initiator, record, why, lock: _, epoch } = self;
+        let event = Event::Refused { action, record, why, purpose, initiator };
+        Statement { who: subject.who, merchant: subject.merchant, channel: subject.channel, event, epoch }
+    }
+}
+
+/// An audit entry before the journal gives it its time and place.
+pub struct Statement {
+    /// Who asked.
+    pub(crate) who: Who,
+    /// For which merchant, once known to be one.
+    pub(crate) merchant: Option<MerchantName>,
+    /// On which channel, once known to be one.
+    pub(crate) channel: Option<ChannelName>,
+    /// What happened.
+    pub(crate) event: Event,
+    /// Under which version of Control it was decided.
+    pub(crate) epoch: u64,
+}
+
+/// One rule, as far as it concerns one principal, channel and action.
+#[derive(Clone)]
+struct Grant {
+    rule: usize,
+    effect: Effect,
+    purposes: Vec<Purpose>,
+    show: Show,
+    tells_reuse: bool,
+    import: bool,
+}
+
+impl Grant {
+    fn covers(&self, purpose: Purpose) -> bool {
+        self.purposes.is_empty() || self.purposes.contains(&purpose)
+    }
+}
+
+/// A token format in force.
+pub struct FormatInForce {
+    /// Its number in rows.
+    pub id: FormatId,
+    /// Its name.
+    pub name: FormatName,
+    /// How it makes tokens.
+    pub format: TokenFormat,
+}
+
+/// A merchant in force.
+pub struct MerchantInForce {
+    /// Its number in row keys.
+    pub id: MerchantId,
+    /// Its name.
+    pub name: MerchantName,
+    /// 0 or 5.
+    pub ff1_slots: u8,
+    masks: HashMap<usize, Keep>,
+    channels: HashMap<ChannelName, (ChannelId, FormatName)>,
+    formats: HashMap<FormatName, Arc<FormatInForce>>,
+}
+
+impl MerchantInForce {
+    /// What a mask shows of a card number of `length` digits.
+    #[must_use]
+    pub fn mask(&self, length: usize) -> Keep {
+        self.masks.get(&length).copied().unwrap_or_else(|| Keep::default_for(length))
+    }
+
+    /// The number of a channel.
+    #[must_use]
+    pub fn channel(&self, name: &ChannelName) -> Option<ChannelId> {
+        self.channels.get(name).map(|(id, _)| *id)
+    }
+
+    /// The name of a channel's number.
+    #[must_use]
+    pub fn channel_name(&self, id: ChannelId) -> Option<&ChannelName> {
+        self.channels.iter().find(|(_, (channel, _))| *channel == id).map(|(name, _)| name)
+    }
+
+    /// The format of that name, or the channel's own.
+    #[must_use]
+    pub fn format(&self, name: Option<&FormatName>, channel: &ChannelName) -> Option<&Arc<FormatInForce>> {
+        let name = match name {
+            Some(name) => name,
+            None => &self.channels.get(channel)?.1,
+        };
+        self.formats.get(name)
+    }
+
+    /// The scheme of a format's number, if the format is still in the policy.
+    #[must_use]
+    pub fn format_by_id(&self, id: FormatId) -> Option<&Arc<FormatInForce>> {
+        self.formats.values().find(|f| f.id == id)
+    }
+}
+
+/// Why a decision came out as it did, for `policy explain`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Explanation {
+    /// Whether it is allowed, as far as it does not depend on a token.
+    pub allowed: bool,
+    /// If not: why, as the log would say it.
+    pub why: Option<Refusal>,
+    /// The names of the rules that match principal, channel, action and purpose, in the policy's order.
+    pub rules: Vec<String>,
+    /// The most that is shown.
+    pub show: Show,
+}
+
+/// A policy in force: Control's tables, spread so that a decision is a few look-ups by hash.
+pub struct Rules {
+    epoch: u64,
+    certificates: HashMap<([u8; 32], String), usize>,
+    operators: HashMap<([u8; 32], String), PrincipalName>,
+    principals: Vec<PrincipalInForce>,
+    by_name: HashMap<PrincipalName, usize>,
+    merchants: HashMap<MerchantName, Arc<MerchantInForce>>,
+    grants: HashMap<(usize, ChannelId, Action), Arc<[Grant]>>,
+    locks: Vec<Lock>,
+    rule_names: Vec<String>,
+}
+
+struct PrincipalInForce {
+    name: PrincipalName,
+    merchant: MerchantName,
+    channel: Option<ChannelName>,
+    local: bool,
+}
+
+impl Rules {
+    /// Spreads Control's policy. Fails on what [`Policy::check`] would refuse.
+    pub fn of(control: &Control) -> Result<Self, Error> {
+        let policy = &control.policy;
+        policy.check()?;
+        let mut merchants = HashMap::new();
+        for merchant in &policy.merchants {
+            merchants.insert(merchant.id.clone(), Arc::new(in_force(control, merchant)?));
+        }
+        let authority = |name: &crate::name::AuthorityName| -> Result<[u8; 32], Error> {
+            let found = policy.authorities.iter().find(|a| a.id == *name).ok_or_else(Error::internal)?;
+            let bytes = data_encoding::HEXLOWER.decode(found.sha256.as_bytes()).map_err(|_| Error::internal())?;
+            bytes.try_into().map_err(|_| Error::internal())
+        };
+        let mut rules = Self {
+            epoch: control.version,
+            certificates: HashMap::new(),
+            operators: HashMap::new(),
+            principals: Vec::with_capacity(policy.principals.len()),
+            by_name: HashMap::new(),
+            merchants,
+            grants: HashMap::new(),
+            locks: control.locks.clone(),
+            rule_names: policy.rules.iter().map(|r| r.id.to_string()).collect(),
+        };
+        for (index, principal) in policy.principals.iter().enumerate() {
+            if let (Some(by), Some(name)) = (&principal.authority, &principal.name) {
+                rules.certificates.insert((authority(by)?, name.clone()), index);
+            }
+            rules.by_name.insert(principal.id.clone(), index);
+            rules.principals.push(PrincipalInForce {
+                name: principal.id.clone(),
+                merchant: principal.merchant.clone(),
+                channel: principal.channel.clone(),
+                local: principal.authority.is_none(),
+            });
+        }
+        for operator in &policy.operators {
+            rules.operators.insert((authority(&operator.authority)?, operator.name.clone()), operator.id.clone());
+        }
+        rules.spread(policy)?;
+        Ok(rules)
+    }
+
+    fn spread(&mut self, policy: &Policy) -> Result<(), Error> {
+        let mut grants: HashMap<_, Vec<Grant>> = HashMap::new();
+        let mut size = 0_usize;
+        for (index, rule) in policy.rules.iter().enumerate() {
+            let Some(merchant) = self.merchants.get(&rule.merchant) else { continue };
+            let named = |id: &ChannelName| rule.channels.is_empty() || rule.channels.contains(id);
+            let channels: Vec<ChannelId> =
+                merchant.channels.iter().filter(|(id, _)| named(id)).map(|(_, (number, _))| *number).collect();
+            let mine = |p: &&PrincipalInForce| {
+                p.merchant == rule.merchant && (rule.principals.is_empty() || rule.principals.contains(&p.name))
+            };
+            let principals: Vec<usize> =
+                self.principals.iter().filter(mine).filter_map(|p| self.by_name.get(&p.name).copied()).collect();
+            size = size.saturating_add(channels.len() * principals.len() * rule.actions.len());
+            if size > MAX_SPREAD {
+                return Err(Error::Config(format!("policy: its rules spread over more than {MAX_SPREAD} cases")));
+            }
+            for &principal in &principals {
+                for &channel in &channels {
+                    for &action in &rule.actions {
+                        grants.entry((principal, channel, action)).or_default().push(Grant {
+                            rule: index,
+                            effect: rule.effect,
+                            purposes: rule.purposes.clone(),
+                            show: rule.show,
+                            tells_reuse: rule.tells_reuse,
+                            import: rule.import,
+                        });
+                    }
+                }
+            }
+        }
+        self.grants = grants.into_iter().map(|(key, list)| (key, list.into())).collect();
+        Ok(())
+    }
+
+    /// The version of Control that these are.
+    #[must_use]
+    pub fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    /// The merchant of that name.
+    #[must_use]
+    pub fn merchant(&self, name: &MerchantName) -> Option<&Arc<MerchantInForce>> {
+        self.merchants.get(name)
+    }
+
+    /// Every merchant.
+    pub fn merchants(&self) -> impl Iterator<Item = &Arc<MerchantInForce>> {
+        self.merchants.values()
+    }
+
+    /// Whether this caller is a principal at all: who is not gets no further than the door.
+    #[must_use]
+    pub fn knows(&self, caller: Caller<'_>) -> bool {
+        self.principal(caller).is_some()
+    }
+
+    /// The operator that a certificate names.
+    #[must_use]
+    pub fn operator(&self, authority: &[u8; 32], name: &str) -> Option<&PrincipalName> {
+        self.operators.get(&(*authority, name.to_owned()))
+    }
+
+    fn principal(&self, caller: Caller<'_>) -> Option<(usize, &PrincipalInForce)> {
+        let index = match caller {
+            Caller::Certificate { authority, name } => self.certificates.get(&(*authority, name.to_owned())),
+            Caller::Local(name) => self.by_name.get(name),
+        };
+        let index = *index?;
+        let principal = self.principals.get(index)?;
+        let local = matches!(caller, Caller::Local(_));
+        (principal.local == local).then_some((index, principal))
+    }
+
+    /// The first step: principal, merchant, channel and action, before any look-up.
+    pub fn admit(&self, asked: &Asked<'_>) -> Result<Admitted, Denial> {
+        let mut subject = Subject { who: unlisted(asked.caller), merchant: None, channel: None };
+        let deny = |subject: &Subject, why: Refusal, lock: u32| Denial {
+            subject: subject.clone(),
+            action: asked.action,
+            purpose: Some(asked.purpose),
+            initiator: Some(asked.initiator),
+            record: None,
+            why,
+            lock,
+            epoch: self.epoch,
+        };
+        let Some((index, principal)) = self.principal(asked.caller) else {
+            return Err(deny(&subject, Refusal::UnlistedPrincipal, 0));
+        };
+        subject.who = Who::Listed(principal.name.clone());
+        let merchant = match asked.merchant {
+            Some(named) if *named != principal.merchant => {
+                return Err(deny(&subject, Refusal::MerchantNotAllowed, 0));
+            }
+            _ => self.merchants.get(&principal.merchant),
+        };
+        let Some(merchant) = merchant else { return Err(deny(&subject, Refusal::MerchantNotAllowed, 0)) };
+        subject.merchant = Some(merchant.name.clone());
+        let channel = match (asked.channel, &principal.channel) {
+            (Some(named), Some(bound)) if named != bound => None,
+            (Some(named), _) => Some(named),
+            (None, Some(bound)) => Some(bound),
+            (None, None) => None,
+        };
+        let Some((channel, channel_id)) = channel.and_then(|name| Some((name, merchant.channel(name)?))) else {
+            return Err(deny(&subject, Refusal::ChannelNotAllowed, 0));
+        };
+        subject.channel = Some(channel.clone());
+        if let Some(lock) = self.lock_on(&principal.name, &merchant.name, channel) {
+            return Err(deny(&subject, Refusal::Locked, lock));
+        }
+        let Some(rules) = self.grants.get(&(index, channel_id, asked.action)) else {
+            return Err(deny(&subject, Refusal::ActionNotAllowed, 0));
+        };
+        let denied = rules.iter().any(|g| g.effect == Effect::Deny && g.purposes.is_empty());
+        if denied || !rules.iter().any(|g| g.effect == Effect::Allow && g.show.rank() >= asked.show.rank()) {
+            return Err(deny(&subject, Refusal::ActionNotAllowed, 0));
+        }
+        Ok(Admitted {
+            subject,
+            principal: principal.name.clone(),
+            merchant: merchant.name.clone(),
+            merchant_id: merchant.id,
+            channel_id,
+            action: asked.action,
+            purpose: asked.purpose,
+            initiator: asked.initiator,
+            show: asked.show,
+            rules: rules.clone(),
+            epoch: self.epoch,
+        })
+    }
+
+    /// What the policy would say, and by which rules.
+    #[must_use]
+    pub fn explain(&self, asked: &Asked<'_>) -> Explanation {
+        let name = |g: &Grant| self.rule_names.get(g.rule).cloned();
+        match self.admit(asked) {
+            Err(denial) => {
+                Explanation { allowed: false, why: Some(denial.why), rules: Vec::new(), show: Show::Nothing }
+            }
+            Ok(admitted) => {
+                let most = admitted.most_shown();
+                let matching = admitted.rules.iter().filter(|g| g.covers(asked.purpose));
+                Explanation {
+                    allowed: most.is_some_and(|m| m.rank() >= asked.show.rank()),
+                    why: match most {
+                        None => Some(Refusal::PurposeNotAllowed),
+                        Some(m) if m.rank() < asked.show.rank() => Some(Refusal::ShowsTooMuch),
+                        Some(_) => None,
+                    },
+                    rules: matching.filter_map(name).collect(),
+                    show: most.unwrap_or(Show::Nothing),
+                }
+            }
+        }
+    }
+
+    fn lock_on(&self, principal: &PrincipalName, merchant: &MerchantName, channel: &ChannelName) -> Option<u32> {
+        let on = |target: &LockTarget| match target {
+            LockTarget::Merchant { merchant: m } => m == merchant,
+            LockTarget::Channel { merchant: m, channel: c } => m == merchant && c == channel,
+            LockTarget::Principal { principal: p } => p == principal,
+        };
+        self.locks.iter().find(|lock| on(&lock.target)).map(|lock| lock.id)
+    }
+}
+
+/// How the log names who is not in the policy: by a hash, since a stranger chooses the text.
+fn unlisted(caller: Caller<'_>) -> Who {
+    let mut w = Writer::default();
+    match caller {
+        Caller::Certificate { authority, name } => w.fixed(b"pv1/unlisted\0").fixed(authority).e(name.as_bytes()),
+        Caller::Local(name) => w.fixed(b"pv1/unlisted\0").e(name.as_str().as_bytes()),
+    };
+    Who::Unlisted(crate::envelope::first(digest::digest(&digest::SHA256, &w.done()).as_ref()))
+}
+
+fn in_force(control: &Control, merchant: &Merchant) -> Result<MerchantInForce, Error> {
+    let numbers = control.numbers.get(&merchant.id).ok_or_else(Error::internal)?;
+    let mut formats = HashMap::new();
+    for row in &merchant.formats {
+        let id = *numbers.formats.get(&row.id).ok_or_else(Error::internal)?;
+        let format = row.build().map_err(Error::Config)?;
+        formats.insert(row.id.clone(), Arc::new(FormatInForce { id, name: row.id.clone(), format }));
+    }
+    let mut channels = HashMap::new();
+    for row in &merchant.channels {
+        let id = *numbers.channels.get(&row.id).ok_or_else(Error::internal)?;
+        channels.insert(row.id.clone(), (id, row.format.clone()));
+    }
+    let masks =
+        (12..=MAX_DIGITS).map(|n| Ok((n, merchant.mask_keep(n)?))).collect::<Result<HashMap<_, _>, Error>>()?;
+    Ok(MerchantInForce {
+        id: numbers.id,
+        name: merchant.id.clone(),
+        ff1_slots: merchant.ff1_slots,
+        masks,
+        channels,
+        formats,
+    })
+}

@@ -1,0 +1,436 @@
+//! The policy as people write it: a table of merchants, channels, principals and rules, in TOML.
+//!
+//! It is read by `init` and `policy apply` only; what is in force stands in Control. Refused: unknown keys, names that
+//! nothing else knows, formats and masks that would keep too many digits.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::Error;
+use crate::name::{AuthorityName, ChannelName, FormatName, MerchantName, PrincipalName, RuleName};
+use crate::token::{self, Keep, Reuse, Scheme, Scope, TokenFormat};
+use crate::words::{Action, Purpose, Show};
+
+/// The most merchants, and the most channels, formats, principals, authorities and rules in one policy: so that Control
+/// stays a document that a person can read and a node can hold.
+pub const MAX_ROWS: usize = 10_000;
+
+/// The longest policy text, in bytes.
+pub const MAX_POLICY: usize = 4 * 1024 * 1024;
+
+/// The whole policy.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Policy {
+    /// Certificate authorities whose certificates name principals and operators.
+    #[serde(default, rename = "authority", skip_serializing_if = "Vec::is_empty")]
+    pub authorities: Vec<Authority>,
+    /// Merchants, each with its formats and channels.
+    #[serde(default, rename = "merchant", skip_serializing_if = "Vec::is_empty")]
+    pub merchants: Vec<Merchant>,
+    /// Who may ask.
+    #[serde(default, rename = "principal", skip_serializing_if = "Vec::is_empty")]
+    pub principals: Vec<Principal>,
+    /// Who may administer.
+    #[serde(default, rename = "operator", skip_serializing_if = "Vec::is_empty")]
+    pub operators: Vec<Operator>,
+    /// What is allowed and what is not.
+    #[serde(default, rename = "rule", skip_serializing_if = "Vec::is_empty")]
+    pub rules: Vec<Rule>,
+}
+
+/// A certificate authority, known by the SHA-256 of its SubjectPublicKeyInfo.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Authority {
+    /// Its name in this policy.
+    pub id: AuthorityName,
+    /// SHA-256 of its SubjectPublicKeyInfo, 64 hexadecimal digits, as `vaultctl certs inventory` prints it.
+    pub sha256: String,
+}
+
+/// A merchant.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Merchant {
+    /// Its name; it never changes.
+    pub id: MerchantName,
+    /// 0, or 5 if the merchant will ever have `ff1` tokens; it never changes.
+    #[serde(default)]
+    pub ff1_slots: u8,
+    /// What a mask shows, per card number length: `{ 16 = "6+4" }`. A length not named shows what is always allowed:
+    /// first 6 and last 4 of 15 to 19 digits, last 4 of 12 to 14.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub mask: BTreeMap<String, String>,
+    /// How tokens are made.
+    #[serde(default, rename = "format", skip_serializing_if = "Vec::is_empty")]
+    pub formats: Vec<Format>,
+    /// Where cards are taken.
+    #[serde(default, rename = "channel", skip_serializing_if = "Vec::is_empty")]
+    pub channels: Vec<Channel>,
+}
+
+/// How tokens are made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Format {
+    /// Its name.
+    pub id: FormatName,
+    /// `random`, `mixed` or `opaque`.
+    pub scheme: Scheme,
+    /// `reuse` (the same card gives the same token) or `fresh`.
+    #[serde(default)]
+    pub mode: Reuse,
+    /// `merchant` or `channel`: where the same card gives the same token.
+    #[serde(default)]
+    pub scope: Scope,
+    /// Which digits a token keeps, per card number length: `{ 15 = "6+4", 16 = "6+4" }`; other lengths are refused.
+    /// Absent: every length, with first 6 and last 4 of 15 to 19 digits and last 4 of 12 to 14.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub keep: BTreeMap<String, String>,
+}
+
+/// What kind of payment acceptance channel it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ChannelKind {
+    /// A web shop.
+    ECommerce,
+    /// A mobile app.
+    InApp,
+    /// A till.
+    PointOfSale,
+    /// Social commerce.
+    Social,
+    /// A payment link sent by e-mail or message.
+    PayByLink,
+    /// Mail order and telephone order: a call centre.
+    Moto,
+    /// A marketplace.
+    Marketplace,
+}
+
+/// A payment acceptance channel.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Channel {
+    /// Its name.
+    pub id: ChannelName,
+    /// What it is.
+    pub kind: ChannelKind,
+    /// The format of tokens made here, where the request names none.
+    pub format: FormatName,
+}
+
+/// Who may ask.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Principal {
+    /// Its name in rules and in the log.
+    pub id: PrincipalName,
+    /// Which authority issues its certificate. Absent for a principal of the embedded library, which no certificate
+    /// can ever be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub authority: Option<AuthorityName>,
+    /// Its certificate's one URI name, else its one DNS name, exactly.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// The one merchant it acts for.
+    pub merchant: MerchantName,
+    /// The one channel it acts on, if it is bound to one; a request may then leave the channel out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub channel: Option<ChannelName>,
+}
+
+/// Who may administer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Operator {
+    /// Its name in the log.
+    pub id: PrincipalName,
+    /// Which authority issues its certificate.
+    pub authority: AuthorityName,
+    /// Its certificate's one URI name, else its one DNS name, exactly.
+    pub name: String,
+}
+
+/// Whether a rule says yes or no.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Effect {
+    /// Yes, unless another rule says no.
+    Allow,
+    /// No, whatever other rules say.
+    Deny,
+}
+
+/// One line of the policy.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Rule {
+    /// Its name in `policy explain`.
+    pub id: RuleName,
+    /// Yes or no.
+    pub effect: Effect,
+    /// Whose.
+    pub merchant: MerchantName,
+    /// Where; empty means on every channel of the merchant.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub channels: Vec<ChannelName>,
+    /// Who; empty means every principal of the merchant, and only a `deny` rule may say so.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub principals: Vec<PrincipalName>,
+    /// What.
+    pub actions: Vec<Action>,
+    /// What for; empty means for every purpose.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub purposes: Vec<Purpose>,
+    /// The most that an answer shows of a card number.
+    #[serde(default = "nothing", skip_serializing_if = "is_nothing")]
+    pub show: Show,
+    /// Whether the answer to a tokenize says that the token is new or was there before: who is told can tell whether a
+    /// card is known here.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub tells_reuse: bool,
+    /// Whether this is an import, which has no guess budget.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub import: bool,
+}
+
+fn nothing() -> Show {
+    Show::Nothing
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde's skip_serializing_if hands a reference")]
+fn is_nothing(show: &Show) -> bool {
+    *show == Show::Nothing
+}
+
+fn wrong(what: impl std::fmt::Display) -> Error {
+    Error::Config(format!("policy: {what}"))
+}
+
+impl Policy {
+    /// Reads and checks a policy. The error says which line or which row is wrong, and what would be right.
+    pub fn from_toml(text: &str) -> Result<Self, Error> {
+        if text.len() > MAX_POLICY {
+            return Err(wrong("longer than 4 MiB"));
+        }
+        let policy: Self = toml::from_str(text).map_err(|e| wrong(describe(text, &e)))?;
+        policy.check()?;
+        Ok(policy)
+    }
+
+    /// The policy as TOML, as `policy show` prints it and `policy apply` takes it back.
+    pub fn to_toml(&self) -> Result<String, Error> {
+        toml::to_string(self).map_err(|_| Error::internal())
+    }
+
+    /// Whether every name is known and given once, and every format and mask keeps no more than is allowed.
+    pub fn check(&self) -> Result<(), Error> {
+        let rows = self.authorities.len() + self.merchants.len() + self.principals.len();
+        let inner: usize = self.merchants.iter().map(|m| m.formats.len() + m.channels.len()).sum();
+        if rows + inner + self.operators.len() + self.rules.len() > MAX_ROWS {
+            return Err(wrong(format!("more than {MAX_ROWS} rows")));
+        }
+        let authorities = once("authority", self.authorities.iter().map(|a| a.id.as_str()))?;
+        once("authority sha256", self.authorities.iter().map(|a| a.sha256.as_str()))?;
+        for authority in &self.authorities {
+            let hex = &authority.sha256;
+            if hex.len() != 64 || !hex.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')) {
+                return Err(wrong(format!("authority {}: sha256 must be 64 lower-case hex digits", authority.id)));
+            }
+        }
+        once("merchant", self.merchants.iter().map(|m| m.id.as_str()))?;
+        for merchant in &self.merchants {
+            merchant.check()?;
+        }
+        let listed = self.principals.iter().map(|p| p.id.as_str());
+        once("principal or operator", listed.chain(self.operators.iter().map(|o| o.id.as_str())))?;
+        let mut certificates = BTreeSet::new();
+        for principal in &self.principals {
+            self.check_principal(principal, &authorities)?;
+        }
+        for operator in &self.operators {
+            if !authorities.contains(operator.authority.as_str()) {
+                return Err(wrong(format!("operator {}: no authority {}", operator.id, operator.authority)));
+            }
+            check_certificate_name(&operator.id, &operator.name)?;
+        }
+        let named = self.principals.iter().filter_map(|p| Some((p.authority.as_ref()?, p.name.as_ref()?)));
+        for certificate in named.chain(self.operators.iter().map(|o| (&o.authority, &o.name))) {
+            if !certificates.insert(certificate) {
+                return Err(wrong(format!("two rows for one certificate name of authority {}", certificate.0)));
+            }
+        }
+        once("rule", self.rules.iter().map(|r| r.id.as_str()))?;
+        self.rules.iter().try_for_each(|rule| self.check_rule(rule))
+    }
+
+    fn check_principal(&self, principal: &Principal, authorities: &BTreeSet<&str>) -> Result<(), Error> {
+        let id = &principal.id;
+        match (&principal.authority, &principal.name) {
+            (None, None) => {}
+            (Some(authority), Some(name)) => {
+                if !authorities.contains(authority.as_str()) {
+                    return Err(wrong(format!("principal {id}: no authority {authority}")));
+                }
+                check_certificate_name(id, name)?;
+            }
+            _ => return Err(wrong(format!("principal {id}: authority and name go together"))),
+        }
+        let merchant = self.merchant(&principal.merchant).ok_or_else(|| {
+            wrong(format!("principal {id}: no merchant {}", principal.merchant))
+        })?;
+        match &principal.channel {
+            Some(channel) if !merchant.channels.iter().any(|c| c.id == *channel) => {
+                Err(wrong(format!("principal {id}: merchant {} has no channel {channel}", merchant.id)))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn check_rule(&self, rule: &Rule) -> Result<(), Error> {
+        let id = &rule.id;
+        let merchant =
+            self.merchant(&rule.merchant).ok_or_else(|| wrong(format!("rule {id}: no merchant {}", rule.merchant)))?;
+        if let Some(channel) = rule.channels.iter().find(|c| !merchant.channels.iter().any(|m| m.id == **c)) {
+            return Err(wrong(format!("rule {id}: merchant {} has no channel {channel}", merchant.id)));
+        }
+        for name in &rule.principals {
+            match self.principals.iter().find(|p| p.id == *name) {
+                None => return Err(wrong(format!("rule {id}: no principal {name}"))),
+                Some(p) if p.merchant != rule.merchant => {
+                    return Err(wrong(format!("rule {id}: principal {name} is of merchant {}", p.merchant)));
+                }
+                Some(_) => {}
+            }
+        }
+        if rule.effect == Effect::Allow && rule.principals.is_empty() {
+            return Err(wrong(format!("rule {id}: an allow rule names its principals")));
+        }
+        if rule.actions.is_empty() {
+            return Err(wrong(format!("rule {id}: actions is empty")));
+        }
+        if let Some(action) = rule.actions.iter().find(|a| !a.is_card_action()) {
+            return Err(wrong(format!("rule {id}: {action} is for operators, not for rules")));
+        }
+        let shows = rule.actions.iter().any(|a| matches!(a, Action::Detokenize | Action::Inspect));
+        if rule.effect == Effect::Allow && shows && rule.show == Show::Nothing {
+            return Err(wrong(format!("rule {id}: say what it shows: show = \"full\", \"masked\" or \"last_four\"")));
+        }
+        if rule.show == Show::Full && !rule.actions.contains(&Action::Detokenize) {
+            return Err(wrong(format!("rule {id}: only detokenize can show a card number in full")));
+        }
+        Ok(())
+    }
+
+    /// The merchant of that name.
+    #[must_use]
+    pub fn merchant(&self, id: &MerchantName) -> Option<&Merchant> {
+        self.merchants.iter().find(|m| m.id == *id)
+    }
+}
+
+impl Merchant {
+    fn check(&self) -> Result<(), Error> {
+        let id = &self.id;
+        if !matches!(self.ff1_slots, 0 | 5) {
+            return Err(wrong(format!("merchant {id}: ff1_slots must be 0 or 5, and never changes")));
+        }
+        once(&format!("merchant {id}: format"), self.formats.iter().map(|f| f.id.as_str()))?;
+        once(&format!("merchant {id}: channel"), self.channels.iter().map(|c| c.id.as_str()))?;
+        for channel in &self.channels {
+            if !self.formats.iter().any(|f| f.id == channel.format) {
+                return Err(wrong(format!("merchant {id}: channel {}: no format {}", channel.id, channel.format)));
+            }
+        }
+        let mut kept = self.masks()?;
+        let masks = kept.clone();
+        for format in &self.formats {
+            let built = format.build().map_err(|e| wrong(format!("merchant {id}: format {}: {e}", format.id)))?;
+            for (length, keeps) in &mut kept {
+                keeps.extend(built.keep(*length));
+            }
+        }
+        drop(masks);
+        for (length, keeps) in kept {
+            token::union_allowed(length, &keeps).map_err(|e| {
+                wrong(format!("merchant {id}: formats and masks of {length} digits together: {e}"))
+            })?;
+        }
+        Ok(())
+    }
+
+    /// What a mask shows, for each card number length from 12 to 19.
+    fn masks(&self) -> Result<BTreeMap<usize, Vec<Keep>>, Error> {
+        if let Some(odd) = self.mask.keys().find(|k| length_of(k).is_none()) {
+            return Err(wrong(format!("merchant {}: mask: {odd} is no card number length (12 to 19)", self.id)));
+        }
+        (12..=19).map(|length| self.mask_keep(length).map(|keep| (length, vec![keep]))).collect()
+    }
+
+    /// What a mask of a card number of `length` digits shows.
+    pub fn mask_keep(&self, length: usize) -> Result<Keep, Error> {
+        match self.mask.get(&length.to_string()) {
+            None => Ok(Keep::default_for(length)),
+            Some(text) => keep_of(length, text).map_err(|e| wrong(format!("merchant {}: mask: {e}", self.id))),
+        }
+    }
+}
+
+impl Format {
+    /// The format, ready to make tokens.
+    pub fn build(&self) -> Result<TokenFormat, String> {
+        let keeps = if self.keep.is_empty() {
+            (12..=19).map(|length| (length, Keep::default_for(length))).collect()
+        } else {
+            let mut keeps = Vec::with_capacity(self.keep.len());
+            for (length, text) in &self.keep {
+                let digits =
+                    length_of(length).ok_or_else(|| format!("keep: {length} is no card number length (12 to 19)"))?;
+                keeps.push((digits, keep_of(digits, text)?));
+            }
+            keeps
+        };
+        TokenFormat::new(self.scheme, self.mode, self.scope, &keeps).map_err(|e| e.to_string())
+    }
+}
+
+fn length_of(text: &str) -> Option<usize> {
+    text.parse().ok().filter(|n| (12..=19).contains(n))
+}
+
+/// Reads `6+4` and checks that it is allowed at this length.
+fn keep_of(length: usize, text: &str) -> Result<Keep, String> {
+    let keep = Keep::parse(text).map_err(|e| format!("{length} = \"{text}\": {e}"))?;
+    token::keep_allowed(length, keep).map_err(|e| format!("{length} = \"{text}\": {e}"))?;
+    Ok(keep)
+}
+
+fn check_certificate_name(id: &PrincipalName, name: &str) -> Result<(), Error> {
+    let plain = !name.is_empty() && name.len() <= 200 && name.bytes().all(|b| b.is_ascii_graphic());
+    if !plain || name.contains('*') || crate::pan::holds_card_number(name) {
+        return Err(wrong(format!(
+            "{id}: name must be 1 to 200 printable ASCII characters without spaces or wildcards"
+        )));
+    }
+    Ok(())
+}
+
+fn once<'a>(what: &str, names: impl Iterator<Item = &'a str>) -> Result<BTreeSet<&'a str>, Error> {
+    let mut seen = BTreeSet::new();
+    for name in names {
+        if !seen.insert(name) {
+            return Err(wrong(format!("{what} {name} is there twice")));
+        }
+    }
+    Ok(seen)
+}
+
+/// toml's message with its line, without the line's content: a policy file may hold what does not belong in a log.
+fn describe(text: &str, e: &toml::de::Error) -> String {
+    let line = e.span().and_then(|span| text.get(..span.start)).map_or(1, |before| before.matches('\n').count() + 1);
+    format!("line {line}: {}", e.message())
+}

@@ -1,0 +1,258 @@
+//! The vault: its verbs, each written as its own list of steps.
+//!
+//! A request walks through the rooms once: the policy admits it, the keyring finds the card, the policy permits it, the
+//! journal puts that on disk, the keyring opens the card. A step that finds its premises gone (a lock was set, another
+//! request was first) makes the verb decide anew, a bounded number of times.
+
+mod blocking;
+mod cards;
+mod esk;
+mod operate;
+mod request;
+mod running;
+mod sweep;
+mod tokenize;
+mod verify;
+mod view;
+
+use std::path::PathBuf;
+use std::sync::{Arc, PoisonError, RwLock};
+
+pub use blocking::Blocking;
+pub use operate::{KeyLine, PolicyChange, Status};
+pub use request::{
+    Context, Detokenized, Header, Inspected, MAX_BATCH, MAX_CONTEXT, NewCard, RequestId, Reveal, Revealed, Revocation,
+    RevokedToken, Tokenized,
+};
+pub use verify::StoreReport;
+
+use crate::audit::{ControlChange, Event, LogSigner, Origin, Who};
+use crate::control::{Control, Epoch, Header as VaultHeader, LogRecord, control_key, epoch_key, header_key};
+use crate::custody::Custodian;
+use crate::envelope::{Ctl, Esk, KeyId, KeyKind, KeyMaterial, Log, Root, Wrapped};
+use crate::error::Error;
+use crate::journal::{self, Filing, Journal, Opening};
+use crate::keyring::Keyring;
+use crate::network::Networks;
+use crate::policy::{Policy, Rules, Statement};
+use crate::recent::{REMEMBERED_ROWS, RecentRows};
+use crate::store::{Store, StoreError, Write};
+use crate::time::{Clock, SystemClock};
+
+/// How often a verb decides anew before it says that the vault is overloaded. Each time, another request got through.
+const MAX_ROUNDS: usize = 64;
+
+/// The first log's number. A node of a shared store has one of its own.
+const FIRST_LOG: u32 = 0;
+
+/// What a vault is made of or opened with.
+pub struct Place {
+    /// The engine.
+    pub store: Arc<dyn Store>,
+    /// The file of the erasure epoch key, beside the store.
+    pub esk: PathBuf,
+    /// What time it is.
+    pub clock: Arc<dyn Clock>,
+    /// Card networks by prefix.
+    pub networks: Arc<Networks>,
+    /// How many changed rows are remembered against roll-back.
+    pub remembered_rows: usize,
+}
+
+impl Place {
+    /// A store and its key file, with the machine's clock and the built-in networks.
+    #[must_use]
+    pub fn new(store: Arc<dyn Store>, esk: PathBuf) -> Self {
+        Self {
+            store,
+            esk,
+            clock: Arc::new(SystemClock),
+            networks: Arc::new(Networks::builtin()),
+            remembered_rows: REMEMBERED_ROWS,
+        }
+    }
+}
+
+/// What is in force: one version of Control, spread and unwrapped.
+struct State {
+    control: Control,
+    epoch: Epoch,
+    rules: Rules,
+    keyring: Keyring,
+}
+
+struct Inner {
+    store: Arc<dyn Store>,
+    clock: Arc<dyn Clock>,
+    networks: Arc<Networks>,
+    journal: Journal,
+    state: RwLock<Arc<State>>,
+    recent: RecentRows,
+    running: running::Running,
+    changing: tokio::sync::Mutex<()>,
+    vault: [u8; 16],
+    root: (KeyId, Root),
+    ctl: (KeyId, Ctl),
+    esk: Arc<Esk>,
+}
+
+/// A vault that is open. Cheap to clone; the last clone to be dropped lets the journal finish and closes it.
+#[derive(Clone)]
+pub struct Vault {
+    inner: Arc<Inner>,
+}
+
+/// The name of a vault's log, as its checkpoints begin: `pv1/`, the vault's id in hexadecimal, `/`, the log's number.
+fn origin(vault: &[u8; 16], log: u32) -> Result<Origin, Error> {
+    let text = format!("pv1/{}/{log}", data_encoding::HEXLOWER.encode(vault));
+    Origin::parse(&text).map_err(|_| Error::internal())
+}
+
+impl Vault {
+    /// Makes a vault in an empty store, with `policy` in force, and opens it. The erasure epoch key is on disk before the
+    /// vault is; a store in which a vault stands already is refused and not touched.
+    pub async fn create(place: Place, custodian: &dyn Custodian, policy: Policy) -> Result<Self, Error> {
+        let held = place.store.get(&[header_key(), control_key(), epoch_key()]).await?;
+        if held.iter().any(Option::is_some) {
+            return Err(Error::Store(StoreError::Exists));
+        }
+        let now = place.clock.now();
+        let vault: [u8; 16] = crate::random::bytes()?;
+        let (root, esk) = (Root::generate()?, Esk::generate()?);
+        let mut control = Control::first(now);
+        let root_id = control.note_held(KeyKind::Root, root.check_value(), now);
+        control.note_held(KeyKind::Esk, esk.check_value(), now);
+        let (ctl_id, ctl) = control.draw::<Ctl, Root>(None, (&root, root_id), now)?;
+        let (log_key, seed) = control.add_own_keys((&root, root_id), now)?;
+        let signer = signer(&vault, &seed)?;
+        control.logs.push(LogRecord { id: FIRST_LOG, key: log_key, verifier: signer.verifier().to_string() });
+        control.apply(policy, (&root, root_id), now)?;
+        Rules::of(&control)?;
+
+        let header = VaultHeader {
+            vault,
+            custody: vec![custodian.wrap(root.secret(), KeyKind::Root, &vault)?],
+            root: (root_id, 1),
+            ctl: (ctl_id, 1, wrapped(&control, ctl_id)?),
+        };
+        let (row, epoch) = control.seal(&vault, ctl_id, &ctl)?;
+        let mut writes = Control::writes(row, &epoch);
+        writes.push(Write::Put(header_key(), header.encode()));
+        esk::write(&place.esk, &esk, custodian, &vault)?;
+        let founding = journal::found(FIRST_LOG, &signer, &epoch, header_key(), writes, now);
+        let store = place.store.clone();
+        founding_commit(&store, &founding)?;
+        Self::open(place, custodian).await
+    }
+
+    /// Opens a vault. Everything is checked before anything is written: the custodian's secret, Control against the
+    /// newest checkpoint, the log's edge against its signed root.
+    pub async fn open(place: Place, custodian: &dyn Custodian) -> Result<Self, Error> {
+        let Place { store, esk: esk_file, clock, networks, remembered_rows } = place;
+        let rows = store.get(&[header_key(), control_key(), epoch_key()]).await?;
+        let mut rows = rows.into_iter();
+        let mut row = || rows.next().flatten();
+        let (header, control_row, epoch_row) = (row(), row(), row());
+        let header = VaultHeader::decode(&header.ok_or(Error::Store(StoreError::Missing))?)?;
+        let damaged = || Error::Store(StoreError::Corrupt);
+        let control_row = control_row.ok_or_else(damaged)?;
+        let epoch = Epoch::decode(&epoch_row.ok_or_else(damaged)?).map_err(|_| damaged())?;
+        let (root, ctl) = header.unlock(custodian)?;
+        let control = Control::open(&control_row, &epoch, &header.vault, header.ctl.0, &ctl)?;
+        let esk = Arc::new(esk::read(&esk_file, custodian, &header.vault)?);
+        let rules = Rules::of(&control)?;
+        let keyring = Keyring::unwrap(&control, &root, esk.clone())?;
+        let log = control.logs.iter().find(|l| l.id == FIRST_LOG).ok_or_else(damaged)?;
+        let key = control.keys.iter().find(|k| k.id == log.key).ok_or_else(damaged)?;
+        let signer = signer(&header.vault, &key.unwrap::<Log, Root>(&root)?)?;
+        if signer.verifier().to_string() != log.verifier {
+            return Err(damaged());
+        }
+        let end = journal::end_of(store.as_ref(), FIRST_LOG, &signer, &epoch).await?;
+        let journal = Journal::open(Opening {
+            store: store.clone(),
+            log: FIRST_LOG,
+            signer,
+            end: Some(end),
+            epoch,
+            clock: clock.clone(),
+        })?;
+        let version = control.version;
+        let state = RwLock::new(Arc::new(State { control, epoch, rules, keyring }));
+        let vault = Self {
+            inner: Arc::new(Inner {
+                store,
+                clock,
+                networks,
+                journal,
+                state,
+                recent: RecentRows::new(remembered_rows),
+                running: running::Running::default(),
+                changing: tokio::sync::Mutex::new(()),
+                vault: header.vault,
+                root: (header.root.0, root),
+                ctl: (header.ctl.0, ctl),
+                esk,
+            }),
+        };
+        vault.state_of_vault(Event::VaultOpened, version).await?;
+        vault.sweep().await?;
+        Ok(vault)
+    }
+
+    /// The same verbs for programs without async.
+    #[must_use]
+    pub fn blocking(&self) -> Blocking {
+        Blocking::of(self.clone())
+    }
+
+    /// Writes down that the vault closes, finishes what is waiting, and refuses all that comes later.
+    pub async fn close(&self) -> Result<(), Error> {
+        let version = self.state().epoch.version;
+        let closed = self.state_of_vault(Event::VaultClosed, version).await;
+        self.inner.journal.close();
+        closed
+    }
+
+    /// The store's engine, its commits so far, and how many filings wait.
+    #[must_use]
+    pub fn load(&self) -> (&'static str, u64, usize) {
+        (self.inner.store.engine(), self.inner.store.commits(), self.inner.journal.waiting())
+    }
+
+    fn state(&self) -> Arc<State> {
+        self.inner.state.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn put_in_force(inner: &Inner, state: State) {
+        *inner.state.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(state);
+    }
+
+    async fn state_of_vault(&self, event: Event, epoch: u64) -> Result<(), Error> {
+        let statement = Statement { who: Who::Vault, merchant: None, channel: None, event, epoch };
+        let answers = self.inner.journal.file(vec![Filing::State(statement)], None).await?;
+        answers.into_iter().try_for_each(|a| a.map(|_| ()).map_err(Error::from))
+    }
+}
+
+fn signer(vault: &[u8; 16], seed: &Log) -> Result<LogSigner, Error> {
+    LogSigner::from_seed(origin(vault, FIRST_LOG)?, seed.secret()).map_err(|_| Error::internal())
+}
+
+fn wrapped(control: &Control, key: KeyId) -> Result<Wrapped, Error> {
+    let record = control.keys.iter().find(|k| k.id == key).ok_or_else(Error::internal)?;
+    let bytes = data_encoding::BASE64.decode(record.wrapped.as_bytes()).map_err(|_| Error::internal())?;
+    let check = data_encoding::HEXLOWER.decode(record.check.as_bytes()).map_err(|_| Error::internal())?;
+    Ok(Wrapped { bytes, check: check.try_into().map_err(|_| Error::internal())? })
+}
+
+fn founding_commit(store: &Arc<dyn Store>, batch: &crate::store::Batch) -> Result<(), Error> {
+    use crate::store::CommitError;
+    store.commit(batch).map_err(|e| match e {
+        CommitError::Guard | CommitError::Parts(_) => Error::Store(StoreError::Exists),
+        CommitError::Store(e) => Error::Store(e),
+    })
+}
+
+/// The change that a new vault's log begins with.
+pub(crate) const FOUNDED: ControlChange = ControlChange::Created;

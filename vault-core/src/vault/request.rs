@@ -1,0 +1,223 @@
+//! What comes in and what goes out: requests whose every field is already valid, and answers.
+
+use std::fmt;
+
+use crate::audit::{Minting, Receipt};
+use crate::error::Error;
+use crate::name::{ChannelName, FormatName, MerchantName};
+use crate::pan::{self, CardExpiry, MaskedPan, Pan};
+use crate::time::Timestamp;
+use crate::token::{Scheme, Token};
+use crate::words::{Initiator, Purpose, Show};
+
+/// The most items of one batch: one message stays below 1 MiB and one commit below a few milliseconds.
+pub const MAX_BATCH: usize = 1_000;
+
+/// The longest customer reference, session or client address, in bytes.
+pub const MAX_CONTEXT: usize = 128;
+
+/// A request's idempotency key: a UUID, unique per principal for 24 hours.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct RequestId(pub(crate) [u8; 16]);
+
+impl RequestId {
+    /// Parses the 36 characters of a UUID that is not nil (RFC 9562).
+    pub fn parse(text: &str) -> Result<Self, Error> {
+        let wrong = || Error::malformed("request_id", "must be a UUID of 36 characters, not nil");
+        let uuid = uuid::Uuid::try_parse(text).map_err(|_| wrong())?;
+        if text.len() != 36 || uuid.is_nil() { Err(wrong()) } else { Ok(Self(uuid.into_bytes())) }
+    }
+
+    /// A fresh random one (version 4).
+    pub fn random() -> Result<Self, Error> {
+        let bytes = crate::random::bytes()?;
+        Ok(Self(uuid::Builder::from_random_bytes(bytes).into_uuid().into_bytes()))
+    }
+}
+
+impl fmt::Display for RequestId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        uuid::Uuid::from_bytes(self.0).fmt(f)
+    }
+}
+
+/// What a checkout knows around a payment. Free text: a field that holds a card number is refused by name.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Context {
+    pub(crate) customer_reference: String,
+    pub(crate) session: String,
+    pub(crate) client_address: String,
+}
+
+impl Context {
+    /// Takes each field, empty where there is none, of at most 128 bytes without control characters.
+    pub fn new(customer_reference: &str, session: &str, client_address: &str) -> Result<Self, Error> {
+        free_text("context.customer_reference", customer_reference)?;
+        free_text("context.session", session)?;
+        free_text("context.client_address", client_address)?;
+        Ok(Self {
+            customer_reference: customer_reference.to_owned(),
+            session: session.to_owned(),
+            client_address: client_address.to_owned(),
+        })
+    }
+}
+
+fn free_text(field: &'static str, text: &str) -> Result<(), Error> {
+    if text.len() > MAX_CONTEXT || text.chars().any(char::is_control) {
+        return Err(Error::malformed(field, "must have at most 128 bytes and no control characters"));
+    }
+    if pan::holds_card_number(text) {
+        return Err(Error::malformed(field, "must not hold a card number; cards come in as card.plain.pan"));
+    }
+    Ok(())
+}
+
+/// What every request carries.
+#[derive(Clone)]
+pub struct Header {
+    /// The merchant; may be left out by a principal, which is of one merchant.
+    pub merchant: Option<MerchantName>,
+    /// The channel; may be left out by a principal that is bound to one.
+    pub channel: Option<ChannelName>,
+    /// The idempotency key.
+    pub request_id: RequestId,
+    /// What for.
+    pub purpose: Purpose,
+    /// Who began the payment.
+    pub initiator: Initiator,
+    /// What the checkout knows around it.
+    pub context: Context,
+    /// When to give up, if the change is not being written by then.
+    pub deadline: Option<Timestamp>,
+}
+
+impl Header {
+    /// A header with a fresh request id, no context and no deadline, for a principal bound to one channel.
+    pub fn new(purpose: Purpose, initiator: Initiator) -> Result<Self, Error> {
+        Ok(Self {
+            merchant: None,
+            channel: None,
+            request_id: RequestId::random()?,
+            purpose,
+            initiator,
+            context: Context::default(),
+            deadline: None,
+        })
+    }
+}
+
+/// A card to be swapped for a token.
+pub struct NewCard {
+    /// The card number.
+    pub pan: Pan,
+    /// The card's own expiry; a card past it is still a card.
+    pub card_expiry: Option<CardExpiry>,
+    /// How the token is made; the channel's own format if none is named.
+    pub format: Option<FormatName>,
+    /// Until when the token works; such a token is always a fresh one.
+    pub valid_until: Option<Timestamp>,
+    /// On which channels the token works; the format's default if empty.
+    pub channels: Vec<ChannelName>,
+}
+
+impl NewCard {
+    /// A card with nothing but its number: the channel's format, no expiry, no narrowing.
+    #[must_use]
+    pub fn new(pan: Pan) -> Self {
+        Self { pan, card_expiry: None, format: None, valid_until: None, channels: Vec::new() }
+    }
+}
+
+/// The answer to a tokenize.
+pub struct Tokenized {
+    /// The token.
+    pub token: Token,
+    /// What may be shown of the card number.
+    pub mask: MaskedPan,
+    /// The card network's id, such as `visa`; empty if no prefix matched.
+    pub network: String,
+    /// The card's expiry, as this request gave it.
+    pub card_expiry: Option<CardExpiry>,
+    /// Until when the token works.
+    pub valid_until: Option<Timestamp>,
+    /// Whether the token is new, if a rule lets this principal know.
+    pub minting: Option<Minting>,
+    /// Where it stands in the log.
+    pub receipt: Receipt,
+}
+
+/// How much of a card a detokenize gives.
+pub enum Revealed {
+    /// The card number.
+    Plain(Pan),
+    /// What may be shown of it.
+    Masked(MaskedPan),
+}
+
+/// The answer to a detokenize.
+pub struct Detokenized {
+    /// The card.
+    pub revealed: Revealed,
+    /// The card network's id; empty if no prefix matched.
+    pub network: String,
+    /// The card's expiry.
+    pub card_expiry: Option<CardExpiry>,
+    /// Where it stands in the log.
+    pub receipt: Receipt,
+}
+
+/// The answer to an inspect. There is no card number in it.
+pub struct Inspected {
+    /// What may be shown of the card number, as the rule says: masked, or last four.
+    pub mask: MaskedPan,
+    /// The card network's id; empty if no prefix matched.
+    pub network: String,
+    /// The card's expiry.
+    pub card_expiry: Option<CardExpiry>,
+    /// Until when the token works.
+    pub valid_until: Option<Timestamp>,
+    /// When the token was made.
+    pub made_at: Timestamp,
+    /// How the token was made, if its format is still in the policy.
+    pub scheme: Option<Scheme>,
+    /// On which of the merchant's channels the token works.
+    pub channels: Vec<ChannelName>,
+    /// Where it stands in the log.
+    pub receipt: Receipt,
+}
+
+/// Where a token is to stop working.
+#[derive(Clone, PartialEq, Eq)]
+pub enum Revocation {
+    /// On every channel: the card number is deleted, a tombstone stays.
+    Everywhere,
+    /// On one channel.
+    On(ChannelName),
+}
+
+/// The answer to a revoke.
+pub struct RevokedToken {
+    /// Whether the token works on no channel any more.
+    pub everywhere: bool,
+    /// Where it stands in the log.
+    pub receipt: Receipt,
+}
+
+/// How much of a card a detokenize asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reveal {
+    /// The card number.
+    Plain,
+    /// The mask.
+    Masked,
+}
+
+impl Reveal {
+    pub(crate) fn show(self) -> Show {
+        match self {
+            Self::Plain => Show::Full,
+            Self::Masked => Show::Masked,
+        }
+    }
+}
