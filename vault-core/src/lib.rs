@@ -1,5 +1,6 @@
 //! The payment token vault: swaps card numbers (PANs) for tokens, and gives them back only to who may have them.
 
+pub mod audit;
 pub mod codec;
 pub mod error;
 pub mod name;
@@ -9,3 +10,4 @@ pub mod rows;
 pub mod secret;
 pub mod store;
 pub mod time;
+pub mod words;
