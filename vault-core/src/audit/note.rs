@@ -273,6 +273,7 @@ pub(super) mod tests {
             (format!("{TEXT}\n{LINE}\u{2014} x AAAA\n"), Err(NoteError::Form)),
             (format!("{TEXT}\n{LINE}stray\n"), Err(NoteError::Form)),
             (format!("{TEXT}\r\n{LINE}"), Err(NoteError::Form)),
+            (peter().note("signed, but with a\ttab\n"), Err(NoteError::Form)),
             (format!("{TEXT}{LINE}"), Err(NoteError::Form)),
             (String::new(), Err(NoteError::Form)),
             ("\n\n".into(), Err(NoteError::Form)),

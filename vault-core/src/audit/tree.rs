@@ -734,6 +734,7 @@ mod tests {
         assert!(!extends(other, 300, edge.root(), 300, &[]));
         assert!(extends(Hash::of(b""), 0, edge.root(), 300, &[]));
         assert!(!extends(other, 0, edge.root(), 300, &[]));
+        assert!(!extends(Hash::of(b""), 0, edge.root(), 300, &[other]));
         assert!(!includes(edge.root(), MAX_SIZE + 1, 0, other, &[]));
     }
 
