@@ -1,0 +1,741 @@
+//! One line of the audit log: who did what to which record, when, and what came of it.
+//!
+//! A closed list of events, each of fixed fields. There is no free text, so nothing can be smuggled into the
+//! log: no card number, no token, no reason in prose (a reason is a word of a list, its details a sealed note
+//! named by hash). Records are named by [`Ref`]. The fields are those that PCI DSS 4.0.1 asks for in 10.2.2.
+//!
+//! Bytes, version 1: version u8, event u8, `at` u64 ms, `epoch` u64, principal (u8, then `e(name)` or 16
+//! bytes or nothing), `e(merchant)`, `e(channel)` (empty where there is none), then the event's fields in the
+//! order of its declaration. A word is its number in one byte; an optional word is zero where there is none.
+//! The form is canonical: what [`AuditEntry::decode`] takes is exactly what [`AuditEntry::encode`] gives.
+
+use std::fmt;
+
+use ring::digest::{SHA256, digest};
+use serde::{Serialize, Serializer};
+
+use super::tree::Hash;
+use crate::codec::{Reader, Torn, Writer};
+use crate::name::{ChannelName, MerchantName, PrincipalName};
+use crate::time::Timestamp;
+use crate::words::{Action, Initiator, KeyState, LockReason, Purpose, Ref, Refusal, Show};
+
+/// The version of the bytes, their first one.
+const VERSION: u8 = 1;
+
+/// The longest entry, in bytes: three names of 63 bytes and the largest event. A typical one is below 80.
+pub const MAX_ENTRY: usize = 320;
+
+/// One line of the log.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct AuditEntry {
+    /// When. Within one log it never runs backwards.
+    #[serde(serialize_with = "as_utc")]
+    pub at: Timestamp,
+    /// The version of Control that it was decided under. Within one log it never falls.
+    pub epoch: u64,
+    /// Who.
+    pub principal: Who,
+    /// For which merchant, where one is concerned.
+    pub merchant: Option<MerchantName>,
+    /// On which of its channels, where one is concerned.
+    pub channel: Option<ChannelName>,
+    /// What.
+    #[serde(flatten)]
+    pub event: Event,
+}
+
+/// Who did it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Who {
+    /// A principal that the policy names.
+    Listed(PrincipalName),
+    /// A certificate that the policy does not name: see [`Who::unlisted`].
+    Unlisted(#[serde(serialize_with = "as_hex")] [u8; 16]),
+    /// The vault itself: opening, closing, background work.
+    Vault,
+}
+
+impl Who {
+    /// A certificate that no rule names: SHA-256(`"pv1/unlisted" 0x00 e(authority) e(name)`) cut to 16 bytes,
+    /// since its name was chosen by a stranger and is not to stand in the log.
+    #[must_use]
+    pub fn unlisted(authority: &[u8], name: &[u8]) -> Self {
+        let named = Writer::default().fixed(b"pv1/unlisted\0").e(authority).e(name).done();
+        let mut cut = [0; 16];
+        cut.iter_mut().zip(digest(&SHA256, &named).as_ref()).for_each(|(to, from)| *to = *from);
+        Self::Unlisted(cut)
+    }
+}
+
+/// Whether a token was made for the request or was there already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Minting {
+    /// A new token.
+    Minted,
+    /// The token that this card already had.
+    Reused,
+}
+
+/// Where a token stops working.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RevokedOn {
+    /// Everywhere, for ever.
+    All,
+    /// On one channel.
+    One(ChannelName),
+}
+
+/// What happened.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum Event {
+    /// A card came in, a token went out.
+    Tokenized {
+        /// The record.
+        record: Ref,
+        /// New, or there already.
+        minting: Minting,
+        /// What for.
+        purpose: Purpose,
+        /// Who started the payment.
+        initiator: Initiator,
+        /// Whether this answers a request that was answered before.
+        redelivered: bool,
+    },
+    /// A card number, or a part of it, was about to go out. Stands on disk before it does.
+    Disclosed {
+        /// The record.
+        record: Ref,
+        /// What for.
+        purpose: Purpose,
+        /// Who started the payment.
+        initiator: Initiator,
+        /// How much of it.
+        show: Show,
+        /// Whether this answers a request that was answered before.
+        redelivered: bool,
+    },
+    /// What may be known of a card without its number was read.
+    Inspected {
+        /// The record.
+        record: Ref,
+        /// How much was shown; never full.
+        show: Show,
+    },
+    /// A token stopped working.
+    Revoked {
+        /// The record.
+        record: Ref,
+        /// Where.
+        channels: RevokedOn,
+    },
+    /// A request was refused.
+    Refused {
+        /// What was asked.
+        action: Action,
+        /// The record that was named, also where there is none of that name; none where no token was given or
+        /// read.
+        record: Option<Ref>,
+        /// The true reason.
+        why: Refusal,
+        /// What for, where it was said.
+        purpose: Option<Purpose>,
+        /// Who started the payment, where it was said.
+        initiator: Option<Initiator>,
+    },
+    /// Further refusals of one principal within a second, beyond those logged singly.
+    RefusalsCounted {
+        /// What was asked.
+        action: Action,
+        /// The true reason.
+        why: Refusal,
+        /// How many.
+        count: u32,
+        /// The first of them; the last is the entry's own time.
+        since: Timestamp,
+    },
+    /// Control has a new version.
+    ControlChanged {
+        /// The new version: the epoch from here on.
+        version: u64,
+        /// SHA-256 of the sealed document.
+        hash: Hash,
+        /// What was changed.
+        change: ControlChange,
+    },
+    /// An operator read keys, locks, policy or this log (PCI DSS 4.0.1, 10.2.1.3).
+    Consulted {
+        /// What was read.
+        action: Action,
+    },
+    /// The vault began to serve.
+    VaultOpened,
+    /// The vault stopped in good order. None in front of a [`Event::VaultOpened`] means that it did not.
+    VaultClosed,
+    /// The first entry of a log.
+    LogStarted {
+        /// The log's number.
+        log: u32,
+    },
+}
+
+/// What was changed in Control.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum ControlChange {
+    /// The vault was made.
+    Created,
+    /// A policy file replaced the policy.
+    PolicyApplied,
+    /// A key was made.
+    KeyAdded {
+        /// Its id.
+        key: u32,
+    },
+    /// A key changed its state.
+    KeyState {
+        /// Its id.
+        key: u32,
+        /// The state from here on.
+        state: KeyState,
+    },
+    /// A lock was put on.
+    LockSet {
+        /// Its id.
+        lock: u32,
+        /// Why.
+        reason: LockReason,
+        /// SHA-256 of the sealed note with the details, where there is one.
+        note: Option<Hash>,
+    },
+    /// A lock was taken off.
+    LockLifted {
+        /// Its id.
+        lock: u32,
+    },
+}
+
+impl AuditEntry {
+    /// The bytes that are hashed and stored.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        let mut w = Writer::with_capacity(96);
+        w.u8(VERSION).u8(self.event.id()).u64(self.at.0).u64(self.epoch);
+        match &self.principal {
+            Who::Listed(name) => w.u8(1).e(name.as_str().as_bytes()),
+            Who::Unlisted(hash) => w.u8(2).fixed(hash),
+            Who::Vault => w.u8(3),
+        };
+        w.e(self.merchant.as_ref().map_or("", MerchantName::as_str).as_bytes());
+        w.e(self.channel.as_ref().map_or("", ChannelName::as_str).as_bytes());
+        self.event.encode(&mut w);
+        w.done()
+    }
+
+    /// Reads the bytes back. Refused: another version, an unknown event or word, a name that is none, anything
+    /// cut or left over; and so, since every field is bounded, anything above [`MAX_ENTRY`].
+    pub fn decode(bytes: &[u8]) -> Result<Self, Torn> {
+        let mut r = Reader::new(bytes);
+        if r.u8()? != VERSION {
+            return Err(Torn);
+        }
+        let event = r.u8()?;
+        let (at, epoch) = (Timestamp(r.u64()?), r.u64()?);
+        let principal = match r.u8()? {
+            1 => Who::Listed(PrincipalName::parse(r.text()?).map_err(|_| Torn)?),
+            2 => Who::Unlisted(r.array()?),
+            3 => Who::Vault,
+            _ => return Err(Torn),
+        };
+        let merchant = optional(r.text()?).map(MerchantName::parse).transpose().map_err(|_| Torn)?;
+        let channel = optional(r.text()?).map(ChannelName::parse).transpose().map_err(|_| Torn)?;
+        let event = Event::decode(event, &mut r)?;
+        r.end()?;
+        Ok(Self { at, epoch, principal, merchant, channel, event })
+    }
+
+    /// The entry as one line for people: time, epoch, who, where, what. For machines there is its JSON.
+    #[must_use]
+    pub fn line(&self) -> String {
+        let who = match &self.principal {
+            Who::Listed(name) => name.to_string(),
+            Who::Unlisted(hash) => format!("unlisted:{}", data_encoding::HEXLOWER.encode(hash)),
+            Who::Vault => "vault".into(),
+        };
+        let merchant = self.merchant.as_ref().map_or("-", MerchantName::as_str);
+        let channel = self.channel.as_ref().map_or("-", ChannelName::as_str);
+        format!("{} epoch {} {who} {merchant}/{channel} {}", Utc(self.at), self.epoch, self.event.words())
+    }
+}
+
+impl Event {
+    fn id(&self) -> u8 {
+        match self {
+            Self::Tokenized { .. } => 1,
+            Self::Disclosed { .. } => 2,
+            Self::Inspected { .. } => 3,
+            Self::Revoked { .. } => 4,
+            Self::Refused { .. } => 32,
+            Self::RefusalsCounted { .. } => 33,
+            Self::ControlChanged { .. } => 64,
+            Self::Consulted { .. } => 65,
+            Self::VaultOpened => 96,
+            Self::VaultClosed => 97,
+            Self::LogStarted { .. } => 98,
+        }
+    }
+
+    fn encode(&self, w: &mut Writer) {
+        match self {
+            Self::Tokenized { record, minting, purpose, initiator, redelivered } => {
+                w.fixed(&record.0).u8(match minting {
+                    Minting::Minted => 1,
+                    Minting::Reused => 2,
+                });
+                w.u8(purpose.id()).u8(initiator.id()).u8((*redelivered).into())
+            }
+            Self::Disclosed { record, purpose, initiator, show, redelivered } => {
+                w.fixed(&record.0).u8(purpose.id()).u8(initiator.id()).u8(show.id()).u8((*redelivered).into())
+            }
+            Self::Inspected { record, show } => w.fixed(&record.0).u8(show.id()),
+            Self::Revoked { record, channels } => match channels {
+                RevokedOn::All => w.fixed(&record.0).u8(1),
+                RevokedOn::One(channel) => w.fixed(&record.0).u8(2).e(channel.as_str().as_bytes()),
+            },
+            Self::Refused { action, record, why, purpose, initiator } => {
+                w.u8(action.id());
+                match record {
+                    Some(record) => w.u8(1).fixed(&record.0),
+                    None => w.u8(0),
+                };
+                w.u8(why.id()).u8(purpose.map_or(0, Purpose::id)).u8(initiator.map_or(0, Initiator::id))
+            }
+            Self::RefusalsCounted { action, why, count, since } => {
+                w.u8(action.id()).u8(why.id()).u32(*count).u64(since.0)
+            }
+            Self::ControlChanged { version, hash, change } => {
+                w.u64(*version).fixed(&hash.0);
+                change.encode(w)
+            }
+            Self::Consulted { action } => w.u8(action.id()),
+            Self::VaultOpened | Self::VaultClosed => w,
+            Self::LogStarted { log } => w.u32(*log),
+        };
+    }
+
+    fn decode(id: u8, r: &mut Reader<'_>) -> Result<Self, Torn> {
+        Ok(match id {
+            1 => Self::Tokenized {
+                record: Ref(r.array()?),
+                minting: match r.u8()? {
+                    1 => Minting::Minted,
+                    2 => Minting::Reused,
+                    _ => return Err(Torn),
+                },
+                purpose: word(r, Purpose::from_id)?,
+                initiator: word(r, Initiator::from_id)?,
+                redelivered: flag(r)?,
+            },
+            2 => Self::Disclosed {
+                record: Ref(r.array()?),
+                purpose: word(r, Purpose::from_id)?,
+                initiator: word(r, Initiator::from_id)?,
+                show: word(r, Show::from_id)?,
+                redelivered: flag(r)?,
+            },
+            3 => Self::Inspected { record: Ref(r.array()?), show: word(r, Show::from_id)? },
+            4 => Self::Revoked {
+                record: Ref(r.array()?),
+                channels: match r.u8()? {
+                    1 => RevokedOn::All,
+                    2 => RevokedOn::One(ChannelName::parse(r.text()?).map_err(|_| Torn)?),
+                    _ => return Err(Torn),
+                },
+            },
+            32 => Self::Refused {
+                action: word(r, Action::from_id)?,
+                record: if flag(r)? { Some(Ref(r.array()?)) } else { None },
+                why: word(r, Refusal::from_id)?,
+                purpose: optional_word(r, Purpose::from_id)?,
+                initiator: optional_word(r, Initiator::from_id)?,
+            },
+            33 => Self::RefusalsCounted {
+                action: word(r, Action::from_id)?,
+                why: word(r, Refusal::from_id)?,
+                count: r.u32()?,
+                since: Timestamp(r.u64()?),
+            },
+            64 => Self::ControlChanged {
+                version: r.u64()?,
+                hash: Hash(r.array()?),
+                change: ControlChange::decode(r)?,
+            },
+            65 => Self::Consulted { action: word(r, Action::from_id)? },
+            96 => Self::VaultOpened,
+            97 => Self::VaultClosed,
+            98 => Self::LogStarted { log: r.u32()? },
+            _ => return Err(Torn),
+        })
+    }
+
+    fn words(&self) -> String {
+        match self {
+            Self::Tokenized { record, minting, purpose, initiator, redelivered } => {
+                let minting = match minting {
+                    Minting::Minted => "minted",
+                    Minting::Reused => "reused",
+                };
+                format!("tokenized {record} {minting} for {purpose} by {initiator}{}", again(*redelivered))
+            }
+            Self::Disclosed { record, purpose, initiator, show, redelivered } => {
+                format!("disclosed {record} {show} for {purpose} by {initiator}{}", again(*redelivered))
+            }
+            Self::Inspected { record, show } => format!("inspected {record} {show}"),
+            Self::Revoked { record, channels } => match channels {
+                RevokedOn::All => format!("revoked {record} on all channels"),
+                RevokedOn::One(channel) => format!("revoked {record} on channel {channel}"),
+            },
+            Self::Refused { action, record, why, purpose, initiator } => {
+                let record = record.map_or_else(String::new, |r| format!(" {r}"));
+                let purpose = purpose.map_or_else(String::new, |p| format!(" for {p}"));
+                let initiator = initiator.map_or_else(String::new, |i| format!(" by {i}"));
+                format!("refused {action}{record}{purpose}{initiator}: {why}")
+            }
+            Self::RefusalsCounted { action, why, count, since } => {
+                format!("refused {action} {count} more times since {}: {why}", Utc(*since))
+            }
+            Self::ControlChanged { version, hash, change } => {
+                format!("changed control to version {version} ({hash}): {}", change.words())
+            }
+            Self::Consulted { action } => format!("did {action}"),
+            Self::VaultOpened => "opened the vault".into(),
+            Self::VaultClosed => "closed the vault".into(),
+            Self::LogStarted { log } => format!("started log {log}"),
+        }
+    }
+}
+
+impl ControlChange {
+    fn encode<'w>(&self, w: &'w mut Writer) -> &'w mut Writer {
+        match self {
+            Self::Created => w.u8(1),
+            Self::PolicyApplied => w.u8(2),
+            Self::KeyAdded { key } => w.u8(3).u32(*key),
+            Self::KeyState { key, state } => w.u8(4).u32(*key).u8(state.id()),
+            Self::LockSet { lock, reason, note } => {
+                w.u8(5).u32(*lock).u8(reason.id());
+                match note {
+                    Some(hash) => w.u8(1).fixed(&hash.0),
+                    None => w.u8(0),
+                }
+            }
+            Self::LockLifted { lock } => w.u8(6).u32(*lock),
+        }
+    }
+
+    fn decode(r: &mut Reader<'_>) -> Result<Self, Torn> {
+        Ok(match r.u8()? {
+            1 => Self::Created,
+            2 => Self::PolicyApplied,
+            3 => Self::KeyAdded { key: r.u32()? },
+            4 => Self::KeyState { key: r.u32()?, state: word(r, KeyState::from_id)? },
+            5 => Self::LockSet {
+                lock: r.u32()?,
+                reason: word(r, LockReason::from_id)?,
+                note: if flag(r)? { Some(Hash(r.array()?)) } else { None },
+            },
+            6 => Self::LockLifted { lock: r.u32()? },
+            _ => return Err(Torn),
+        })
+    }
+
+    fn words(&self) -> String {
+        match self {
+            Self::Created => "vault created".into(),
+            Self::PolicyApplied => "policy applied".into(),
+            Self::KeyAdded { key } => format!("key {key} added"),
+            Self::KeyState { key, state } => format!("key {key} is {state}"),
+            Self::LockSet { lock, reason, note } => {
+                let note = note.map_or_else(String::new, |hash| format!(", note {hash}"));
+                format!("lock {lock} set for {reason}{note}")
+            }
+            Self::LockLifted { lock } => format!("lock {lock} lifted"),
+        }
+    }
+}
+
+fn word<W>(r: &mut Reader<'_>, from_id: fn(u8) -> Option<W>) -> Result<W, Torn> {
+    from_id(r.u8()?).ok_or(Torn)
+}
+
+fn optional_word<W>(r: &mut Reader<'_>, from_id: fn(u8) -> Option<W>) -> Result<Option<W>, Torn> {
+    match r.u8()? {
+        0 => Ok(None),
+        id => from_id(id).map(Some).ok_or(Torn),
+    }
+}
+
+fn flag(r: &mut Reader<'_>) -> Result<bool, Torn> {
+    match r.u8()? {
+        0 => Ok(false),
+        1 => Ok(true),
+        _ => Err(Torn),
+    }
+}
+
+fn optional(text: &str) -> Option<&str> {
+    (!text.is_empty()).then_some(text)
+}
+
+fn again(redelivered: bool) -> &'static str {
+    if redelivered { ", again" } else { "" }
+}
+
+fn as_hex<S: Serializer>(bytes: &[u8; 16], to: S) -> Result<S::Ok, S::Error> {
+    to.serialize_str(&data_encoding::HEXLOWER.encode(bytes))
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde asks for a reference")]
+fn as_utc<S: Serializer>(at: &Timestamp, to: S) -> Result<S::Ok, S::Error> {
+    to.collect_str(&Utc(*at))
+}
+
+/// A moment as RFC 3339 shows it, in UTC with milliseconds.
+struct Utc(Timestamp);
+
+impl fmt::Display for Utc {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ms = self.0.0;
+        let (year, month, day) = civil(ms / 86_400_000);
+        let (hour, minute, second) = (ms / 3_600_000 % 24, ms / 60_000 % 60, ms / 1_000 % 60);
+        write!(f, "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{:03}Z", ms % 1_000)
+    }
+}
+
+/// Year, month and day of the proleptic Gregorian calendar, `days` after 1970-01-01. Years are counted from
+/// March, so that the leap day comes last and months have a regular length (153 days per five of them).
+fn civil(days: u64) -> (u64, u64, u64) {
+    let days = days + 719_468; // from 0000-03-01
+    let (era, day_of_era) = (days / 146_097, days % 146_097); // 400 years
+    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let from_march = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * from_march + 2) / 5 + 1;
+    let month = if from_march < 10 { from_march + 3 } else { from_march - 9 };
+    (400 * era + year_of_era + u64::from(month < 3), month, day)
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    pub(in crate::audit) fn disclosed(at: u64, epoch: u64) -> AuditEntry {
+        AuditEntry {
+            at: Timestamp(at),
+            epoch,
+            principal: Who::Listed(PrincipalName::parse("payment-gateway").unwrap()),
+            merchant: Some(MerchantName::parse("acme").unwrap()),
+            channel: Some(ChannelName::parse("web-shop").unwrap()),
+            event: Event::Disclosed {
+                record: Ref([0xab; 16]),
+                purpose: Purpose::Authorization,
+                initiator: Initiator::Cardholder,
+                show: Show::Full,
+                redelivered: false,
+            },
+        }
+    }
+
+    fn every_event() -> Vec<Event> {
+        let record = Ref([7; 16]);
+        let (purpose, initiator) = (Purpose::Export, Initiator::Merchant);
+        let changed = |change| Event::ControlChanged { version: 9, hash: Hash([3; 32]), change };
+        vec![
+            Event::Tokenized { record, minting: Minting::Minted, purpose, initiator, redelivered: false },
+            Event::Tokenized { record, minting: Minting::Reused, purpose, initiator, redelivered: true },
+            Event::Disclosed { record, purpose, initiator, show: Show::Masked, redelivered: true },
+            Event::Inspected { record, show: Show::LastFour },
+            Event::Revoked { record, channels: RevokedOn::All },
+            Event::Revoked { record, channels: RevokedOn::One(ChannelName::parse(&"c".repeat(63)).unwrap()) },
+            Event::Refused {
+                action: Action::Detokenize,
+                record: Some(record),
+                why: Refusal::Foreign,
+                purpose: Some(purpose),
+                initiator: Some(initiator),
+            },
+            Event::Refused {
+                action: Action::SetLock,
+                record: None,
+                why: Refusal::UnlistedPrincipal,
+                purpose: None,
+                initiator: None,
+            },
+            Event::RefusalsCounted {
+                action: Action::Tokenize,
+                why: Refusal::GuessBudgetSpent,
+                count: 1_000,
+                since: Timestamp(1_790_000_000_000),
+            },
+            changed(ControlChange::Created),
+            changed(ControlChange::PolicyApplied),
+            changed(ControlChange::KeyAdded { key: 5 }),
+            changed(ControlChange::KeyState { key: 5, state: KeyState::Compromised }),
+            changed(ControlChange::LockSet { lock: 2, reason: LockReason::Drill, note: Some(Hash([1; 32])) }),
+            changed(ControlChange::LockSet { lock: 2, reason: LockReason::Fraud, note: None }),
+            changed(ControlChange::LockLifted { lock: 2 }),
+            Event::Consulted { action: Action::ReadAudit },
+            Event::VaultOpened,
+            Event::VaultClosed,
+            Event::LogStarted { log: 1 },
+        ]
+    }
+
+    /// Every event by every kind of principal, once with the longest names and once with none.
+    fn every_entry() -> Vec<AuditEntry> {
+        let long = "n".repeat(63);
+        let listed = Who::Listed(PrincipalName::parse(&long).unwrap());
+        let mut entries = Vec::new();
+        for event in every_event() {
+            for principal in [listed.clone(), Who::Unlisted([9; 16]), Who::Vault] {
+                for named in [true, false] {
+                    entries.push(AuditEntry {
+                        at: Timestamp(1_790_000_000_123),
+                        epoch: 4,
+                        principal: principal.clone(),
+                        merchant: named.then(|| MerchantName::parse(&long).unwrap()),
+                        channel: named.then(|| ChannelName::parse(&long).unwrap()),
+                        event: event.clone(),
+                    });
+                }
+            }
+        }
+        entries
+    }
+
+    #[test]
+    fn every_entry_reads_back_and_every_cut_of_it_is_torn() {
+        for entry in every_entry() {
+            let bytes = entry.encode();
+            assert!(bytes.len() <= MAX_ENTRY, "{} bytes: {entry:?}", bytes.len());
+            assert_eq!(AuditEntry::decode(&bytes), Ok(entry.clone()));
+            for cut in 0..bytes.len() {
+                assert_eq!(AuditEntry::decode(&bytes[..cut]), Err(Torn), "{entry:?} cut at {cut}");
+            }
+            assert_eq!(AuditEntry::decode(&[&bytes[..], &[0]].concat()), Err(Torn));
+        }
+    }
+
+    #[test]
+    fn an_entry_has_the_bytes_that_the_format_says() {
+        let bytes = disclosed(0x0102, 0x03).encode();
+        let expected = [
+            &[1, 2][..],               // version, event
+            &[0, 0, 0, 0, 0, 0, 1, 2], // at
+            &[0, 0, 0, 0, 0, 0, 0, 3], // epoch
+            &[1, 0, 15],               // listed
+            b"payment-gateway\0\x04acme\0\x08web-shop",
+            &[0xab; 16],   // record
+            &[1, 1, 4, 0], // authorization, cardholder, full, first delivery
+        ]
+        .concat();
+        assert_eq!(bytes, expected);
+    }
+
+    #[test]
+    fn a_typical_entry_is_small() {
+        let sizes: Vec<(&str, usize)> = every_event()
+            .into_iter()
+            .zip(["tokenized", "", "disclosed", "inspected", "revoked", "", "refused"])
+            .filter(|(_, name)| !name.is_empty())
+            .map(|(event, name)| {
+                (name, AuditEntry { event, ..disclosed(1_790_000_000_123, 12) }.encode().len())
+            })
+            .collect();
+        assert_eq!(
+            sizes,
+            [("tokenized", 72), ("disclosed", 72), ("inspected", 69), ("revoked", 69), ("refused", 73)]
+        );
+        let longest = every_entry().iter().map(|entry| entry.encode().len()).max();
+        assert_eq!(longest, Some(296));
+    }
+
+    #[test]
+    fn a_line_for_people_and_one_for_machines_say_the_same() {
+        let entry = disclosed(1_790_000_000_123, 12);
+        assert_eq!(
+            entry.line(),
+            "2026-09-21T14:13:20.123Z epoch 12 payment-gateway acme/web-shop disclosed \
+             abababababababababababababababab full for authorization by cardholder"
+        );
+        let json = serde_json::to_value(&entry).unwrap();
+        assert_eq!(
+            json,
+            serde_json::json!({
+                "at": "2026-09-21T14:13:20.123Z", "epoch": 12, "principal": {"listed": "payment-gateway"},
+                "merchant": "acme", "channel": "web-shop", "event": "disclosed",
+                "record": "abababababababababababababababab", "purpose": "authorization",
+                "initiator": "cardholder", "show": "full", "redelivered": false,
+            })
+        );
+        for entry in every_entry() {
+            assert!(serde_json::to_string(&entry).is_ok(), "{entry:?}");
+            assert!(!entry.line().contains('\n'));
+        }
+    }
+
+    #[test]
+    fn days_are_told_as_the_calendar_tells_them() {
+        for (ms, told) in [
+            (0, "1970-01-01T00:00:00.000Z"),
+            (951_782_399_999, "2000-02-28T23:59:59.999Z"),
+            (951_782_400_000, "2000-02-29T00:00:00.000Z"),
+            (951_868_800_000, "2000-03-01T00:00:00.000Z"),
+            (1_709_164_800_000, "2024-02-29T00:00:00.000Z"),
+            (4_107_542_400_000, "2100-03-01T00:00:00.000Z"),
+            (253_402_300_799_999, "9999-12-31T23:59:59.999Z"),
+        ] {
+            assert_eq!(Utc(Timestamp(ms)).to_string(), told);
+        }
+        assert!(!Utc(Timestamp(u64::MAX)).to_string().is_empty());
+    }
+
+    #[test]
+    fn a_stranger_is_named_by_a_hash_of_authority_and_name() {
+        assert_eq!(Who::unlisted(b"ca", b"name"), Who::unlisted(b"ca", b"name"));
+        assert_ne!(Who::unlisted(b"ca", b"name"), Who::unlisted(b"can", b"ame"));
+    }
+
+    #[test]
+    fn an_entry_with_a_byte_changed_is_another_entry_or_none() {
+        for entry in every_entry() {
+            let bytes = entry.encode();
+            for at in 0..bytes.len() {
+                for to in [0, 1, 2, 3, b'a', 0xff] {
+                    let mut changed = bytes.clone();
+                    changed[at] = to;
+                    if let Ok(read) = AuditEntry::decode(&changed) {
+                        assert_eq!(read.encode(), changed, "{entry:?} with {to} at {at}");
+                    }
+                }
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn noise_is_no_entry_or_a_canonical_one(noise in prop::collection::vec(any::<u8>(), 0..340)) {
+            let noise = [&[VERSION, 2][..], &noise].concat();
+            if let Ok(entry) = AuditEntry::decode(&noise) {
+                prop_assert!(noise.len() <= MAX_ENTRY);
+                prop_assert_eq!(entry.encode(), noise);
+            }
+        }
+    }
+}
