@@ -3,6 +3,12 @@
 //! It refuses to show a card: no `Debug` of any message prints one, and a [`PlainCard`](v1::PlainCard) is wiped when it
 //! is dropped. It knows nothing of the vault behind it, and checks no field: that is the server's door.
 
+use std::fmt;
+
+use zeroize::{Zeroize as _, Zeroizing};
+
+#[cfg(test)]
+mod contract;
 pub mod status;
 
 /// Package `vault.v1`. Released messages keep their fields, numbers and meaning for good; later releases only add.
@@ -24,10 +30,6 @@ pub use tonic_types::pb::Status as RpcStatus;
 /// The contract as an encoded `google.protobuf.FileDescriptorSet`, with comments and everything it imports: what
 /// server reflection serves.
 pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/vault.v1.binpb"));
-
-use std::fmt;
-
-use zeroize::{Zeroize as _, Zeroizing};
 
 impl v1::PlainCard {
     /// A card to send. `pan` is in ASCII, as the contract says; it is not checked here.

@@ -223,7 +223,8 @@ impl From<Failure> for RpcStatus {
     fn from(failure: Failure) -> Self {
         let (code, message) = (i32::from(failure.code), failure.message.clone());
         let carrier = Status::from(failure);
-        let details = <Self as prost::Message>::decode(carrier.details()).map_or_else(|_| Vec::new(), |s| s.details);
+        let details =
+            <Self as prost::Message>::decode(carrier.details()).map_or_else(|_| Vec::new(), |s| s.details);
         Self { code, message, details }
     }
 }
@@ -285,7 +286,8 @@ mod tests {
 
     #[test]
     fn every_reason_stands_in_the_contracts_tables_with_its_code() {
-        let contract = concat!(include_str!("../vault/v1/vault.proto"), include_str!("../vault/v1/admin.proto"));
+        let contract =
+            concat!(include_str!("../vault/v1/vault.proto"), include_str!("../vault/v1/admin.proto"));
         for reason in Reason::ALL {
             let code = format!("{:?}", reason.code()).chars().fold(String::new(), |mut text, c| {
                 if c.is_uppercase() && !text.is_empty() {
