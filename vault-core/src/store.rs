@@ -3,10 +3,26 @@
 //! A store never sees a card. It keeps a sorted map from key to value (both byte strings), answers reads from a
 //! consistent snapshot, and applies a [`Batch`] whole or not at all. When [`Store::commit`] returns `Ok`, the batch is
 //! on disk: it survives the death of the process and of the machine at any later instant.
+//!
+//! What it refuses: a batch over its bounds, a commit after a failed flush, and a disk with too little room left.
+//! The engines: [`memory`] (gone with the process), [`redb`] (the default) and [`sled`]; [`folder`] makes and opens
+//! the two that are on disk.
+
+pub mod folder;
+pub mod memory;
+pub mod redb;
+pub mod sled;
+
+#[cfg(any(test, feature = "testing"))]
+pub mod contract;
+
+mod settle;
 
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
+
+pub use folder::{Engine, Options, create, open};
 
 /// The longest key that an engine must take, in bytes.
 pub const MAX_KEY: usize = 64;
@@ -93,7 +109,8 @@ pub enum CommitError {
     Parts(Vec<usize>),
     /// The engine failed. After [`StoreError::Io`], [`StoreError::Corrupt`] or [`StoreError::Away`] the batch may or
     /// may not be on disk, and the engine refuses all further commits until it is opened anew: a failed flush is never
-    /// tried again as if it had worked.
+    /// tried again as if it had worked. [`StoreError::Full`] and [`StoreError::TooLarge`] are told before anything is
+    /// written: nothing was changed and the engine goes on.
     Store(StoreError),
 }
 
@@ -132,11 +149,13 @@ impl fmt::Display for StoreError {
                 f,
                 "the store has format {found}, this release knows up to {known}; use the newer release"
             ),
-            Self::Corrupt => {
-                f.write_str("the store's file is damaged or is no store; restore it from a backup, keep the damaged copy")
-            }
+            Self::Corrupt => f.write_str(
+                "the store's file is damaged or is no store; restore it from a backup, keep the damaged copy",
+            ),
             Self::Full => f.write_str("the disk is full; nothing was changed; make room and try again"),
-            Self::Forbidden => f.write_str("no permission for the store's folder or file; check owner and mode"),
+            Self::Forbidden => {
+                f.write_str("no permission for the store's folder or file; check owner and mode")
+            }
             Self::Io(code) => {
                 write!(f, "the disk reported error {code}; check the disk, then start the vault again")
             }
@@ -154,20 +173,32 @@ pub type Reading<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + S
 /// A sorted, durable map of bytes.
 ///
 /// The contract, enforced for every engine by `store::contract` (run by each engine's tests):
-/// - `get` answers all its keys from one snapshot, in the order asked, and sees every batch whose commit returned.
-/// - `scan` gives rows whose key starts with `prefix` and is greater than `after`, ascending, at most `limit`.
+/// - `get` answers all its keys from one snapshot, in the order asked, and sees every batch whose commit returned. It
+///   may already see one, whole, whose commit is about to return.
+/// - `scan` gives rows whose key starts with `prefix` and is greater than `after`, ascending, at most `limit`, from one
+///   snapshot per page.
 /// - `commit` applies all of a batch or nothing, in order, and returns `Ok` only once it is on disk.
-/// - An engine that failed a flush refuses further commits.
+/// - An engine that failed a flush answers [`StoreError::Away`] to every later commit and read: what it holds in memory
+///   may not be what is on disk.
 pub trait Store: Send + Sync + 'static {
     /// The values of `keys`, in the same order, from one snapshot.
     fn get<'a>(&'a self, keys: &'a [Key]) -> Reading<'a, Vec<Option<Value>>>;
 
     /// A page of rows: those under `prefix`, after the key `after` if one is given, ascending. `limit` is at most
     /// [`MAX_SCAN`]; more is cut to it.
-    fn scan<'a>(&'a self, prefix: &'a [u8], after: Option<&'a [u8]>, limit: usize) -> Reading<'a, Vec<(Key, Value)>>;
+    fn scan<'a>(
+        &'a self,
+        prefix: &'a [u8],
+        after: Option<&'a [u8]>,
+        limit: usize,
+    ) -> Reading<'a, Vec<(Key, Value)>>;
 
-    /// Applies `batch` and makes it durable. Blocks the calling thread: only the journal's own thread calls it.
+    /// Applies `batch` and makes it durable. Blocks the calling thread: only the journal's own thread calls it. A batch
+    /// that changes nothing is judged like any other, and writes nothing.
     fn commit(&self, batch: &Batch) -> Result<(), CommitError>;
+
+    /// How many commits reached the disk since the store was opened: one each, however many parts it had.
+    fn commits(&self) -> u64;
 
     /// The engine's name as it stands in a configuration: `memory`, `redb`, `sled`.
     fn engine(&self) -> &'static str;
