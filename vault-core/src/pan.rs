@@ -433,8 +433,9 @@ impl CardExpiry {
     pub fn parse(text: &str) -> Result<Self, ExpiryError> {
         let (century, year, month) = match (text.split_once('/'), text.split_once('-')) {
             (Some((month, year)), None) if month.len() == 2 && year.len() == 2 => (2000, year, month),
-            (Some((month, year)), None) if month.len() == 2 && year.len() == 4 => (0, year, month),
-            (None, Some((year, month))) if month.len() == 2 && year.len() == 4 => (0, year, month),
+            (Some((month, year)), None) | (None, Some((year, month))) if month.len() == 2 && year.len() == 4 => {
+                (0, year, month)
+            }
             _ => return Err(ExpiryError::Text),
         };
         let month = u8::try_from(number(month)?).map_err(|_| ExpiryError::Month)?;
