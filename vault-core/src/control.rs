@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::codec::{Reader, Torn, Writer};
 use crate::custody::{CustodyBlock, Custodian};
 use crate::envelope::{
-    self, Adm, Ctl, Dek, Fpk, Fpr, Idm, Idx, Kek, KeyId, KeyKind, KeyMaterial, KeyName, KeyState, Log, Rcv, Ref, Root,
+    self, Adm, Ctl, Dek, Fpk, Fpr, Idm, Idx, Kek, KeyId, KeyKind, KeyMaterial, KeyName, Log, Rcv, Ref, Root,
     Trk, Wrapped, Wraps, ctx,
 };
 use crate::error::Error;
@@ -23,6 +23,7 @@ use crate::record::{ChannelId, FormatId, MerchantId};
 use crate::rows;
 use crate::store::{Expect, Key, Write};
 use crate::time::Timestamp;
+use crate::words::{KeyState, LockReason};
 
 /// Version of the header row's and of Control's format.
 const FORMAT: u16 = 1;
@@ -147,7 +148,7 @@ pub struct Lock {
     /// By whom.
     pub by: PrincipalName,
     /// Why.
-    pub reason: crate::audit::LockReason,
+    pub reason: LockReason,
 }
 
 /// A log's line in Control.
@@ -471,7 +472,7 @@ impl Control {
         &mut self,
         target: LockTarget,
         by: PrincipalName,
-        reason: crate::audit::LockReason,
+        reason: LockReason,
         now: Timestamp,
     ) -> Result<u32, Error> {
         self.check_target(&target)?;

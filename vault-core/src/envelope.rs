@@ -97,44 +97,6 @@ impl KeyKind {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct KeyId(pub u32);
 
-/// Where a key is in its life (SP 800-57 Part 1, section 7).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum KeyState {
-    /// Protects new data and opens old.
-    Active = 1,
-    /// Opens old data only.
-    Deactivated = 2,
-    /// Known or suspected to be known to others: opens old data only, and that data moves to another key first of all.
-    Compromised = 3,
-    /// Gone. Its name stays, so that the log can be read.
-    Destroyed = 4,
-}
-
-impl KeyState {
-    /// The state's name, lower case.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Active => "active",
-            Self::Deactivated => "deactivated",
-            Self::Compromised => "compromised",
-            Self::Destroyed => "destroyed",
-        }
-    }
-
-    /// The number that stands for it on disk.
-    #[must_use]
-    pub fn id(self) -> u8 {
-        match self {
-            Self::Active => 1,
-            Self::Deactivated => 2,
-            Self::Compromised => 3,
-            Self::Destroyed => 4,
-        }
-    }
-}
-
 /// Which key this is: what a wrap is bound to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KeyName<'a> {

@@ -13,16 +13,17 @@ use std::thread::JoinHandle;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
-use crate::audit::{
-    self, AuditEntry, Checkpoint, ControlChange, Edge, Event, Hash, LogSigner, Receipt, SignedCheckpoint, Who,
-    checkpoint, tree,
-};
+use crate::audit::checkpoint::{self, Checkpoint, SignedCheckpoint};
+use crate::audit::entry::{AuditEntry, ControlChange, Event, Who};
+use crate::audit::note::LogSigner;
+use crate::audit::receipt::Receipt;
+use crate::audit::tree::{self, Edge, Hash};
 use crate::control::Epoch;
 use crate::error::Error;
 use crate::name::MerchantName;
 use crate::policy::{Denial, Permit, Statement};
 use crate::record::SealedRecord;
-use crate::store::{Batch, CommitError, Expect, Part, Store, StoreError, Write};
+use crate::store::{Batch, CommitError, Expect, Key, Part, Store, StoreError, Write};
 use crate::time::{Clock, Timestamp};
 use crate::words::{Action, Refusal, Show};
 
@@ -59,7 +60,7 @@ pub(crate) enum Filing {
     /// A refusal.
     Refuse(Denial),
     /// What the vault or an operator did.
-    State(Statement),
+    State(Statement, Part),
 }
 
 /// What was written down.
@@ -242,7 +243,7 @@ impl Pending {
             Filing::Refuse(denial) => {
                 Self { statement: denial.into_statement(), part: Part::default(), sealed: None, place }
             }
-            Filing::State(statement) => Self { statement, part: Part::default(), sealed: None, place },
+            Filing::State(statement, part) => Self { statement, part, sealed: None, place },
         }
     }
 }
@@ -571,10 +572,36 @@ pub(crate) async fn end_of(
     epoch: &Epoch,
 ) -> Result<(Edge, SignedCheckpoint), Error> {
     let damaged = || Error::Store(StoreError::Corrupt);
-    let opened = audit::open(store, log, signer.verifier()).await.map_err(|_| damaged())?.ok_or_else(damaged)?;
+    let opened = crate::audit::open(store, log, signer.verifier()).await.map_err(|_| damaged())?.ok_or_else(damaged)?;
     let said = opened.head.checkpoint();
     if said.epoch != epoch.version || said.control != Hash(epoch.hash) {
         return Err(damaged());
     }
     Ok((opened.edge, opened.head))
+}
+
+/// The batch that a vault begins with: its rows, the first two entries and the first checkpoint. It expects that there
+/// is none yet.
+pub(crate) fn found(log: u32, signer: &LogSigner, epoch: &Epoch, absent: Key, writes: Vec<Write>, now: Timestamp) -> Batch {
+    let mut lines = Lines::new(log, 0);
+    let mut part = Part { expects: Vec::new(), writes };
+    let change = ControlChange::Created;
+    let changed = Event::ControlChanged { version: epoch.version, hash: Hash(epoch.hash), change };
+    for event in [Event::LogStarted { log }, changed] {
+        let entry =
+            AuditEntry { at: now, epoch: epoch.version, principal: Who::Vault, merchant: None, channel: None, event };
+        lines.add(&entry, &mut part);
+    }
+    let (edge, mut head) = Edge::empty(log).with(&lines.leaves);
+    let signed = Checkpoint {
+        size: edge.size(),
+        root: edge.root(),
+        epoch: epoch.version,
+        control: Hash(epoch.hash),
+        time: now,
+    }
+    .sign(signer);
+    head.push(signed.write(log));
+    let guard = vec![Expect::Absent(absent), Expect::Absent(checkpoint::head_key(log))];
+    Batch { guard, parts: vec![part], head }
 }

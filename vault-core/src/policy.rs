@@ -11,14 +11,11 @@ mod table;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use ring::digest;
-
 pub use table::{
     Authority, Channel, ChannelKind, Effect, Format, MAX_POLICY, MAX_ROWS, Merchant, Operator, Policy, Principal, Rule,
 };
 
-use crate::audit::{Event, Minting, Ref, Refusal, Who};
-use crate::codec::Writer;
+use crate::audit::entry::{Event, Minting, RevokedOn, Who};
 use crate::control::{Control, Lock, LockTarget};
 use crate::error::Error;
 use crate::name::{ChannelName, FormatName, MerchantName, PrincipalName};
@@ -26,7 +23,7 @@ use crate::pan::MAX_DIGITS;
 use crate::record::{Card, ChannelId, FormatId, MerchantId};
 use crate::time::Timestamp;
 use crate::token::{Keep, TokenFormat};
-use crate::words::{Action, Initiator, Purpose, Show};
+use crate::words::{Action, Initiator, Purpose, Ref, Refusal, Show};
 
 /// Rules are looked up by hash, so each is spread over what it names; a policy that would spread further is refused.
 const MAX_SPREAD: usize = 4_000_000;
@@ -141,12 +138,12 @@ impl Admitted {
         self.rules.iter().filter(|g| g.effect == Effect::Allow && g.covers(self.purpose))
     }
 
-    /// The most that any rule for this purpose shows; `None` if none allows it or one denies it.
-    fn most_shown(&self) -> Option<Show> {
+    /// The most that any rule for this purpose shows, or why none does.
+    fn most_shown(&self) -> Result<Show, Refusal> {
         if self.rules.iter().any(|g| g.effect == Effect::Deny && g.covers(self.purpose)) {
-            return None;
+            return Err(Refusal::DeniedByRule);
         }
-        self.allowing().map(|g| g.show).max_by_key(|s| s.rank())
+        self.allowing().map(|g| g.show).max().ok_or(Refusal::WrongPurpose)
     }
 
     /// A refusal of this request, about `record` if one was named.
@@ -166,9 +163,7 @@ impl Admitted {
 
     /// Asks for a new or reused token to be given out. Depends on no token, so a wrong purpose is plainly denied.
     pub fn permit_token(&self, record: Ref, minting: Minting, version: u32, again: bool) -> Result<Permit, Denial> {
-        if self.most_shown().is_none() {
-            return Err(self.deny(Refusal::PurposeNotAllowed, None));
-        }
+        self.most_shown().map_err(|why| self.deny(why, None))?;
         let (purpose, initiator) = (self.purpose, self.initiator);
         let event = Event::Tokenized { record, version, minting, purpose, initiator, redelivered: again };
         Ok(self.permit(record, Show::Nothing, event))
@@ -181,7 +176,10 @@ impl Admitted {
         if card.merchant != self.merchant_id {
             return deny(Refusal::Foreign);
         }
-        let Some(most) = self.most_shown() else { return deny(Refusal::PurposeNotAllowed) };
+        let most = match self.most_shown() {
+            Ok(most) => most,
+            Err(why) => return deny(why),
+        };
         if card.is_revoked() {
             return deny(Refusal::Revoked);
         }
@@ -191,20 +189,40 @@ impl Admitted {
         if card.is_expired(now) {
             return deny(Refusal::Expired);
         }
-        if self.show.rank() > most.rank() {
+        if self.show > most {
             return deny(Refusal::ShowsTooMuch);
         }
         let (purpose, initiator, show) = (self.purpose, self.initiator, self.show);
         let event = match self.action {
             Action::Detokenize => Event::Disclosed { record, purpose, initiator, show, redelivered: again },
-            Action::Inspect => Event::Inspected { record, show, purpose },
+            Action::Inspect => Event::Inspected { record, show },
             Action::Revoke => {
                 let version = card.row.version.saturating_add(1);
-                Event::Revoked { record, version, channel: None, purpose }
+                Event::Revoked { record, version, channels: RevokedOn::All }
             }
-            _ => return deny(Refusal::ActionNotAllowed),
+            // No rule can name these, so no admission exists for them.
+            Action::Tokenize
+            | Action::RotateKey
+            | Action::SetLock
+            | Action::LiftLock
+            | Action::ApplyPolicy
+            | Action::ReadAudit
+            | Action::ReadKeys
+            | Action::ReadPolicy
+            | Action::ReadLocks => return deny(Refusal::ActionNotAllowed),
         };
         Ok(self.permit(record, show, event))
+    }
+
+    /// Asks to answer a retry of a revocation that was done: the card is a tombstone already.
+    pub fn permit_revoked_again(&self, card: &Card) -> Result<Permit, Denial> {
+        let record = card.row.record;
+        if card.merchant != self.merchant_id || !card.is_revoked() {
+            return Err(self.deny(Refusal::Unknown, Some(record)));
+        }
+        self.most_shown().map_err(|why| self.deny(why, Some(record)))?;
+        let event = Event::Revoked { record, version: card.row.version, channels: RevokedOn::All };
+        Ok(self.permit(record, Show::Nothing, event))
     }
 
     fn permit(&self, record: Ref, show: Show, event: Event) -> Permit {
@@ -238,8 +256,8 @@ impl Permit {
     /// Narrows a revocation to one channel: the log says so.
     #[must_use]
     pub(crate) fn on_channel(mut self, only: ChannelName) -> Self {
-        if let Event::Revoked { channel, .. } = &mut self.event {
-            *channel = Some(only);
+        if let Event::Revoked { channels, .. } = &mut self.event {
+            *channels = RevokedOn::One(only);
         }
         self
     }
@@ -269,22 +287,28 @@ impl Denial {
     pub fn error(&self) -> Error {
         match self.why {
             Refusal::UnlistedPrincipal
+            | Refusal::CertificateNotValid
             | Refusal::ActionNotAllowed
-            | Refusal::ChannelNotAllowed
-            | Refusal::MerchantNotAllowed => Error::Denied,
+            | Refusal::ChannelNotAllowed => Error::Denied,
             // A tokenize has no token to depend on.
-            Refusal::PurposeNotAllowed | Refusal::ShowsTooMuch if self.record.is_none() => Error::Denied,
-            Refusal::PurposeNotAllowed
+            Refusal::WrongPurpose | Refusal::DeniedByRule | Refusal::ShowsTooMuch if self.record.is_none() => {
+                Error::Denied
+            }
+            Refusal::WrongPurpose
+            | Refusal::DeniedByRule
             | Refusal::ShowsTooMuch
             | Refusal::Unknown
             | Refusal::Expired
             | Refusal::Revoked
-            | Refusal::Foreign => Error::NotFound,
+            | Refusal::Foreign
+            | Refusal::AlreadyUsed
+            | Refusal::Erased => Error::NotFound,
             Refusal::Locked => Error::Locked { lockdown: self.lock },
-            Refusal::BudgetSpent => Error::Budget { retry_after_ms: 0 },
+            Refusal::BudgetSpent | Refusal::GuessBudgetSpent => Error::Budget { retry_after_ms: 0 },
             Refusal::SpaceExhausted => Error::SpaceExhausted,
-            Refusal::Mismatch => Error::IdempotencyMismatch,
+            Refusal::IdempotencyMismatch => Error::IdempotencyMismatch,
             Refusal::Unreadable => Error::internal(),
+            Refusal::Malformed => Error::malformed("request", "is malformed"),
         }
     }
 
@@ -383,6 +407,15 @@ impl MerchantInForce {
             None => &self.channels.get(channel)?.1,
         };
         self.formats.get(name)
+    }
+
+    /// The names of the channels that a grant includes, in the alphabet's order.
+    #[must_use]
+    pub fn granted(&self, grants: &crate::record::Grants) -> Vec<ChannelName> {
+        let included = self.channels.iter().filter(|(_, (id, _))| grants.include(*id));
+        let mut names: Vec<ChannelName> = included.map(|(name, _)| name.clone()).collect();
+        names.sort_unstable();
+        names
     }
 
     /// The scheme of a format's number, if the format is still in the policy.
@@ -528,6 +561,12 @@ impl Rules {
         self.principal(caller).is_some()
     }
 
+    /// Who a caller is, for whom it acts, and the one channel it is bound to if it is bound to one.
+    #[must_use]
+    pub fn who_is(&self, caller: Caller<'_>) -> Option<(PrincipalName, MerchantName, Option<ChannelName>)> {
+        self.principal(caller).map(|(_, p)| (p.name.clone(), p.merchant.clone(), p.channel.clone()))
+    }
+
     /// The operator that a certificate names.
     #[must_use]
     pub fn operator(&self, authority: &[u8; 32], name: &str) -> Option<&PrincipalName> {
@@ -564,11 +603,11 @@ impl Rules {
         subject.who = Who::Listed(principal.name.clone());
         let merchant = match asked.merchant {
             Some(named) if *named != principal.merchant => {
-                return Err(deny(&subject, Refusal::MerchantNotAllowed, 0));
+                return Err(deny(&subject, Refusal::ChannelNotAllowed, 0));
             }
             _ => self.merchants.get(&principal.merchant),
         };
-        let Some(merchant) = merchant else { return Err(deny(&subject, Refusal::MerchantNotAllowed, 0)) };
+        let Some(merchant) = merchant else { return Err(deny(&subject, Refusal::ChannelNotAllowed, 0)) };
         subject.merchant = Some(merchant.name.clone());
         let channel = match (asked.channel, &principal.channel) {
             (Some(named), Some(bound)) if named != bound => None,
@@ -586,8 +625,10 @@ impl Rules {
         let Some(rules) = self.grants.get(&(index, channel_id, asked.action)) else {
             return Err(deny(&subject, Refusal::ActionNotAllowed, 0));
         };
-        let denied = rules.iter().any(|g| g.effect == Effect::Deny && g.purposes.is_empty());
-        if denied || !rules.iter().any(|g| g.effect == Effect::Allow && g.show.rank() >= asked.show.rank()) {
+        if rules.iter().any(|g| g.effect == Effect::Deny && g.purposes.is_empty()) {
+            return Err(deny(&subject, Refusal::DeniedByRule, 0));
+        }
+        if !rules.iter().any(|g| g.effect == Effect::Allow && g.show >= asked.show) {
             return Err(deny(&subject, Refusal::ActionNotAllowed, 0));
         }
         Ok(Admitted {
@@ -616,13 +657,14 @@ impl Rules {
             Ok(admitted) => {
                 let most = admitted.most_shown();
                 let matching = admitted.rules.iter().filter(|g| g.covers(asked.purpose));
+                let why = match most {
+                    Err(why) => Some(why),
+                    Ok(most) if most < asked.show => Some(Refusal::ShowsTooMuch),
+                    Ok(_) => None,
+                };
                 Explanation {
-                    allowed: most.is_some_and(|m| m.rank() >= asked.show.rank()),
-                    why: match most {
-                        None => Some(Refusal::PurposeNotAllowed),
-                        Some(m) if m.rank() < asked.show.rank() => Some(Refusal::ShowsTooMuch),
-                        Some(_) => None,
-                    },
+                    allowed: why.is_none(),
+                    why,
                     rules: matching.filter_map(name).collect(),
                     show: most.unwrap_or(Show::Nothing),
                 }
@@ -642,12 +684,10 @@ impl Rules {
 
 /// How the log names who is not in the policy: by a hash, since a stranger chooses the text.
 fn unlisted(caller: Caller<'_>) -> Who {
-    let mut w = Writer::default();
     match caller {
-        Caller::Certificate { authority, name } => w.fixed(b"pv1/unlisted\0").fixed(authority).e(name.as_bytes()),
-        Caller::Local(name) => w.fixed(b"pv1/unlisted\0").e(name.as_str().as_bytes()),
-    };
-    Who::Unlisted(crate::envelope::first(digest::digest(&digest::SHA256, &w.done()).as_ref()))
+        Caller::Certificate { authority, name } => Who::unlisted(authority, name.as_bytes()),
+        Caller::Local(name) => Who::unlisted(b"", name.as_str().as_bytes()),
+    }
 }
 
 fn in_force(control: &Control, merchant: &Merchant) -> Result<MerchantInForce, Error> {

@@ -4,11 +4,11 @@
 //! card number. The inner one holds the card number alone, under a key of its own, and travels as a [`SealedRecord`]
 //! that only the keyring can open, and only from a `Disclosed`. docs/format.md has the bytes.
 
-use crate::audit::Ref;
 use crate::codec::{Reader, Torn, Writer};
 use crate::envelope::KeyId;
 use crate::pan::{CardExpiry, MaskedPan};
 use crate::time::Timestamp;
+use crate::words::Ref;
 
 /// Version of the outer plaintext.
 const FORMAT: u8 = 1;

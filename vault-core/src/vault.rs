@@ -26,7 +26,8 @@ pub use request::{
 };
 pub use verify::StoreReport;
 
-use crate::audit::{ControlChange, Event, LogSigner, Origin, Who};
+use crate::audit::entry::{Event, Who};
+use crate::audit::note::{LogSigner, Origin};
 use crate::control::{Control, Epoch, Header as VaultHeader, LogRecord, control_key, epoch_key, header_key};
 use crate::custody::Custodian;
 use crate::envelope::{Ctl, Esk, KeyId, KeyKind, KeyMaterial, Log, Root, Wrapped};
@@ -36,7 +37,7 @@ use crate::keyring::Keyring;
 use crate::network::Networks;
 use crate::policy::{Policy, Rules, Statement};
 use crate::recent::{REMEMBERED_ROWS, RecentRows};
-use crate::store::{Store, StoreError, Write};
+use crate::store::{Part, Store, StoreError, Write};
 use crate::time::{Clock, SystemClock};
 
 /// How often a verb decides anew before it says that the vault is overloaded. Each time, another request got through.
@@ -230,7 +231,7 @@ impl Vault {
 
     async fn state_of_vault(&self, event: Event, epoch: u64) -> Result<(), Error> {
         let statement = Statement { who: Who::Vault, merchant: None, channel: None, event, epoch };
-        let answers = self.inner.journal.file(vec![Filing::State(statement)], None).await?;
+        let answers = self.inner.journal.file(vec![Filing::State(statement, Part::default())], None).await?;
         answers.into_iter().try_for_each(|a| a.map(|_| ()).map_err(Error::from))
     }
 }
@@ -253,6 +254,3 @@ fn founding_commit(store: &Arc<dyn Store>, batch: &crate::store::Batch) -> Resul
         CommitError::Store(e) => Error::Store(e),
     })
 }
-
-/// The change that a new vault's log begins with.
-pub(crate) const FOUNDED: ControlChange = ControlChange::Created;

@@ -203,6 +203,8 @@ words! {
         IdempotencyMismatch = 18 "idempotency_mismatch",
         /// A field of the request is malformed.
         Malformed = 19 "malformed",
+        /// No rule shows this principal as much of the card as was asked for.
+        ShowsTooMuch = 20 "shows_too_much",
     }
 
     /// Where a key stands in its life (NIST SP 800-57 Part 1 Rev. 5, section 7).
@@ -284,7 +286,7 @@ mod tests {
         refusal 1 unlisted_principal, 2 certificate_not_valid, 3 action_not_allowed, 4 channel_not_allowed, \
         5 denied_by_rule, 6 locked, 7 budget_spent, 8 guess_budget_spent, 9 unknown, 10 expired, 11 revoked, \
         12 foreign, 13 wrong_purpose, 14 already_used, 15 erased, 16 unreadable, 17 space_exhausted, \
-        18 idempotency_mismatch, 19 malformed
+        18 idempotency_mismatch, 19 malformed, 20 shows_too_much
         key_state 1 active, 2 deactivated, 3 compromised, 4 destroyed
         lock_reason 1 suspected_breach, 2 stolen_credential, 3 fraud, 4 maintenance, 5 offboarding, 6 legal_order, \
         7 drill";

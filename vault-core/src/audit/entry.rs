@@ -97,6 +97,8 @@ pub enum Event {
     Tokenized {
         /// The record.
         record: Ref,
+        /// The row's version from here on: a row of a lower one was put back.
+        version: u32,
         /// New, or there already.
         minting: Minting,
         /// What for.
@@ -130,6 +132,8 @@ pub enum Event {
     Revoked {
         /// The record.
         record: Ref,
+        /// The row's version from here on: a row of a lower one was put back.
+        version: u32,
         /// Where.
         channels: RevokedOn,
     },
@@ -180,6 +184,11 @@ pub enum Event {
     LogStarted {
         /// The log's number.
         log: u32,
+    },
+    /// Rows whose time was over were deleted: kept answers, guess cells, day counters.
+    Swept {
+        /// How many.
+        rows: u32,
     },
 }
 
@@ -286,13 +295,14 @@ impl Event {
             Self::VaultOpened => 96,
             Self::VaultClosed => 97,
             Self::LogStarted { .. } => 98,
+            Self::Swept { .. } => 99,
         }
     }
 
     fn encode(&self, w: &mut Writer) {
         match self {
-            Self::Tokenized { record, minting, purpose, initiator, redelivered } => {
-                w.fixed(&record.0).u8(match minting {
+            Self::Tokenized { record, version, minting, purpose, initiator, redelivered } => {
+                w.fixed(&record.0).u32(*version).u8(match minting {
                     Minting::Minted => 1,
                     Minting::Reused => 2,
                 });
@@ -302,9 +312,11 @@ impl Event {
                 w.fixed(&record.0).u8(purpose.id()).u8(initiator.id()).u8(show.id()).u8((*redelivered).into())
             }
             Self::Inspected { record, show } => w.fixed(&record.0).u8(show.id()),
-            Self::Revoked { record, channels } => match channels {
-                RevokedOn::All => w.fixed(&record.0).u8(1),
-                RevokedOn::One(channel) => w.fixed(&record.0).u8(2).e(channel.as_str().as_bytes()),
+            Self::Revoked { record, version, channels } => match channels {
+                RevokedOn::All => w.fixed(&record.0).u32(*version).u8(1),
+                RevokedOn::One(channel) => {
+                    w.fixed(&record.0).u32(*version).u8(2).e(channel.as_str().as_bytes())
+                }
             },
             Self::Refused { action, record, why, purpose, initiator } => {
                 w.u8(action.id());
@@ -324,6 +336,7 @@ impl Event {
             Self::Consulted { action } => w.u8(action.id()),
             Self::VaultOpened | Self::VaultClosed => w,
             Self::LogStarted { log } => w.u32(*log),
+            Self::Swept { rows } => w.u32(*rows),
         };
     }
 
@@ -331,6 +344,7 @@ impl Event {
         Ok(match id {
             1 => Self::Tokenized {
                 record: Ref(r.array()?),
+                version: r.u32()?,
                 minting: match r.u8()? {
                     1 => Minting::Minted,
                     2 => Minting::Reused,
@@ -350,6 +364,7 @@ impl Event {
             3 => Self::Inspected { record: Ref(r.array()?), show: word(r, Show::from_id)? },
             4 => Self::Revoked {
                 record: Ref(r.array()?),
+                version: r.u32()?,
                 channels: match r.u8()? {
                     1 => RevokedOn::All,
                     2 => RevokedOn::One(ChannelName::parse(r.text()?).map_err(|_| Torn)?),
@@ -378,13 +393,14 @@ impl Event {
             96 => Self::VaultOpened,
             97 => Self::VaultClosed,
             98 => Self::LogStarted { log: r.u32()? },
+            99 => Self::Swept { rows: r.u32()? },
             _ => return Err(Torn),
         })
     }
 
     fn words(&self) -> String {
         match self {
-            Self::Tokenized { record, minting, purpose, initiator, redelivered } => {
+            Self::Tokenized { record, version: _, minting, purpose, initiator, redelivered } => {
                 let minting = match minting {
                     Minting::Minted => "minted",
                     Minting::Reused => "reused",
@@ -395,7 +411,7 @@ impl Event {
                 format!("disclosed {record} {show} for {purpose} by {initiator}{}", again(*redelivered))
             }
             Self::Inspected { record, show } => format!("inspected {record} {show}"),
-            Self::Revoked { record, channels } => match channels {
+            Self::Revoked { record, version: _, channels } => match channels {
                 RevokedOn::All => format!("revoked {record} on all channels"),
                 RevokedOn::One(channel) => format!("revoked {record} on channel {channel}"),
             },
@@ -415,6 +431,7 @@ impl Event {
             Self::VaultOpened => "opened the vault".into(),
             Self::VaultClosed => "closed the vault".into(),
             Self::LogStarted { log } => format!("started log {log}"),
+            Self::Swept { rows } => format!("deleted {rows} rows whose time was over"),
         }
     }
 }
@@ -557,12 +574,12 @@ pub(super) mod tests {
         let (purpose, initiator) = (Purpose::Export, Initiator::Merchant);
         let changed = |change| Event::ControlChanged { version: 9, hash: Hash([3; 32]), change };
         vec![
-            Event::Tokenized { record, minting: Minting::Minted, purpose, initiator, redelivered: false },
-            Event::Tokenized { record, minting: Minting::Reused, purpose, initiator, redelivered: true },
+            Event::Tokenized { record, version: 1, minting: Minting::Minted, purpose, initiator, redelivered: false },
+            Event::Tokenized { record, version: 1, minting: Minting::Reused, purpose, initiator, redelivered: true },
             Event::Disclosed { record, purpose, initiator, show: Show::Masked, redelivered: true },
             Event::Inspected { record, show: Show::LastFour },
-            Event::Revoked { record, channels: RevokedOn::All },
-            Event::Revoked { record, channels: RevokedOn::One(ChannelName::parse(&"c".repeat(63)).unwrap()) },
+            Event::Revoked { record, version: 2, channels: RevokedOn::All },
+            Event::Revoked { record, version: 2, channels: RevokedOn::One(ChannelName::parse(&"c".repeat(63)).unwrap()) },
             Event::Refused {
                 action: Action::Detokenize,
                 record: Some(record),
@@ -593,6 +610,7 @@ pub(super) mod tests {
             Event::Consulted { action: Action::ReadAudit },
             Event::VaultOpened,
             Event::VaultClosed,
+            Event::Swept { rows: 7 },
             Event::LogStarted { log: 1 },
         ]
     }

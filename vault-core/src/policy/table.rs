@@ -313,7 +313,7 @@ impl Policy {
         if rule.actions.is_empty() {
             return Err(wrong(format!("rule {id}: actions is empty")));
         }
-        if let Some(action) = rule.actions.iter().find(|a| !a.is_card_action()) {
+        if let Some(action) = rule.actions.iter().find(|a| a.is_administrative()) {
             return Err(wrong(format!("rule {id}: {action} is for operators, not for rules")));
         }
         let shows = rule.actions.iter().any(|a| matches!(a, Action::Detokenize | Action::Inspect));

@@ -2,7 +2,8 @@
 
 use std::fmt;
 
-use crate::audit::{Minting, Receipt};
+use crate::audit::entry::Minting;
+use crate::audit::receipt::Receipt;
 use crate::error::Error;
 use crate::name::{ChannelName, FormatName, MerchantName};
 use crate::pan::{self, CardExpiry, MaskedPan, Pan};

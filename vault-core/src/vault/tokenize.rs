@@ -8,7 +8,8 @@ use zeroize::Zeroizing;
 use super::request::{Header, MAX_BATCH, NewCard, Tokenized};
 use super::view::View;
 use super::{MAX_ROUNDS, State, Vault};
-use crate::audit::Minting;
+use crate::audit::entry::Minting;
+use crate::audit::receipt::Receipt;
 use crate::codec::{Reader, Torn, Writer};
 use crate::error::Error;
 use crate::guard::{self, GuessCell};
@@ -25,7 +26,7 @@ use crate::rows;
 use crate::store::{Key, Part, Write};
 use crate::time::Timestamp;
 use crate::token::{MAX_REDRAWS, MAX_WALK, REDRAWS, Reuse, Scheme, Scope, Shape, Token, Walk};
-use crate::words::{Action, Refusal, Show};
+use crate::words::{Action, Ref, Refusal, Show};
 
 /// Version of a kept answer and of an idempotency row.
 const FORMAT: u8 = 1;
@@ -132,7 +133,7 @@ struct Outcome {
 /// What a tokenize answers, and what is kept of it for a retry.
 struct Answer {
     token: Token,
-    record: crate::words::Ref,
+    record: Ref,
     version: u32,
     minting: Minting,
     network: String,
@@ -659,7 +660,7 @@ impl<'a> Round<'a> {
         &self,
         place: usize,
         answer: Answer,
-        receipt: crate::audit::Receipt,
+        receipt: Receipt,
     ) -> Result<Tokenized, Error> {
         let pan = &self.cards.get(place).ok_or_else(Error::internal)?.pan;
         Ok(Tokenized {
@@ -709,7 +710,7 @@ impl Answer {
         }
         let answer = Self {
             token: Token::parse(r.text()?).map_err(|_| Torn)?,
-            record: crate::words::Ref(r.array()?),
+            record: Ref(r.array()?),
             version: r.u32()?,
             minting: match r.u8()? {
                 1 => Minting::Minted,

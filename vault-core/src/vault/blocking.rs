@@ -1,0 +1,123 @@
+//! The verbs for programs without async: each call waits on its own thread.
+
+use super::request::{
+    Detokenized, Header, Inspected, NewCard, Reveal, Revocation, RevokedToken, Tokenized,
+};
+use super::{Place, Vault};
+use crate::custody::Custodian;
+use crate::error::Error;
+use crate::policy::{Caller, Policy};
+use crate::token::Token;
+use crate::words::Show;
+
+/// A vault whose verbs block. Not for use inside an async runtime's threads.
+#[derive(Clone)]
+pub struct Blocking(Vault);
+
+impl Blocking {
+    pub(super) fn of(vault: Vault) -> Self {
+        Self(vault)
+    }
+
+    /// Makes a vault: see [`Vault::create`].
+    pub fn create(place: Place, custodian: &dyn Custodian, policy: Policy) -> Result<Self, Error> {
+        pollster::block_on(Vault::create(place, custodian, policy)).map(Self)
+    }
+
+    /// Opens a vault: see [`Vault::open`].
+    pub fn open(place: Place, custodian: &dyn Custodian) -> Result<Self, Error> {
+        pollster::block_on(Vault::open(place, custodian)).map(Self)
+    }
+
+    /// See [`Vault::tokenize`].
+    pub fn tokenize(&self, caller: Caller<'_>, header: &Header, card: NewCard) -> Result<Tokenized, Error> {
+        pollster::block_on(self.0.tokenize(caller, header, card))
+    }
+
+    /// See [`Vault::tokenize_batch`].
+    pub fn tokenize_batch(
+        &self,
+        caller: Caller<'_>,
+        header: &Header,
+        cards: Vec<NewCard>,
+    ) -> Result<Vec<Result<Tokenized, Error>>, Error> {
+        pollster::block_on(self.0.tokenize_batch(caller, header, cards))
+    }
+
+    /// See [`Vault::detokenize`].
+    pub fn detokenize(
+        &self,
+        caller: Caller<'_>,
+        header: &Header,
+        token: Token,
+        reveal: Reveal,
+    ) -> Result<Detokenized, Error> {
+        pollster::block_on(self.0.detokenize(caller, header, token, reveal))
+    }
+
+    /// See [`Vault::detokenize_batch`].
+    pub fn detokenize_batch(
+        &self,
+        caller: Caller<'_>,
+        header: &Header,
+        tokens: Vec<Token>,
+        reveal: Reveal,
+    ) -> Result<Vec<Result<Detokenized, Error>>, Error> {
+        pollster::block_on(self.0.detokenize_batch(caller, header, tokens, reveal))
+    }
+
+    /// See [`Vault::inspect`].
+    pub fn inspect(
+        &self,
+        caller: Caller<'_>,
+        header: &Header,
+        token: Token,
+        show: Show,
+    ) -> Result<Inspected, Error> {
+        pollster::block_on(self.0.inspect(caller, header, token, show))
+    }
+
+    /// See [`Vault::inspect_batch`].
+    pub fn inspect_batch(
+        &self,
+        caller: Caller<'_>,
+        header: &Header,
+        tokens: Vec<Token>,
+        show: Show,
+    ) -> Result<Vec<Result<Inspected, Error>>, Error> {
+        pollster::block_on(self.0.inspect_batch(caller, header, tokens, show))
+    }
+
+    /// See [`Vault::revoke`].
+    pub fn revoke(
+        &self,
+        caller: Caller<'_>,
+        header: &Header,
+        token: Token,
+        where_to: Revocation,
+    ) -> Result<RevokedToken, Error> {
+        pollster::block_on(self.0.revoke(caller, header, token, where_to))
+    }
+
+    /// See [`Vault::revoke_batch`].
+    pub fn revoke_batch(
+        &self,
+        caller: Caller<'_>,
+        header: &Header,
+        tokens: Vec<Token>,
+        where_to: Revocation,
+    ) -> Result<Vec<Result<RevokedToken, Error>>, Error> {
+        pollster::block_on(self.0.revoke_batch(caller, header, tokens, where_to))
+    }
+
+    /// See [`Vault::close`].
+    pub fn close(&self) -> Result<(), Error> {
+        pollster::block_on(self.0.close())
+    }
+
+    /// The async vault behind it.
+    #[must_use]
+    pub fn vault(&self) -> &Vault {
+        &self.0
+    }
+}

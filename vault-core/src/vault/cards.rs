@@ -1,0 +1,432 @@
+//! The verbs that begin with a token: detokenize, inspect, revoke. They share their way in and differ in what they do
+//! with the card.
+
+use std::sync::Arc;
+
+use super::request::{
+    Detokenized, Header, Inspected, Reveal, Revealed, Revocation, RevokedToken,
+};
+use super::tokenize::within_batch;
+use super::view::View;
+use super::{MAX_ROUNDS, State, Vault};
+use crate::codec::{Reader, Torn, Writer};
+use crate::error::Error;
+use crate::journal::{Filed, Filing, NotFiled};
+use crate::keyring::{RequestKey, SubjectSecret, day_row, merchant_row, same_request};
+use crate::name::ChannelName;
+use crate::policy::{Admitted, Asked, Caller, MerchantInForce};
+use crate::record::{Card, Grants, Row, RowKey, SubjectId};
+use crate::rows;
+use crate::store::{Key, Part};
+use crate::time::Timestamp;
+use crate::token::Token;
+use crate::words::{Action, Ref, Refusal, Show};
+
+/// Version of an idempotency row without an answer.
+const FORMAT: u8 = 1;
+
+impl Vault {
+    /// Gives one card back.
+    pub async fn detokenize(
+        &self,
+        caller: Caller<'_>,
+        header: &Header,
+        token: Token,
+        reveal: Reveal,
+    ) -> Result<Detokenized, Error> {
+        one(self.detokenize_batch(caller, header, vec![token], reveal).await?)
+    }
+
+    /// Gives up to 1,000 cards back, each with its own answer. Every disclosure is on disk before its card is opened.
+    pub async fn detokenize_batch(
+        &self,
+        caller: Caller<'_>,
+        header: &Header,
+        tokens: Vec<Token>,
+        reveal: Reveal,
+    ) -> Result<Vec<Result<Detokenized, Error>>, Error> {
+        let verb = Verb { action: Action::Detokenize, show: reveal.show(), only: None };
+        self.on_cards(caller, header, verb, &tokens, |round, token, card, filed| {
+            let Filed { receipt, disclosed } = filed;
+            let row = card.row;
+            let revealed = match disclosed {
+                None => Revealed::Masked(row.mask),
+                Some(proof) => {
+                    let secret = round.secret_of(row.subject)?;
+                    let keyring = &round.state.keyring;
+                    Revealed::Plain(keyring.open(proof, token, &secret).map_err(|_| Error::internal())?)
+                }
+            };
+            Ok(Detokenized { revealed, network: row.network, card_expiry: row.card_expiry, receipt })
+        })
+        .await
+    }
+
+    /// Says what may be known of one card without its number.
+    pub async fn inspect(
+        &self,
+        caller: Caller<'_>,
+        header: &Header,
+        token: Token,
+        show: Show,
+    ) -> Result<Inspected, Error> {
+        one(self.inspect_batch(caller, header, vec![token], show).await?)
+    }
+
+    /// Says what may be known of up to 1,000 cards; `show` is masked or last four, and more is cut to masked.
+    pub async fn inspect_batch(
+        &self,
+        caller: Caller<'_>,
+        header: &Header,
+        tokens: Vec<Token>,
+        show: Show,
+    ) -> Result<Vec<Result<Inspected, Error>>, Error> {
+        let show = show.min(Show::Masked);
+        let verb = Verb { action: Action::Inspect, show, only: None };
+        self.on_cards(caller, header, verb, &tokens, |round, _, card, filed| {
+            let row = card.row;
+            let merchant = &round.merchant;
+            Ok(Inspected {
+                mask: if show == Show::Masked { row.mask } else { row.mask.last_four_only() },
+                network: row.network,
+                card_expiry: row.card_expiry,
+                valid_until: row.valid_until,
+                made_at: row.made_at,
+                scheme: merchant.format_by_id(row.format).map(|f| f.format.scheme()),
+                channels: merchant.granted(&row.grants),
+                receipt: filed.receipt,
+            })
+        })
+        .await
+    }
+
+    /// Stops one token from working.
+    pub async fn revoke(
+        &self,
+        caller: Caller<'_>,
+        header: &Header,
+        token: Token,
+        where_to: Revocation,
+    ) -> Result<RevokedToken, Error> {
+        one(self.revoke_batch(caller, header, vec![token], where_to).await?)
+    }
+
+    /// Stops up to 1,000 tokens from working, everywhere or on one channel. Everywhere is for ever: the card number is
+    /// deleted, and a tombstone keeps the token from being minted again.
+    pub async fn revoke_batch(
+        &self,
+        caller: Caller<'_>,
+        header: &Header,
+        tokens: Vec<Token>,
+        where_to: Revocation,
+    ) -> Result<Vec<Result<RevokedToken, Error>>, Error> {
+        let only = match where_to {
+            Revocation::Everywhere => None,
+            Revocation::On(channel) => Some(channel),
+        };
+        let verb = Verb { action: Action::Revoke, show: Show::Nothing, only };
+        self.on_cards(caller, header, verb, &tokens, |_, _, card, filed| {
+            Ok(RevokedToken { everywhere: card.is_revoked(), receipt: filed.receipt })
+        })
+        .await
+    }
+
+    async fn on_cards<T>(
+        &self,
+        caller: Caller<'_>,
+        header: &Header,
+        verb: Verb,
+        tokens: &[Token],
+        finish: impl Fn(&Round<'_>, &Token, Card, Filed) -> Result<T, Error>,
+    ) -> Result<Vec<Result<T, Error>>, Error> {
+        within_batch(tokens.len())?;
+        let asked = Asked {
+            caller,
+            merchant: header.merchant.as_ref(),
+            channel: header.channel.as_ref(),
+            action: verb.action,
+            purpose: header.purpose,
+            initiator: header.initiator,
+            show: verb.show,
+        };
+        let mut answers: Vec<Option<Result<T, Error>>> = tokens.iter().map(|_| None).collect();
+        let (mut run, mut again) = (None, None);
+        for _ in 0..MAX_ROUNDS {
+            let state = self.state();
+            let admitted = match state.rules.admit(&asked) {
+                Ok(admitted) => admitted,
+                Err(denial) => return Err(self.inner.journal.refuse(denial, header.deadline).await),
+            };
+            if run.is_none() {
+                run = Some(self.inner.running.begin(admitted.principal(), header.request_id)?);
+            }
+            let mut round = Round::new(self, state, admitted, header, &verb, tokens)?;
+            let open: Vec<usize> =
+                answers.iter().enumerate().filter(|(_, a)| a.is_none()).map(|(place, _)| place).collect();
+            round.read(&open).await?;
+            // Told once: the first round of this very request writes the row that a later round would find.
+            let redelivered = match again {
+                Some(known) => known,
+                None => *again.insert(round.was_asked_before().await?),
+            };
+            for (place, answer) in round.file(&open, redelivered).await? {
+                let answer = match (answer, tokens.get(place)) {
+                    (Ok((card, filed)), Some(token)) => finish(&round, token, card, filed),
+                    (Ok(_), None) => Err(Error::internal()),
+                    (Err(e), _) => Err(e),
+                };
+                if let Some(slot) = answers.get_mut(place) {
+                    *slot = Some(answer);
+                }
+            }
+            if answers.iter().all(Option::is_some) {
+                break;
+            }
+        }
+        Ok(answers.into_iter().map(|a| a.unwrap_or(Err(Error::Overloaded))).collect())
+    }
+}
+
+fn one<T>(mut answers: Vec<Result<T, Error>>) -> Result<T, Error> {
+    answers.pop().unwrap_or_else(|| Err(Error::internal()))
+}
+
+/// What is asked of each card.
+struct Verb {
+    action: Action,
+    show: Show,
+    /// For a revocation of one channel: which.
+    only: Option<ChannelName>,
+}
+
+/// One try at what is still open of a request, under one version of Control.
+struct Round<'a> {
+    vault: &'a Vault,
+    state: Arc<State>,
+    admitted: Admitted,
+    merchant: Arc<MerchantInForce>,
+    header: &'a Header,
+    verb: &'a Verb,
+    now: Timestamp,
+    names: Vec<(RowKey, Ref)>,
+    request: ([Key; 2], [u8; 32]),
+    view: View,
+}
+
+type Found = Result<(Card, Filed), Error>;
+
+impl<'a> Round<'a> {
+    fn new(
+        vault: &'a Vault,
+        state: Arc<State>,
+        admitted: Admitted,
+        header: &'a Header,
+        verb: &'a Verb,
+        tokens: &[Token],
+    ) -> Result<Self, Error> {
+        let id = admitted.merchant_id();
+        let merchant = state.rules.merchant(admitted.merchant()).ok_or_else(Error::internal)?.clone();
+        if verb.only.as_ref().is_some_and(|channel| merchant.channel(channel).is_none()) {
+            return Err(Error::malformed("channel", "names no channel of the merchant"));
+        }
+        let now = vault.inner.clock.now();
+        let mut names = Vec::with_capacity(tokens.len());
+        for token in tokens {
+            names.push((state.keyring.row_key(id, token)?, state.keyring.reference(id, token)?));
+        }
+        let request = RequestKey { principal: admitted.principal(), request_id: &header.request_id.0, item: 0 };
+        let name = state.keyring.request_row(id, &request)?;
+        let hash = state.keyring.request_hash(id, &request, &request_bytes(&admitted, header, verb, tokens))?;
+        let today = now.day();
+        let rows = [today, today.saturating_sub(1)].map(|d| day_row(rows::IDEMPOTENCY, d, id, &name));
+        let view = View::default();
+        Ok(Self { vault, state, admitted, merchant, header, verb, now, names, request: (rows, hash), view })
+    }
+
+    /// All rows that the open items need: the same number of look-ups whether a token exists or not.
+    async fn read(&mut self, open: &[usize]) -> Result<(), Error> {
+        let id = self.merchant.id;
+        let store = self.vault.inner.store.as_ref();
+        let mut keys: Vec<Key> = self.request.0.to_vec();
+        keys.extend(open.iter().filter_map(|p| self.names.get(*p)).map(|(k, _)| merchant_row(rows::CARD, id, &k.0)));
+        self.view.read(store, keys).await?;
+        if self.verb.show == Show::Full {
+            let subjects = open.iter().filter_map(|p| self.names.get(*p)).map(|(key, _)| {
+                let card = self.view.get(&merchant_row(rows::CARD, id, &key.0));
+                let card = card.and_then(|bytes| self.state.keyring.card(id, *key, bytes).ok());
+                merchant_row(rows::SUBJECT, id, &card.map_or(SubjectId::NONE, |c| c.row.subject).0)
+            });
+            let keys = subjects.collect();
+            self.view.read(store, keys).await?;
+        }
+        Ok(())
+    }
+
+    /// Whether this very request was answered before; an error if its id was used for another one.
+    async fn was_asked_before(&self) -> Result<bool, Error> {
+        let (keys, hash) = &self.request;
+        let read = |bytes: &[u8]| -> Result<(Timestamp, [u8; 32]), Torn> {
+            let mut r = Reader::new(bytes);
+            if r.u8()? != FORMAT {
+                return Err(Torn);
+            }
+            // What follows is the answer of a tokenize: another request, as its hash says.
+            Ok((Timestamp(r.u64()?), r.array()?))
+        };
+        let kept = keys.iter().find_map(|key| self.view.get(key)).and_then(|bytes| read(bytes).ok());
+        match kept {
+            Some((at, kept)) if self.now < at.plus_days(1) => {
+                if same_request(&kept, hash) {
+                    return Ok(true);
+                }
+                let denial = self.admitted.deny(Refusal::IdempotencyMismatch, None);
+                Err(self.vault.inner.journal.refuse(denial, self.header.deadline).await)
+            }
+            _ => Ok(false),
+        }
+    }
+
+    /// Decides on every open item and writes all of it down in one commit. What went stale is left out.
+    async fn file(&mut self, open: &[usize], again: bool) -> Result<Vec<(usize, Found)>, Error> {
+        let (mut filings, mut cards) = (Vec::with_capacity(open.len()), Vec::with_capacity(open.len()));
+        for &place in open {
+            let Some((row_key, record)) = self.names.get(place).copied() else { continue };
+            let (filing, card) = match self.decide(row_key, record, again) {
+                Ok((filing, card)) => (filing, Ok(card)),
+                Err(denial) => {
+                    let told = denial.error();
+                    (Filing::Refuse(denial), Err(told))
+                }
+            };
+            filings.push(filing);
+            cards.push((place, row_key, card));
+        }
+        if !again {
+            self.keep_request(&mut filings);
+        }
+        let filed = self.vault.inner.journal.file(filings, self.header.deadline).await?;
+        let mut found = Vec::with_capacity(cards.len());
+        for ((place, row_key, card), filed) in cards.into_iter().zip(filed) {
+            let answer = match (card, filed) {
+                (_, Err(NotFiled::Stale)) => continue,
+                (_, Err(e)) => Err(e.into()),
+                (Err(told), Ok(_)) => Err(told),
+                (Ok(card), Ok(filed)) => {
+                    self.vault.inner.recent.changed(self.merchant.id, row_key, card.row.version);
+                    Ok((card, filed))
+                }
+            };
+            found.push((place, answer));
+        }
+        Ok(found)
+    }
+
+    fn decide(
+        &mut self,
+        row_key: RowKey,
+        record: Ref,
+        again: bool,
+    ) -> Result<(Filing, Card), crate::policy::Denial> {
+        let id = self.merchant.id;
+        let key = merchant_row(rows::CARD, id, &row_key.0);
+        let recent = &self.vault.inner.recent;
+        let unreadable = |round: &Self| round.admitted.deny(Refusal::Unreadable, Some(record));
+        let Some(bytes) = self.view.get(&key) else {
+            let gone = recent.is_older(id, row_key, None);
+            return Err(if gone { unreadable(self) } else { self.admitted.deny(Refusal::Unknown, Some(record)) });
+        };
+        let card = self.state.keyring.card(id, row_key, bytes).map_err(|_| unreadable(self))?;
+        if card.row.record != record || recent.is_older(id, row_key, Some(card.row.version)) {
+            return Err(unreadable(self));
+        }
+        let mut part = Part::default();
+        if self.verb.action == Action::Revoke {
+            return self.decide_revoke(card, &key, row_key, again);
+        }
+        let permit = self.admitted.permit_card(&card, self.now, again)?;
+        self.view.rely(&mut part, &key);
+        let filing = match (permit.show(), card.sealed()) {
+            (Show::Full, Some(sealed)) => Filing::Disclose(permit, sealed, part),
+            (Show::Full, None) => return Err(unreadable(self)),
+            (Show::Masked | Show::LastFour | Show::Nothing, _) => Filing::Enact(permit, part),
+        };
+        Ok((filing, card))
+    }
+
+    fn decide_revoke(
+        &mut self,
+        card: Card,
+        key: &Key,
+        row_key: RowKey,
+        again: bool,
+    ) -> Result<(Filing, Card), crate::policy::Denial> {
+        let record = card.row.record;
+        let mut part = Part::default();
+        // A retry of a revocation that was done finds it done: that is its answer.
+        if again && card.is_revoked() {
+            let permit = self.admitted.permit_revoked_again(&card)?;
+            self.view.rely(&mut part, key);
+            return Ok((Filing::Enact(permit, part), card));
+        }
+        let mut permit = self.admitted.permit_card(&card, self.now, again)?;
+        let unreadable = || self.admitted.deny(Refusal::Unreadable, Some(record));
+        let mut row: Row = card.row;
+        row.version = row.version.saturating_add(1);
+        match &self.verb.only {
+            None => row.inner = None,
+            Some(only) => {
+                let channel = self.merchant.channel(only).ok_or_else(unreadable)?;
+                row.grants = row.grants.without(channel).unwrap_or(Grants::Only(Vec::new()));
+                if row.grants.none_left() {
+                    row.inner = None;
+                }
+                permit = permit.on_channel(only.clone());
+            }
+        }
+        let sealed = self.state.keyring.seal_row(self.merchant.id, row_key, &row).map_err(|_| unreadable())?;
+        self.view.put(&mut part, key.clone(), sealed);
+        Ok((Filing::Enact(permit, part), Card { merchant: card.merchant, row }))
+    }
+
+    /// Keeps the request's hash with the first filing that can carry it, so that a retry is known as one.
+    fn keep_request(&mut self, filings: &mut [Filing]) {
+        let ([today, _], hash) = &self.request;
+        let row = Writer::default().u8(FORMAT).u64(self.now.0).fixed(hash).done();
+        if self.view.get(today).is_some_and(|kept| kept.len() == row.len() && kept.ends_with(hash)) {
+            return;
+        }
+        let carrier = filings.iter_mut().find_map(|filing| match filing {
+            Filing::Enact(_, part) | Filing::Disclose(_, _, part) => Some(part),
+            Filing::Refuse(_) | Filing::State(_, _) => None,
+        });
+        if let Some(part) = carrier {
+            let today = today.clone();
+            self.view.put(part, today, row);
+        }
+    }
+
+    fn secret_of(&self, subject: SubjectId) -> Result<SubjectSecret, Error> {
+        if subject == SubjectId::NONE {
+            return Ok(SubjectSecret::none());
+        }
+        let (id, keyring) = (self.merchant.id, &self.state.keyring);
+        let row = self.view.get(&merchant_row(rows::SUBJECT, id, &subject.0)).ok_or_else(Error::internal)?;
+        let index = keyring.open_subject(id, subject, row).map_err(|_| Error::internal())?;
+        keyring.subject_secret(id, subject, &index).map_err(|_| Error::internal())
+    }
+}
+
+/// The request's bytes, canonically.
+fn request_bytes(admitted: &Admitted, header: &Header, verb: &Verb, tokens: &[Token]) -> Vec<u8> {
+    let context = &header.context;
+    let mut w = Writer::with_capacity(256 + tokens.len() * 24);
+    w.u8(verb.action.id()).u8(verb.show.id()).u32(admitted.channel_id().0);
+    w.u8(header.purpose.id()).u8(header.initiator.id());
+    w.e(context.customer_reference.as_bytes()).e(context.session.as_bytes()).e(context.client_address.as_bytes());
+    w.e(verb.only.as_ref().map_or("", ChannelName::as_str).as_bytes());
+    w.u32(u32::try_from(tokens.len()).unwrap_or(u32::MAX));
+    for token in tokens {
+        w.e(token.as_bytes());
+    }
+    w.done()
+}

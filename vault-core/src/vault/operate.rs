@@ -1,0 +1,417 @@
+//! What operators do: put a policy in force, rotate keys, lock and unlock, read keys and log. Each change is a new
+//! version of Control, exact from its commit on, and an entry of the log that names the operator.
+
+use std::collections::BTreeMap;
+
+use ring::digest;
+use serde::Serialize;
+
+use super::{FIRST_LOG, Inner, State, Vault};
+use crate::audit::checkpoint::SignedCheckpoint;
+use crate::audit::entry::{AuditEntry, ControlChange, Event, Who};
+use crate::audit::receipt::{self, Proof, Receipt};
+use crate::audit::tree::{Hash, entry_key};
+use crate::control::{Control, Lock, LockTarget};
+use crate::envelope::{Dek, Kek, KeyId, KeyKind};
+use crate::error::Error;
+use crate::journal::{ControlStep, Filing, NotFiled};
+use crate::keyring::Keyring;
+use crate::name::{MerchantName, PrincipalName};
+use crate::pan;
+use crate::policy::{Asked, Explanation, Policy, Rules, Statement};
+use crate::rows;
+use crate::store::{Expect, Key, Part, Write};
+use crate::time::Timestamp;
+use crate::words::{Action, KeyState, LockReason};
+
+/// The longest note of an operator, in bytes.
+pub const MAX_NOTE: usize = 2_048;
+
+/// The most entries that one reading of the log gives.
+pub const MAX_ENTRIES: usize = 1_000;
+
+/// A key as `keys list` shows it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct KeyLine {
+    /// Its number.
+    pub id: KeyId,
+    /// Its kind.
+    pub kind: KeyKind,
+    /// Whose; none for the vault's own.
+    pub merchant: Option<MerchantName>,
+    /// The how many-eth of its kind for that merchant.
+    pub version: u32,
+    /// Where it is in its life.
+    pub state: KeyState,
+    /// When it was made.
+    pub made_at: Timestamp,
+    /// Under which key it is wrapped; none: the custodian holds it.
+    pub under: Option<KeyId>,
+}
+
+/// One row that a new policy adds, drops or changes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct PolicyChange {
+    /// `added`, `dropped` or `changed`.
+    pub what: &'static str,
+    /// Which table: `rule`, `principal`, `merchant` and so on.
+    pub table: &'static str,
+    /// The row's name.
+    pub name: String,
+}
+
+/// What is in force, in numbers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Status {
+    /// The vault's id, hexadecimal.
+    pub vault: String,
+    /// Control's version.
+    pub epoch: u64,
+    /// When that version was made.
+    pub since: Timestamp,
+    /// How many merchants there are.
+    pub merchants: usize,
+    /// How many locks are in force.
+    pub locks: usize,
+    /// The store's engine.
+    pub engine: &'static str,
+    /// Commits since the vault was opened.
+    pub commits: u64,
+    /// Filings that wait.
+    pub waiting: usize,
+}
+
+impl Vault {
+    /// Puts a policy in force. `expected` is the epoch that the operator saw; another one by now is refused, so that two
+    /// operators never overwrite each other unseen.
+    pub async fn apply_policy(&self, by: &PrincipalName, policy: Policy, expected: Option<u64>) -> Result<Receipt, Error> {
+        self.change(by, expected, move |inner, control, now| {
+            let before = control.next_key;
+            control.apply(policy.clone(), (&inner.root.1, inner.root.0), now)?;
+            let added = (before..control.next_key).map(|key| ControlChange::KeyAdded { key });
+            Ok((added.chain([ControlChange::PolicyApplied]).collect(), Vec::new()))
+        })
+        .await
+        .map(|(receipt, ())| receipt)
+    }
+
+    /// Makes a new DEK for a merchant: rows are sealed under it from this commit on, and the one before opens old rows
+    /// only. Returns the new key's number.
+    pub async fn rotate_dek(&self, by: &PrincipalName, merchant: &MerchantName) -> Result<(KeyId, Receipt), Error> {
+        let (receipt, key) = self
+            .change_with(by, None, |inner, control, now| {
+                let unknown = || Error::malformed("merchant", "names no merchant");
+                let old = control.active(KeyKind::Dek, Some(merchant)).ok_or_else(unknown)?.id;
+                let record = control.active(KeyKind::Kek, Some(merchant)).ok_or_else(unknown)?.clone();
+                let kek: Kek = record.unwrap(&inner.root.1)?;
+                let (key, _) = control.draw::<Dek, Kek>(Some(merchant), (&kek, record.id), now)?;
+                let changes = vec![
+                    ControlChange::KeyAdded { key: key.0 },
+                    ControlChange::KeyState { key: old.0, state: KeyState::Deactivated },
+                ];
+                Ok((changes, Vec::new(), key))
+            })
+            .await?;
+        Ok((key, receipt))
+    }
+
+    /// Sets a lock: from its commit on, nothing that it is on gets past the door. `note` is sealed; the log has its hash.
+    pub async fn set_lock(
+        &self,
+        by: &PrincipalName,
+        target: LockTarget,
+        reason: LockReason,
+        note: Option<&str>,
+    ) -> Result<(u32, Receipt), Error> {
+        let note = note.map(note_hash).transpose()?;
+        let (receipt, lock) = self
+            .change_with(by, None, |inner, control, now| {
+                let lock = control.lock(target.clone(), by.clone(), reason, now)?;
+                let change = ControlChange::LockSet { lock, reason, note: note.map(|(hash, _)| hash) };
+                let mut writes = Vec::new();
+                if let Some((hash, text)) = note {
+                    let sealed = inner.state().keyring.seal_note(&hash.0, text)?;
+                    writes.push(Write::Put(note_key(&hash), sealed));
+                }
+                Ok((vec![change], writes, lock))
+            })
+            .await?;
+        Ok((lock, receipt))
+    }
+
+    /// Lifts a lock.
+    pub async fn lift_lock(&self, by: &PrincipalName, lock: u32) -> Result<Receipt, Error> {
+        self.change(by, None, move |_, control, _| {
+            if !control.unlock(lock) {
+                return Err(Error::malformed("lock", "names no lock in force"));
+            }
+            Ok((vec![ControlChange::LockLifted { lock }], Vec::new()))
+        })
+        .await
+        .map(|(receipt, ())| receipt)
+    }
+
+    /// The locks in force.
+    #[must_use]
+    pub fn locks(&self) -> Vec<Lock> {
+        self.state().control.locks.clone()
+    }
+
+    /// Every key there ever was.
+    #[must_use]
+    pub fn keys(&self) -> Vec<KeyLine> {
+        let state = self.state();
+        let line = |k: &crate::control::KeyRecord| KeyLine {
+            id: k.id,
+            kind: k.kind,
+            merchant: k.merchant.clone(),
+            version: k.version,
+            state: k.state,
+            made_at: k.made_at,
+            under: k.under,
+        };
+        state.control.keys.iter().map(line).collect()
+    }
+
+    /// The policy in force and its epoch.
+    #[must_use]
+    pub fn policy(&self) -> (Policy, u64) {
+        let state = self.state();
+        (state.control.policy.clone(), state.epoch.version)
+    }
+
+    /// What a policy would change. It is checked against what is in force, and nothing is changed.
+    pub fn policy_diff(&self, policy: &Policy) -> Result<Vec<PolicyChange>, Error> {
+        let state = self.state();
+        let mut control = state.control.clone();
+        let now = self.inner.clock.now();
+        control.apply(policy.clone(), (&self.inner.root.1, self.inner.root.0), now)?;
+        Rules::of(&control)?;
+        diff(&state.control.policy, policy)
+    }
+
+    /// What the policy in force says of a request, and by which rules.
+    #[must_use]
+    pub fn explain(&self, asked: &Asked<'_>) -> Explanation {
+        self.state().rules.explain(asked)
+    }
+
+    /// Whether a caller is one of the policy's principals.
+    #[must_use]
+    pub fn knows(&self, caller: crate::policy::Caller<'_>) -> bool {
+        self.state().rules.knows(caller)
+    }
+
+    /// Who a caller is by the policy, and the one channel it is bound to if it is bound to one.
+    #[must_use]
+    pub fn who_is(
+        &self,
+        caller: crate::policy::Caller<'_>,
+    ) -> Option<(PrincipalName, MerchantName, Option<crate::name::ChannelName>)> {
+        self.state().rules.who_is(caller)
+    }
+
+    /// The operator that a certificate names: authority by the SHA-256 of its SubjectPublicKeyInfo.
+    #[must_use]
+    pub fn operator(&self, authority: &[u8; 32], name: &str) -> Option<PrincipalName> {
+        self.state().rules.operator(authority, name).cloned()
+    }
+
+    /// Writes down that an operator read something (PCI DSS 4.0.1, 10.2.1.3).
+    pub async fn consulted(&self, by: &PrincipalName, action: Action) -> Result<Receipt, Error> {
+        let statement = Statement {
+            who: Who::Listed(by.clone()),
+            merchant: None,
+            channel: None,
+            event: Event::Consulted { action },
+            epoch: self.state().epoch.version,
+        };
+        let answers = self.inner.journal.file(vec![Filing::State(statement, Part::default())], None).await?;
+        let filed = answers.into_iter().next().ok_or_else(Error::internal)??;
+        Ok(filed.receipt)
+    }
+
+    /// What is in force, in numbers.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        let state = self.state();
+        let (engine, commits, waiting) = self.load();
+        Status {
+            vault: data_encoding::HEXLOWER.encode(&self.inner.vault),
+            epoch: state.epoch.version,
+            since: state.control.made_at,
+            merchants: state.control.numbers.len(),
+            locks: state.control.locks.len(),
+            engine,
+            commits,
+            waiting,
+        }
+    }
+
+    /// The log's newest signed head.
+    pub async fn checkpoint(&self) -> Result<SignedCheckpoint, Error> {
+        let head = crate::audit::head(self.inner.store.as_ref(), FIRST_LOG, &self.verifier()?).await;
+        head.ok().flatten().ok_or_else(Error::internal)
+    }
+
+    /// Entries of the log from `from` on, at most 1,000, each with its place and its bytes.
+    pub async fn entries(&self, from: u64, limit: usize) -> Result<Vec<(u64, Vec<u8>, AuditEntry)>, Error> {
+        let size = self.checkpoint().await?.checkpoint().size;
+        let count = u64::try_from(limit.min(MAX_ENTRIES)).unwrap_or(0);
+        let places: Vec<u64> = (from..size.min(from.saturating_add(count))).collect();
+        let keys: Vec<Key> = places.iter().map(|i| entry_key(FIRST_LOG, *i)).collect();
+        let rows = self.inner.store.get(&keys).await?;
+        let read = |(index, row): (u64, Option<Vec<u8>>)| {
+            let bytes = row.ok_or_else(Error::internal)?;
+            let entry = AuditEntry::decode(&bytes).map_err(|_| Error::internal())?;
+            Ok((index, bytes, entry))
+        };
+        places.into_iter().zip(rows).map(read).collect()
+    }
+
+    /// Proves an entry against the newest signed head. `None`: the log's rows do not lead to it.
+    pub async fn prove(&self, index: u64) -> Result<Option<Proof>, Error> {
+        let head = self.checkpoint().await?;
+        if index >= head.checkpoint().size {
+            return Err(Error::malformed("index", "is beyond the end of the log"));
+        }
+        receipt::prove(self.inner.store.as_ref(), FIRST_LOG, index, &head).await.map_err(|_| Error::internal())
+    }
+
+    /// Writes the whole log out, for `audit check` on another machine.
+    pub async fn export_log(
+        &self,
+        out: &mut (dyn std::io::Write + Send),
+        progress: crate::audit::verify::Progress<'_>,
+    ) -> Result<(), Error> {
+        let verifier = self.verifier()?;
+        crate::audit::verify::export(self.inner.store.as_ref(), FIRST_LOG, &verifier, out, progress)
+            .await
+            .map_err(|_| Error::internal())
+    }
+
+    async fn change(
+        &self,
+        by: &PrincipalName,
+        expected: Option<u64>,
+        edit: impl Fn(&Inner, &mut Control, Timestamp) -> Result<(Vec<ControlChange>, Vec<Write>), Error>,
+    ) -> Result<(Receipt, ()), Error> {
+        self.change_with(by, expected, |inner, control, now| {
+            edit(inner, control, now).map(|(changes, writes)| (changes, writes, ()))
+        })
+        .await
+    }
+
+    /// Makes the next version of Control, commits it, and puts it in force. One at a time in this process.
+    async fn change_with<T>(
+        &self,
+        by: &PrincipalName,
+        expected: Option<u64>,
+        edit: impl Fn(&Inner, &mut Control, Timestamp) -> Result<(Vec<ControlChange>, Vec<Write>, T), Error>,
+    ) -> Result<(Receipt, T), Error> {
+        let _one_at_a_time = self.inner.changing.lock().await;
+        let before = self.state();
+        if expected.is_some_and(|epoch| epoch != before.epoch.version) {
+            return Err(Error::Config(format!(
+                "the policy in force is version {}; look at it again before you change it",
+                before.epoch.version
+            )));
+        }
+        let now = self.inner.clock.now();
+        let mut control = before.control.clone();
+        control.version = control.version.saturating_add(1);
+        control.made_at = now;
+        let (changes, writes, value) = edit(&self.inner, &mut control, now)?;
+        let rules = Rules::of(&control)?;
+        let keyring = Keyring::unwrap(&control, &self.inner.root.1, self.inner.esk.clone())?;
+        let (row, epoch) = control.seal(&self.inner.vault, self.inner.ctl.0, &self.inner.ctl.1)?;
+        let mut part = Part { expects: Vec::<Expect>::new(), writes: Control::writes(row, &epoch) };
+        part.writes.extend(writes);
+        let inner = self.inner.clone();
+        let step = ControlStep {
+            epoch,
+            part,
+            changes: changes.into_iter().map(|change| (Who::Listed(by.clone()), change)).collect(),
+            in_force: Box::new(move || Self::put_in_force(&inner, State { control, epoch, rules, keyring })),
+        };
+        match self.inner.journal.control(step).await {
+            Ok(receipt) => Ok((receipt, value)),
+            Err(NotFiled::Stale) => Err(Error::Overloaded),
+            Err(e) => Err(e.into()),
+        }
+    }
+}
+
+impl Inner {
+    fn state(&self) -> std::sync::Arc<State> {
+        self.state.read().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
+    }
+}
+
+fn note_hash(text: &str) -> Result<(Hash, &str), Error> {
+    if text.is_empty() || text.len() > MAX_NOTE {
+        return Err(Error::malformed("note", "must have 1 to 2,048 bytes"));
+    }
+    if pan::holds_card_number(text) {
+        return Err(Error::malformed("note", "must not hold a card number"));
+    }
+    let digest = digest::digest(&digest::SHA256, text.as_bytes());
+    Ok((Hash(crate::envelope::first(digest.as_ref())), text))
+}
+
+fn note_key(hash: &Hash) -> Key {
+    let mut key = vec![rows::NOTE];
+    key.extend_from_slice(&hash.0);
+    key
+}
+
+fn diff(before: &Policy, after: &Policy) -> Result<Vec<PolicyChange>, Error> {
+    let mut changes = Vec::new();
+    let (before, after) = (rows_of(before)?, rows_of(after)?);
+    for ((table, name), row) in &after {
+        let what = match before.get(&(*table, name.clone())) {
+            None => "added",
+            Some(old) if old != row => "changed",
+            Some(_) => continue,
+        };
+        changes.push(PolicyChange { what, table, name: name.clone() });
+    }
+    for (table, name) in before.keys().filter(|row| !after.contains_key(*row)) {
+        changes.push(PolicyChange { what: "dropped", table, name: name.clone() });
+    }
+    Ok(changes)
+}
+
+type PolicyRows = BTreeMap<(&'static str, String), String>;
+
+/// Every row of a policy by table and name, as its JSON.
+fn rows_of(policy: &Policy) -> Result<PolicyRows, Error> {
+    fn put(all: &mut PolicyRows, table: &'static str, name: String, row: &impl Serialize) -> Result<(), Error> {
+        let json = serde_json::to_string(row).map_err(|_| Error::internal())?;
+        all.insert((table, name), json);
+        Ok(())
+    }
+    let mut all = BTreeMap::new();
+    for row in &policy.authorities {
+        put(&mut all, "authority", row.id.to_string(), row)?;
+    }
+    for merchant in &policy.merchants {
+        put(&mut all, "merchant", merchant.id.to_string(), &(merchant.ff1_slots, &merchant.mask))?;
+        for row in &merchant.formats {
+            put(&mut all, "format", format!("{}/{}", merchant.id, row.id), row)?;
+        }
+        for row in &merchant.channels {
+            put(&mut all, "channel", format!("{}/{}", merchant.id, row.id), row)?;
+        }
+    }
+    for row in &policy.principals {
+        put(&mut all, "principal", row.id.to_string(), row)?;
+    }
+    for row in &policy.operators {
+        put(&mut all, "operator", row.id.to_string(), row)?;
+    }
+    for row in &policy.rules {
+        put(&mut all, "rule", row.id.to_string(), row)?;
+    }
+    Ok(all)
+}

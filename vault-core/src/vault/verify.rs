@@ -1,0 +1,163 @@
+//! Joins the log to the rows: whatever the log says was stored must be there, in the version that the log says.
+
+use std::collections::HashMap;
+
+use serde::Serialize;
+
+use super::{FIRST_LOG, Vault};
+use crate::audit::entry::{AuditEntry, Event};
+use crate::audit::note::LogVerifier;
+use crate::audit::tree::entry_key;
+use crate::audit::verify::{self, Report};
+use crate::error::Error;
+use crate::keyring::merchant_row;
+use crate::record::RowKey;
+use crate::rows;
+use crate::store::MAX_SCAN;
+use crate::words::Ref;
+
+/// How many places a report names; the rest are counted.
+const NAMED: usize = 100;
+
+/// What a verification of the store found.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct StoreReport {
+    /// Card rows that open and are what the log says.
+    pub good: u64,
+    /// Records that the log says were stored and that no row holds.
+    pub missing: u64,
+    /// Rows that the log knows nothing of.
+    pub extra: u64,
+    /// Rows of an older version than the log says: put back.
+    pub rolled_back: u64,
+    /// Rows that do not open: flipped, cut, moved or replaced.
+    pub unreadable: u64,
+    /// The first hundred of these, each with its record's name in the log or, where none can be read, its row's key.
+    pub named: Vec<Finding>,
+    /// The log itself.
+    pub log: Option<Report>,
+}
+
+/// One row that is not as it should be.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case", tag = "finding")]
+pub enum Finding {
+    /// The log says that it was stored.
+    Missing {
+        /// Its name in the log.
+        record: Ref,
+    },
+    /// The log knows nothing of it.
+    Extra {
+        /// Its name by its own row.
+        record: Ref,
+    },
+    /// The log says a newer version.
+    RolledBack {
+        /// Its name in the log.
+        record: Ref,
+        /// The row's version.
+        found: u32,
+        /// The log's.
+        logged: u32,
+    },
+    /// It does not open.
+    Unreadable {
+        /// The row's key, hexadecimal.
+        row: String,
+    },
+}
+
+impl StoreReport {
+    /// Whether everything is as the log says.
+    #[must_use]
+    pub fn is_whole(&self) -> bool {
+        let rows = self.missing + self.extra + self.rolled_back + self.unreadable;
+        rows == 0 && self.log.as_ref().is_some_and(|log| log.fault.is_none())
+    }
+
+    fn note(&mut self, finding: Finding) {
+        match finding {
+            Finding::Missing { .. } => self.missing += 1,
+            Finding::Extra { .. } => self.extra += 1,
+            Finding::RolledBack { .. } => self.rolled_back += 1,
+            Finding::Unreadable { .. } => self.unreadable += 1,
+        }
+        if self.named.len() < NAMED {
+            self.named.push(finding);
+        }
+    }
+}
+
+impl Vault {
+    /// The public key that this vault's log is verified with, as a C2SP verifier key.
+    pub fn verifier(&self) -> Result<LogVerifier, Error> {
+        let state = self.state();
+        let log = state.control.logs.iter().find(|l| l.id == FIRST_LOG).ok_or_else(Error::internal)?;
+        LogVerifier::parse(&log.verifier).map_err(|_| Error::internal())
+    }
+
+    /// Walks the log from its first entry.
+    pub async fn verify_log(&self, progress: verify::Progress<'_>) -> Result<Report, Error> {
+        let verifier = self.verifier()?;
+        Ok(verify::verify_store(self.inner.store.as_ref(), FIRST_LOG, &verifier, progress).await?)
+    }
+
+    /// Walks the log, then every card row, and compares. Opens outer seals only. Meant for a vault at rest: what
+    /// changes meanwhile may be counted as a finding.
+    pub async fn verify_store(&self, progress: verify::Progress<'_>) -> Result<StoreReport, Error> {
+        let log = self.verify_log(progress).await?;
+        let mut logged = self.logged_versions(log.entries).await?;
+        let mut report = StoreReport { log: Some(log), ..StoreReport::default() };
+        let state = self.state();
+        for merchant in state.control.numbers.values().map(|n| n.id) {
+            let prefix = merchant_row(rows::CARD, merchant, &[0; 16]);
+            let prefix = prefix.get(..5).unwrap_or_default().to_vec();
+            let mut after: Option<Vec<u8>> = None;
+            loop {
+                let page = self.inner.store.scan(&prefix, after.as_deref(), MAX_SCAN).await?;
+                let Some((last, _)) = page.last() else { break };
+                after = Some(last.clone());
+                for (key, bytes) in page {
+                    let row_key = key.get(5..).and_then(|k| k.try_into().ok()).map(RowKey);
+                    let card = row_key.and_then(|k| state.keyring.card(merchant, k, &bytes).ok());
+                    let Some(card) = card else {
+                        report.note(Finding::Unreadable { row: data_encoding::HEXLOWER.encode(&key) });
+                        continue;
+                    };
+                    let (record, found) = (card.row.record, card.row.version);
+                    match logged.remove(&record) {
+                        None => report.note(Finding::Extra { record }),
+                        Some(version) if version > found => {
+                            report.note(Finding::RolledBack { record, found, logged: version });
+                        }
+                        Some(_) => report.good += 1,
+                    }
+                }
+            }
+        }
+        for record in logged.into_keys() {
+            report.note(Finding::Missing { record });
+        }
+        Ok(report)
+    }
+
+    /// The newest version of each record that the log speaks of.
+    async fn logged_versions(&self, entries: u64) -> Result<HashMap<Ref, u32>, Error> {
+        let mut versions = HashMap::new();
+        let page = u64::try_from(MAX_SCAN).unwrap_or(u64::MAX);
+        let mut from = 0;
+        while from < entries {
+            let keys: Vec<_> = (from..entries.min(from.saturating_add(page))).map(|i| entry_key(FIRST_LOG, i)).collect();
+            for bytes in self.inner.store.get(&keys).await?.into_iter().flatten() {
+                let Ok(entry) = AuditEntry::decode(&bytes) else { continue };
+                if let Event::Tokenized { record, version, .. } | Event::Revoked { record, version, .. } = entry.event {
+                    let newest = versions.entry(record).or_insert(0);
+                    *newest = version.max(*newest);
+                }
+            }
+            from = from.saturating_add(page);
+        }
+        Ok(versions)
+    }
+}
