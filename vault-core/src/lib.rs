@@ -9,3 +9,4 @@ pub mod rows;
 pub mod secret;
 pub mod store;
 pub mod time;
+pub mod token;
