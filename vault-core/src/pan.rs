@@ -226,6 +226,9 @@ impl fmt::Display for KeepError {
 impl std::error::Error for KeepError {}
 
 impl Keep {
+    /// No digit at all: allowed at every length.
+    pub const NOTHING: Self = Self { first: 0, last: 0 };
+
     /// The first 0, 6 or 8 digits and the last 0 or 4.
     pub fn new(first: u8, last: u8) -> Result<Self, KeepError> {
         if matches!(first, 0 | 6 | 8) && matches!(last, 0 | 4) {
@@ -312,6 +315,18 @@ impl MaskedPan {
         usize::from(self.length)
     }
 
+    /// Which digits are readable.
+    #[must_use]
+    pub fn keep(&self) -> Keep {
+        self.keep
+    }
+
+    /// The readable digits, first and then last, 0 to 12 of them in ASCII.
+    #[must_use]
+    pub fn kept(&self) -> &[u8] {
+        self.kept.get(..usize::from(self.keep.first) + usize::from(self.keep.last)).unwrap_or_default()
+    }
+
     /// The readable digits in front: none, 6 or 8.
     #[must_use]
     pub fn first(&self) -> &str {
@@ -359,8 +374,7 @@ impl MaskedPan {
     }
 
     fn ends(&self) -> (&str, &str) {
-        let both = usize::from(self.keep.first) + usize::from(self.keep.last);
-        let text = self.kept.get(..both).and_then(|k| std::str::from_utf8(k).ok()).unwrap_or_default();
+        let text = std::str::from_utf8(self.kept()).unwrap_or_default();
         text.split_at_checked(usize::from(self.keep.first)).unwrap_or_default()
     }
 }
@@ -433,7 +447,9 @@ impl CardExpiry {
     pub fn parse(text: &str) -> Result<Self, ExpiryError> {
         let (century, year, month) = match (text.split_once('/'), text.split_once('-')) {
             (Some((month, year)), None) if month.len() == 2 && year.len() == 2 => (2000, year, month),
-            (Some((month, year)), None) | (None, Some((year, month))) if month.len() == 2 && year.len() == 4 => {
+            (Some((month, year)), None) | (None, Some((year, month)))
+                if month.len() == 2 && year.len() == 4 =>
+            {
                 (0, year, month)
             }
             _ => return Err(ExpiryError::Text),
