@@ -10,7 +10,7 @@ use zeroize::Zeroizing;
 use crate::aead::{self, Unopened, Xaes};
 use crate::codec::{Reader, Writer};
 use crate::control::{Control, KeyRecord};
-use crate::envelope::{self, Adm, Dek, Esk, Fpr, Idm, Idx, Kek, KeyId, KeyKind, KeyMaterial, Root, Trk, ctx};
+use crate::envelope::{self, Adm, Dek, Esk, Fpr, Idm, Idx, Kek, KeyId, KeyKind, Root, Trk, ctx};
 use crate::error::Error;
 use crate::journal::Disclosed;
 use crate::name::{ChannelName, FormatName, MerchantName, PrincipalName};

@@ -229,7 +229,6 @@ impl Card {
         Some(SealedRecord {
             merchant: self.merchant,
             record: self.row.record,
-            subject: self.row.subject,
             mask: self.row.mask,
             inner,
         })
@@ -242,8 +241,6 @@ pub struct SealedRecord {
     pub(crate) merchant: MerchantId,
     /// Its name in the log.
     pub(crate) record: Ref,
-    /// Whose secret is needed beside the token.
-    pub(crate) subject: SubjectId,
     /// What the card number must look like once it is open: XAES does not commit to its key, so this is checked.
     pub(crate) mask: MaskedPan,
     /// The seal.

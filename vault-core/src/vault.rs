@@ -11,6 +11,8 @@ mod operate;
 mod request;
 mod running;
 mod sweep;
+#[cfg(test)]
+mod tests;
 mod tokenize;
 mod verify;
 mod view;
@@ -19,7 +21,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
 
 pub use blocking::Blocking;
-pub use operate::{KeyLine, PolicyChange, Status};
+pub use operate::{KeyLine, MAX_ENTRIES, MAX_NOTE, PolicyChange, Status};
 pub use request::{
     Context, Detokenized, Header, Inspected, MAX_BATCH, MAX_CONTEXT, NewCard, RequestId, Reveal, Revealed, Revocation,
     RevokedToken, Tokenized,

@@ -283,7 +283,7 @@ impl Vault {
         &self,
         out: &mut (dyn std::io::Write + Send),
         progress: crate::audit::verify::Progress<'_>,
-    ) -> Result<(), Error> {
+    ) -> Result<SignedCheckpoint, Error> {
         let verifier = self.verifier()?;
         crate::audit::verify::export(self.inner.store.as_ref(), FIRST_LOG, &verifier, out, progress)
             .await

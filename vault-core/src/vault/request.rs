@@ -120,13 +120,15 @@ pub struct NewCard {
     pub valid_until: Option<Timestamp>,
     /// On which channels the token works; the format's default if empty.
     pub channels: Vec<ChannelName>,
+    /// What is known around this very card, in place of the header's context: an import has many customers.
+    pub context: Option<Context>,
 }
 
 impl NewCard {
     /// A card with nothing but its number: the channel's format, no expiry, no narrowing.
     #[must_use]
     pub fn new(pan: Pan) -> Self {
-        Self { pan, card_expiry: None, format: None, valid_until: None, channels: Vec::new() }
+        Self { pan, card_expiry: None, format: None, valid_until: None, channels: Vec::new(), context: None }
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use zeroize::Zeroizing;
 
-use super::request::{Header, MAX_BATCH, NewCard, Tokenized};
+use super::request::{Context, Header, MAX_BATCH, NewCard, Tokenized};
 use super::view::View;
 use super::{MAX_ROUNDS, State, Vault};
 use crate::audit::entry::Minting;
@@ -25,7 +25,7 @@ use crate::record::{ChannelId, Grants, Row, RowKey, SubjectId};
 use crate::rows;
 use crate::store::{Key, Part, Write};
 use crate::time::Timestamp;
-use crate::token::{MAX_REDRAWS, MAX_WALK, REDRAWS, Reuse, Scheme, Scope, Shape, Token, Walk};
+use crate::token::{MAX_REDRAWS, MAX_WALK, REDRAWS, Reuse, Scope, Shape, Token};
 use crate::words::{Action, Ref, Refusal, Show};
 
 /// Version of a kept answer and of an idempotency row.
@@ -98,7 +98,6 @@ struct Round<'a> {
     channel: ChannelName,
     header: &'a Header,
     cards: &'a [NewCard],
-    subject: SubjectId,
     now: Timestamp,
     view: View,
 }
@@ -110,6 +109,7 @@ struct Item<'a> {
     format: Arc<FormatInForce>,
     shape: Shape,
     grants: Grants,
+    subject: SubjectId,
     bytes: Zeroizing<Vec<u8>>,
     hash: [u8; 32],
     requests: [Key; 2],
@@ -151,13 +151,9 @@ impl<'a> Round<'a> {
     ) -> Result<Self, Error> {
         let merchant = state.rules.merchant(admitted.merchant()).ok_or_else(Error::internal)?.clone();
         let channel = merchant.channel_name(admitted.channel_id()).ok_or_else(Error::internal)?.clone();
-        let subject = match header.context.customer_reference.as_str() {
-            "" => SubjectId::NONE,
-            reference => state.keyring.subject(merchant.id, reference)?,
-        };
         let now = vault.inner.clock.now();
         let view = View::default();
-        Ok(Self { vault, state, admitted, merchant, channel, header, cards, subject, now, view })
+        Ok(Self { vault, state, admitted, merchant, channel, header, cards, now, view })
     }
 
     async fn go(mut self, answers: &mut [Option<Result<Tokenized, Error>>]) -> Result<(), Error> {
@@ -247,7 +243,12 @@ impl<'a> Round<'a> {
             .ok_or_else(|| Error::malformed("card.plain.pan", "has a length that this token format does not take"))?;
         let grants = self.grants(card, &format)?;
         let restrictions = restrictions(&grants);
-        let bytes = self.request_bytes(card, &restrictions);
+        let context = card.context.as_ref().unwrap_or(&self.header.context);
+        let subject = match context.customer_reference.as_str() {
+            "" => SubjectId::NONE,
+            reference => keyring.subject(id, reference)?,
+        };
+        let bytes = self.request_bytes(card, context, &restrictions);
         let item = u32::try_from(place).map_err(|_| Error::internal())?;
         let request = RequestKey { principal, request_id: &self.header.request_id.0, item };
         let name = keyring.request_row(id, &request)?;
@@ -255,7 +256,7 @@ impl<'a> Round<'a> {
         let reusable = format.format.reuse() == Reuse::Reuse && card.valid_until.is_none();
         let fingerprint = if reusable {
             let scope = self.scope(&format);
-            let like = Likeness { scope, format: &format.name, subject: self.subject, restrictions: &restrictions };
+            let like = Likeness { scope, format: &format.name, subject, restrictions: &restrictions };
             Some(keyring.fingerprint(id, &like, &card.pan)?)
         } else {
             None
@@ -274,6 +275,7 @@ impl<'a> Round<'a> {
             card,
             shape,
             grants,
+            subject,
             hash: keyring.request_hash(id, &request, &bytes)?,
             bytes,
             requests: [today, today.saturating_sub(KEPT_DAYS)].map(|d| day_row(rows::IDEMPOTENCY, d, id, &name)),
@@ -315,8 +317,7 @@ impl<'a> Round<'a> {
     }
 
     /// The request's bytes, canonically: what the idempotency hash and the kept answer's key are made over.
-    fn request_bytes(&self, card: &NewCard, restrictions: &[u8]) -> Zeroizing<Vec<u8>> {
-        let context = &self.header.context;
+    fn request_bytes(&self, card: &NewCard, context: &Context, restrictions: &[u8]) -> Zeroizing<Vec<u8>> {
         let mut w = Writer::with_capacity(512);
         w.u8(Action::Tokenize.id()).u32(u32::try_from(self.cards.len()).unwrap_or(u32::MAX));
         w.u32(self.admitted.channel_id().0).u8(self.header.purpose.id()).u8(self.header.initiator.id());
@@ -336,9 +337,9 @@ impl<'a> Round<'a> {
             keys.extend(item.requests.iter().cloned());
             keys.extend(item.fingerprint.iter().map(|f| merchant_row(rows::FINGERPRINT, id, f)));
             keys.extend(item.guess.iter().map(|g| g.cell.clone()));
-        }
-        if self.subject != SubjectId::NONE {
-            keys.push(merchant_row(rows::SUBJECT, id, &self.subject.0));
+            if item.subject != SubjectId::NONE {
+                keys.push(merchant_row(rows::SUBJECT, id, &item.subject.0));
+            }
         }
         Ok(self.view.read(self.vault.inner.store.as_ref(), keys).await?)
     }
@@ -488,7 +489,7 @@ impl<'a> Round<'a> {
             return Err(Error::internal());
         }
         let works = !card.is_revoked() && card.row.valid_until.is_none() && card.row.grants == item.grants;
-        if !works || card.row.subject != self.subject {
+        if !works || card.row.subject != item.subject {
             return Ok(None);
         }
         let later = item.card.card_expiry.filter(|given| card.row.card_expiry.is_none_or(|had| *given > had));
@@ -533,7 +534,7 @@ impl<'a> Round<'a> {
             made_at: self.now,
             valid_until: item.card.valid_until,
             grants: item.grants.clone(),
-            subject: self.subject,
+            subject: item.subject,
             inner: Some(inner),
         };
         let sealed = state.keyring.seal_row(id, row_key, &row)?;
@@ -543,9 +544,7 @@ impl<'a> Round<'a> {
             let sealed = state.keyring.seal_reuse(id, fingerprint, scope, &item.card.pan, &token)?;
             self.view.put(part, merchant_row(rows::FINGERPRINT, id, fingerprint), sealed);
         }
-        let length = u8::try_from(item.card.pan.len()).map_err(|_| Error::internal())?;
-        let space = state.keyring.space(id, &item.format.name, length, item.shape.kept())?;
-        part.writes.push(Write::Add(merchant_row(rows::SPACE, id, &space), 1));
+        part.writes.push(Write::Add(self.space_key(item)?, 1));
         let answer = Answer {
             token,
             record,
@@ -560,10 +559,10 @@ impl<'a> Round<'a> {
 
     /// The subject's secret; the subject's index gets the new rows.
     fn subject_row(&mut self, item: &Item<'_>, row: RowKey, part: &mut Part) -> Result<SubjectSecret, Error> {
-        if self.subject == SubjectId::NONE {
+        if item.subject == SubjectId::NONE {
             return Ok(SubjectSecret::none());
         }
-        let (id, subject, state) = (self.merchant.id, self.subject, self.state.clone());
+        let (id, subject, state) = (self.merchant.id, item.subject, self.state.clone());
         let key = merchant_row(rows::SUBJECT, id, &subject.0);
         let mut index: SubjectIndex = match self.view.get(&key) {
             None => state.keyring.new_subject(id, subject, &SubjectSecret::random()?)?,
@@ -595,8 +594,8 @@ impl<'a> Round<'a> {
                 return Ok(found);
             }
         }
-        if small && item.format.format.scheme() != Scheme::Opaque {
-            for index in Walk::over(u64::try_from(item.shape.space()).unwrap_or(0), &mut random::below)? {
+        if small && !self.is_used_up(item).await? {
+            for index in item.shape.walk(&mut random::below)? {
                 let Some(token) = item.shape.nth(index) else { continue };
                 if let Some(found) = self.if_unused(token).await? {
                     return Ok(found);
@@ -604,6 +603,21 @@ impl<'a> Round<'a> {
             }
         }
         Err(Error::SpaceExhausted)
+    }
+
+    /// Whether the counter says that every token of this shape is taken: tombstones count too, so it never falls.
+    async fn is_used_up(&self, item: &Item<'_>) -> Result<bool, Error> {
+        let key = self.space_key(item)?;
+        let row = self.vault.inner.store.get(&[key]).await?.into_iter().next().flatten();
+        let used = row.and_then(|v| v.try_into().ok()).map_or(0, u64::from_be_bytes);
+        Ok(u128::from(used) >= item.shape.space())
+    }
+
+    fn space_key(&self, item: &Item<'_>) -> Result<Key, Error> {
+        let length = u8::try_from(item.card.pan.len()).map_err(|_| Error::internal())?;
+        let name = &item.format.name;
+        let space = self.state.keyring.space(self.merchant.id, name, length, item.shape.kept())?;
+        Ok(merchant_row(rows::SPACE, self.merchant.id, &space))
     }
 
     async fn if_unused(&mut self, token: Token) -> Result<Option<(Token, RowKey)>, Error> {
