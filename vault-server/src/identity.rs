@@ -273,7 +273,11 @@ mod tests {
         .collect();
         for (names, expected) in table {
             let shown = format!("{names:?}");
-            assert_eq!(PeerName::of(&certificate(names)).map(|n| n.to_string()).as_deref(), expected.as_deref(), "{shown}");
+            assert_eq!(
+                PeerName::of(&certificate(names)).map(|n| n.to_string()).as_deref(),
+                expected.as_deref(),
+                "{shown}"
+            );
         }
     }
 

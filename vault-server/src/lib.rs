@@ -5,11 +5,11 @@
 
 pub mod identity;
 pub mod limits;
-//LISTENER
+pub mod listener;
 pub mod logs;
 pub mod memory;
 pub mod metrics;
-//REQUEST
+pub mod request;
 pub mod settings;
 pub mod shutdown;
 pub mod tls;

@@ -45,6 +45,8 @@ pub const IDLE_MS: u32 = 600_000;
 pub const KEEPALIVE_MS: u32 = 30_000;
 /// Milliseconds that a peer has to answer a ping.
 pub const KEEPALIVE_ANSWER_MS: u32 = 10_000;
+/// Milliseconds that an answer may wait for its peer to read on. Then the peer is a slow reader and is cut off.
+pub const SLOW_READER_MS: u32 = 20_000;
 /// Requests that a connection may cancel in [`CANCEL_WINDOW`] before it is cut: HTTP/2 rapid reset (CVE-2023-44487).
 pub const CANCELS: u32 = 200;
 /// Milliseconds that requests under way have to finish when the server is told to stop.
@@ -64,8 +66,6 @@ pub const FRAME_BYTES: u32 = 16_384;
 pub const PENDING_RESETS: usize = 20;
 /// Streams that the server may reset for a peer's errors before it ends the connection.
 pub const ERROR_RESETS: usize = 64;
-/// How long after its deadline an answer may still be leaving. Then the peer is a slow reader and is cut off.
-pub const SLOW_READER_GRACE: Duration = Duration::from_secs(10);
 
 /// The `[limits]` table. Every key may be left out.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -101,6 +101,8 @@ pub struct Limits {
     pub keepalive_ms: u32,
     /// See [`KEEPALIVE_ANSWER_MS`].
     pub keepalive_answer_ms: u32,
+    /// See [`SLOW_READER_MS`].
+    pub slow_reader_ms: u32,
     /// See [`CANCELS`].
     pub cancels: u32,
     /// See [`DRAIN_MS`].
@@ -125,6 +127,7 @@ impl Default for Limits {
             idle_ms: IDLE_MS,
             keepalive_ms: KEEPALIVE_MS,
             keepalive_answer_ms: KEEPALIVE_ANSWER_MS,
+            slow_reader_ms: SLOW_READER_MS,
             cancels: CANCELS,
             drain_ms: DRAIN_MS,
         }
@@ -142,7 +145,7 @@ impl Limits {
     #[must_use]
     pub fn problems(&self) -> Vec<Problem> {
         const HOUR: u32 = 3_600_000;
-        let ranges: [(&str, u32, u32, u32); 17] = [
+        let ranges: [(&str, u32, u32, u32); 18] = [
             ("connections", self.connections, 1, 65_536),
             ("connections_per_peer", self.connections_per_peer, 1, self.connections.max(1)),
             ("handshakes", self.handshakes, 1, 65_536),
@@ -158,6 +161,7 @@ impl Limits {
             ("idle_ms", self.idle_ms, 1_000, 24 * HOUR),
             ("keepalive_ms", self.keepalive_ms, 1_000, HOUR),
             ("keepalive_answer_ms", self.keepalive_answer_ms, 100, 60_000),
+            ("slow_reader_ms", self.slow_reader_ms, 100, HOUR),
             ("cancels", self.cancels, 1, 100_000),
             ("drain_ms", self.drain_ms, 0, HOUR),
         ];
@@ -245,11 +249,12 @@ impl Gate {
         let oldest_of_peer = counts
             .peers
             .get(&address)
-            .filter(|peer| peer.at_door.len() >= usize::try_from(self.limits.handshakes_per_peer).unwrap_or(usize::MAX))
+            .filter(|peer| {
+                peer.at_door.len() >= usize::try_from(self.limits.handshakes_per_peer).unwrap_or(usize::MAX)
+            })
             .and_then(|peer| peer.at_door.first().copied());
         let full = counts.at_door.len() >= usize::try_from(self.limits.handshakes).unwrap_or(usize::MAX);
-        let oldest =
-            oldest_of_peer.or_else(|| counts.at_door.keys().next().copied().filter(|_| full));
+        let oldest = oldest_of_peer.or_else(|| counts.at_door.keys().next().copied().filter(|_| full));
         if let Some(oldest) = oldest {
             counts.leave_door(oldest);
         }
@@ -340,7 +345,13 @@ mod tests {
     use super::*;
 
     fn small() -> Limits {
-        Limits { connections: 3, connections_per_peer: 2, handshakes: 4, handshakes_per_peer: 2, ..Limits::default() }
+        Limits {
+            connections: 3,
+            connections_per_peer: 2,
+            handshakes: 4,
+            handshakes_per_peer: 2,
+            ..Limits::default()
+        }
     }
 
     fn ip(last: u8) -> IpAddr {

@@ -22,10 +22,41 @@ use crate::metrics::Metrics;
 /// The fields that are printed, besides `message`. A new one is added here on purpose, after asking whether it could
 /// ever hold a card number, a token or a person.
 pub const FIELDS: &[&str] = &[
-    "action", "address", "attempt", "authority", "bytes", "channel", "code", "count", "door", "engine", "epoch",
-    "error", "expires", "file", "fingerprint", "generation", "incident", "key_id", "key_kind", "limit", "lockdown",
-    "merchant", "method", "ms", "phase", "principal", "problem", "reason", "release", "rule", "serial", "signal",
-    "stage", "wipes",
+    "action",
+    "address",
+    "attempt",
+    "authority",
+    "bytes",
+    "channel",
+    "code",
+    "count",
+    "door",
+    "engine",
+    "epoch",
+    "error",
+    "expires",
+    "file",
+    "fingerprint",
+    "generation",
+    "incident",
+    "key_id",
+    "key_kind",
+    "limit",
+    "line",
+    "lockdown",
+    "merchant",
+    "method",
+    "ms",
+    "phase",
+    "principal",
+    "problem",
+    "reason",
+    "release",
+    "rule",
+    "serial",
+    "signal",
+    "stage",
+    "wipes",
 ];
 /// Characters of one value. A longer one is cut, so that nobody fills the disk by one line.
 const MAX_VALUE: usize = 512;
@@ -95,10 +126,20 @@ impl fmt::Display for AlreadyLogging {
 
 impl std::error::Error for AlreadyLogging {}
 
-/// Sends this process's lines to standard error.
-pub fn start(settings: LogSettings, clock: Arc<dyn Clock>, metrics: Option<Arc<Metrics>>) -> Result<(), AlreadyLogging> {
+/// Sends this process's lines to standard error. A panic becomes one line with its place; what it says is not printed,
+/// as it may quote what it stumbled over.
+pub fn start(
+    settings: LogSettings,
+    clock: Arc<dyn Clock>,
+    metrics: Option<Arc<Metrics>>,
+) -> Result<(), AlreadyLogging> {
     let subscriber = subscriber(settings, clock, metrics, Box::new(std::io::stderr()));
-    tracing::subscriber::set_global_default(subscriber).map_err(|_| AlreadyLogging)
+    tracing::subscriber::set_global_default(subscriber).map_err(|_| AlreadyLogging)?;
+    std::panic::set_hook(Box::new(|panic| {
+        let (file, line) = panic.location().map_or(("unknown", 0), |place| (place.file(), place.line()));
+        tracing::error!(file, line, "a defect in the program ended this task");
+    }));
+    Ok(())
 }
 
 /// The same, to any writer; for [`tracing::subscriber::with_default`].
@@ -144,7 +185,7 @@ impl<S: Subscriber> Layer<S> for Lines {
             event.record(&mut chosen);
             self.write(*metadata.level(), metadata.target(), chosen);
         } else if let Some(count) = self.count_foreign(metadata.target()) {
-            chosen.message = "lines of another crate, counted and not printed".to_owned();
+            chosen.message.push_str("lines of another crate, counted and not printed");
             chosen.fields.insert("count".to_owned(), count.into());
             self.write(*metadata.level(), crate_of(metadata.target()), chosen);
         }

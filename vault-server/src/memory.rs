@@ -103,7 +103,7 @@ mod tests {
 
     /// How many bytes of the mark (drawn anew, so that no constant in the program matches) are still there.
     fn left(mark: u8, bytes: &[u8]) -> usize {
-        bytes.iter().filter(|&&b| b == mark).count()
+        bytes.iter().map(|&b| usize::from(b == mark)).sum()
     }
 
     #[test]
@@ -135,7 +135,11 @@ mod tests {
     #[inline(never)]
     fn leave_marks(depth: usize) -> usize {
         let marks = std::hint::black_box([0xC3_u8; 1_024]);
-        if depth == 0 { marks.as_ptr() as usize } else { leave_marks(depth - 1) + usize::from(marks[1_023] == 0) }
+        if depth == 0 {
+            marks.as_ptr() as usize
+        } else {
+            leave_marks(depth - 1) + usize::from(marks[1_023] == 0)
+        }
     }
 
     #[test]

@@ -8,8 +8,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use rcgen::{
-    BasicConstraints, Certificate, CertificateParams, CertificateRevocationListParams, DnType, ExtendedKeyUsagePurpose,
-    IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, RevocationReason, RevokedCertParams, SanType, SerialNumber,
+    BasicConstraints, Certificate, CertificateParams, CertificateRevocationListParams, DnType,
+    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, RevocationReason,
+    RevokedCertParams, SanType, SerialNumber,
 };
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use vault_core::name::AuthorityName;
@@ -184,13 +185,15 @@ impl Rig {
         rig.write("intermediate.pem", &rig.intermediate.certificate.pem());
         rig.write("other.crl", &rig.other.list(&[], 5));
         rig.revoke(&[], 0);
-        for (name, leaf) in
-            [("server", server(-1, 365)), ("other-server", server(-1, 365)), ("expired-server", server(-20, -10))]
-        {
+        for (name, leaf) in [("server", server(-1, 365)), ("other-server", server(-1, 365))] {
             let issued = rig.shop.issue(&leaf);
             rig.write(&format!("{name}.pem"), &issued.certificate.pem());
             rig.write(&format!("{name}.key"), &issued.key.serialize_pem());
         }
+        // The same key: so that nothing but its end is wrong with it.
+        let key = KeyPair::from_pem(&fs::read_to_string(rig.path("server.key")).unwrap()).unwrap();
+        let expired = server(-20, -10).params().signed_by(&key, &rig.shop.issuer).unwrap();
+        rig.write("expired-server.pem", &expired.pem());
         rig
     }
 

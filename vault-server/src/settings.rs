@@ -174,15 +174,24 @@ impl Settings {
     pub fn parse(text: &str) -> Result<Self, Problem> {
         toml::from_str(text).map_err(|error| {
             // The parser's own text quotes the line, and a line may hold what should not be printed.
-            let line = error.span().map_or(1, |span| 1 + text.bytes().take(span.start).filter(|&b| b == b'\n').count());
-            Problem::new("settings", &format!("line {line}: {}", error.message()), "see docs/operations.md for every key")
+            let line = error
+                .span()
+                .map_or(1, |span| 1 + text.bytes().take(span.start).filter(|&b| b == b'\n').count());
+            Problem::new(
+                "settings",
+                &format!("line {line}: {}", error.message()),
+                "see docs/operations.md for every key",
+            )
         })
     }
 
     fn resolve(&mut self, folder: &Path) {
         let tables = std::iter::once(&mut self.tls).chain(self.admin.as_mut().map(|admin| &mut admin.tls));
         let paths = tables.flat_map(|tls| {
-            [&mut tls.certificate, &mut tls.key].into_iter().chain(tls.client_ca.values_mut()).chain(&mut tls.crl)
+            [&mut tls.certificate, &mut tls.key]
+                .into_iter()
+                .chain(tls.client_ca.values_mut())
+                .chain(&mut tls.crl)
         });
         for path in paths.chain([&mut self.store.folder]).chain(&mut self.custodian.passphrase_file) {
             *path = folder.join(&*path); // an absolute path stays itself
@@ -196,7 +205,11 @@ impl Settings {
         problems.extend(self.check_addresses());
         problems.extend(self.custodian.read_passphrase().err());
         if self.store.engine != Engine::Memory && !self.store.folder.is_dir() {
-            problems.push(Problem::new("store.folder", "is no folder", "make a vault there with `vaultctl init`"));
+            problems.push(Problem::new(
+                "store.folder",
+                "is no folder",
+                "make a vault there with `vaultctl init`",
+            ));
         }
         let data = self.tls.check("tls", clock, &mut problems);
         let admin = self.admin.as_ref().and_then(|a| a.tls.check("admin.tls", clock, &mut problems));
@@ -250,7 +263,8 @@ impl TlsFiles {
         match TlsState::load(self, clock) {
             Ok(state) => Some(state),
             Err(found) => {
-                problems.extend(found.into_iter().map(|p| Problem { key: format!("{table}.{}", p.key), ..p }));
+                problems
+                    .extend(found.into_iter().map(|p| Problem { key: format!("{table}.{}", p.key), ..p }));
                 None
             }
         }
@@ -272,8 +286,9 @@ impl CustodianSettings {
             }
         };
         check_private(key, &path)?;
-        let mut bytes = read_small(&path, MAX_PASSPHRASE)
-            .map_err(|problem| Problem::new(key, &problem, "put the passphrase, and nothing else, into this file"))?;
+        let mut bytes = read_small(&path, MAX_PASSPHRASE).map_err(|problem| {
+            Problem::new(key, &problem, "put the passphrase, and nothing else, into this file")
+        })?;
         if bytes.last() == Some(&b'\n') {
             bytes.pop();
             if bytes.last() == Some(&b'\r') {
@@ -281,7 +296,11 @@ impl CustodianSettings {
             }
         }
         if bytes.is_empty() {
-            return Err(Problem::new(key, "is empty", "put the passphrase, and nothing else, into this file"));
+            return Err(Problem::new(
+                key,
+                "is empty",
+                "put the passphrase, and nothing else, into this file",
+            ));
         }
         Ok(bytes)
     }
@@ -305,7 +324,11 @@ pub(crate) fn check_private(key: &str, path: &Path) -> Result<(), Problem> {
         .permissions()
         .mode();
     if mode & OTHERS != 0 {
-        return Err(Problem::new(key, "can be read or changed by everyone", "take the rights of others away: chmod o="));
+        return Err(Problem::new(
+            key,
+            "can be read or changed by everyone",
+            "take the rights of others away: chmod o=",
+        ));
     }
     Ok(())
 }
@@ -380,11 +403,25 @@ mod tests {
 
     #[test]
     fn an_unknown_key_is_refused_in_every_table() {
-        let tables = ["[store]", "[custodian]", "[listen]", "[tls]", "[admin]", "[admin.tls]", "[metrics]", "[limits]", "[log]"];
+        let tables = [
+            "[store]",
+            "[custodian]",
+            "[listen]",
+            "[tls]",
+            "[admin]",
+            "[admin.tls]",
+            "[metrics]",
+            "[limits]",
+            "[log]",
+        ];
         for table in tables {
-            let text = WHOLE.replacen(&format!("{table}\n"), &format!("{table}\n passphrase = \"hunter2\"\n"), 1);
+            let text =
+                WHOLE.replacen(&format!("{table}\n"), &format!("{table}\n passphrase = \"hunter2\"\n"), 1);
             let problem = Settings::parse(&text).unwrap_err().to_string();
-            assert!(problem.contains("unknown field `passphrase`") && !problem.contains("hunter2"), "{table}: {problem}");
+            assert!(
+                problem.contains("unknown field `passphrase`") && !problem.contains("hunter2"),
+                "{table}: {problem}"
+            );
         }
         assert!(Settings::parse(&format!("surprise = 1\n{WHOLE}")).is_err());
     }
@@ -401,7 +438,14 @@ mod tests {
         let (_rig, file) = folder(&text);
         let problems = Settings::read(&file).unwrap().check(&clock());
         let keys: Vec<_> = problems.iter().map(|p| p.key.as_str()).collect();
-        for key in ["limits.queue", "metrics.address", "admin.address", "custodian", "store.folder", "tls.client_ca.shop"] {
+        for key in [
+            "limits.queue",
+            "metrics.address",
+            "admin.address",
+            "custodian",
+            "store.folder",
+            "tls.client_ca.shop",
+        ] {
             assert!(keys.contains(&key), "{key} is not among {keys:?}");
         }
     }
@@ -420,22 +464,28 @@ mod tests {
         for secret in ["passphrase", "server.key"] {
             fs::set_permissions(rig.path(secret), fs::Permissions::from_mode(0o644)).unwrap();
         }
-        let keys: Vec<_> = Settings::read(&file).unwrap().check(&clock()).into_iter().map(|p| p.key).collect();
+        let keys: Vec<_> =
+            Settings::read(&file).unwrap().check(&clock()).into_iter().map(|p| p.key).collect();
         assert_eq!(keys, ["custodian.passphrase_file", "tls.key", "admin.tls.key"]);
     }
 
     #[test]
     fn a_passphrase_has_one_source_and_is_not_empty() {
-        let both = CustodianSettings { passphrase_file: Some("a".into()), passphrase_credential: Some("b".into()) };
+        let both =
+            CustodianSettings { passphrase_file: Some("a".into()), passphrase_credential: Some("b".into()) };
         assert_eq!(both.read_passphrase().unwrap_err().key, "custodian");
         for name in ["", "../etc/shadow", ".hidden", "a/b"] {
-            let credential = CustodianSettings { passphrase_file: None, passphrase_credential: Some(name.into()) };
+            let credential =
+                CustodianSettings { passphrase_file: None, passphrase_credential: Some(name.into()) };
             assert!(credential.read_passphrase().is_err(), "{name}");
         }
         let (rig, _) = folder(WHOLE);
         for (content, good) in [("\n", false), ("", false), ("x\r\n", true), (&*"x".repeat(1_025), false)] {
             fs::write(rig.path("passphrase"), content).unwrap();
-            let file = CustodianSettings { passphrase_file: Some(rig.path("passphrase")), passphrase_credential: None };
+            let file = CustodianSettings {
+                passphrase_file: Some(rig.path("passphrase")),
+                passphrase_credential: None,
+            };
             assert_eq!(file.read_passphrase().is_ok(), good, "{} bytes", content.len());
         }
     }

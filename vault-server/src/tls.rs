@@ -198,7 +198,6 @@ impl TlsState {
 
     fn build(bundle: &Bundle, generation: u64, clock: &Arc<dyn Clock>) -> Result<Self, Vec<Problem>> {
         let mut faults = Vec::new();
-        let now = clock.now();
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let mut inventory = Vec::new();
 
@@ -211,7 +210,11 @@ impl TlsState {
             authorities.extend(keep(read, &mut faults));
         }
         if bundle.client_ca.is_empty() {
-            faults.push(Problem::new("client_ca", "is empty", "name at least one authority, or nobody can connect"));
+            faults.push(Problem::new(
+                "client_ca",
+                "is empty",
+                "name at least one authority, or nobody can connect",
+            ));
         }
         faults.extend(same_key_twice(&authorities));
         if listed.contains(&false) && faults.is_empty() {
@@ -233,10 +236,6 @@ impl TlsState {
                 inventory.extend(lists.iter().enumerate().filter_map(|(at, list)| {
                     Some(Listed { key: format!("crl.{at}"), not_after: list.next? })
                 }));
-                if inventory.iter().any(|listed| listed.key == "certificate" && past(listed.not_after, now)) {
-                    let problem = Problem::new("certificate", "has expired", "renew it");
-                    return Err(vec![problem]);
-                }
                 let lists_made = lists.iter().map(|list| list.made).collect();
                 Ok(Self { generation, config: Arc::new(config), authorities, inventory, lists_made })
             }
@@ -268,10 +267,15 @@ impl TlsState {
     }
 
     /// Who showed this chain (its own certificate first) at the handshake.
-    pub fn recognise(&self, chain: &[CertificateDer<'_>], now: Timestamp) -> Result<PeerCertificate, Refused> {
+    pub fn recognise(
+        &self,
+        chain: &[CertificateDer<'_>],
+        now: Timestamp,
+    ) -> Result<PeerCertificate, Refused> {
         let authority = self.authorities.vouching(chain, now)?;
         let checked = Checked { generation: self.generation, at: now };
-        PeerCertificate::read(chain, authority.name.clone(), authority.fingerprint, checked).map_err(Refused::Unnamed)
+        PeerCertificate::read(chain, authority.name.clone(), authority.fingerprint, checked)
+            .map_err(Refused::Unnamed)
     }
 
     /// Whether a peer that is connected could connect now. For every request: a look at the clock, or, when the files
@@ -336,11 +340,20 @@ impl Authorities {
 }
 
 impl Authority {
-    fn vouches(&self, leaf: &CertificateDer<'_>, between: &[CertificateDer<'_>], now: Timestamp) -> Result<(), Refused> {
+    fn vouches(
+        &self,
+        leaf: &CertificateDer<'_>,
+        between: &[CertificateDer<'_>],
+        now: Timestamp,
+    ) -> Result<(), Refused> {
         let at = UnixTime::since_unix_epoch(Duration::from_millis(now.0));
         self.verifier.verify_client_cert(leaf, between, at).map_err(|error| Refused::from_rustls(&error))?;
         // RFC 5280 section 6.1 leaves the trust anchor's own dates to us.
-        if now < self.not_before || past(self.not_after, now) { Err(Refused::AuthorityExpired) } else { Ok(()) }
+        if now < self.not_before || past(self.not_after, now) {
+            Err(Refused::AuthorityExpired)
+        } else {
+            Ok(())
+        }
     }
 }
 
@@ -390,7 +403,12 @@ impl ClientCertVerifier for Doorkeeper {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, certificate, signature, &self.provider.signature_verification_algorithms)
+        verify_tls13_signature(
+            message,
+            certificate,
+            signature,
+            &self.provider.signature_verification_algorithms,
+        )
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
@@ -434,14 +452,18 @@ impl Bundle {
         let client_ca: BTreeMap<_, _> = files
             .client_ca
             .iter()
-            .filter_map(|(name, path)| Some((name.clone(), read(&format!("client_ca.{name}"), path, MAX_PEM)?)))
+            .filter_map(|(name, path)| {
+                Some((name.clone(), read(&format!("client_ca.{name}"), path, MAX_PEM)?))
+            })
             .collect();
         let crl = files.crl.iter().filter_map(|path| read("crl", path, MAX_CRL)).collect();
         if key.is_some() {
             faults.extend(check_private("key", &files.key).err());
         }
         match (certificate, key) {
-            (Some(certificate), Some(key)) if faults.is_empty() => Ok(Self { certificate, key, client_ca, crl }),
+            (Some(certificate), Some(key)) if faults.is_empty() => {
+                Ok(Self { certificate, key, client_ca, crl })
+            }
             _ => Err(faults),
         }
     }
@@ -451,7 +473,9 @@ fn certificates(key: &str, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, P
     let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
     match found {
         Ok(found) if !found.is_empty() => Ok(found),
-        Ok(_) | Err(_) => Err(Problem::new(key, "holds no certificate", "give a PEM file with a certificate in it")),
+        Ok(_) | Err(_) => {
+            Err(Problem::new(key, "holds no certificate", "give a PEM file with a certificate in it"))
+        }
     }
 }
 
@@ -469,7 +493,8 @@ struct RevocationList {
 
 impl RevocationList {
     fn read(bytes: &[u8]) -> Result<Self, Problem> {
-        let broken = || Problem::new("crl", "holds a list that cannot be read", "fetch it again, as PEM or DER");
+        let broken =
+            || Problem::new("crl", "holds a list that cannot be read", "fetch it again, as PEM or DER");
         let der = match CertificateRevocationListDer::from_pem_slice(bytes) {
             Ok(der) => der,
             Err(_) => CertificateRevocationListDer::from(bytes.to_vec()),
@@ -500,7 +525,11 @@ fn read_authority(
         chain.split_first().ok_or_else(|| Problem::new(&key, "is empty", "give a certificate"))?;
     let root = parsed(&key, anchor)?;
     if !root.is_ca() {
-        return Err(Problem::new(&key, "begins with a certificate of no authority", "put the authority's own first"));
+        return Err(Problem::new(
+            &key,
+            "begins with a certificate of no authority",
+            "put the authority's own first",
+        ));
     }
     let mut signers = vec![root];
     for intermediate in intermediates {
@@ -522,7 +551,9 @@ fn read_authority(
         .with_crls(crls)
         .enforce_revocation_expiration()
         .build()
-        .map_err(|_| Problem::new("crl", "holds a list that cannot be used", "give complete, direct lists"))?;
+        .map_err(|_| {
+            Problem::new("crl", "holds a list that cannot be used", "give complete, direct lists")
+        })?;
     let root = parsed(&key, anchor)?;
     Ok(Authority {
         name: name.clone(),
@@ -554,21 +585,34 @@ fn server_config(
     let chain = certificates("certificate", &bundle.certificate)?;
     if let Some(leaf) = chain.first() {
         let not_after = moment(parsed("certificate", leaf)?.validity().not_after);
+        if past(not_after, clock.now()) {
+            return Err(Problem::new("certificate", "has expired", "renew it: no client would accept it"));
+        }
         inventory.push(Listed { key: "certificate".to_owned(), not_after });
     }
-    let key = PrivateKeyDer::from_pem_slice(&bundle.key)
-        .map_err(|_| Problem::new("key", "holds no private key", "give a PEM file with an unencrypted key in it"))?;
+    let key = PrivateKeyDer::from_pem_slice(&bundle.key).map_err(|_| {
+        Problem::new("key", "holds no private key", "give a PEM file with an unencrypted key in it")
+    })?;
     let doorkeeper = Doorkeeper {
         authorities: Arc::clone(authorities),
-        hints: authorities.0.iter().flat_map(|authority| authority.verifier.root_hint_subjects().to_vec()).collect(),
+        hints: authorities
+            .0
+            .iter()
+            .flat_map(|authority| authority.verifier.root_hint_subjects().to_vec())
+            .collect(),
         provider: Arc::clone(provider),
     };
-    let mut config = ServerConfig::builder_with_details(Arc::clone(provider), Arc::new(VaultTime(Arc::clone(clock))))
-        .with_protocol_versions(&[&rustls::version::TLS13])
-        .map_err(|_| Problem::new("tls", "has no cipher suite of TLS 1.3", "build with the ring provider"))?
-        .with_client_cert_verifier(Arc::new(doorkeeper))
-        .with_single_cert(chain, key)
-        .map_err(|_| Problem::new("key", "does not belong to the certificate", "give the key of this certificate"))?;
+    let mut config =
+        ServerConfig::builder_with_details(Arc::clone(provider), Arc::new(VaultTime(Arc::clone(clock))))
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .map_err(|_| {
+                Problem::new("tls", "has no cipher suite of TLS 1.3", "build with the ring provider")
+            })?
+            .with_client_cert_verifier(Arc::new(doorkeeper))
+            .with_single_cert(chain, key)
+            .map_err(|_| {
+                Problem::new("key", "does not belong to the certificate", "give the key of this certificate")
+            })?;
     config.alpn_protocols = vec![ALPN.to_vec()];
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
@@ -595,7 +639,8 @@ impl Stamp {
 }
 
 fn stamps(files: &TlsFiles) -> Vec<Option<Stamp>> {
-    let paths = [&files.certificate, &files.key].into_iter().chain(files.client_ca.values()).chain(&files.crl);
+    let paths =
+        [&files.certificate, &files.key].into_iter().chain(files.client_ca.values()).chain(&files.crl);
     paths.map(|path| std::fs::metadata(path).ok().as_ref().map(Stamp::of)).collect()
 }
 
@@ -734,7 +779,11 @@ fn older_lists(old: &TlsState, new: &TlsState) -> bool {
 }
 
 fn older_list() -> Problem {
-    Problem::new("crl", "is older than the list in use", "fetch the newest list; an older one would undo a revocation")
+    Problem::new(
+        "crl",
+        "is older than the list in use",
+        "fetch the newest list; an older one would undo a revocation",
+    )
 }
 
 /// Keeps the certificates of all listeners up to date: looks every second, and at once on SIGHUP. Ends when `shutdown`
@@ -773,7 +822,10 @@ mod tests {
         let rig = Rig::new();
         let state = TlsState::load(&rig.files(), &clock()).unwrap();
         let peer = state.recognise(&rig.client(&Leaf::uri("spiffe://shop/web")).chain(), now()).unwrap();
-        assert_eq!((peer.authority.as_str(), peer.name.to_string().as_str()), ("shop", "uri:spiffe://shop/web"));
+        assert_eq!(
+            (peer.authority.as_str(), peer.name.to_string().as_str()),
+            ("shop", "uri:spiffe://shop/web")
+        );
         assert_eq!(Some(peer.authority_key), state.authorities().next().map(|(_, fingerprint)| fingerprint));
         assert_eq!(state.still_good(&peer, now()), Ok(()));
     }
@@ -829,7 +881,8 @@ mod tests {
     fn an_authority_taken_out_ends_its_connections() {
         let rig = Rig::new();
         let tls = open(&rig);
-        let peer = tls.current().recognise(&rig.client(&Leaf::uri("spiffe://shop/web")).chain(), now()).unwrap();
+        let peer =
+            tls.current().recognise(&rig.client(&Leaf::uri("spiffe://shop/web")).chain(), now()).unwrap();
         // The same file now names another authority.
         fs::copy(rig.path("other.pem"), rig.path("shop.pem")).unwrap();
         fs::copy(rig.path("other.crl"), rig.path("shop.crl")).unwrap();
@@ -845,8 +898,8 @@ mod tests {
         // The intermediate has no list, and its authority is strict.
         assert_eq!(state.recognise(&below.chain(), now()).map(|_| ()), Err(Refused::RevocationUnknown));
         let leaf = rig.client(&Leaf::uri("spiffe://shop/web"));
-        let stale = now().plus_days(40);
-        assert_eq!(state.recognise(&leaf.chain(), stale).map(|_| ()), Err(Refused::RevocationUnknown));
+        let too_late = now().plus_days(40);
+        assert_eq!(state.recognise(&leaf.chain(), too_late).map(|_| ()), Err(Refused::RevocationUnknown));
 
         let mut lax = rig.files();
         lax.crl.clear();
@@ -896,7 +949,11 @@ mod tests {
             ("server.key", key[..key.len() / 2].to_vec(), "key"),
             ("server.pem", Vec::new(), "certificate"),
             ("server.pem", good("expired-server.pem"), "certificate"),
-            ("shop.pem", b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n".to_vec(), "client_ca.shop"),
+            (
+                "shop.pem",
+                b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n".to_vec(),
+                "client_ca.shop",
+            ),
             ("shop.pem", good("server.pem"), "client_ca.shop"),
             ("shop.crl", b"\x30\x03\x02\x01".to_vec(), "crl"),
             ("shop.crl", good("other.crl"), "crl"),
