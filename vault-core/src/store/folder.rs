@@ -130,11 +130,11 @@ pub fn create(folder: &Path, engine: Engine, options: &Options) -> Result<Arc<dy
     room(folder, options.reserve)?;
     let unfinished = folder.join(UNFINISHED);
     remove(&unfinished)?;
-    let made = directory(&unfinished, false)
+    let built = directory(&unfinished, false)
         .and_then(|()| make(&unfinished, options))
         .and_then(|()| write_new(&unfinished.join(FORMAT), format_text(engine).as_bytes()))
         .and_then(|()| seal(&unfinished));
-    if let Err(error) = made {
+    if let Err(error) = built {
         // Best effort: what stays is removed by the next creation.
         let _ = remove(&unfinished);
         return Err(error);
@@ -290,14 +290,15 @@ fn seal(path: &Path) -> Result<(), StoreError> {
     sync_directory(path)
 }
 
+/// Gives a file or directory of the store's this mode.
 #[cfg(unix)]
-fn restrict(path: &Path, mode: u32) -> Result<(), StoreError> {
+pub(crate) fn restrict(path: &Path, mode: u32) -> Result<(), StoreError> {
     use std::os::unix::fs::PermissionsExt as _;
     Ok(fs::set_permissions(path, fs::Permissions::from_mode(mode))?)
 }
 
 #[cfg(not(unix))]
-fn restrict(_: &Path, _: u32) -> Result<(), StoreError> {
+pub(crate) fn restrict(_: &Path, _: u32) -> Result<(), StoreError> {
     Ok(())
 }
 

@@ -47,7 +47,7 @@ impl Pen {
         let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
         self.check()?;
         bounded(batch)?;
-        let changes = unwound(|| Ok(settle(batch, &|key| medium.find(key))))
+        let changes = unwound(|| Ok(settle(batch, medium)))
             .unwrap_or_else(|error| Err(error.into()))
             .inspect_err(|error| self.stop_after(error))?;
         if changes.is_empty() {
@@ -132,13 +132,9 @@ fn bounded(batch: &Batch) -> Result<(), StoreError> {
     if fits { Ok(()) } else { Err(StoreError::TooLarge) }
 }
 
-/// Judges `batch` against the rows that `find` knows, and says what is to be written. All failing parts are named at
-/// once.
-fn settle(
-    batch: &Batch,
-    find: &dyn Fn(&[u8]) -> Result<Option<Value>, StoreError>,
-) -> Result<Changes, CommitError> {
-    let mut view = View { find, seen: Changes::new(), changes: Changes::new() };
+/// Judges `batch` against the rows of `medium`, and says what is to be written. All failing parts are named at once.
+fn settle(batch: &Batch, medium: &impl Medium) -> Result<Changes, CommitError> {
+    let mut view = View { medium, seen: Changes::new(), changes: Changes::new() };
     if !view.hold(&batch.guard)? {
         return Err(CommitError::Guard);
     }
@@ -155,16 +151,16 @@ fn settle(
 }
 
 /// The rows as they would be with the changes so far.
-struct View<'a> {
-    find: &'a dyn Fn(&[u8]) -> Result<Option<Value>, StoreError>,
+struct View<'a, M> {
+    medium: &'a M,
     seen: Changes,
     changes: Changes,
 }
 
-impl View<'_> {
+impl<M: Medium> View<'_, M> {
     fn now(&mut self, key: &[u8]) -> Result<Option<&[u8]>, StoreError> {
         if !self.changes.contains_key(key) && !self.seen.contains_key(key) {
-            self.seen.insert(key.to_vec(), (self.find)(key)?);
+            self.seen.insert(key.to_vec(), self.medium.find(key)?);
         }
         let row = self.changes.get(key).or_else(|| self.seen.get(key));
         Ok(row.and_then(Option::as_deref))

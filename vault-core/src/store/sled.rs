@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use ring::digest::{Context, SHA256};
 
-use super::folder::{Home, Options, directory, sync_directory, write_new};
+use super::folder::{Home, Options, directory, restrict, sync_directory, write_new};
 use super::settle::{Changes, Medium, Pen, beginning, page, unwound};
 use super::{Batch, CommitError, Key, Reading, Store, StoreError, Value};
 
@@ -37,6 +37,8 @@ const CLOSING: &str = "CLOSED.new";
 const CONF: &[u8] = b"segment_size: 524288\nuse_compression: false\nversion: 0.34\n";
 /// sled's log is a row of segments of this many bytes, in no particular order.
 const SEGMENT: u64 = 512 * 1_024;
+/// Each takes as many log sequence numbers.
+const SEGMENT_NUMBERS: i64 = 512 * 1_024;
 /// A segment's header: checksum, log sequence number, the number up to which the log was on disk.
 const HEADER: usize = 20;
 
@@ -94,6 +96,8 @@ impl Sled {
         sound(&files)?;
         reopen_mark(&home.path)?;
         let db = unwound(|| begin(&files, options))?;
+        // sled's own new files have whatever mode the process gives.
+        small_files(&files)?.iter().try_for_each(|path| restrict(path, 0o600))?;
         // Without its first row this is not what was made here, whatever sled made of it.
         match unwound(|| db.get([MARK]).map_err(trouble))? {
             Some(_) => Ok(Self { db: Some(db), snapshot: RwLock::new(()), file, pen: Pen::default(), home }),
@@ -291,21 +295,30 @@ fn sound(files: &Path) -> Result<(), StoreError> {
     if text != CONF || *sum != crc32(text).to_le_bytes() {
         return Err(StoreError::Corrupt);
     }
-    let headers = headers(&files.join("db"))?;
-    let mut there = Vec::with_capacity(headers.len());
+    let mut there = Vec::new();
     let mut flushed = -1;
-    for header in &headers {
+    for header in headers(&files.join("db"))? {
         // Zeros: never written, or wiped by sled's own recovery.
-        if *header != [0; HEADER] {
-            let (number, stable) = segment(header).ok_or(StoreError::Corrupt)?;
+        if header != [0; HEADER] {
+            let (number, stable) = segment(&header).ok_or(StoreError::Corrupt)?;
             there.push(number);
             flushed = flushed.max(stable);
         }
     }
-    // A later segment says that the log was on disk up to `flushed`: the segment that this lies in must be there.
-    let size = i64::try_from(SEGMENT).map_err(|_| StoreError::Corrupt)?;
-    let needed = flushed.max(0) / size * size;
-    if there.contains(&needed) { Ok(()) } else { Err(StoreError::Corrupt) }
+    let newest = there.iter().max().ok_or(StoreError::Corrupt)?;
+    // A segment says that the log was on disk up to `flushed`: the segment that this lies in must be there. sled gives
+    // it up only once a later segment says more, or a snapshot was written that goes further.
+    let snapshot = newest_snapshot(files)?;
+    let whole = flushed <= snapshot || there.contains(&(flushed / SEGMENT_NUMBERS * SEGMENT_NUMBERS));
+    // And the log goes at least as far as the snapshot does.
+    if whole && snapshot <= newest + SEGMENT_NUMBERS { Ok(()) } else { Err(StoreError::Corrupt) }
+}
+
+/// The log sequence number that the newest snapshot goes up to, -1 if there is none. sled has it in the file's name.
+fn newest_snapshot(files: &Path) -> Result<i64, StoreError> {
+    let paths = small_files(files)?;
+    let names = paths.iter().filter_map(|path| path.file_name()?.to_str()?.strip_prefix("snap."));
+    Ok(names.filter_map(|number| i64::from_str_radix(number, 16).ok()).max().unwrap_or(-1))
 }
 
 fn headers(db: &Path) -> Result<Vec<[u8; HEADER]>, StoreError> {
@@ -398,8 +411,8 @@ fn small_files(files: &Path) -> Result<Vec<PathBuf>, StoreError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::Engine;
     use crate::store::contract::{Made, contract_tests};
+    use crate::store::{Engine, Write};
 
     fn fresh() -> Made {
         let folder = tempfile::tempdir().unwrap();
@@ -408,4 +421,66 @@ mod tests {
     }
 
     contract_tests!(fresh);
+
+    #[test]
+    fn sled_never_makes_a_file_that_it_does_not_flush() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = crate::store::create(folder.path(), Engine::Sled, &Options::default()).unwrap();
+        // Rows as long as they come uncut, side by side, then rewritten, cut and deleted so that pages split and merge.
+        for (round, len) in [(0, CHUNK), (1, CHUNK - 1), (2, 60 * CHUNK), (3, CHUNK), (4, 1 << 20)] {
+            let row = |n: u16| {
+                let key = [&[b'r'; 60][..], &n.wrapping_mul(40_503).to_be_bytes()].concat();
+                if n % 5 == round { Write::Delete(key) } else { Write::Put(key, vec![0xA5; len]) }
+            };
+            for first in 0..4 {
+                let head = (first * 50..first * 50 + 50).map(row).collect();
+                store.commit(&Batch { head, ..Batch::default() }).unwrap();
+            }
+            let blobs = fs::read_dir(folder.path().join("store").join(FILES).join("blobs")).unwrap();
+            assert_eq!(blobs.count(), 0, "round {round}");
+        }
+    }
+
+    #[test]
+    fn a_log_that_lacks_what_it_once_had_on_disk_is_refused_after_a_crash_too() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = crate::store::create(folder.path(), Engine::Sled, &Options::default()).unwrap();
+        for n in 0..1_000_u32 {
+            let head = vec![Write::Put(n.to_be_bytes().to_vec(), vec![0xA5; 4_000])];
+            store.commit(&Batch { head, ..Batch::default() }).unwrap();
+        }
+        drop(store);
+        let inner = folder.path().join("store");
+        // As after a crash: no word of an orderly end.
+        fs::remove_file(inner.join(CLOSED)).unwrap();
+        let db = inner.join(FILES).join("db");
+        let whole = fs::read(&db).unwrap();
+        let refused = |damaged: &[u8]| {
+            fs::write(&db, damaged).unwrap();
+            assert_eq!(
+                crate::store::open(folder.path(), &Options::default()).err(),
+                Some(StoreError::Corrupt)
+            );
+            assert!(fs::read(&db).unwrap() == damaged);
+            fs::write(&db, &whole).unwrap();
+        };
+        let stride = usize::try_from(SEGMENT).unwrap();
+        let segments: Vec<_> =
+            headers(&db).unwrap().iter().map(|header| segment(header).unwrap_or((-1, -1))).collect();
+        let flushed =
+            segments.iter().map(|(_, stable)| stable).max().unwrap() / SEGMENT_NUMBERS * SEGMENT_NUMBERS;
+        let place = segments.iter().position(|(number, _)| *number == flushed).unwrap() * stride;
+        // The segment that the log was last known to be on disk up to: never written, or overwritten.
+        refused(&[&whole[..place], &vec![0; stride], &whole[place + stride..]].concat());
+        refused(&[&whole[..place], &whole[..stride], &whole[place + stride..]].concat());
+        drop(crate::store::open(folder.path(), &Options::default()).unwrap());
+        fs::remove_file(inner.join(CLOSED)).unwrap();
+        // Cut to before the last start.
+        let whole = fs::read(&db).unwrap();
+        fs::write(&db, &whole[..whole.len() / 2]).unwrap();
+        assert_eq!(crate::store::open(folder.path(), &Options::default()).err(), Some(StoreError::Corrupt));
+        fs::write(&db, &whole).unwrap();
+        let store = crate::store::open(folder.path(), &Options::default()).unwrap();
+        assert_eq!(pollster::block_on(store.scan(b"", None, 10_000)).unwrap().len(), 1_000);
+    }
 }
