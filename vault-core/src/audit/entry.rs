@@ -681,7 +681,7 @@ pub(super) mod tests {
             [("tokenized", 76), ("disclosed", 72), ("inspected", 69), ("revoked", 73), ("refused", 73)]
         );
         let longest = every_entry().iter().map(|entry| entry.encode().len()).max();
-        assert_eq!(longest, Some(296));
+        assert_eq!(longest, Some(300));
     }
 
     #[test]
