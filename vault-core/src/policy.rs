@@ -80,7 +80,6 @@ pub struct Admitted {
     action: Action,
     purpose: Purpose,
     initiator: Initiator,
-    show: Show,
     rules: Arc<[Grant]>,
     epoch: u64,
 }
@@ -114,12 +113,6 @@ impl Admitted {
     #[must_use]
     pub fn epoch(&self) -> u64 {
         self.epoch
-    }
-
-    /// How much of the card number is wanted.
-    #[must_use]
-    pub fn show(&self) -> Show {
-        self.show
     }
 
     /// Whether the answer may say that a token is new or was there before.
@@ -170,7 +163,7 @@ impl Admitted {
     }
 
     /// Asks to disclose, show or revoke one card. Every refusal here depends on the token.
-    pub fn permit_card(&self, card: &Card, now: Timestamp, again: bool) -> Result<Permit, Denial> {
+    pub fn permit_card(&self, card: &Card, wanted: Show, now: Timestamp, again: bool) -> Result<Permit, Denial> {
         let record = card.row.record;
         let deny = |why| Err(self.deny(why, Some(record)));
         if card.merchant != self.merchant_id {
@@ -189,10 +182,11 @@ impl Admitted {
         if card.is_expired(now) {
             return deny(Refusal::Expired);
         }
-        if self.show > most {
+        if wanted > most {
             return deny(Refusal::ShowsTooMuch);
         }
-        let (purpose, initiator, show) = (self.purpose, self.initiator, self.show);
+        let (purpose, initiator) = (self.purpose, self.initiator);
+        let show = if self.action == Action::Inspect { most.min(Show::Masked) } else { wanted };
         let event = match self.action {
             Action::Detokenize => Event::Disclosed { record, purpose, initiator, show, redelivered: again },
             Action::Inspect => Event::Inspected { record, show },
@@ -640,7 +634,6 @@ impl Rules {
             action: asked.action,
             purpose: asked.purpose,
             initiator: asked.initiator,
-            show: asked.show,
             rules: rules.clone(),
             epoch: self.epoch,
         })

@@ -22,7 +22,7 @@ use crate::policy::{Asked, Explanation, Policy, Rules, Statement};
 use crate::rows;
 use crate::store::{Expect, Key, Part, Write};
 use crate::time::Timestamp;
-use crate::words::{Action, KeyState, LockReason};
+use crate::words::{Action, KeyState, LockReason, Refusal};
 
 /// The longest note of an operator, in bytes.
 pub const MAX_NOTE: usize = 2_048;
@@ -217,6 +217,24 @@ impl Vault {
         self.state().rules.operator(authority, name).cloned()
     }
 
+    /// The operator that a certificate names; a refusal of anyone else is in the log.
+    pub async fn operator_at(&self, authority: &[u8; 32], name: &str, action: Action) -> Result<PrincipalName, Error> {
+        if let Some(operator) = self.operator(authority, name) {
+            return Ok(operator);
+        }
+        let why = Refusal::UnlistedPrincipal;
+        let statement = Statement {
+            who: Who::unlisted(authority, name.as_bytes()),
+            merchant: None,
+            channel: None,
+            event: Event::Refused { action, record: None, why, purpose: None, initiator: None },
+            epoch: self.state().epoch.version,
+        };
+        let answers = self.inner.journal.file(vec![Filing::State(statement, Part::default())], None).await?;
+        answers.into_iter().next().ok_or_else(Error::internal)??;
+        Err(Error::Denied)
+    }
+
     /// Writes down that an operator read something (PCI DSS 4.0.1, 10.2.1.3).
     pub async fn consulted(&self, by: &PrincipalName, action: Action) -> Result<Receipt, Error> {
         let statement = Statement {
@@ -312,10 +330,7 @@ impl Vault {
         let _one_at_a_time = self.inner.changing.lock().await;
         let before = self.state();
         if expected.is_some_and(|epoch| epoch != before.epoch.version) {
-            return Err(Error::Config(format!(
-                "the policy in force is version {}; look at it again before you change it",
-                before.epoch.version
-            )));
+            return Err(Error::EpochMismatch { epoch: before.epoch.version });
         }
         let now = self.inner.clock.now();
         let mut control = before.control.clone();
