@@ -3,6 +3,7 @@
 pub mod codec;
 pub mod error;
 pub mod name;
+pub mod network;
 pub mod pan;
 pub mod random;
 pub mod rows;
