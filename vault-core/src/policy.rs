@@ -474,7 +474,7 @@ impl Rules {
             by_name: HashMap::new(),
             merchants,
             grants: HashMap::new(),
-            locks: control.locks.clone(),
+            locks: control.locks.iter().filter(|l| l.lifted.is_none()).cloned().collect(),
             rule_names: policy.rules.iter().map(|r| r.id.to_string()).collect(),
         };
         for (index, principal) in policy.principals.iter().enumerate() {
