@@ -15,13 +15,13 @@ use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{Read as _, Seek as _, SeekFrom};
 use std::ops::Bound;
 use std::path::{Path, PathBuf};
-use std::sync::{PoisonError, RwLock};
+use std::sync::{PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
 use ring::digest::{Context, SHA256};
 
 use super::folder::{Home, Options, directory, restrict, sync_directory, write_new};
-use super::settle::{Changes, Medium, Pen, beginning, page, unwound};
+use super::settle::{Changes, Medium, Pen, Row, Rows, unwound};
 use super::{Batch, CommitError, Key, Reading, Store, StoreError, Value};
 
 /// How often sled looks for space to reclaim, in milliseconds. Durability does not depend on it.
@@ -112,10 +112,7 @@ impl Sled {
 
 impl Store for Sled {
     fn get<'a>(&'a self, keys: &'a [Key]) -> Reading<'a, Vec<Option<Value>>> {
-        self.pen.read(|| {
-            let _snapshot = self.snapshot.read().unwrap_or_else(PoisonError::into_inner);
-            keys.iter().map(|key| find(self.db()?, key)).collect()
-        })
+        self.pen.get(keys, self)
     }
 
     fn scan<'a>(
@@ -124,19 +121,7 @@ impl Store for Sled {
         after: Option<&'a [u8]>,
         limit: usize,
     ) -> Reading<'a, Vec<(Key, Value)>> {
-        self.pen.read(|| {
-            let _snapshot = self.snapshot.read().unwrap_or_else(PoisonError::into_inner);
-            let db = self.db()?;
-            let start = beginning(prefix, after).map(row_key);
-            let rows = db.range::<Key, _>((start, Bound::Excluded(vec![REST])));
-            let owned = rows.map(|row| {
-                let (key, value) = row.map_err(trouble)?;
-                let key = key.get(1..).unwrap_or_default().to_vec();
-                let value = value_of(db, &key, &value)?;
-                Ok((key, value))
-            });
-            page(prefix, limit, owned)
-        })
+        self.pen.scan(prefix, after, limit, self)
     }
 
     fn commit(&self, batch: &Batch) -> Result<(), CommitError> {
@@ -153,8 +138,9 @@ impl Store for Sled {
 }
 
 impl Medium for Sled {
-    fn find(&self, key: &[u8]) -> Result<Option<Value>, StoreError> {
-        find(self.db()?, key)
+    fn rows(&self) -> Result<impl Rows + '_, StoreError> {
+        let snapshot = self.snapshot.read().unwrap_or_else(PoisonError::into_inner);
+        Ok(Snapshot { db: self.db()?, _held: snapshot })
     }
 
     fn room(&self, changes: &Changes) -> Result<(), StoreError> {
@@ -173,6 +159,29 @@ impl Medium for Sled {
         }
         db.flush().map_err(trouble)?;
         Ok(self.file.sync_data()?)
+    }
+}
+
+/// No batch is applied while it is held.
+struct Snapshot<'a> {
+    db: &'a sled::Db,
+    _held: RwLockReadGuard<'a, ()>,
+}
+
+impl Rows for Snapshot<'_> {
+    fn find(&self, key: &[u8]) -> Result<Option<Value>, StoreError> {
+        let row = self.db.get(row_key(key)).map_err(trouble)?;
+        row.map(|row| value_of(self.db, key, &row)).transpose()
+    }
+
+    fn from(&self, start: Bound<&[u8]>) -> Result<impl Iterator<Item = Row>, StoreError> {
+        let rows = self.db.range::<Key, _>((start.map(row_key), Bound::Excluded(vec![REST])));
+        Ok(rows.map(|row| {
+            let (key, value) = row.map_err(trouble)?;
+            let key = key.get(1..).unwrap_or_default().to_vec();
+            let value = value_of(self.db, &key, &value)?;
+            Ok((key, value))
+        }))
     }
 }
 
@@ -220,11 +229,6 @@ fn chunk_key(key: &[u8], index: usize) -> Result<Key, StoreError> {
     let length = u8::try_from(key.len()).map_err(|_| StoreError::TooLarge)?;
     let index = u32::try_from(index).map_err(|_| StoreError::TooLarge)?;
     Ok([&[REST, length], key, &index.to_be_bytes()].concat())
-}
-
-fn find(db: &sled::Db, key: &[u8]) -> Result<Option<Value>, StoreError> {
-    let row = db.get(row_key(key)).map_err(trouble)?;
-    row.map(|row| value_of(db, key, &row)).transpose()
 }
 
 fn value_of(db: &sled::Db, key: &[u8], row: &[u8]) -> Result<Value, StoreError> {
