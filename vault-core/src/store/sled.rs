@@ -6,9 +6,10 @@
 //! chunks, no page grows that large, and no such file is ever made.
 //!
 //! sled takes a damaged log for one whose end was never written, and goes on without it. So the files are checked
-//! before sled sees them, and after an orderly end they must be exactly what was left ([`CLOSED`]). Refused unchanged:
-//! foreign or garbled files, a log that lacks a part it once had on disk, and after an orderly end any file cut short.
-//! Space is reclaimed only by sled's background flush ([`FLUSH_MS`]); under rotation the file grows faster than
+//! before sled sees them, and after an orderly end they must be what was left (its digest is in the file `CLOSED`).
+//! Refused unchanged: foreign or garbled files, a log that lacks a part it once had on disk, and after an orderly end
+//! any file cut short. After a crash, sled's last batches cut off cannot be told from a crash before they were written.
+//! Space is reclaimed only by sled's background flush (twice a second); under rotation the file grows faster than
 //! [`redb`](super::redb)'s.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
