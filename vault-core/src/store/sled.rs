@@ -96,6 +96,7 @@ impl Sled {
         }
         sound(&files)?;
         reopen_mark(&home.path)?;
+        remove_torn_snapshots(&files)?;
         let db = unwound(|| begin(&files, options))?;
         // sled's own new files have whatever mode the process gives.
         small_files(&files)?.iter().try_for_each(|path| restrict(path, 0o600))?;
@@ -400,6 +401,17 @@ fn digest(files: &Path) -> Result<Vec<u8>, StoreError> {
     Ok(digest.finish().as_ref().to_vec())
 }
 
+/// Removes what a start that was cut short left of a new snapshot. sled would take it for its newest one, find it torn
+/// and never open again; the one before it is still there.
+fn remove_torn_snapshots(files: &Path) -> Result<(), StoreError> {
+    for path in small_files(files)? {
+        if path.extension().is_some_and(|extension| extension == "generating") {
+            fs::remove_file(path)?;
+        }
+    }
+    Ok(())
+}
+
 fn small_files(files: &Path) -> Result<Vec<PathBuf>, StoreError> {
     let mut paths = Vec::new();
     for entry in fs::read_dir(files)? {
@@ -487,5 +499,25 @@ mod tests {
         fs::write(&db, &whole).unwrap();
         let store = crate::store::open(folder.path(), &Options::default()).unwrap();
         assert_eq!(pollster::block_on(store.scan(b"", None, 10_000)).unwrap().len(), 1_000);
+    }
+
+    #[test]
+    fn a_start_cut_short_while_it_wrote_its_snapshot_is_no_damage() {
+        let folder = tempfile::tempdir().unwrap();
+        let open = || crate::store::open(folder.path(), &Options::default());
+        drop(crate::store::create(folder.path(), Engine::Sled, &Options::default()).unwrap());
+        let store = open().unwrap();
+        store.commit(&Batch { head: vec![Write::Put(vec![1], vec![2])], ..Batch::default() }).unwrap();
+        drop(store);
+        fs::remove_file(folder.path().join("store").join(CLOSED)).unwrap();
+        for torn in [b"".as_slice(), b"torn", &[0; 64]] {
+            let name = "snap.00000000000FFFFF.generating";
+            fs::write(folder.path().join("store").join(FILES).join(name), torn).unwrap();
+            let store = open().unwrap();
+            assert_eq!(pollster::block_on(store.get(&[vec![1]])), Ok(vec![Some(vec![2])]));
+            drop(store);
+            // The next round is a crash again.
+            fs::remove_file(folder.path().join("store").join(CLOSED)).unwrap();
+        }
     }
 }
