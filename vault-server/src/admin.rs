@@ -13,13 +13,13 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 use vault_core::audit::entry::{AuditEntry, Event, Who};
 use vault_core::control::{Lock, LockTarget};
-use vault_core::envelope::{KeyKind, KeyState};
+use vault_core::envelope::KeyKind;
 use vault_core::error::Error;
 use vault_core::name::{ChannelName, MerchantName, PrincipalName};
 use vault_core::policy::{Asked, Caller, MAX_POLICY, Policy};
 use vault_core::time::{Clock, Timestamp};
 use vault_core::vault::{self, KeyLine, MAX_ENTRIES, RequestId, Vault};
-use vault_core::words::{Action, Initiator, LockReason, Purpose, Show};
+use vault_core::words::{Action, Initiator, KeyState, LockReason, Purpose, Show};
 use vault_proto::v1;
 
 use crate::failure::status;
@@ -407,7 +407,6 @@ impl v1::admin_server::Admin for AdminService {
             for listed in health.inventory {
                 certificates.push(v1::CertificateStatus {
                     role: format!("{role}.{}", listed.key),
-                    subject: listed.subject.clone(),
                     not_after: Some(wire::timestamp(listed.not_after)),
                     reload_error: error.clone(),
                     ..v1::CertificateStatus::default()

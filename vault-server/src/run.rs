@@ -8,10 +8,12 @@ use std::time::Duration;
 use secrecy::SecretSlice;
 use tonic::service::Routes;
 use tonic_health::ServingStatus;
+use tonic_reflection::server::v1::{ServerReflection, ServerReflectionServer};
+use tonic_reflection::server::v1alpha::{ServerReflection as AlphaReflection, ServerReflectionServer as AlphaServer};
 use vault_core::custody::Passphrase;
 use vault_core::error::Error;
 use vault_core::network::Networks;
-use vault_core::policy::{Asked, Policy};
+use vault_core::policy::Policy;
 use vault_core::store;
 use vault_core::time::{Clock, SystemClock};
 use vault_core::vault::{Place, Vault};
@@ -132,10 +134,10 @@ pub fn custodian(settings: &Settings) -> Result<Passphrase, StartError> {
 async fn open_vault(settings: &Settings, clock: &Arc<dyn Clock>) -> Result<Vault, StartError> {
     let custodian = custodian(settings)?;
     let folder: &Path = &settings.store.folder;
-    let options = store::folder::Options::default();
+    let options = store::Options::default();
     let opened = match settings.store.engine {
-        Engine::Redb | Engine::Sled => store::folder::open(folder, &options),
-        Engine::Memory => store::folder::create(folder, store::folder::Engine::Memory, &options),
+        Engine::Redb | Engine::Sled => store::open(folder, &options),
+        Engine::Memory => store::create(folder, store::Engine::Memory, &options),
     };
     let opened = opened.map_err(Error::Store)?;
     let named = match settings.store.engine {
@@ -265,7 +267,7 @@ fn edge(
     Edge::new(tls.clone(), settings.limits.clone(), clock.clone(), metrics.clone(), Arc::new(told))
 }
 
-fn reflection() -> Result<impl ReflectionService, StartError> {
+fn reflection() -> Result<ServerReflectionServer<impl ServerReflection>, StartError> {
     tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(vault_proto::FILE_DESCRIPTOR_SET)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
@@ -273,7 +275,7 @@ fn reflection() -> Result<impl ReflectionService, StartError> {
         .map_err(|_| StartError::Vault(Error::internal()))
 }
 
-fn reflection_alpha() -> Result<impl ReflectionService, StartError> {
+fn reflection_alpha() -> Result<AlphaServer<impl AlphaReflection>, StartError> {
     tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(vault_proto::FILE_DESCRIPTOR_SET)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)

@@ -245,6 +245,21 @@ impl Vault {
         Err(Error::Denied)
     }
 
+    /// Writes down that a request was refused at the edge, since its certificate is past its end or was revoked.
+    pub async fn certificate_refused(&self, authority: &[u8; 32], name: &str) -> Result<(), Error> {
+        let who = self.who_is(crate::policy::Caller::Certificate { authority, name });
+        let why = Refusal::CertificateNotValid;
+        let statement = Statement {
+            who: who.map_or_else(|| Who::unlisted(authority, name.as_bytes()), |(name, ..)| Who::Listed(name)),
+            merchant: None,
+            channel: None,
+            event: Event::Refused { action: Action::Connect, record: None, why, purpose: None, initiator: None },
+            epoch: self.state().epoch.version,
+        };
+        let answers = self.inner.journal.file(vec![Filing::State(statement, Part::default())], None).await?;
+        answers.into_iter().try_for_each(|a| a.map(|_| ()).map_err(Error::from))
+    }
+
     /// Writes down that an operator read something (PCI DSS 4.0.1, 10.2.1.3).
     pub async fn consulted(&self, by: &PrincipalName, action: Action) -> Result<Receipt, Error> {
         let statement = Statement {
@@ -297,13 +312,12 @@ impl Vault {
         places.into_iter().zip(rows).map(read).collect()
     }
 
-    /// Proves an entry against the newest signed head. `None`: the log's rows do not lead to it.
-    pub async fn prove(&self, index: u64) -> Result<Option<Proof>, Error> {
-        let head = self.checkpoint().await?;
+    /// Proves an entry against a signed head. `None`: the log's rows do not lead to it.
+    pub async fn prove(&self, index: u64, head: &SignedCheckpoint) -> Result<Option<Proof>, Error> {
         if index >= head.checkpoint().size {
             return Err(Error::malformed("receipt.leaf_index", "is beyond the end of the log"));
         }
-        receipt::prove(self.inner.store.as_ref(), FIRST_LOG, index, &head).await.map_err(|_| Error::internal())
+        receipt::prove(self.inner.store.as_ref(), FIRST_LOG, index, head).await.map_err(|_| Error::internal())
     }
 
     /// That the log's first `old` entries are the beginning of what it is at the newest signed head (RFC 6962, 2.1.2).
