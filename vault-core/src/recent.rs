@@ -13,8 +13,11 @@ type Name = (MerchantId, [u8; 16]);
 
 #[derive(Default)]
 struct Memory {
-    versions: HashMap<Name, u32>,
-    order: VecDeque<Name>,
+    /// The newest version, and the number of the change that made it.
+    versions: HashMap<Name, (u32, u64)>,
+    /// Every change in order; one that is not its row's newest any more counts for nothing.
+    order: VecDeque<(Name, u64)>,
+    changes: u64,
 }
 
 /// The versions of the last rows changed.
@@ -34,13 +37,14 @@ impl RecentRows {
     pub fn changed(&self, merchant: MerchantId, row: RowKey, version: u32) {
         let mut memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
         let name = (merchant, row.0);
-        let newest = memory.versions.get(&name).copied();
-        if newest.is_none() {
-            memory.order.push_back(name);
-        }
-        memory.versions.insert(name, newest.unwrap_or(0).max(version));
-        while memory.order.len() > self.bound {
-            if let Some(oldest) = memory.order.pop_front() {
+        memory.changes += 1;
+        let change = memory.changes;
+        let newest = memory.versions.get(&name).map_or(0, |(version, _)| *version);
+        memory.versions.insert(name, (newest.max(version), change));
+        memory.order.push_back((name, change));
+        while memory.versions.len() > self.bound || memory.order.len() > self.bound.saturating_mul(2) {
+            let Some((oldest, change)) = memory.order.pop_front() else { break };
+            if memory.versions.get(&oldest).is_some_and(|(_, newest)| *newest == change) {
                 memory.versions.remove(&oldest);
             }
         }
@@ -50,7 +54,7 @@ impl RecentRows {
     #[must_use]
     pub fn is_older(&self, merchant: MerchantId, row: RowKey, version: Option<u32>) -> bool {
         let memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
-        memory.versions.get(&(merchant, row.0)).is_some_and(|newest| version.is_none_or(|v| v < *newest))
+        memory.versions.get(&(merchant, row.0)).is_some_and(|(newest, _)| version.is_none_or(|v| v < *newest))
     }
 }
 
@@ -70,5 +74,9 @@ mod tests {
         recent.changed(m, row(2), 1);
         recent.changed(m, row(3), 1);
         assert!(!recent.is_older(m, row(1), None) && recent.is_older(m, row(3), None));
+        // A row that was changed again is the newest again.
+        recent.changed(m, row(2), 2);
+        recent.changed(m, row(4), 1);
+        assert!(recent.is_older(m, row(2), Some(1)) && !recent.is_older(m, row(3), None));
     }
 }

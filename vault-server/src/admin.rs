@@ -111,11 +111,10 @@ impl AdminService {
         let mut answers = self.answers();
         answers.order.push_back(name.clone());
         answers.kept.insert(name, answer.encode_to_vec());
-        if answers.order.len() > KEPT_ANSWERS {
-            if let Some(oldest) = answers.order.pop_front() {
+        if answers.order.len() > KEPT_ANSWERS
+            && let Some(oldest) = answers.order.pop_front() {
                 answers.kept.remove(&oldest);
             }
-        }
         Ok(Response::new(answer))
     }
 

@@ -35,7 +35,7 @@ use crate::shutdown::{Shutdown, Trigger};
 use crate::tls::{self, Tls};
 
 /// How often rows whose time is over are deleted.
-const SWEEP: Duration = Duration::from_secs(3_600);
+const SWEEP: Duration = Duration::from_hours(1);
 
 /// How often the store's counters are read onto the metrics page.
 const COUNT: Duration = Duration::from_secs(1);

@@ -31,7 +31,7 @@ use crate::wire;
 pub const STREAM_IN_FLIGHT: usize = 64;
 
 /// How long an answer is kept for a retry.
-const IDEMPOTENCY_WINDOW: std::time::Duration = std::time::Duration::from_secs(24 * 3_600);
+const IDEMPOTENCY_WINDOW: std::time::Duration = std::time::Duration::from_hours(24);
 
 /// What this release can do beyond the first contract. None yet; later releases add words.
 const FEATURES: &[&str] = &[];

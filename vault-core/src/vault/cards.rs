@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use super::request::{Detokenized, Header, Inspected, Reveal, Revealed, Revocation, RevokedToken};
-use super::tokenize::within_batch;
+use super::tokenize::{told_to_the_rest, within_batch};
 use super::view::View;
 use super::{MAX_ROUNDS, State, Vault};
 use crate::codec::{Reader, Torn, Writer};
@@ -12,6 +12,7 @@ use crate::error::Error;
 use crate::journal::{Filed, Filing, NotFiled};
 use crate::keyring::{RequestKey, SubjectSecret, day_row, merchant_row, same_request};
 use crate::name::ChannelName;
+use crate::pan::MaskedPan;
 use crate::policy::{Admitted, Asked, Caller, Denial, MerchantInForce};
 use crate::record::{Card, Grants, Row, RowKey, SubjectId};
 use crate::rows;
@@ -49,7 +50,7 @@ impl Vault {
         self.on_cards(caller, header, Action::Detokenize, wants, |round, want, done| {
             let Done { card: Card { row, .. }, filed: Filed { receipt, disclosed }, .. } = done;
             let revealed = match disclosed {
-                None => Revealed::Masked(row.mask),
+                None => Revealed::Masked(round.shown(&row)),
                 Some(proof) => {
                     let secret = round.secret_of(row.subject)?;
                     let keyring = &round.state.keyring;
@@ -84,7 +85,10 @@ impl Vault {
             let Done { card: Card { row, .. }, filed, shown } = done;
             let format = round.merchant.format_by_id(row.format);
             Ok(Inspected {
-                mask: if shown == Show::Masked { row.mask } else { row.mask.last_four_only() },
+                mask: match shown {
+                    Show::Masked | Show::Full => round.shown(&row),
+                    Show::LastFour | Show::Nothing => row.mask.last_four_only(),
+                },
                 network: row.network,
                 card_expiry: row.card_expiry,
                 valid_until: row.valid_until,
@@ -159,7 +163,10 @@ impl Vault {
             let state = self.state();
             let admitted = match state.rules.admit(&asked) {
                 Ok(admitted) => admitted,
-                Err(denial) => return Err(self.inner.journal.refuse(denial, header.deadline).await),
+                Err(denial) => {
+                    let told = self.inner.journal.refuse(denial, header.deadline).await;
+                    return told_to_the_rest(answers, told);
+                }
             };
             if run.is_none() {
                 run = Some(self.inner.running.begin(admitted.principal(), header.request_id)?);
@@ -173,7 +180,11 @@ impl Vault {
                 Some(known) => known,
                 None => *again.insert(round.was_asked_before().await?),
             };
-            for (place, answer) in round.file(&open, redelivered).await? {
+            let filed = match round.file(&open, redelivered).await {
+                Ok(filed) => filed,
+                Err(e) => return told_to_the_rest(answers, e),
+            };
+            for (place, answer) in filed {
                 let answer = match (answer, wants.get(place)) {
                     (Ok(done), Some(want)) => finish(&round, want, done),
                     (Ok(_), None) => Err(Error::internal()),
@@ -326,7 +337,7 @@ impl<'a> Round<'a> {
                 Ok((filing, card, shown)) => (filing, Ok((card, shown))),
                 Err(denial) => {
                     let told = denial.error();
-                    (Filing::Refuse(denial), Err(told))
+                    (Filing::Refuse(denial, Part::default()), Err(told))
                 }
             };
             filings.push(filing);
@@ -390,8 +401,13 @@ impl<'a> Round<'a> {
         let record = card.row.record;
         let mut part = Part::default();
         // A retry of a revocation that was done finds it done: that is its answer.
-        if again && card.is_revoked() {
-            let permit = self.admitted.permit_revoked_again(&card)?;
+        let done = match want.only.as_ref().and_then(|only| self.merchant.channel(only)) {
+            _ if card.is_revoked() => true,
+            Some(only) => !card.row.grants.include(only),
+            None => false,
+        };
+        if again && done {
+            let permit = self.admitted.permit_revoked_again(&card, want.only.clone())?;
             self.view.rely(&mut part, key);
             return Ok((Filing::Enact(permit, part), card, Show::Nothing));
         }
@@ -425,12 +441,17 @@ impl<'a> Round<'a> {
         }
         let carrier = filings.iter_mut().find_map(|filing| match filing {
             Filing::Enact(_, part) | Filing::Disclose(_, _, part) => Some(part),
-            Filing::Refuse(_) | Filing::State(_, _) => None,
+            Filing::Refuse(..) | Filing::State(..) => None,
         });
         if let Some(part) = carrier {
             let today = today.clone();
             self.view.put(part, today, row);
         }
+    }
+
+    /// What may be shown of a card by the policy as it is now: a mask that was narrowed since narrows old rows too.
+    fn shown(&self, row: &Row) -> MaskedPan {
+        row.mask.narrowed(self.merchant.mask(row.mask.length()))
     }
 
     fn secret_of(&self, subject: SubjectId) -> Result<SubjectSecret, Error> {
