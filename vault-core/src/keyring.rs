@@ -20,6 +20,7 @@ use crate::record::{Card, InnerSeal, MerchantId, Row, RowKey, SubjectId};
 use crate::rows;
 use crate::secret::{Secret32, same_bytes};
 use crate::store::Key;
+use crate::time::Timestamp;
 use crate::token::{MAX_TOKEN, Token};
 use crate::words::{KeyState, Ref};
 
@@ -311,6 +312,18 @@ impl Keyring {
         let keys = self.of(merchant)?;
         let message = Zeroizing::new(request_message("idem-hash", keys.name(), request).e(bytes).done());
         Ok(keys.idm.name_of(&message))
+    }
+
+    /// What shows that a kept request is as this vault wrote it: its time and hash, under the request's own name.
+    pub fn request_tag(
+        &self,
+        merchant: MerchantId,
+        request: &RequestKey<'_>,
+        at: Timestamp,
+        hash: &[u8; 32],
+    ) -> Result<[u8; 16], Error> {
+        let keys = self.of(merchant)?;
+        Ok(keys.idm.name_of(&request_message("idem-tag", keys.name(), request).u64(at.0).fixed(hash).done()))
     }
 
     /// Seals an answer so that only who brings the same request opens it: TRK id u32, XAES message.

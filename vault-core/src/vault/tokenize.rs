@@ -5,9 +5,11 @@ use std::sync::Arc;
 
 use zeroize::Zeroizing;
 
+use super::kept::{KEPT_DAYS, Kept, Request};
 use super::request::{Context, Header, MAX_BATCH, NewCard, Tokenized};
 use super::view::View;
 use super::{MAX_ROUNDS, State, Vault};
+use crate::aead::Unopened;
 use crate::audit::entry::Minting;
 use crate::audit::receipt::Receipt;
 use crate::codec::{Reader, Torn, Writer};
@@ -15,7 +17,7 @@ use crate::error::Error;
 use crate::guard::{self, GuessCell};
 use crate::journal::{Filing, NotFiled};
 use crate::keyring::{
-    Likeness, MAX_SUBJECT_ROWS, RequestKey, SubjectIndex, SubjectSecret, day_row, merchant_row, same_request,
+    Likeness, MAX_SUBJECT_ROWS, RequestKey, SubjectIndex, SubjectSecret, day_row, merchant_row,
 };
 use crate::name::{ChannelName, FormatName};
 use crate::pan::CardExpiry;
@@ -28,11 +30,8 @@ use crate::time::Timestamp;
 use crate::token::{MAX_REDRAWS, MAX_WALK, REDRAWS, Reuse, Scope, Shape, Token};
 use crate::words::{Action, Ref, Refusal, Show};
 
-/// Version of a kept answer and of an idempotency row.
+/// Version of a kept answer.
 const FORMAT: u8 = 1;
-
-/// How long an answer is kept for a retry, in days: at least 24 hours, so a row is looked for on two days.
-const KEPT_DAYS: u32 = 1;
 
 impl Vault {
     /// Swaps one card for a token.
@@ -100,6 +99,8 @@ struct Round<'a> {
     cards: &'a [NewCard],
     now: Timestamp,
     view: View,
+    /// What this node knew of the rows of tokens that may be reused, before it read them.
+    newest: HashMap<RowKey, u32>,
 }
 
 /// An item whose names are all worked out.
@@ -126,8 +127,22 @@ struct Guess {
 /// What an item comes to, before it is on disk.
 struct Outcome {
     place: usize,
-    answer: Answer,
+    answer: Result<Answer, Error>,
     changed: Option<(RowKey, u32)>,
+}
+
+/// Why an item gets no token.
+enum Undecided {
+    /// A row that it needs does not open, or was put back or taken away.
+    Unreadable,
+    /// This.
+    Told(Error),
+}
+
+impl<E: Into<Error>> From<E> for Undecided {
+    fn from(e: E) -> Self {
+        Self::Told(e.into())
+    }
 }
 
 /// What a tokenize answers, and what is kept of it for a retry.
@@ -153,8 +168,8 @@ impl<'a> Round<'a> {
         let merchant = state.rules.merchant(admitted.merchant()).ok_or_else(Error::internal)?.clone();
         let channel = merchant.channel_name(admitted.channel_id()).ok_or_else(Error::internal)?.clone();
         let now = vault.inner.clock.now();
-        let view = View::default();
-        Ok(Self { vault, state, admitted, merchant, channel, header, cards, now, view })
+        let (view, newest) = (View::default(), HashMap::new());
+        Ok(Self { vault, state, admitted, merchant, channel, header, cards, now, view, newest })
     }
 
     async fn go(mut self, answers: &mut [Option<Result<Tokenized, Error>>]) -> Result<(), Error> {
@@ -165,8 +180,11 @@ impl<'a> Round<'a> {
         let mut fresh = Vec::with_capacity(items.len());
         for item in items {
             match self.kept(&item).await? {
-                Some(answer) => self.settle(&item, answer, Part::default(), true, None, &mut filings, &mut outcomes)?,
-                None => fresh.push(item),
+                Ok(Some(answer)) => {
+                    self.settle(&item, answer, Part::default(), true, None, &mut filings, &mut outcomes)?;
+                }
+                Ok(None) => fresh.push(item),
+                Err(Unopened) => self.refuse(&item, Refusal::Unreadable, &mut filings, &mut outcomes),
             }
         }
         let drawn = self.read_candidates(&fresh).await?;
@@ -175,27 +193,27 @@ impl<'a> Round<'a> {
                 Ok((answer, part, changed)) => {
                     self.settle(item, answer, part, false, changed, &mut filings, &mut outcomes)?;
                 }
-                Err(Error::SpaceExhausted) => {
-                    let denial = self.admitted.deny(Refusal::SpaceExhausted, None);
-                    let told = self.vault.inner.journal.refuse(denial, self.header.deadline).await;
-                    self.answer(answers, item.place, Err(told));
+                Err(Undecided::Unreadable) => self.refuse(item, Refusal::Unreadable, &mut filings, &mut outcomes),
+                Err(Undecided::Told(Error::SpaceExhausted)) => {
+                    self.refuse(item, Refusal::SpaceExhausted, &mut filings, &mut outcomes);
                 }
-                Err(e) => self.answer(answers, item.place, Err(e)),
+                Err(Undecided::Told(e)) => self.answer(answers, item.place, Err(e)),
             }
         }
         let filed = self.vault.inner.journal.file(filings, self.header.deadline).await?;
         for (outcome, filed) in outcomes.into_iter().zip(filed) {
             let Outcome { place, answer, changed } = outcome;
-            match filed {
-                Ok(filed) => {
+            match (answer, filed) {
+                (Err(told), Ok(_)) => self.answer(answers, place, Err(told)),
+                (Ok(answer), Ok(filed)) => {
                     if let Some((row, version)) = changed {
                         self.vault.inner.recent.changed(self.merchant.id, row, version);
                     }
                     let tokenized = self.tokenized(place, answer, filed.receipt)?;
                     self.answer(answers, place, Ok(tokenized));
                 }
-                Err(NotFiled::Stale) => {}
-                Err(e) => self.answer(answers, place, Err(e.into())),
+                (_, Err(NotFiled::Stale)) => {}
+                (_, Err(e)) => self.answer(answers, place, Err(e.into())),
             }
         }
         Ok(())
@@ -350,7 +368,7 @@ impl<'a> Round<'a> {
         let mut cells: HashMap<&Key, (GuessCell, &Guess)> = HashMap::new();
         for item in items {
             let Some(guess) = &item.guess else { continue };
-            if self.kept_row(item).is_some() {
+            if !matches!(self.kept_row(item), Ok(None)) {
                 continue;
             }
             let read = || (GuessCell::read(self.view.get(&guess.cell)), guess);
@@ -386,73 +404,81 @@ impl<'a> Round<'a> {
         Ok(guard::allowance(total))
     }
 
-    fn kept_row(&self, item: &Item<'_>) -> Option<(Timestamp, [u8; 32], Vec<u8>)> {
-        let read = |bytes: &[u8]| -> Result<(Timestamp, [u8; 32], Vec<u8>), Torn> {
-            let mut r = Reader::new(bytes);
-            if r.u8()? != FORMAT {
-                return Err(Torn);
-            }
-            Ok((Timestamp(r.u64()?), r.array()?, r.rest().to_vec()))
-        };
-        let found = item.requests.iter().find_map(|key| self.view.get(key)).and_then(|bytes| read(bytes).ok())?;
-        (self.now < found.0.plus_days(KEPT_DAYS)).then_some(found)
+    fn request(&self, item: &Item<'_>) -> Result<Request<'_>, Error> {
+        let place = u32::try_from(item.place).map_err(|_| Error::internal())?;
+        let (principal, request_id) = (self.admitted.principal(), &self.header.request_id.0);
+        Ok(Request {
+            merchant: self.merchant.id,
+            key: RequestKey { principal, request_id, item: place },
+            hash: item.hash,
+        })
     }
 
-    /// The answer kept of an earlier request with this id; an error if that was another request.
-    async fn kept(&self, item: &Item<'_>) -> Result<Option<Answer>, Error> {
-        let Some((_, hash, sealed)) = self.kept_row(item) else { return Ok(None) };
-        let place = u32::try_from(item.place).map_err(|_| Error::internal())?;
-        let request = RequestKey {
-            principal: self.admitted.principal(),
-            request_id: &self.header.request_id.0,
-            item: place,
+    /// The row of an earlier request with this id, unless its time is over.
+    fn kept_row(&self, item: &Item<'_>) -> Result<Option<Kept<'_>>, Unopened> {
+        let Some(row) = item.requests.iter().find_map(|key| self.view.get(key)) else { return Ok(None) };
+        let kept = self.request(item).map_err(|_| Unopened)?.read(&self.state.keyring, row)?;
+        Ok(kept.counts(self.now).then_some(kept))
+    }
+
+    /// The answer kept of an earlier request with this id; the outer error is of the whole request: that was another
+    /// one.
+    async fn kept(&self, item: &Item<'_>) -> Result<Result<Option<Answer>, Unopened>, Error> {
+        let kept = match self.kept_row(item) {
+            Ok(Some(kept)) => kept,
+            Ok(None) => return Ok(Ok(None)),
+            Err(Unopened) => return Ok(Err(Unopened)),
         };
-        if !same_request(&hash, &item.hash) {
+        let request = self.request(item)?;
+        if !request.is(&kept) {
             let denial = self.admitted.deny(Refusal::IdempotencyMismatch, None);
             return Err(self.vault.inner.journal.refuse(denial, self.header.deadline).await);
         }
-        let opened = self.state.keyring.open_answer(self.merchant.id, &request, &item.bytes, &sealed);
-        let answer = opened.ok().and_then(|bytes| Answer::decode(&bytes).ok());
-        answer.map(Some).ok_or_else(Error::internal)
+        let opened = self.state.keyring.open_answer(request.merchant, &request.key, &item.bytes, kept.answer);
+        Ok(opened.and_then(|bytes| Answer::decode(&bytes).map_err(|Torn| Unopened)).map(Some))
     }
 
     /// A first candidate for each item, and the rows of it and of the token that might be reused, read together.
-    async fn read_candidates(&mut self, items: &[Item<'_>]) -> Result<Vec<(Option<Token>, Token)>, Error> {
+    async fn read_candidates(&mut self, items: &[Item<'_>]) -> Result<Vec<Token>, Error> {
         let (id, keyring) = (self.merchant.id, &self.state.keyring);
         let mut drawn = Vec::with_capacity(items.len());
         let mut keys = Vec::with_capacity(items.len() * 2);
         for item in items {
-            let known = self.known_token(item)?;
+            // One that does not open is told when its item is decided.
+            let known = self.known_token(item).unwrap_or_default();
             let candidate = item.shape.draw(&mut random::below)?;
             for token in known.iter().chain([&candidate]) {
                 keys.push(merchant_row(rows::CARD, id, &keyring.row_key(id, token)?.0));
             }
-            drawn.push((known, candidate));
+            if let Some(token) = &known {
+                let row_key = keyring.row_key(id, token)?;
+                self.newest.extend(self.vault.inner.recent.newest(id, row_key).map(|version| (row_key, version)));
+            }
+            drawn.push(candidate);
         }
         self.view.read(self.vault.inner.store.as_ref(), keys).await?;
         Ok(drawn)
     }
 
     /// The token that this card already has, as its fingerprint row says.
-    fn known_token(&self, item: &Item<'_>) -> Result<Option<Token>, Error> {
+    fn known_token(&self, item: &Item<'_>) -> Result<Option<Token>, Unopened> {
         let Some(fingerprint) = &item.fingerprint else { return Ok(None) };
         let id = self.merchant.id;
         let Some(row) = self.view.get(&merchant_row(rows::FINGERPRINT, id, fingerprint)) else { return Ok(None) };
         let scope = self.scope(&item.format);
-        let opened = self.state.keyring.open_reuse(id, fingerprint, scope, &item.card.pan, row);
-        opened.map(Some).map_err(|_| Error::internal())
+        self.state.keyring.open_reuse(id, fingerprint, scope, &item.card.pan, row).map(Some)
     }
 
     /// Reuses the card's token where there is a working one, mints one where there is not.
     async fn decide(
         &mut self,
         item: &Item<'_>,
-        (_, candidate): (Option<Token>, Token),
-    ) -> Result<(Answer, Part, Option<(RowKey, u32)>), Error> {
+        candidate: Token,
+    ) -> Result<(Answer, Part, Option<(RowKey, u32)>), Undecided> {
         let mut part = Part::default();
         self.count_guess(item, &mut part);
         // Read again, since an item before this one may be of the same card.
-        if let Some(known) = self.known_token(item)? {
+        if let Some(known) = self.known_token(item).map_err(|Unopened| Undecided::Unreadable)? {
             if let Some((answer, changed)) = self.reuse(item, known, &mut part)? {
                 return Ok((answer, part, changed));
             }
@@ -478,16 +504,17 @@ impl<'a> Round<'a> {
         item: &Item<'_>,
         token: Token,
         part: &mut Part,
-    ) -> Result<Option<(Answer, Option<(RowKey, u32)>)>, Error> {
+    ) -> Result<Option<(Answer, Option<(RowKey, u32)>)>, Undecided> {
         let (id, state) = (self.merchant.id, self.state.clone());
         let row_key = state.keyring.row_key(id, &token)?;
         let store_key = merchant_row(rows::CARD, id, &row_key.0);
+        let newest = self.newest.get(&row_key);
         let Some(bytes) = self.view.get(&store_key) else {
-            return if self.vault.inner.recent.is_older(id, row_key, None) { Err(Error::internal()) } else { Ok(None) };
+            return if newest.is_some() { Err(Undecided::Unreadable) } else { Ok(None) };
         };
-        let card = state.keyring.card(id, row_key, bytes).map_err(|_| Error::internal())?;
-        if self.vault.inner.recent.is_older(id, row_key, Some(card.row.version)) {
-            return Err(Error::internal());
+        let card = state.keyring.card(id, row_key, bytes).map_err(|Unopened| Undecided::Unreadable)?;
+        if newest.is_some_and(|newest| card.row.version < *newest) {
+            return Err(Undecided::Unreadable);
         }
         let works = !card.is_revoked() && card.row.valid_until.is_none() && card.row.grants == item.grants;
         if !works || card.row.subject != item.subject {
@@ -518,7 +545,7 @@ impl<'a> Round<'a> {
         Ok(Some((answer, changed)))
     }
 
-    async fn mint(&mut self, item: &Item<'_>, first: Token, part: &mut Part) -> Result<(Answer, RowKey), Error> {
+    async fn mint(&mut self, item: &Item<'_>, first: Token, part: &mut Part) -> Result<(Answer, RowKey), Undecided> {
         let (id, state) = (self.merchant.id, self.state.clone());
         let (token, row_key) = self.unused(item, first).await?;
         let record = state.keyring.reference(id, &token)?;
@@ -561,7 +588,7 @@ impl<'a> Round<'a> {
     }
 
     /// The subject's secret; the subject's index gets the new rows.
-    fn subject_row(&mut self, item: &Item<'_>, row: RowKey, part: &mut Part) -> Result<SubjectSecret, Error> {
+    fn subject_row(&mut self, item: &Item<'_>, row: RowKey, part: &mut Part) -> Result<SubjectSecret, Undecided> {
         if item.subject == SubjectId::NONE {
             return Ok(SubjectSecret::none());
         }
@@ -569,12 +596,15 @@ impl<'a> Round<'a> {
         let key = merchant_row(rows::SUBJECT, id, &subject.0);
         let mut index: SubjectIndex = match self.view.get(&key) {
             None => state.keyring.new_subject(id, subject, &SubjectSecret::random()?)?,
-            Some(bytes) => state.keyring.open_subject(id, subject, bytes).map_err(|_| Error::internal())?,
+            Some(bytes) => {
+                state.keyring.open_subject(id, subject, bytes).map_err(|Unopened| Undecided::Unreadable)?
+            }
         };
         if index.cards.len() >= MAX_SUBJECT_ROWS {
-            return Err(Error::malformed("context.customer_reference", "already has 2,000 tokens"));
+            return Err(Error::malformed("context.customer_reference", "already has 2,000 tokens").into());
         }
-        let secret = state.keyring.subject_secret(id, subject, &index).map_err(|_| Error::internal())?;
+        let secret =
+            state.keyring.subject_secret(id, subject, &index).map_err(|Unopened| Undecided::Unreadable)?;
         index.cards.push(row);
         if let Some(fingerprint) = item.fingerprint.filter(|f| !index.fingerprints.contains(f)) {
             index.fingerprints.push(fingerprint);
@@ -629,7 +659,7 @@ impl<'a> Round<'a> {
         let key = merchant_row(rows::CARD, id, &row_key.0);
         self.view.read(self.vault.inner.store.as_ref(), vec![key.clone()]).await?;
         // A row that this node wrote and that is gone is not free: somebody took it away.
-        let taken = self.view.get(&key).is_some() || self.vault.inner.recent.is_older(id, row_key, None);
+        let taken = self.view.get(&key).is_some() || self.vault.inner.recent.newest(id, row_key).is_some();
         Ok((!taken).then_some((token, row_key)))
     }
 
@@ -646,7 +676,11 @@ impl<'a> Round<'a> {
         outcomes: &mut Vec<Outcome>,
     ) -> Result<(), Error> {
         let filing = match self.admitted.permit_token(answer.record, answer.minting, answer.version, again) {
-            Err(denial) => Filing::Refuse(denial),
+            Err(denial) => {
+                outcomes.push(Outcome { place: item.place, answer: Err(denial.error()), changed: None });
+                filings.push(Filing::Refuse(denial));
+                return Ok(());
+            }
             Ok(permit) => {
                 if !again {
                     let row = self.kept_bytes(item, &answer)?;
@@ -657,20 +691,21 @@ impl<'a> Round<'a> {
             }
         };
         filings.push(filing);
-        outcomes.push(Outcome { place: item.place, answer, changed });
+        outcomes.push(Outcome { place: item.place, answer: Ok(answer), changed });
         Ok(())
     }
 
+    fn refuse(&self, item: &Item<'_>, why: Refusal, filings: &mut Vec<Filing>, outcomes: &mut Vec<Outcome>) {
+        let denial = self.admitted.deny(why, None);
+        outcomes.push(Outcome { place: item.place, answer: Err(denial.error()), changed: None });
+        filings.push(Filing::Refuse(denial));
+    }
+
     fn kept_bytes(&self, item: &Item<'_>, answer: &Answer) -> Result<Vec<u8>, Error> {
-        let place = u32::try_from(item.place).map_err(|_| Error::internal())?;
-        let request = RequestKey {
-            principal: self.admitted.principal(),
-            request_id: &self.header.request_id.0,
-            item: place,
-        };
+        let request = self.request(item)?;
         let plain = Zeroizing::new(answer.encode());
-        let sealed = self.state.keyring.seal_answer(self.merchant.id, &request, &item.bytes, &plain)?;
-        Ok(Writer::default().u8(FORMAT).u64(self.now.0).fixed(&item.hash).fixed(&sealed).done())
+        let sealed = self.state.keyring.seal_answer(request.merchant, &request.key, &item.bytes, &plain)?;
+        request.row(&self.state.keyring, self.now, &sealed)
     }
 
     fn tokenized(
