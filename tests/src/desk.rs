@@ -225,7 +225,8 @@ impl Desk {
     /// A fresh vault of this policy in a fresh folder.
     pub fn with(engine: Engine, policy: Policy) -> Self {
         let kept = tempfile::tempdir().unwrap();
-        let mut desk = Self::in_folder(kept.path(), engine, OPTIONS, policy).unwrap_or_else(|e| panic!("{e}"));
+        let mut desk =
+            Self::in_folder(kept.path(), engine, OPTIONS, policy).unwrap_or_else(|e| panic!("{e}"));
         desk.closed._kept = Some(Arc::new(kept));
         desk
     }
@@ -419,9 +420,9 @@ impl At<'_> {
         let mut paid = Vec::with_capacity(tokens.len());
         for page in tokens.chunks(vault_core::vault::MAX_BATCH) {
             let header = Header { request_id: RequestId::random().unwrap(), ..header.clone() };
-            let tokens = page.iter().map(Token::copy).collect();
+            let tokens = page.iter().map(|t| (t.copy(), Reveal::Plain)).collect();
             let caller = Caller::Local(&gateway);
-            let answers = block_on(self.desk.vault.detokenize_batch(caller, &header, tokens, Reveal::Plain));
+            let answers = block_on(self.desk.vault.detokenize_batch(caller, &header, tokens));
             let answers = answers.unwrap_or_else(|e| panic!("{e}"));
             paid.extend(answers.into_iter().map(|answer| answer.map(|card| shown(&card.revealed))));
         }
@@ -432,11 +433,16 @@ impl At<'_> {
     pub fn inspected(&self, token: &Token) -> Result<Inspected, Error> {
         let header = self.header(&header());
         let shop = self.who("shop");
-        block_on(self.desk.vault.inspect(Caller::Local(&shop), &header, token.copy(), Show::Masked))
+        block_on(self.desk.vault.inspect(Caller::Local(&shop), &header, token.copy()))
     }
 
     /// The shop revokes a token.
-    pub fn revoke(&self, header: &Header, token: &Token, where_to: Revocation) -> Result<RevokedToken, Error> {
+    pub fn revoke(
+        &self,
+        header: &Header,
+        token: &Token,
+        where_to: Revocation,
+    ) -> Result<RevokedToken, Error> {
         let header = self.header(header);
         block_on(self.desk.vault.revoke(Caller::Local(&self.who("shop")), &header, token.copy(), where_to))
     }

@@ -16,6 +16,7 @@ pub mod cards;
 pub mod desk;
 pub mod disk;
 pub mod golden;
+pub mod server;
 
 pub use desk::{At, Closed, Desk};
 

@@ -14,4 +14,5 @@ mod formats;
 mod golden;
 mod idempotency_and_races;
 //PC
+mod over_the_wire;
 mod tampered_rows;

@@ -47,7 +47,8 @@ impl Request<'_> {
     /// Reads the row that lies under this request's name.
     pub(super) fn read<'b>(&self, keyring: &Keyring, row: &'b [u8]) -> Result<Kept<'b>, Unopened> {
         let (kept, tag) = parse(row).map_err(|Torn| Unopened)?;
-        let right = keyring.request_tag(self.merchant, &self.key, kept.at, &kept.hash).map_err(|_| Unopened)?;
+        let right =
+            keyring.request_tag(self.merchant, &self.key, kept.at, &kept.hash).map_err(|_| Unopened)?;
         if same_bytes(&tag, &right) { Ok(kept) } else { Err(Unopened) }
     }
 

@@ -35,7 +35,12 @@ const FORMAT: u8 = 1;
 
 impl Vault {
     /// Swaps one card for a token.
-    pub async fn tokenize(&self, caller: Caller<'_>, header: &Header, card: NewCard) -> Result<Tokenized, Error> {
+    pub async fn tokenize(
+        &self,
+        caller: Caller<'_>,
+        header: &Header,
+        card: NewCard,
+    ) -> Result<Tokenized, Error> {
         let mut answers = self.tokenize_batch(caller, header, vec![card]).await?;
         answers.pop().unwrap_or_else(|| Err(Error::internal()))
     }
@@ -74,7 +79,10 @@ impl Vault {
             let round = Round::new(self, state, admitted, header, &cards)?;
             round.go(&mut answers).await?;
             if answers.iter().all(Option::is_some) {
-                return Ok(answers.into_iter().map(|a| a.unwrap_or_else(|| Err(Error::internal()))).collect());
+                return Ok(answers
+                    .into_iter()
+                    .map(|a| a.unwrap_or_else(|| Err(Error::internal())))
+                    .collect());
             }
         }
         Ok(answers.into_iter().map(|a| a.unwrap_or(Err(Error::Overloaded))).collect())
@@ -193,7 +201,9 @@ impl<'a> Round<'a> {
                 Ok((answer, part, changed)) => {
                     self.settle(item, answer, part, false, changed, &mut filings, &mut outcomes)?;
                 }
-                Err(Undecided::Unreadable) => self.refuse(item, Refusal::Unreadable, &mut filings, &mut outcomes),
+                Err(Undecided::Unreadable) => {
+                    self.refuse(item, Refusal::Unreadable, &mut filings, &mut outcomes)
+                }
                 Err(Undecided::Told(Error::SpaceExhausted)) => {
                     self.refuse(item, Refusal::SpaceExhausted, &mut filings, &mut outcomes);
                 }
@@ -258,8 +268,9 @@ impl<'a> Round<'a> {
         if card.valid_until.is_some_and(|until| until <= self.now) {
             return Err(Error::malformed("item.valid_until", "must be in the future"));
         }
-        let shape = Shape::of(&format.format, &card.pan, self.merchant.ff1_slots)
-            .ok_or_else(|| Error::malformed("item.plain.pan", "has a length that this token format does not take"))?;
+        let shape = Shape::of(&format.format, &card.pan, self.merchant.ff1_slots).ok_or_else(|| {
+            Error::malformed("item.plain.pan", "has a length that this token format does not take")
+        })?;
         let grants = self.grants(card, &format)?;
         let restrictions = restrictions(&grants);
         let context = card.context.as_ref().unwrap_or(&self.header.context);
@@ -297,7 +308,8 @@ impl<'a> Round<'a> {
             subject,
             hash: keyring.request_hash(id, &request, &bytes)?,
             bytes,
-            requests: [today, today.saturating_sub(KEPT_DAYS)].map(|d| day_row(rows::IDEMPOTENCY, d, id, &name)),
+            requests: [today, today.saturating_sub(KEPT_DAYS)]
+                .map(|d| day_row(rows::IDEMPOTENCY, d, id, &name)),
             fingerprint,
             guess,
             format,
@@ -319,7 +331,9 @@ impl<'a> Round<'a> {
         let mut named = Vec::with_capacity(card.channels.len());
         for name in &card.channels {
             let known = self.merchant.channel(name);
-            named.push(known.ok_or_else(|| Error::malformed("item.channels", "names no channel of the merchant"))?);
+            named.push(
+                known.ok_or_else(|| Error::malformed("item.channels", "names no channel of the merchant"))?,
+            );
         }
         named.sort_unstable();
         named.dedup();
@@ -329,9 +343,10 @@ impl<'a> Round<'a> {
             (Scope::Merchant, false) => Ok(Grants::Only(named)),
             (Scope::Channel, true) => Ok(Grants::Only(vec![own])),
             (Scope::Channel, false) if named == [own] => Ok(Grants::Only(named)),
-            (Scope::Channel, false) => {
-                Err(Error::malformed("item.channels", "may name only the request's own channel: the format has channel scope"))
-            }
+            (Scope::Channel, false) => Err(Error::malformed(
+                "item.channels",
+                "may name only the request's own channel: the format has channel scope",
+            )),
         }
     }
 
@@ -397,7 +412,8 @@ impl<'a> Round<'a> {
     async fn allowance(&self, guess: &Guess) -> Result<usize, Error> {
         let today = self.now.day();
         let days = (1..=guard::MEAN_DAYS).map(|back| today.saturating_sub(back));
-        let keys: Vec<Key> = days.map(|d| day_row(rows::VOLUME, d, self.merchant.id, &guess.volume)).collect();
+        let keys: Vec<Key> =
+            days.map(|d| day_row(rows::VOLUME, d, self.merchant.id, &guess.volume)).collect();
         let counts = self.vault.inner.store.get(&keys).await?;
         let count = |v: &Vec<u8>| v.as_slice().try_into().map_or(0, u64::from_be_bytes);
         let total = counts.iter().flatten().map(count).fold(0, u64::saturating_add);
@@ -452,7 +468,8 @@ impl<'a> Round<'a> {
             }
             if let Some(token) = &known {
                 let row_key = keyring.row_key(id, token)?;
-                self.newest.extend(self.vault.inner.recent.newest(id, row_key).map(|version| (row_key, version)));
+                self.newest
+                    .extend(self.vault.inner.recent.newest(id, row_key).map(|version| (row_key, version)));
             }
             drawn.push(candidate);
         }
@@ -464,7 +481,9 @@ impl<'a> Round<'a> {
     fn known_token(&self, item: &Item<'_>) -> Result<Option<Token>, Unopened> {
         let Some(fingerprint) = &item.fingerprint else { return Ok(None) };
         let id = self.merchant.id;
-        let Some(row) = self.view.get(&merchant_row(rows::FINGERPRINT, id, fingerprint)) else { return Ok(None) };
+        let Some(row) = self.view.get(&merchant_row(rows::FINGERPRINT, id, fingerprint)) else {
+            return Ok(None);
+        };
         let scope = self.scope(&item.format);
         self.state.keyring.open_reuse(id, fingerprint, scope, &item.card.pan, row).map(Some)
     }
@@ -545,7 +564,12 @@ impl<'a> Round<'a> {
         Ok(Some((answer, changed)))
     }
 
-    async fn mint(&mut self, item: &Item<'_>, first: Token, part: &mut Part) -> Result<(Answer, RowKey), Undecided> {
+    async fn mint(
+        &mut self,
+        item: &Item<'_>,
+        first: Token,
+        part: &mut Part,
+    ) -> Result<(Answer, RowKey), Undecided> {
         let (id, state) = (self.merchant.id, self.state.clone());
         let (token, row_key) = self.unused(item, first).await?;
         let record = state.keyring.reference(id, &token)?;
@@ -588,7 +612,12 @@ impl<'a> Round<'a> {
     }
 
     /// The subject's secret; the subject's index gets the new rows.
-    fn subject_row(&mut self, item: &Item<'_>, row: RowKey, part: &mut Part) -> Result<SubjectSecret, Undecided> {
+    fn subject_row(
+        &mut self,
+        item: &Item<'_>,
+        row: RowKey,
+        part: &mut Part,
+    ) -> Result<SubjectSecret, Undecided> {
         if item.subject == SubjectId::NONE {
             return Ok(SubjectSecret::none());
         }
@@ -708,12 +737,7 @@ impl<'a> Round<'a> {
         request.row(&self.state.keyring, self.now, &sealed)
     }
 
-    fn tokenized(
-        &self,
-        place: usize,
-        answer: Answer,
-        receipt: Receipt,
-    ) -> Result<Tokenized, Error> {
+    fn tokenized(&self, place: usize, answer: Answer, receipt: Receipt) -> Result<Tokenized, Error> {
         let pan = &self.cards.get(place).ok_or_else(Error::internal)?.pan;
         Ok(Tokenized {
             mask: pan.mask(self.merchant.mask(pan.len())),
