@@ -678,10 +678,10 @@ pub(super) mod tests {
             .collect();
         assert_eq!(
             sizes,
-            [("tokenized", 72), ("disclosed", 72), ("inspected", 69), ("revoked", 69), ("refused", 73)]
+            [("tokenized", 76), ("disclosed", 72), ("inspected", 69), ("revoked", 73), ("refused", 73)]
         );
         let longest = every_entry().iter().map(|entry| entry.encode().len()).max();
-        assert_eq!(longest, Some(296));
+        assert_eq!(longest, Some(300));
     }
 
     #[test]

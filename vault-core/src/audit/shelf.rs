@@ -76,6 +76,10 @@ impl Store for Shelf {
         Ok(())
     }
 
+    fn commits(&self) -> u64 {
+        0
+    }
+
     fn engine(&self) -> &'static str {
         "shelf"
     }

@@ -10,6 +10,8 @@
     clippy::expect_used,
     clippy::panic,
     clippy::indexing_slicing,
+    clippy::must_use_candidate,
+    clippy::type_complexity,
     reason = "a test that other crates can run"
 )]
 
@@ -374,7 +376,9 @@ sentences! {
                 }
             }
             done.store(true, Ordering::SeqCst);
-            readers.into_iter().for_each(|reader| reader.join().unwrap());
+            for reader in readers {
+                reader.join().unwrap();
+            }
             assert!(seen(), "nobody read");
         });
     }
@@ -515,9 +519,9 @@ pub fn a_disk_filled_by_others_stops_the_engine_and_loses_nothing(
 
 /// Fills the disk under `path` until about `left` bytes are free.
 fn fill(path: &Path, left: usize) {
-    const BLOCK: usize = 64 << 10;
     let mut file = File::create(path).unwrap();
-    while file.write_all(&[0xA5; BLOCK]).is_ok() {}
+    let block = vec![0xA5; 64 << 10];
+    while file.write_all(&block).is_ok() {}
     let len = file.metadata().unwrap().len();
     file.set_len(len.saturating_sub(u64::try_from(left).unwrap())).unwrap();
     file.sync_all().unwrap();

@@ -6,22 +6,23 @@
 //! chunks, no page grows that large, and no such file is ever made.
 //!
 //! sled takes a damaged log for one whose end was never written, and goes on without it. So the files are checked
-//! before sled sees them, and after an orderly end they must be exactly what was left ([`CLOSED`]). Refused unchanged:
-//! foreign or garbled files, a log that lacks a part it once had on disk, and after an orderly end any file cut short.
-//! Space is reclaimed only by sled's background flush ([`FLUSH_MS`]); under rotation the file grows faster than
+//! before sled sees them, and after an orderly end they must be what was left (its digest is in the file `CLOSED`).
+//! Refused unchanged: foreign or garbled files, a log that lacks a part it once had on disk, and after an orderly end
+//! any file cut short. After a crash, sled's last batches cut off cannot be told from a crash before they were written.
+//! Space is reclaimed only by sled's background flush (twice a second); under rotation the file grows faster than
 //! [`redb`](super::redb)'s.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{Read as _, Seek as _, SeekFrom};
 use std::ops::Bound;
 use std::path::{Path, PathBuf};
-use std::sync::{PoisonError, RwLock};
+use std::sync::{PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
 use ring::digest::{Context, SHA256};
 
-use super::folder::{Home, Options, directory, sync_directory, write_new};
-use super::settle::{Changes, Medium, Pen, beginning, page, unwound};
+use super::folder::{Home, Options, directory, restrict, sync_directory, write_new};
+use super::settle::{Changes, Medium, Pen, Row, Rows, unwound};
 use super::{Batch, CommitError, Key, Reading, Store, StoreError, Value};
 
 /// How often sled looks for space to reclaim, in milliseconds. Durability does not depend on it.
@@ -37,6 +38,8 @@ const CLOSING: &str = "CLOSED.new";
 const CONF: &[u8] = b"segment_size: 524288\nuse_compression: false\nversion: 0.34\n";
 /// sled's log is a row of segments of this many bytes, in no particular order.
 const SEGMENT: u64 = 512 * 1_024;
+/// Each takes as many log sequence numbers.
+const SEGMENT_NUMBERS: i64 = 512 * 1_024;
 /// A segment's header: checksum, log sequence number, the number up to which the log was on disk.
 const HEADER: usize = 20;
 
@@ -93,7 +96,10 @@ impl Sled {
         }
         sound(&files)?;
         reopen_mark(&home.path)?;
+        remove_torn_snapshots(&files)?;
         let db = unwound(|| begin(&files, options))?;
+        // sled's own new files have whatever mode the process gives.
+        small_files(&files)?.iter().try_for_each(|path| restrict(path, 0o600))?;
         // Without its first row this is not what was made here, whatever sled made of it.
         match unwound(|| db.get([MARK]).map_err(trouble))? {
             Some(_) => Ok(Self { db: Some(db), snapshot: RwLock::new(()), file, pen: Pen::default(), home }),
@@ -108,10 +114,7 @@ impl Sled {
 
 impl Store for Sled {
     fn get<'a>(&'a self, keys: &'a [Key]) -> Reading<'a, Vec<Option<Value>>> {
-        self.pen.read(|| {
-            let _snapshot = self.snapshot.read().unwrap_or_else(PoisonError::into_inner);
-            keys.iter().map(|key| find(self.db()?, key)).collect()
-        })
+        self.pen.get(keys, self)
     }
 
     fn scan<'a>(
@@ -120,19 +123,7 @@ impl Store for Sled {
         after: Option<&'a [u8]>,
         limit: usize,
     ) -> Reading<'a, Vec<(Key, Value)>> {
-        self.pen.read(|| {
-            let _snapshot = self.snapshot.read().unwrap_or_else(PoisonError::into_inner);
-            let db = self.db()?;
-            let start = beginning(prefix, after).map(row_key);
-            let rows = db.range::<Key, _>((start, Bound::Excluded(vec![REST])));
-            let owned = rows.map(|row| {
-                let (key, value) = row.map_err(trouble)?;
-                let key = key.get(1..).unwrap_or_default().to_vec();
-                let value = value_of(db, &key, &value)?;
-                Ok((key, value))
-            });
-            page(prefix, limit, owned)
-        })
+        self.pen.scan(prefix, after, limit, self)
     }
 
     fn commit(&self, batch: &Batch) -> Result<(), CommitError> {
@@ -149,8 +140,9 @@ impl Store for Sled {
 }
 
 impl Medium for Sled {
-    fn find(&self, key: &[u8]) -> Result<Option<Value>, StoreError> {
-        find(self.db()?, key)
+    fn rows(&self) -> Result<impl Rows + '_, StoreError> {
+        let snapshot = self.snapshot.read().unwrap_or_else(PoisonError::into_inner);
+        Ok(Snapshot { db: self.db()?, _held: snapshot })
     }
 
     fn room(&self, changes: &Changes) -> Result<(), StoreError> {
@@ -169,6 +161,29 @@ impl Medium for Sled {
         }
         db.flush().map_err(trouble)?;
         Ok(self.file.sync_data()?)
+    }
+}
+
+/// No batch is applied while it is held.
+struct Snapshot<'a> {
+    db: &'a sled::Db,
+    _held: RwLockReadGuard<'a, ()>,
+}
+
+impl Rows for Snapshot<'_> {
+    fn find(&self, key: &[u8]) -> Result<Option<Value>, StoreError> {
+        let row = self.db.get(row_key(key)).map_err(trouble)?;
+        row.map(|row| value_of(self.db, key, &row)).transpose()
+    }
+
+    fn from(&self, start: Bound<&[u8]>) -> Result<impl Iterator<Item = Row>, StoreError> {
+        let rows = self.db.range::<Key, _>((start.map(row_key), Bound::Excluded(vec![REST])));
+        Ok(rows.map(|row| {
+            let (key, value) = row.map_err(trouble)?;
+            let key = key.get(1..).unwrap_or_default().to_vec();
+            let value = value_of(self.db, &key, &value)?;
+            Ok((key, value))
+        }))
     }
 }
 
@@ -216,11 +231,6 @@ fn chunk_key(key: &[u8], index: usize) -> Result<Key, StoreError> {
     let length = u8::try_from(key.len()).map_err(|_| StoreError::TooLarge)?;
     let index = u32::try_from(index).map_err(|_| StoreError::TooLarge)?;
     Ok([&[REST, length], key, &index.to_be_bytes()].concat())
-}
-
-fn find(db: &sled::Db, key: &[u8]) -> Result<Option<Value>, StoreError> {
-    let row = db.get(row_key(key)).map_err(trouble)?;
-    row.map(|row| value_of(db, key, &row)).transpose()
 }
 
 fn value_of(db: &sled::Db, key: &[u8], row: &[u8]) -> Result<Value, StoreError> {
@@ -291,21 +301,30 @@ fn sound(files: &Path) -> Result<(), StoreError> {
     if text != CONF || *sum != crc32(text).to_le_bytes() {
         return Err(StoreError::Corrupt);
     }
-    let headers = headers(&files.join("db"))?;
-    let mut there = Vec::with_capacity(headers.len());
+    let mut there = Vec::new();
     let mut flushed = -1;
-    for header in &headers {
+    for header in headers(&files.join("db"))? {
         // Zeros: never written, or wiped by sled's own recovery.
-        if *header != [0; HEADER] {
-            let (number, stable) = segment(header).ok_or(StoreError::Corrupt)?;
+        if header != [0; HEADER] {
+            let (number, stable) = segment(&header).ok_or(StoreError::Corrupt)?;
             there.push(number);
             flushed = flushed.max(stable);
         }
     }
-    // A later segment says that the log was on disk up to `flushed`: the segment that this lies in must be there.
-    let size = i64::try_from(SEGMENT).map_err(|_| StoreError::Corrupt)?;
-    let needed = flushed.max(0) / size * size;
-    if there.contains(&needed) { Ok(()) } else { Err(StoreError::Corrupt) }
+    let newest = there.iter().max().ok_or(StoreError::Corrupt)?;
+    // A segment says that the log was on disk up to `flushed`: the segment that this lies in must be there. sled gives
+    // it up only once a later segment says more, or a snapshot was written that goes further.
+    let snapshot = newest_snapshot(files)?;
+    let whole = flushed <= snapshot || there.contains(&(flushed / SEGMENT_NUMBERS * SEGMENT_NUMBERS));
+    // And the log goes at least as far as the snapshot does.
+    if whole && snapshot <= newest + SEGMENT_NUMBERS { Ok(()) } else { Err(StoreError::Corrupt) }
+}
+
+/// The log sequence number that the newest snapshot goes up to, -1 if there is none. sled has it in the file's name.
+fn newest_snapshot(files: &Path) -> Result<i64, StoreError> {
+    let paths = small_files(files)?;
+    let names = paths.iter().filter_map(|path| path.file_name()?.to_str()?.strip_prefix("snap."));
+    Ok(names.filter_map(|number| i64::from_str_radix(number, 16).ok()).max().unwrap_or(-1))
 }
 
 fn headers(db: &Path) -> Result<Vec<[u8; HEADER]>, StoreError> {
@@ -382,6 +401,17 @@ fn digest(files: &Path) -> Result<Vec<u8>, StoreError> {
     Ok(digest.finish().as_ref().to_vec())
 }
 
+/// Removes what a start that was cut short left of a new snapshot. sled would take it for its newest one, find it torn
+/// and never open again; the one before it is still there.
+fn remove_torn_snapshots(files: &Path) -> Result<(), StoreError> {
+    for path in small_files(files)? {
+        if path.extension().is_some_and(|extension| extension == "generating") {
+            fs::remove_file(path)?;
+        }
+    }
+    Ok(())
+}
+
 fn small_files(files: &Path) -> Result<Vec<PathBuf>, StoreError> {
     let mut paths = Vec::new();
     for entry in fs::read_dir(files)? {
@@ -398,8 +428,8 @@ fn small_files(files: &Path) -> Result<Vec<PathBuf>, StoreError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::Engine;
     use crate::store::contract::{Made, contract_tests};
+    use crate::store::{Engine, Write};
 
     fn fresh() -> Made {
         let folder = tempfile::tempdir().unwrap();
@@ -408,4 +438,86 @@ mod tests {
     }
 
     contract_tests!(fresh);
+
+    #[test]
+    fn sled_never_makes_a_file_that_it_does_not_flush() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = crate::store::create(folder.path(), Engine::Sled, &Options::default()).unwrap();
+        // Rows as long as they come uncut, side by side, then rewritten, cut and deleted so that pages split and merge.
+        for (round, len) in [(0, CHUNK), (1, CHUNK - 1), (2, 60 * CHUNK), (3, CHUNK), (4, 1 << 20)] {
+            let row = |n: u16| {
+                let key = [&[b'r'; 60][..], &n.wrapping_mul(40_503).to_be_bytes()].concat();
+                if n % 5 == round { Write::Delete(key) } else { Write::Put(key, vec![0xA5; len]) }
+            };
+            for first in 0..4 {
+                let head = (first * 50..first * 50 + 50).map(row).collect();
+                store.commit(&Batch { head, ..Batch::default() }).unwrap();
+            }
+            let blobs = fs::read_dir(folder.path().join("store").join(FILES).join("blobs")).unwrap();
+            assert_eq!(blobs.count(), 0, "round {round}");
+        }
+    }
+
+    #[test]
+    fn a_log_that_lacks_what_it_once_had_on_disk_is_refused_after_a_crash_too() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = crate::store::create(folder.path(), Engine::Sled, &Options::default()).unwrap();
+        for n in 0..1_000_u32 {
+            let head = vec![Write::Put(n.to_be_bytes().to_vec(), vec![0xA5; 4_000])];
+            store.commit(&Batch { head, ..Batch::default() }).unwrap();
+        }
+        drop(store);
+        let inner = folder.path().join("store");
+        // As after a crash: no word of an orderly end.
+        fs::remove_file(inner.join(CLOSED)).unwrap();
+        let db = inner.join(FILES).join("db");
+        let whole = fs::read(&db).unwrap();
+        let refused = |damaged: &[u8]| {
+            fs::write(&db, damaged).unwrap();
+            assert_eq!(
+                crate::store::open(folder.path(), &Options::default()).err(),
+                Some(StoreError::Corrupt)
+            );
+            assert!(fs::read(&db).unwrap() == damaged);
+            fs::write(&db, &whole).unwrap();
+        };
+        let stride = usize::try_from(SEGMENT).unwrap();
+        let segments: Vec<_> =
+            headers(&db).unwrap().iter().map(|header| segment(header).unwrap_or((-1, -1))).collect();
+        let flushed =
+            segments.iter().map(|(_, stable)| stable).max().unwrap() / SEGMENT_NUMBERS * SEGMENT_NUMBERS;
+        let place = segments.iter().position(|(number, _)| *number == flushed).unwrap() * stride;
+        // The segment that the log was last known to be on disk up to: never written, or overwritten.
+        refused(&[&whole[..place], &vec![0; stride], &whole[place + stride..]].concat());
+        refused(&[&whole[..place], &whole[..stride], &whole[place + stride..]].concat());
+        drop(crate::store::open(folder.path(), &Options::default()).unwrap());
+        fs::remove_file(inner.join(CLOSED)).unwrap();
+        // Cut to before the last start.
+        let whole = fs::read(&db).unwrap();
+        fs::write(&db, &whole[..whole.len() / 2]).unwrap();
+        assert_eq!(crate::store::open(folder.path(), &Options::default()).err(), Some(StoreError::Corrupt));
+        fs::write(&db, &whole).unwrap();
+        let store = crate::store::open(folder.path(), &Options::default()).unwrap();
+        assert_eq!(pollster::block_on(store.scan(b"", None, 10_000)).unwrap().len(), 1_000);
+    }
+
+    #[test]
+    fn a_start_cut_short_while_it_wrote_its_snapshot_is_no_damage() {
+        let folder = tempfile::tempdir().unwrap();
+        let open = || crate::store::open(folder.path(), &Options::default());
+        drop(crate::store::create(folder.path(), Engine::Sled, &Options::default()).unwrap());
+        let store = open().unwrap();
+        store.commit(&Batch { head: vec![Write::Put(vec![1], vec![2])], ..Batch::default() }).unwrap();
+        drop(store);
+        fs::remove_file(folder.path().join("store").join(CLOSED)).unwrap();
+        for torn in [b"".as_slice(), b"torn", &[0; 64]] {
+            let name = "snap.00000000000FFFFF.generating";
+            fs::write(folder.path().join("store").join(FILES).join(name), torn).unwrap();
+            let store = open().unwrap();
+            assert_eq!(pollster::block_on(store.get(&[vec![1]])), Ok(vec![Some(vec![2])]));
+            drop(store);
+            // The next round is a crash again.
+            fs::remove_file(folder.path().join("store").join(CLOSED)).unwrap();
+        }
+    }
 }
