@@ -122,8 +122,8 @@ impl Line {
         F: Future<Output = Result<Response<A>, Status>>,
     {
         let deadline = self.deadline();
-        let sent = send(self.channel.clone(), Request::new(message));
-        match tokio::time::timeout_at(deadline, sent).await {
+        let call = send(self.channel.clone(), Request::new(message));
+        match tokio::time::timeout_at(deadline, call).await {
             Ok(Ok(answer)) => Ok(answer.into_inner()),
             Ok(Err(status)) => Err(self.judge(&status, deadline).error()),
             Err(_) => Err(ClientError::Deadline),
