@@ -10,6 +10,7 @@ use data_encoding::{BASE64, HEXLOWER};
 use ring::digest;
 use serde::{Deserialize, Serialize};
 
+use crate::audit::tree::Hash;
 use crate::codec::{Reader, Torn, Writer};
 use crate::custody::{CustodyBlock, Custodian};
 use crate::envelope::{
@@ -28,8 +29,11 @@ use crate::words::{KeyState, LockReason};
 /// Version of the header row's and of Control's format.
 const FORMAT: u16 = 1;
 
-/// How many token slots a merchant with `ff1_slots` has, for life.
+/// The most locks in force: Control stays a document that a person can read.
 const MAX_LOCKS: usize = 10_000;
+
+/// How many lifted locks are kept to look back at; the log keeps all.
+const KEPT_LIFTED: usize = 1_000;
 
 /// Control itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -47,7 +51,7 @@ pub struct Control {
     pub numbers: BTreeMap<MerchantName, Numbers>,
     /// Every key there ever was.
     pub keys: Vec<KeyRecord>,
-    /// Locks in force.
+    /// Locks in force, and the newest lifted ones.
     pub locks: Vec<Lock>,
     /// The logs, each with its public key.
     pub logs: Vec<LogRecord>,
@@ -149,6 +153,20 @@ pub struct Lock {
     pub by: PrincipalName,
     /// Why.
     pub reason: LockReason,
+    /// SHA-256 of the sealed note, if there is one.
+    pub note: Option<Hash>,
+    /// By whom and when it was lifted; none: it is in force.
+    pub lifted: Option<Lifted>,
+}
+
+/// How a lock ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Lifted {
+    /// By whom.
+    pub by: PrincipalName,
+    /// When.
+    pub at: Timestamp,
 }
 
 /// A log's line in Control.
@@ -473,23 +491,32 @@ impl Control {
         target: LockTarget,
         by: PrincipalName,
         reason: LockReason,
+        note: Option<Hash>,
         now: Timestamp,
     ) -> Result<u32, Error> {
         self.check_target(&target)?;
-        if self.locks.len() >= MAX_LOCKS {
+        if self.locks.iter().filter(|l| l.lifted.is_none()).count() >= MAX_LOCKS {
             return Err(Error::malformed("target", "would be lock 10,001; lift some first"));
         }
         let id = self.next_lock;
         self.next_lock = id.saturating_add(1);
-        self.locks.push(Lock { id, target, since: now, by, reason });
+        self.locks.push(Lock { id, target, since: now, by, reason, note, lifted: None });
         Ok(id)
     }
 
-    /// Lifts a lock; whether there was one of that id.
-    pub fn unlock(&mut self, id: u32) -> bool {
-        let before = self.locks.len();
-        self.locks.retain(|lock| lock.id != id);
-        self.locks.len() < before
+    /// Lifts a lock; whether there was one of that id in force.
+    pub fn unlock(&mut self, id: u32, by: &PrincipalName, now: Timestamp) -> bool {
+        let Some(lock) = self.locks.iter_mut().find(|lock| lock.id == id && lock.lifted.is_none()) else {
+            return false;
+        };
+        lock.lifted = Some(Lifted { by: by.clone(), at: now });
+        let mut surplus = self.locks.iter().filter(|l| l.lifted.is_some()).count().saturating_sub(KEPT_LIFTED);
+        self.locks.retain(|lock| {
+            let drop = lock.lifted.is_some() && surplus > 0;
+            surplus -= usize::from(drop);
+            !drop
+        });
+        true
     }
 
     fn check_target(&self, target: &LockTarget) -> Result<(), Error> {

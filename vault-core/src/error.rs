@@ -30,7 +30,7 @@ pub enum Retry {
 pub enum Error {
     /// A field of the request is malformed. Names the field and the rule that it broke; never its content.
     Malformed {
-        /// The field's name as on the wire, such as `card.plain.pan`.
+        /// The field's name as on the wire, such as `item.plain.pan`.
         field: &'static str,
         /// The rule that it broke.
         rule: &'static str,
@@ -67,6 +67,11 @@ pub enum Error {
     },
     /// The store cannot serve now.
     Store(StoreError),
+    /// Control has another version than the operator saw.
+    EpochMismatch {
+        /// Its version now.
+        epoch: u64,
+    },
     /// The secret does not open the vault (a wrong passphrase, or damaged wraps: they cannot be told apart).
     Custody,
     /// The configuration or policy is wrong: what, and where.
@@ -106,6 +111,7 @@ impl Error {
             | Self::Locked { .. }
             | Self::SpaceExhausted
             | Self::Config(_)
+            | Self::EpochMismatch { .. }
             | Self::Custody => Fault::Policy,
             Self::Overloaded | Self::Store(_) | Self::Internal { .. } => Fault::Vault,
         }
@@ -128,6 +134,7 @@ impl Error {
             | Self::DeadlineExceeded
             | Self::Unimplemented { .. }
             | Self::Custody
+            | Self::EpochMismatch { .. }
             | Self::Config(_)
             | Self::Internal { .. } => Retry::No,
         }
@@ -150,6 +157,9 @@ impl fmt::Display for Error {
             Self::Unimplemented { what } => write!(f, "{what} is not available in this release"),
             Self::Store(e) => write!(f, "store: {e}"),
             Self::Custody => f.write_str("the secret does not open this vault"),
+            Self::EpochMismatch { epoch } => {
+                write!(f, "control has version {epoch} by now; look at it again before you change it")
+            }
             Self::Config(what) => f.write_str(what),
             Self::Internal { incident } => write!(f, "internal error, incident {incident:012x}"),
         }

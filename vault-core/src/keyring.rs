@@ -399,6 +399,12 @@ impl Keyring {
         Ok(self.adm.seal(&ctx("note", "").fixed(hash).done(), text.as_bytes())?)
     }
 
+    /// Opens an operator's note.
+    pub fn open_note(&self, hash: &[u8; 32], sealed: &[u8]) -> Result<String, Unopened> {
+        let text = self.adm.open(&ctx("note", "").fixed(hash).done(), sealed)?;
+        String::from_utf8(text.to_vec()).map_err(|_| Unopened)
+    }
+
     /// Which key protects a row, from its first bytes.
     #[must_use]
     pub fn key_of(bytes: &[u8]) -> Option<KeyId> {

@@ -179,8 +179,11 @@ struct Ranges {
 impl Ranges {
     /// Adds every prefix at every run of lengths.
     fn add(&self, network: usize, text: &str, to: &mut Vec<Range>) -> Result<(), NetworksError> {
-        // More would name one twice; and a short text could ask for endless work.
-        for written in self.lengths.iter().take(LENGTHS) {
+        // More would name one twice, and let a short text ask for long work.
+        if let Some(more) = self.lengths.get(LENGTHS) {
+            return Err(wrong(text, &more.span(), "a range has 8 lengths at most"));
+        }
+        for written in &self.lengths {
             let lengths = lengths(written.as_ref()).ok_or_else(|| {
                 wrong(text, &written.span(), "a length is 12 to 19, or two of them such as 16-19")
             })?;
@@ -271,4 +274,206 @@ fn wrong(text: &str, span: &std::ops::Range<usize>, problem: &str) -> NetworksEr
 
 fn line_of(text: &str, at: usize) -> usize {
     text.bytes().take(at).filter(|&b| b == b'\n').count() + 1
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A number of `length` digits that begins with `prefix` and has a right check digit.
+    fn pan(prefix: &str, length: usize) -> Pan {
+        let body = format!("{prefix:0<width$}", width = length - 1);
+        (b'0'..=b'9')
+            .find_map(|check| Pan::parse(format!("{body}{}", char::from(check)).as_bytes()).ok())
+            .unwrap()
+    }
+
+    fn found(networks: &Networks, prefix: &str, length: usize) -> String {
+        networks.find(&pan(prefix, length)).map_or("none", Network::id).to_owned()
+    }
+
+    #[test]
+    fn the_built_in_list_is_read_whole() {
+        let networks = Networks::parse(BUILT_IN).unwrap();
+        assert_eq!(networks.version(), 1);
+        assert_eq!(networks.iter().count(), BUILT_IN.matches("[[network]]").count());
+        assert_eq!(Networks::builtin().iter().count(), networks.iter().count());
+    }
+
+    #[test]
+    fn a_card_number_belongs_to_the_network_of_the_longest_prefix_at_its_length() {
+        let networks = Networks::builtin();
+        for (prefix, length, id) in [
+            ("4", 16, "visa"),
+            ("4", 13, "visa"),
+            ("4", 19, "visa"),
+            ("4", 14, "none"),
+            ("401177", 16, "visa"),
+            ("401178", 16, "elo"),
+            ("401179", 16, "elo"),
+            ("40118", 16, "visa"),
+            ("401178", 13, "visa"),
+            ("50", 16, "maestro"),
+            ("51", 16, "mastercard"),
+            ("55", 16, "mastercard"),
+            ("55", 15, "none"),
+            ("2220", 16, "none"),
+            ("2221", 16, "mastercard"),
+            ("2720", 16, "mastercard"),
+            ("27209999", 16, "mastercard"),
+            ("2721", 16, "none"),
+            ("2200", 16, "mir"),
+            ("2204", 19, "mir"),
+            ("2205", 16, "borica"),
+            ("34", 15, "amex"),
+            ("37", 15, "amex"),
+            ("37", 16, "none"),
+            ("6011", 16, "discover"),
+            ("644", 16, "discover"),
+            ("643", 16, "none"),
+            ("65", 19, "discover"),
+            ("652150", 16, "rupay"),
+            ("650002", 16, "verve"),
+            ("650031", 16, "elo"),
+            ("36", 14, "diners"),
+            ("305", 14, "diners"),
+            ("306", 14, "none"),
+            ("3095", 16, "diners"),
+            ("3528", 16, "jcb"),
+            ("3589", 19, "jcb"),
+            ("357111", 16, "lankapay"),
+            ("62", 16, "unionpay"),
+            ("622126", 19, "unionpay"),
+            ("8171", 16, "unionpay"),
+            ("8172", 16, "rupay"),
+            ("5018", 12, "maestro"),
+            ("6304", 19, "maestro"),
+            ("6759", 13, "maestro"),
+            ("5019", 16, "dankort"),
+            ("6703", 17, "bancontact"),
+            ("6703", 19, "maestro"),
+            ("1", 15, "uatp"),
+            ("1", 16, "none"),
+            ("9792", 16, "troy"),
+            ("9860", 16, "humo"),
+            ("8600", 16, "uzcard"),
+            ("5614", 16, "uzcard"),
+            ("9704", 19, "napas"),
+            ("9112", 16, "belcard"),
+            ("506099", 18, "verve"),
+            ("506198", 16, "verve"),
+            ("506199", 16, "maestro"),
+            ("606282", 16, "hipercard"),
+            ("637095", 16, "hiper"),
+            ("636", 16, "interpayment"),
+            ("636297", 16, "elo"),
+            ("60400099", 16, "none"),
+            ("60400100", 16, "ukrcard"),
+            ("60420099", 19, "ukrcard"),
+            ("604201", 16, "cabal"),
+            ("0", 12, "none"),
+            ("99999999", 19, "none"),
+        ] {
+            assert_eq!(found(&networks, prefix, length), id, "{prefix} at {length}");
+        }
+    }
+
+    #[test]
+    fn every_range_of_the_built_in_list_is_found_at_both_its_ends_unless_a_longer_one_lies_there() {
+        let file: File = toml::from_str(BUILT_IN).unwrap();
+        let mut ranges = Vec::new();
+        for (network, entry) in file.network.iter().enumerate() {
+            entry.ranges.iter().for_each(|r| r.add(network, BUILT_IN, &mut ranges).unwrap());
+        }
+        let networks = Networks::builtin();
+        for range in &ranges {
+            for length in range.lengths.clone() {
+                for number in [*range.numbers.start(), *range.numbers.end()] {
+                    // The plain way: look at every range there is.
+                    let fit = |r: &&Range| r.lengths.contains(&length) && r.numbers.contains(&number);
+                    let best = ranges.iter().filter(fit).max_by_key(|r| r.digits).unwrap();
+                    let id = file.network[best.network].id.as_ref();
+                    assert_eq!(
+                        &found(&networks, &format!("{number:08}"), length),
+                        id,
+                        "{number:08} at {length}"
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn no_two_entries_of_the_built_in_list_share_a_number() {
+        let file: File = toml::from_str(BUILT_IN).unwrap();
+        let mut ranges = Vec::new();
+        for (network, entry) in file.network.iter().enumerate() {
+            entry.ranges.iter().for_each(|r| r.add(network, BUILT_IN, &mut ranges).unwrap());
+        }
+        for (n, one) in ranges.iter().enumerate() {
+            for other in ranges.iter().skip(n + 1).filter(|other| other.digits == one.digits) {
+                let lengths =
+                    one.lengths.start() <= other.lengths.end() && other.lengths.start() <= one.lengths.end();
+                let numbers =
+                    one.numbers.start() <= other.numbers.end() && other.numbers.start() <= one.numbers.end();
+                assert!(!(lengths && numbers), "{:?} and {:?}", one.numbers, other.numbers);
+            }
+        }
+    }
+
+    #[test]
+    fn an_operators_list_replaces_the_built_in_one_whole() {
+        let list = "version = 7\n[[network]]\nid = \"own\"\nname = \"Our cards\"\nranges = [{ prefixes = [\"12345678\"], lengths = [\"16\"] }]\n";
+        let networks = Networks::parse(list).unwrap();
+        assert_eq!(networks.version(), 7);
+        assert_eq!(networks.find(&pan("12345678", 16)).map(Network::name), Some("Our cards"));
+        assert_eq!(found(&networks, "12345679", 16), "none");
+        assert_eq!(found(&networks, "4", 16), "none");
+    }
+
+    #[test]
+    fn a_wrong_list_is_refused_with_its_line() {
+        let list = |prefixes: &str, lengths: &str| {
+            format!(
+                "version = 1\n[[network]]\nid = \"a\"\nname = \"A\"\nranges = [\n{{ prefixes = [{prefixes}], lengths = [{lengths}] }},\n]\n"
+            )
+        };
+        assert!(Networks::parse(&list("\"4\"", "\"16\"")).is_ok());
+        let more = |id: &str, prefix: &str| {
+            format!(
+                "{}[[network]]\nid = \"{id}\"\nname = \"B\"\nranges = [{{ prefixes = [\"{prefix}\"], lengths = [\"16-19\"] }}]\n",
+                list("\"41-45\"", "\"16\"")
+            )
+        };
+        assert!(Networks::parse(&more("b", "4")).is_ok(), "of unequal length");
+        assert!(Networks::parse(&more("b", "46")).is_ok(), "side by side");
+        for (text, line) in [
+            (String::new(), 1),
+            ("version = 1\nnetworks = []\n".to_owned(), 2),
+            ("version = 1\n[[network]\n".to_owned(), 2),
+            (list("\"\"", "\"16\""), 6),
+            (list("\"123456789\"", "\"16\""), 6),
+            (list("\"4a\"", "\"16\""), 6),
+            (list("\"+4\"", "\"16\""), 6),
+            (list("\"55-51\"", "\"16\""), 6),
+            (list("\"5-51\"", "\"16\""), 6),
+            (list("\"5-6-7\"", "\"16\""), 6),
+            (list("\"4\"", "\"11\""), 6),
+            (list("\"4\"", "\"20\""), 6),
+            (list("\"4\"", "\"19-16\""), 6),
+            (list("\"4\"", "\"016\""), 6),
+            (list("\"4\", \"4\"", "\"16\""), 6),
+            (list("\"4\"", "\"16\", \"15-17\""), 6),
+            (list("\"4\"", &["\"16\""; 9].join(",")), 6),
+            (more("a", "4"), 9),
+            (more("B", "4"), 9),
+            (more("", "4"), 9),
+            (more("b", "43"), 11),
+            (more("b", "40-41"), 11),
+            (more("b", "45-49"), 11),
+        ] {
+            assert_eq!(Networks::parse(&text).map(|_| ()).map_err(|e| e.line), Err(line), "{text}");
+        }
+        assert!(Networks::parse(&" ".repeat(MAX_LIST + 1)).is_err());
+    }
 }

@@ -541,3 +541,392 @@ fn number(digits: &str) -> Result<u16, ExpiryError> {
         _ => Err(ExpiryError::Text),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn pan(digits: &str) -> Pan {
+        Pan::parse(digits.as_bytes()).map_err(|e| e.to_string()).unwrap()
+    }
+
+    fn keep(text: &str) -> Keep {
+        Keep::parse(text).unwrap()
+    }
+
+    /// Any digits, with the one check digit behind them that is right.
+    fn checked(body: &[u8]) -> Vec<u8> {
+        let right = |check: &u8| by_the_book(&[body, &[*check]].concat()) == 0;
+        [body, &[(b'0'..=b'9').find(right).unwrap()]].concat()
+    }
+
+    /// ISO/IEC 7812-1, annex B, word by word: from the right, double every second digit and add all digits up.
+    fn by_the_book(digits: &[u8]) -> u32 {
+        let mut sum = 0;
+        for (place, digit) in digits.iter().rev().enumerate() {
+            let product = u32::from(digit - b'0') * if place % 2 == 0 { 1 } else { 2 };
+            sum += product / 10 + product % 10;
+        }
+        sum % 10
+    }
+
+    fn bodies() -> impl Strategy<Value = Vec<u8>> {
+        prop::collection::vec(b'0'..=b'9', MIN_DIGITS - 1..MAX_DIGITS)
+    }
+
+    #[test]
+    fn a_card_number_is_12_to_19_digits_with_a_right_check_digit() {
+        for (written, digits) in [
+            ("4111111111111111", "4111111111111111"),
+            ("4111 1111 1111 1111", "4111111111111111"),
+            ("4111-1111-1111-1111", "4111111111111111"),
+            ("4111-1111 11111111", "4111111111111111"),
+            ("3-7-8-2-8-2-2-4-6-3-1-0-0-0-5", "378282246310005"),
+            ("501800000009", "501800000009"),
+            ("6304000000000000000", "6304000000000000000"),
+            ("6 3 0 4 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0", "6304000000000000000"),
+            ("30569309025904", "30569309025904"),
+            ("000000000000", "000000000000"),
+        ] {
+            let pan = pan(written);
+            assert_eq!(pan.expose_digits(), digits.as_bytes());
+            assert_eq!(pan.len(), digits.len());
+        }
+        for (written, why) in [
+            ("", PanError::Length),
+            ("0", PanError::Length),
+            ("50180000000", PanError::Length),
+            ("00000000000000000000", PanError::Length),
+            ("0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0", PanError::Length),
+            ("4111111111111112", PanError::CheckDigit),
+            ("1411111111111111", PanError::CheckDigit),
+            (" 4111111111111111", PanError::NotDigits),
+            ("4111111111111111 ", PanError::NotDigits),
+            ("-4111111111111111", PanError::NotDigits),
+            ("4111111111111111-", PanError::NotDigits),
+            ("4111  111111111111", PanError::NotDigits),
+            ("4111--111111111111", PanError::NotDigits),
+            ("4111 -111111111111", PanError::NotDigits),
+            ("4111\t111111111111", PanError::NotDigits),
+            ("4111.1111.1111.1111", PanError::NotDigits),
+            ("4111\u{a0}111111111111", PanError::NotDigits),
+            ("\u{0664}111111111111111", PanError::NotDigits),
+            ("411111111111111a", PanError::NotDigits),
+            ("411111111111111\0", PanError::NotDigits),
+            ("-", PanError::NotDigits),
+        ] {
+            assert_eq!(Pan::parse(written.as_bytes()).map(|_| ()), Err(why), "{written:?}");
+        }
+        assert_eq!(Pan::parse(&vec![b' '; 1 << 20]).map(|_| ()), Err(PanError::Length), "refused unread");
+        assert_eq!(Pan::parse(&[0xff; 16]).map(|_| ()), Err(PanError::NotDigits));
+    }
+
+    #[test]
+    fn a_padded_number_is_digits_and_then_nothing_else() {
+        let with = |f: &dyn Fn(&mut Vec<u8>)| {
+            let mut padded = pan("4111111111111111").padded().to_vec();
+            f(&mut padded);
+            Pan::from_padded(&padded).map(|_| ())
+        };
+        assert_eq!(with(&|_| ()), Ok(()));
+        assert_eq!(with(&|p| p.push(0)), Err(PanError::Length));
+        assert_eq!(with(&|p| p.truncate(18)), Err(PanError::Length));
+        assert_eq!(with(&|p| p.truncate(16)), Err(PanError::Length));
+        assert_eq!(with(&|p| p[18] = 1), Err(PanError::NotDigits));
+        assert_eq!(with(&|p| p[17] = b'1'), Err(PanError::NotDigits));
+        assert_eq!(with(&|p| p[3] = b' '), Err(PanError::NotDigits));
+        assert_eq!(with(&|p| p[3] = 0), Err(PanError::NotDigits));
+        assert_eq!(with(&|p| p[15] = b'2'), Err(PanError::CheckDigit));
+        assert_eq!(with(&|p| p[11..].fill(0)), Err(PanError::Length));
+        assert_eq!(with(&|p| p.fill(0)), Err(PanError::Length));
+    }
+
+    #[test]
+    fn a_mask_shows_what_is_kept_and_a_star_for_the_rest() {
+        for (digits, kept, shown) in [
+            ("4111111111111111", "0+0", "****************"),
+            ("4111111111111111", "0+4", "************1111"),
+            ("4111111111111111", "6+0", "411111**********"),
+            ("4111111111111111", "6+4", "411111******1111"),
+            ("4111111111111111", "8+0", "41111111********"),
+            ("4111111111111111", "8+4", "41111111****1111"),
+            ("378282246310005", "6+4", "378282*****0005"),
+            ("30569309025904", "6+0", "305693********"),
+            ("501800000009", "0+4", "********0009"),
+            ("6304000000000000000", "6+4", "630400*********0000"),
+            // More than the length allows: the first digits are not shown.
+            ("378282246310005", "8+4", "***********0005"),
+            ("501800000009", "8+4", "********0009"),
+            ("501800000009", "8+0", "************"),
+            ("6304000000000000000", "8+4", "***************0000"),
+        ] {
+            let mask = pan(digits).mask(keep(kept));
+            assert_eq!(mask.to_string(), shown, "{kept}");
+            assert_eq!(format!("{mask:?}"), shown);
+            assert_eq!(mask.length(), digits.len());
+            assert!(mask.fits(&pan(digits)));
+            assert_eq!(format!("{}{}", mask.first(), mask.last()).as_bytes(), mask.kept());
+        }
+        let pan = pan("4242424242424242");
+        assert_eq!((pan.bin6().as_bytes(), pan.last_four().as_bytes()), (&b"424242"[..], &b"4242"[..]));
+        let mask = pan.mask(keep("6+4"));
+        assert_eq!((mask.first(), mask.last()), ("424242", "4242"));
+        assert_eq!(mask.last_four_only().to_string(), "************4242");
+        assert_eq!(mask.last_four_only(), pan.mask(keep("0+4")));
+    }
+
+    #[test]
+    fn a_mask_fits_only_numbers_that_look_the_same() {
+        let mask = pan("4111111111111111").mask(keep("6+4"));
+        for (other, fits) in [
+            ("4111111111111111", true),
+            // Other hidden digits; a digit in front, at the end, and one more or fewer.
+            ("4111119181191111", true),
+            ("5111119111111111", false),
+            ("4111111193111112", false),
+            ("41111111451111111", false),
+            ("411111111111116", false),
+        ] {
+            assert_eq!(mask.fits(&pan(other)), fits, "{other}");
+        }
+    }
+
+    #[test]
+    fn a_mask_is_read_back_and_every_other_writing_is_torn() {
+        let read = |bytes: &[u8]| {
+            let mut r = Reader::new(bytes);
+            let mask = MaskedPan::read(&mut r)?;
+            r.end().map(|()| mask.to_string())
+        };
+        let mut w = Writer::default();
+        pan("4111111111111111").mask(keep("6+4")).write(&mut w);
+        let bytes = w.done();
+        assert_eq!(bytes, b"\x10\x06411111\x041111");
+        assert_eq!(read(&bytes), Ok("411111******1111".to_owned()));
+        for cut in 0..bytes.len() {
+            assert_eq!(read(&bytes[..cut]), Err(Torn), "{cut}");
+        }
+        for torn in [
+            &b"\x0f\x0841111111\x041111"[..],
+            b"\x0c\x06411111\x041111",
+            b"\x0b\x00\x041111",
+            b"\x14\x00\x041111",
+            b"\x10\x0541111\x041111",
+            b"\x10\x06411111\x03111",
+            b"\x10\x0641111*\x041111",
+            b"\x10\x06411111\x04111\xff",
+            b"\x10\x104111111111111111\x00",
+        ] {
+            assert_eq!(read(torn), Err(Torn), "{torn:?}");
+        }
+    }
+
+    #[test]
+    fn no_length_keeps_more_than_the_table_of_the_design_says() {
+        let short: &[_] = &["0+0", "0+4", "6+0"];
+        let long: &[_] = &["0+0", "0+4", "6+0", "8+0", "6+4"];
+        let table: &[(usize, &[&str])] = &[
+            (12, short),
+            (13, short),
+            (14, short),
+            (15, long),
+            (16, &["0+0", "0+4", "6+0", "8+0", "6+4", "8+4"]),
+            (17, long),
+            (18, long),
+            (19, long),
+        ];
+        for first in 0..=u8::MAX {
+            for last in 0..=u8::MAX {
+                let possible = [0, 6, 8].contains(&first) && [0, 4].contains(&last);
+                assert_eq!(Keep::new(first, last).is_ok(), possible, "{first}+{last}");
+                let Ok(keep) = Keep::new(first, last) else { continue };
+                for &(length, allowed) in table {
+                    let allowed = allowed.contains(&keep.to_string().as_str());
+                    let want = if allowed { Ok(()) } else { Err(KeepError::TooMany) };
+                    assert_eq!(keep_allowed(length, keep), want, "{keep} at {length}");
+                    // PCI SSC FAQ 1091, whatever the table says.
+                    assert!(!allowed || keep.hidden(length) >= if length == 15 { 5 } else { 4 });
+                }
+                for length in [0, 11, 20, usize::MAX] {
+                    assert_eq!(keep_allowed(length, keep), Err(KeepError::Length));
+                }
+            }
+        }
+        for length in MIN_DIGITS..=MAX_DIGITS {
+            assert_eq!(keep_allowed(length, Keep::default_for(length)), Ok(()));
+            let default = if length < 15 { "0+4" } else { "6+4" };
+            assert_eq!(Keep::default_for(length).to_string(), default);
+        }
+    }
+
+    #[test]
+    fn a_keep_is_written_first_plus_last() {
+        for good in ["0+0", "0+4", "6+0", "6+4", "8+0", "8+4"] {
+            assert_eq!(keep(good).to_string(), good);
+        }
+        assert_eq!((keep("6+4").first(), keep("6+4").last(), keep("6+4").hidden(16)), (6, 4, 6));
+        for (bad, why) in [
+            ("", KeepError::Text),
+            ("6", KeepError::Text),
+            ("6-4", KeepError::Text),
+            ("6+4 ", KeepError::Text),
+            ("06+4", KeepError::Text),
+            ("6++4", KeepError::Text),
+            ("a+4", KeepError::Text),
+            ("6+5", KeepError::Count),
+            ("4+4", KeepError::Count),
+        ] {
+            assert_eq!(Keep::parse(bad), Err(why), "{bad}");
+        }
+    }
+
+    #[test]
+    fn an_expiry_is_a_month_of_this_century() {
+        for (text, shown) in
+            [("01/30", "01/2030"), ("12/2099", "12/2099"), ("2000-01", "01/2000"), ("09/00", "09/2000")]
+        {
+            assert_eq!(CardExpiry::parse(text).unwrap().to_string(), shown, "{text}");
+        }
+        for (text, why) in [
+            ("", ExpiryError::Text),
+            ("1/30", ExpiryError::Text),
+            ("01-30", ExpiryError::Text),
+            ("0130", ExpiryError::Text),
+            ("01/030", ExpiryError::Text),
+            ("+1/30", ExpiryError::Text),
+            ("01/+30", ExpiryError::Text),
+            ("2030/01", ExpiryError::Text),
+            ("01-2030", ExpiryError::Text),
+            ("2030-1-", ExpiryError::Text),
+            ("01/3-1", ExpiryError::Text),
+            ("é/30", ExpiryError::Text),
+            ("0é/3", ExpiryError::Text),
+            ("00/30", ExpiryError::Month),
+            ("13/30", ExpiryError::Month),
+            ("2030-99", ExpiryError::Month),
+            ("01/1999", ExpiryError::Year),
+            ("01/2100", ExpiryError::Year),
+            ("9999-01", ExpiryError::Year),
+        ] {
+            assert_eq!(CardExpiry::parse(text), Err(why), "{text}");
+        }
+        let ordered = [(2029, 12), (2030, 1), (2030, 2)].map(|(y, m)| CardExpiry::new(y, m).unwrap());
+        assert!(ordered.is_sorted());
+        assert_eq!((ordered[0].year(), ordered[0].month()), (2029, 12));
+    }
+
+    #[test]
+    fn a_card_number_in_free_text_is_noticed() {
+        for card in [
+            "4111111111111111",
+            "4111 1111 1111 1111",
+            "4111-1111-1111-1111",
+            "order 4111111111111111, paid",
+            "x4111111111111111x",
+            "é4111111111111111é",
+            "1  4111111111111111",
+            "4111111111111112/4111111111111111",
+            "1 -4111111111111111- 1",
+            "501800000009",
+            "6304000000000000000",
+            "- 4111111111111111 -",
+        ] {
+            assert!(holds_card_number(card), "{card}");
+        }
+        for none in [
+            "",
+            "-",
+            "4111111111111112",
+            "411111111111111",
+            "50180000000",
+            "00000000000000000000",
+            // The maximal run is longer than the card in it.
+            "4111111111111111 1111",
+            "4111111111111111-5",
+            "4111.1111.1111.1111",
+            "4111  1111  1111  1111",
+            "4111111111111111".repeat(2).as_str(),
+        ] {
+            assert!(!holds_card_number(none), "{none}");
+        }
+    }
+
+    #[test]
+    fn same_means_same_digits_and_same_length() {
+        assert!(pan("4111111111111111").same_as(&pan("4111 1111 1111 1111")));
+        assert!(!pan("4111111111111111").same_as(&pan("4242424242424242")));
+        assert!(!pan("000000000000").same_as(&pan("0000000000000")));
+    }
+
+    proptest! {
+        #[test]
+        fn the_luhn_sum_is_that_of_the_book(digits in prop::collection::vec(b'0'..=b'9', 0..40)) {
+            prop_assert_eq!(u32::from(luhn_sum(&digits)), by_the_book(&digits));
+            prop_assert_eq!(luhn_valid(&digits), by_the_book(&digits) == 0);
+        }
+
+        #[test]
+        fn digits_go_in_and_come_out(body in bodies(), separated in any::<[bool; 19]>()) {
+            let digits = checked(&body);
+            let mut written = Vec::new();
+            for (n, digit) in digits.iter().enumerate() {
+                if n > 0 && separated[n] {
+                    written.push(if n % 2 == 0 { b' ' } else { b'-' });
+                }
+                written.push(*digit);
+            }
+            let pan = Pan::parse(&written).map_err(|e| TestCaseError::fail(e.to_string()))?;
+            prop_assert_eq!(pan.expose_digits(), &digits[..]);
+            let again = Pan::from_padded(pan.padded().as_slice()).map_err(|e| TestCaseError::fail(e.to_string()))?;
+            prop_assert!(again.same_as(&pan));
+            prop_assert!(holds_card_number(std::str::from_utf8(&written).unwrap()));
+            for first in [0, 6, 8] {
+                for last in [0, 4] {
+                    let mask = pan.mask(Keep::new(first, last).unwrap());
+                    let mut w = Writer::default();
+                    mask.write(&mut w);
+                    prop_assert_eq!(MaskedPan::read(&mut Reader::new(&w.done())), Ok(mask));
+                    prop_assert!(mask.fits(&again));
+                    prop_assert!(keep_allowed(pan.len(), mask.keep()).is_ok());
+                }
+            }
+        }
+
+        #[test]
+        fn one_wrong_digit_is_always_noticed(body in bodies(), place in 0..19_usize, by in 1..10_u8) {
+            let mut digits = checked(&body);
+            let place = place % digits.len();
+            digits[place] = b'0' + (digits[place] - b'0' + by) % 10;
+            prop_assert_eq!(Pan::parse(&digits).map(|_| ()), Err(PanError::CheckDigit));
+        }
+
+        #[test]
+        fn no_bytes_make_the_readers_panic(bytes in prop::collection::vec(any::<u8>(), 0..60)) {
+            let _ = Pan::parse(&bytes);
+            let _ = Pan::from_padded(&bytes);
+            let _ = MaskedPan::read(&mut Reader::new(&bytes));
+            let text = String::from_utf8_lossy(&bytes);
+            let _ = CardExpiry::parse(&text);
+            let _ = Keep::parse(&text);
+            let _ = holds_card_number(&text);
+        }
+
+        #[test]
+        fn the_scan_finds_what_a_plain_search_finds(text in "[0-2 x-]{0,40}") {
+            // Join digits over single separators, then look at every run.
+            let bytes = text.as_bytes();
+            let mut joined = String::new();
+            for (n, byte) in bytes.iter().enumerate() {
+                let digit = |n: Option<usize>| n.and_then(|n| bytes.get(n)).is_some_and(u8::is_ascii_digit);
+                let single = matches!(byte, b' ' | b'-') && digit(n.checked_sub(1)) && digit(Some(n + 1));
+                if !single {
+                    joined.push(if byte.is_ascii_digit() { char::from(*byte) } else { '|' });
+                }
+            }
+            let plain = joined.split('|').any(|run| (12..=19).contains(&run.len()) && by_the_book(run.as_bytes()) == 0);
+            prop_assert_eq!(holds_card_number(&text), plain);
+        }
+    }
+}

@@ -40,6 +40,8 @@ pub enum Caller<'a> {
     },
     /// The program that embeds the vault, speaking as one of the principals without a certificate.
     Local(&'a PrincipalName),
+    /// Nobody: an operator asks what the policy would say to this principal. Explained, never admitted.
+    Named(&'a PrincipalName),
 }
 
 /// What is asked, as it came in. Merchant and channel may be left out by who is bound to exactly one.
@@ -80,7 +82,6 @@ pub struct Admitted {
     action: Action,
     purpose: Purpose,
     initiator: Initiator,
-    show: Show,
     rules: Arc<[Grant]>,
     epoch: u64,
 }
@@ -114,12 +115,6 @@ impl Admitted {
     #[must_use]
     pub fn epoch(&self) -> u64 {
         self.epoch
-    }
-
-    /// How much of the card number is wanted.
-    #[must_use]
-    pub fn show(&self) -> Show {
-        self.show
     }
 
     /// Whether the answer may say that a token is new or was there before.
@@ -170,7 +165,7 @@ impl Admitted {
     }
 
     /// Asks to disclose, show or revoke one card. Every refusal here depends on the token.
-    pub fn permit_card(&self, card: &Card, now: Timestamp, again: bool) -> Result<Permit, Denial> {
+    pub fn permit_card(&self, card: &Card, wanted: Show, now: Timestamp, again: bool) -> Result<Permit, Denial> {
         let record = card.row.record;
         let deny = |why| Err(self.deny(why, Some(record)));
         if card.merchant != self.merchant_id {
@@ -189,10 +184,11 @@ impl Admitted {
         if card.is_expired(now) {
             return deny(Refusal::Expired);
         }
-        if self.show > most {
+        if wanted > most {
             return deny(Refusal::ShowsTooMuch);
         }
-        let (purpose, initiator, show) = (self.purpose, self.initiator, self.show);
+        let (purpose, initiator) = (self.purpose, self.initiator);
+        let show = if self.action == Action::Inspect { most.min(Show::Masked) } else { wanted };
         let event = match self.action {
             Action::Detokenize => Event::Disclosed { record, purpose, initiator, show, redelivered: again },
             Action::Inspect => Event::Inspected { record, show },
@@ -209,7 +205,8 @@ impl Admitted {
             | Action::ReadAudit
             | Action::ReadKeys
             | Action::ReadPolicy
-            | Action::ReadLocks => return deny(Refusal::ActionNotAllowed),
+            | Action::ReadLocks
+            | Action::Connect => return deny(Refusal::ActionNotAllowed),
         };
         Ok(self.permit(record, show, event))
     }
@@ -432,8 +429,8 @@ pub struct Explanation {
     pub allowed: bool,
     /// If not: why, as the log would say it.
     pub why: Option<Refusal>,
-    /// The names of the rules that match principal, channel, action and purpose, in the policy's order.
-    pub rules: Vec<String>,
+    /// The rules that match principal, channel, action and purpose, in the policy's order; whether each denies.
+    pub rules: Vec<(String, bool)>,
     /// The most that is shown.
     pub show: Show,
 }
@@ -480,7 +477,7 @@ impl Rules {
             by_name: HashMap::new(),
             merchants,
             grants: HashMap::new(),
-            locks: control.locks.clone(),
+            locks: control.locks.iter().filter(|l| l.lifted.is_none()).cloned().collect(),
             rule_names: policy.rules.iter().map(|r| r.id.to_string()).collect(),
         };
         for (index, principal) in policy.principals.iter().enumerate() {
@@ -576,16 +573,28 @@ impl Rules {
     fn principal(&self, caller: Caller<'_>) -> Option<(usize, &PrincipalInForce)> {
         let index = match caller {
             Caller::Certificate { authority, name } => self.certificates.get(&(*authority, name.to_owned())),
-            Caller::Local(name) => self.by_name.get(name),
+            Caller::Local(name) | Caller::Named(name) => self.by_name.get(name),
         };
         let index = *index?;
         let principal = self.principals.get(index)?;
-        let local = matches!(caller, Caller::Local(_));
-        (principal.local == local).then_some((index, principal))
+        let comes_right = match caller {
+            Caller::Certificate { .. } => !principal.local,
+            Caller::Local(_) => principal.local,
+            Caller::Named(_) => true,
+        };
+        comes_right.then_some((index, principal))
     }
 
     /// The first step: principal, merchant, channel and action, before any look-up.
     pub fn admit(&self, asked: &Asked<'_>) -> Result<Admitted, Denial> {
+        // An operator's question is answered by explain(); it never becomes an admission.
+        if let Caller::Named(name) = asked.caller {
+            return self.decide(&Asked { caller: Caller::Certificate { authority: &[0; 32], name: name.as_str() }, ..*asked });
+        }
+        self.decide(asked)
+    }
+
+    fn decide(&self, asked: &Asked<'_>) -> Result<Admitted, Denial> {
         let mut subject = Subject { who: unlisted(asked.caller), merchant: None, channel: None };
         let deny = |subject: &Subject, why: Refusal, lock: u32| Denial {
             subject: subject.clone(),
@@ -640,7 +649,6 @@ impl Rules {
             action: asked.action,
             purpose: asked.purpose,
             initiator: asked.initiator,
-            show: asked.show,
             rules: rules.clone(),
             epoch: self.epoch,
         })
@@ -649,8 +657,8 @@ impl Rules {
     /// What the policy would say, and by which rules.
     #[must_use]
     pub fn explain(&self, asked: &Asked<'_>) -> Explanation {
-        let name = |g: &Grant| self.rule_names.get(g.rule).cloned();
-        match self.admit(asked) {
+        let name = |g: &Grant| Some((self.rule_names.get(g.rule)?.clone(), g.effect == Effect::Deny));
+        match self.decide(asked) {
             Err(denial) => {
                 Explanation { allowed: false, why: Some(denial.why), rules: Vec::new(), show: Show::Nothing }
             }
@@ -686,7 +694,7 @@ impl Rules {
 fn unlisted(caller: Caller<'_>) -> Who {
     match caller {
         Caller::Certificate { authority, name } => Who::unlisted(authority, name.as_bytes()),
-        Caller::Local(name) => Who::unlisted(b"", name.as_str().as_bytes()),
+        Caller::Local(name) | Caller::Named(name) => Who::unlisted(b"", name.as_str().as_bytes()),
     }
 }
 

@@ -498,3 +498,339 @@ impl Iterator for Walk {
 fn gcd(a: u64, b: u64) -> u64 {
     if b == 0 { a } else { gcd(b, a % b) }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{HashMap, HashSet};
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Dice that a seed makes (`SplitMix64`), so that a failure can be repeated.
+    fn dice(seed: u64) -> impl FnMut(u64) -> Result<u64, NoRandomness> {
+        let mut state = seed;
+        move |bound| {
+            state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+            let mut z = state;
+            z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+            z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+            Ok(u64::try_from((u128::from(z ^ (z >> 31)) * u128::from(bound)) >> 64).unwrap())
+        }
+    }
+
+    fn pan(length: usize) -> Pan {
+        let body = &b"4929123456789012345"[..length - 1];
+        (b'0'..=b'9').find_map(|check| Pan::parse(&[body, &[check]].concat()).ok()).unwrap()
+    }
+
+    fn format(scheme: Scheme, length: usize, keep: &str) -> TokenFormat {
+        let keep = Keep::parse(keep).unwrap();
+        TokenFormat::new(scheme, Reuse::Reuse, Scope::Merchant, &[(length, keep)]).unwrap()
+    }
+
+    fn shape(scheme: Scheme, length: usize, keep: &str, slots: u8) -> Shape {
+        Shape::of(&format(scheme, length, keep), &pan(length), slots).unwrap()
+    }
+
+    fn every_allowed() -> impl Iterator<Item = (usize, &'static str)> {
+        let keeps = ["0+0", "0+4", "6+0", "6+4", "8+0", "8+4"];
+        (12..=19)
+            .flat_map(move |length| keeps.map(|keep| (length, keep)))
+            .filter(|(length, keep)| keep_allowed(*length, Keep::parse(keep).unwrap()).is_ok())
+    }
+
+    #[test]
+    fn a_token_has_one_of_three_looks() {
+        for good in [
+            "4111111111111112",
+            "000000000001",
+            "9999999999999999999",
+            "411111abcdef1111",
+            "aaaaaaaaaaaa",
+            "zzzzzzzzzzzzzzzzzzz",
+            "41111111111111a",
+            "tok_0123456789ABCDEFabcdef",
+            "tok_zzzzzzzzzzzzzzzzzzzzZZ",
+        ] {
+            let token = Token::parse(good).map_err(|e| e.to_string()).unwrap();
+            assert_eq!((token.as_str(), token.as_bytes()), (good, good.as_bytes()));
+            assert!(token.same_as(&token.copy()));
+            assert!(!token.same_as(&Token::parse("000000000001x").map_err(|e| e.to_string()).unwrap()));
+        }
+        for (bad, why) in [
+            ("", TokenError::Length),
+            ("00000000001", TokenError::Length),
+            ("00000000000000000001", TokenError::Length),
+            ("aaaaaaaaaaaaaaaaaaaa", TokenError::Length),
+            ("tok_", TokenError::Length),
+            ("tok_0123456789ABCDEFabcde", TokenError::Length),
+            ("tok_0123456789ABCDEFabcdefg", TokenError::Length),
+            ("tok_0123456789ABCDEFabcde-", TokenError::Alphabet),
+            ("tok_0123456789ABCDEFabcdé", TokenError::Alphabet),
+            ("TOK_00000000", TokenError::Alphabet),
+            ("411111ABCDEF1111", TokenError::Alphabet),
+            ("4111 1111 1111 1112", TokenError::Alphabet),
+            ("411111*****1112", TokenError::Alphabet),
+            ("41111111111é", TokenError::Alphabet),
+            ("4111111111111111", TokenError::LooksLikeCard),
+            ("000000000000", TokenError::LooksLikeCard),
+        ] {
+            assert_eq!(Token::parse(bad).map(|_| ()), Err(why), "{bad}");
+        }
+    }
+
+    #[test]
+    fn words_are_the_same_in_a_policy_and_on_a_screen() {
+        for scheme in [Scheme::Random, Scheme::Mixed, Scheme::Opaque] {
+            assert_eq!(serde_json::to_value(scheme).unwrap(), scheme.as_str());
+            assert_eq!(Scheme::from_id(scheme.id()), Some(scheme));
+        }
+        for reuse in [Reuse::Reuse, Reuse::Fresh] {
+            assert_eq!(serde_json::to_value(reuse).unwrap(), reuse.to_string());
+        }
+        for scope in [Scope::Merchant, Scope::Channel] {
+            assert_eq!(serde_json::to_value(scope).unwrap(), scope.to_string());
+        }
+        assert_eq!((Reuse::default(), Scope::default()), (Reuse::Reuse, Scope::Merchant));
+        assert!([0, SCHEME_FF1, 5, u8::MAX].iter().all(|id| Scheme::from_id(*id).is_none()));
+    }
+
+    #[test]
+    fn all_that_is_shown_of_a_number_counts_together() {
+        let keeps = ["0+0", "0+4", "6+0", "6+4", "8+0", "8+4"].map(|k| Keep::parse(k).unwrap());
+        for length in 12..=19 {
+            assert_eq!(union_allowed(length, &[]), Ok(()));
+            for one in keeps {
+                assert_eq!(union_allowed(length, &[one]), keep_allowed(length, one));
+                for other in keeps {
+                    let (first, last) = (one.first().max(other.first()), one.last().max(other.last()));
+                    let hidden = length - usize::from(first + last);
+                    let allowed = match length {
+                        16 => hidden >= 4,
+                        15 => hidden >= 5,
+                        17.. => (first, last) != (8, 4),
+                        _ => first != 8 && (first, last) != (6, 4),
+                    };
+                    assert_eq!(
+                        union_allowed(length, &[one, other]).is_ok(),
+                        allowed,
+                        "{one} {other} at {length}"
+                    );
+                }
+            }
+        }
+        assert_eq!(union_allowed(11, &[]), Err(KeepError::Length));
+    }
+
+    #[test]
+    fn a_format_names_a_keep_for_each_length_it_accepts() {
+        let new = |scheme, keeps: &[(usize, &str)]| {
+            let keeps: Vec<_> = keeps.iter().map(|(n, k)| (*n, Keep::parse(k).unwrap())).collect();
+            TokenFormat::new(scheme, Reuse::Fresh, Scope::Channel, &keeps)
+        };
+        let format = new(Scheme::Mixed, &[(16, "6+4"), (12, "0+4"), (19, "8+0")]).unwrap();
+        assert_eq!(
+            (format.scheme(), format.reuse(), format.scope()),
+            (Scheme::Mixed, Reuse::Fresh, Scope::Channel)
+        );
+        let kept = |n| format.keep(n).map(|k| k.to_string());
+        assert_eq!([12, 16, 19].map(kept), ["0+4", "6+4", "8+0"].map(|k| Some(k.to_owned())));
+        assert!([0, 11, 13, 15, 17, 20, usize::MAX].iter().all(|n| format.keep(*n).is_none()));
+        assert_eq!(new(Scheme::Random, &[(16, "6+4"), (16, "0+4")]), Err(KeepError::Twice));
+        assert_eq!(new(Scheme::Opaque, &[(16, "6+4"), (16, "6+4")]), Err(KeepError::Twice));
+        assert_eq!(new(Scheme::Random, &[(15, "8+4")]), Err(KeepError::TooMany));
+        assert_eq!(new(Scheme::Random, &[(20, "0+4")]), Err(KeepError::Length));
+        assert_eq!(new(Scheme::Opaque, &[(16, "6+4")]).unwrap().keep(16), Some(Keep::NOTHING));
+        assert!(Shape::of(&format, &pan(15), 0).is_none());
+        assert!(Shape::of(&format, &pan(16), 9).is_none());
+        assert!(Shape::of(&format, &pan(16), 8).is_some());
+    }
+
+    #[test]
+    fn a_space_is_as_large_as_the_design_says() {
+        for (scheme, length, keep, slots, space) in [
+            (Scheme::Random, 16, "8+4", 0, 9_000),
+            (Scheme::Random, 16, "8+4", 5, 4_000),
+            (Scheme::Random, 15, "6+4", 0, 90_000),
+            (Scheme::Random, 16, "6+4", 0, 900_000),
+            (Scheme::Random, 16, "6+4", 5, 400_000),
+            (Scheme::Random, 19, "0+0", 0, 9_000_000_000_000_000_000),
+            (Scheme::Mixed, 16, "8+4", 0, 36 * 36 * 36 * 36 - 10_000),
+            (Scheme::Mixed, 16, "6+4", 5, 2_176_782_336 - 1_000_000),
+            (Scheme::Opaque, 16, "6+4", 0, u128::MAX),
+        ] {
+            assert_eq!(shape(scheme, length, keep, slots).space(), space, "{scheme} {keep} at {length}");
+        }
+    }
+
+    #[test]
+    fn a_small_space_is_numbered_without_gap_or_double() {
+        for (length, keep, slots) in
+            [(16, "8+4", 0), (16, "8+4", 5), (16, "8+4", 8), (15, "6+4", 0), (15, "6+4", 5)]
+        {
+            let shape = shape(Scheme::Random, length, keep, slots);
+            let space = u64::try_from(shape.space()).unwrap();
+            let mask = pan(length).mask(shape.keep());
+            let mut seen = HashSet::new();
+            for index in 0..space {
+                let token = shape.nth(index).unwrap();
+                let sum = luhn_sum(token.as_bytes());
+                assert!(sum > slots, "{sum} is not for rows");
+                assert_eq!(token.as_bytes().len(), length);
+                assert!(token.as_str().starts_with(mask.first()));
+                assert!(token.as_str().ends_with(mask.last()));
+                assert!(Token::parse(token.as_str()).is_ok());
+                assert!(seen.insert(token.as_str().to_owned()), "{index} comes twice");
+            }
+            assert!(shape.nth(space).is_none() && shape.nth(u64::MAX).is_none());
+            // Every number that looks so is in it: so it is the whole space.
+            if length == 16 && keep == "8+4" {
+                let all = (0..10_000).map(|n| format!("{}{n:04}{}", mask.first(), mask.last()));
+                let want: HashSet<_> = all.filter(|t| luhn_sum(t.as_bytes()) > slots).collect();
+                assert_eq!(seen, want);
+            }
+        }
+    }
+
+    #[test]
+    fn a_large_space_is_not_numbered_or_walked() {
+        for shape in [
+            shape(Scheme::Random, 17, "6+4", 0),
+            shape(Scheme::Mixed, 16, "8+4", 0),
+            shape(Scheme::Opaque, 16, "8+4", 0),
+        ] {
+            assert!(shape.nth(0).is_none());
+            assert_eq!(shape.walk(&mut dice(1)).unwrap().count(), 0);
+        }
+    }
+
+    #[test]
+    fn a_walk_visits_every_index_once_and_no_walk_is_like_the_last() {
+        for space in [0_u64, 1, 2, 3, 4, 6, 10, 97, 4_000, 9_000, 90_000, 900_000, MAX_WALK] {
+            for seed in 0..if space > 10_000 { 2 } else { 20 } {
+                let walk = Walk::over(space, &mut dice(seed)).unwrap();
+                assert_eq!(walk.size_hint().1, usize::try_from(space).ok());
+                let mut seen = vec![false; usize::try_from(space).unwrap()];
+                for index in walk {
+                    let seen = &mut seen[usize::try_from(index).unwrap()];
+                    assert!(!*seen, "{index} of {space} comes twice");
+                    *seen = true;
+                }
+                assert!(seen.iter().all(|s| *s), "{space}");
+            }
+        }
+        assert_eq!(Walk::over(MAX_WALK + 1, &mut dice(0)).unwrap().count(), 0);
+        let shape = shape(Scheme::Random, 16, "8+4", 0);
+        let starts: HashSet<Vec<u64>> =
+            (0..50).map(|seed| shape.walk(&mut dice(seed)).unwrap().take(3).collect()).collect();
+        assert!(starts.len() > 45, "{}", starts.len());
+        assert_eq!(shape.walk(&mut dice(7)).unwrap().filter_map(|n| shape.nth(n)).count(), 9_000);
+    }
+
+    #[test]
+    fn a_draw_keeps_what_the_format_says_and_is_never_taken_for_a_card() {
+        let mut dice = dice(2);
+        for scheme in [Scheme::Random, Scheme::Mixed, Scheme::Opaque] {
+            for (length, keep) in every_allowed() {
+                for slots in [0, 5] {
+                    let shape = shape(scheme, length, keep, slots);
+                    assert_eq!((shape.scheme(), shape.length()), (scheme, length));
+                    for _ in 0..200 {
+                        let token = shape.draw(&mut dice).unwrap();
+                        let text = token.as_str();
+                        assert!(Token::parse(text).is_ok_and(|t| t.same_as(&token)));
+                        assert!(!holds_card_number(text), "{text}");
+                        if scheme == Scheme::Opaque {
+                            assert!(shape.kept().is_empty() && text.starts_with("tok_"));
+                            continue;
+                        }
+                        let mask = pan(length).mask(Keep::parse(keep).unwrap());
+                        assert_eq!(text.len(), length);
+                        assert!(text.starts_with(mask.first()) && text.ends_with(mask.last()), "{text}");
+                        assert_eq!(shape.kept(), mask.kept());
+                        let hidden = &text[mask.first().len()..length - mask.last().len()];
+                        if scheme == Scheme::Mixed {
+                            assert!(hidden.bytes().any(|b| b.is_ascii_lowercase()), "{text}");
+                        } else {
+                            assert!(luhn_sum(text.as_bytes()) > slots, "{text}");
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn every_token_of_a_space_is_drawn_about_as_often() {
+        let mut dice = dice(3);
+        for slots in [0, 5] {
+            let shape = shape(Scheme::Random, 16, "8+4", slots);
+            let cells = usize::try_from(shape.space()).unwrap();
+            let mut drawn: HashMap<String, u32> = HashMap::new();
+            for _ in 0..cells * 20 {
+                *drawn.entry(shape.draw(&mut dice).unwrap().as_str().to_owned()).or_default() += 1;
+            }
+            assert_eq!(
+                drawn.len(),
+                cells,
+                "at twenty draws each none is missed but one time in fifty thousand"
+            );
+            // Chi-square: mean cells - 1, variance twice that; five standard deviations either way.
+            let square: f64 = drawn.values().map(|n| (f64::from(*n) - 20.0).powi(2) / 20.0).sum();
+            let mean = f64::from(u32::try_from(cells - 1).unwrap());
+            assert!((square - mean).abs() < 5.0 * (2.0 * mean).sqrt(), "{square} for {mean}");
+        }
+    }
+
+    #[test]
+    fn every_character_is_drawn_about_as_often_at_every_place() {
+        let mut dice = dice(4);
+        for (scheme, length, from, to, alphabet) in
+            [(Scheme::Mixed, 16, 0, 16, 36_u32), (Scheme::Opaque, 16, 4, 26, 62)]
+        {
+            let shape = shape(scheme, length, "0+0", 0);
+            let mut counts: HashMap<(usize, u8), u32> = HashMap::new();
+            for _ in 0..alphabet * 200 {
+                let token = shape.draw(&mut dice).unwrap();
+                for (place, byte) in token.as_bytes().iter().enumerate().take(to).skip(from) {
+                    *counts.entry((place, *byte)).or_default() += 1;
+                }
+            }
+            assert_eq!(counts.len(), (to - from) * usize::try_from(alphabet).unwrap());
+            // 200 expected, about 14 the standard deviation: six of them either way.
+            assert!(counts.values().all(|n| (115..285).contains(n)), "{scheme}");
+        }
+    }
+
+    #[test]
+    fn without_randomness_there_is_no_token() {
+        for scheme in [Scheme::Random, Scheme::Mixed, Scheme::Opaque] {
+            let shape = shape(scheme, 16, "6+4", 0);
+            assert_eq!(shape.draw(&mut |_| Err(NoRandomness)).map(|_| ()), Err(NoRandomness));
+        }
+        // Dice that always fall on zero spell digits only: no mixed token, and no endless search for one.
+        let stuck = shape(Scheme::Mixed, 16, "6+4", 0).draw(&mut |_| Ok(0));
+        assert_eq!(stuck.map(|_| ()), Err(NoRandomness));
+        assert!(shape(Scheme::Random, 16, "8+4", 0).walk(&mut |_| Err(NoRandomness)).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_drawn_is_read_back(seed in any::<u64>(), which in 0..3_usize, length in 12..=19_usize) {
+            let scheme = [Scheme::Random, Scheme::Mixed, Scheme::Opaque][which];
+            let keep = Keep::default_for(length).to_string();
+            let token = shape(scheme, length, &keep, 5).draw(&mut dice(seed)).unwrap();
+            let read = Token::parse(token.as_str()).map_err(|e| TestCaseError::fail(e.to_string()))?;
+            prop_assert!(read.same_as(&token));
+            prop_assert!(token.as_bytes().len() <= MAX_TOKEN);
+        }
+
+        #[test]
+        fn no_text_makes_the_reader_panic(text in "\\PC{0,30}") {
+            if let Ok(token) = Token::parse(&text) {
+                prop_assert_eq!(token.as_str(), text);
+            }
+        }
+    }
+}

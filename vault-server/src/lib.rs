@@ -3,6 +3,8 @@
 //! This crate is the edge of the vault: it decides who may connect, carries their certificate to every request, and
 //! keeps what one peer can cost within named bounds. It decides nothing about cards: that is `vault-core`'s.
 
+pub mod admin;
+pub mod failure;
 pub mod identity;
 pub mod limits;
 pub mod listener;
@@ -10,9 +12,14 @@ pub mod logs;
 pub mod memory;
 pub mod metrics;
 pub mod request;
+pub mod run;
+pub mod service;
 pub mod settings;
 pub mod shutdown;
 pub mod tls;
+pub mod wire;
+
+pub use run::{StartError, custodian, run};
 
 #[cfg(test)]
 mod rig;

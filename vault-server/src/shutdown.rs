@@ -105,6 +105,19 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn the_first_signal_drains_and_the_second_stops() {
+        use rustix::process::{Signal, getpid, kill_process};
+
+        let (trigger, mut shutdown) = Trigger::new();
+        let _following = trigger.follow_signals().unwrap();
+        kill_process(getpid(), Signal::TERM).unwrap();
+        shutdown.draining().await;
+        assert_eq!(shutdown.phase(), Phase::Draining);
+        kill_process(getpid(), Signal::INT).unwrap();
+        shutdown.stopping().await;
+    }
+
+    #[tokio::test]
     async fn a_lost_trigger_stops() {
         let (trigger, mut shutdown) = Trigger::new();
         drop(trigger);

@@ -279,7 +279,7 @@ impl TlsState {
     }
 
     /// Whether a peer that is connected could connect now. For every request: a look at the clock, or, when the files
-    /// have changed or ten seconds have passed, the handshake's whole check again (some 0.2 ms).
+    /// have changed or ten seconds have passed, the handshake's whole check again (some 0.1 ms).
     pub fn still_good(&self, peer: &PeerCertificate, now: Timestamp) -> Result<(), Refused> {
         if now < peer.not_before {
             return Err(Refused::NotYetValid);
@@ -986,6 +986,30 @@ mod tests {
         assert_eq!(tls.look(), Reload::Unchanged);
         assert!(matches!(tls.look(), Reload::Kept(_)));
         assert_eq!(tls.look(), Reload::Unchanged, "a fault is told once");
+    }
+
+    #[tokio::test]
+    async fn a_change_is_taken_by_itself_and_on_sighup_at_once() {
+        use rustix::process::{Signal, getpid, kill_process};
+
+        let rig = Rig::new();
+        let tls = open(&rig);
+        let (trigger, shutdown) = crate::shutdown::Trigger::new();
+        // Held from here on, so that the signal ends nobody even if it comes before the watch has begun.
+        let _held = signal(SignalKind::hangup()).unwrap();
+        let watching = tokio::spawn(watch(vec![Arc::clone(&tls)], shutdown));
+        let reaches = async |generation| {
+            while tls.current().generation() < generation {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        rig.revoke(&[], 1);
+        tokio::time::timeout(Duration::from_secs(10), reaches(1)).await.expect("seen by itself");
+        kill_process(getpid(), Signal::HUP).unwrap();
+        // Nothing has changed, so that only the signal can have done it.
+        tokio::time::timeout(Duration::from_secs(10), reaches(2)).await.expect("on SIGHUP");
+        trigger.stop();
+        watching.await.unwrap().unwrap();
     }
 
     #[test]

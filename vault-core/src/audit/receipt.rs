@@ -142,6 +142,18 @@ pub struct Proven {
 }
 
 impl Proof {
+    /// The entry's bytes, as they were hashed.
+    #[must_use]
+    pub fn entry(&self) -> &[u8] {
+        &self.entry
+    }
+
+    /// The hashes beside the way from the entry up to the root.
+    #[must_use]
+    pub fn path(&self) -> &[Hash] {
+        &self.path
+    }
+
     /// The proof as a portable text: one line of JSON.
     #[must_use]
     pub fn text(&self) -> String {

@@ -4,9 +4,9 @@
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
-use std::sync::{PoisonError, RwLock};
+use std::sync::{PoisonError, RwLock, RwLockReadGuard};
 
-use super::settle::{Changes, Medium, Pen, beginning, page};
+use super::settle::{Changes, Medium, Pen, Row, Rows};
 use super::{Batch, CommitError, Key, Reading, Store, StoreError, Value};
 
 /// A sorted map behind a lock.
@@ -26,10 +26,7 @@ impl Memory {
 
 impl Store for Memory {
     fn get<'a>(&'a self, keys: &'a [Key]) -> Reading<'a, Vec<Option<Value>>> {
-        self.pen.read(|| {
-            let rows = self.rows.read().unwrap_or_else(PoisonError::into_inner);
-            Ok(keys.iter().map(|key| rows.get(key).cloned()).collect())
-        })
+        self.pen.get(keys, self)
     }
 
     fn scan<'a>(
@@ -38,11 +35,7 @@ impl Store for Memory {
         after: Option<&'a [u8]>,
         limit: usize,
     ) -> Reading<'a, Vec<(Key, Value)>> {
-        self.pen.read(|| {
-            let rows = self.rows.read().unwrap_or_else(PoisonError::into_inner);
-            let range = rows.range::<[u8], _>((beginning(prefix, after), Bound::Unbounded));
-            page(prefix, limit, range.map(|(key, value)| Ok((key.clone(), value.clone()))))
-        })
+        self.pen.scan(prefix, after, limit, self)
     }
 
     fn commit(&self, batch: &Batch) -> Result<(), CommitError> {
@@ -59,8 +52,8 @@ impl Store for Memory {
 }
 
 impl Medium for Memory {
-    fn find(&self, key: &[u8]) -> Result<Option<Value>, StoreError> {
-        Ok(self.rows.read().unwrap_or_else(PoisonError::into_inner).get(key).cloned())
+    fn rows(&self) -> Result<impl Rows + '_, StoreError> {
+        Ok(self.rows.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     fn room(&self, _: &Changes) -> Result<(), StoreError> {
@@ -76,6 +69,18 @@ impl Medium for Memory {
             };
         }
         Ok(())
+    }
+}
+
+impl Rows for RwLockReadGuard<'_, BTreeMap<Key, Value>> {
+    fn find(&self, key: &[u8]) -> Result<Option<Value>, StoreError> {
+        Ok(self.get(key).cloned())
+    }
+
+    fn from(&self, start: Bound<&[u8]>) -> Result<impl Iterator<Item = Row>, StoreError> {
+        Ok(self
+            .range::<[u8], _>((start, Bound::Unbounded))
+            .map(|(key, value)| Ok((key.clone(), value.clone()))))
     }
 }
 

@@ -14,14 +14,16 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use redb::backends::FileBackend;
 use redb::{
-    BackendError, Builder, Database, Durability, ReadableDatabase as _, StorageBackend, TableDefinition,
+    BackendError, Builder, Database, Durability, ReadOnlyTable, ReadableDatabase as _, StorageBackend,
+    TableDefinition,
 };
 
 use super::folder::{Home, Options, private};
-use super::settle::{Changes, Medium, Pen, beginning, page, unwound};
+use super::settle::{Changes, Medium, Pen, Row, Rows, unwound};
 use super::{Batch, CommitError, Key, Reading, Store, StoreError, Value};
 
 const FILE: &str = "rows.redb";
+type Table = ReadOnlyTable<&'static [u8], &'static [u8]>;
 const ROWS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("rows");
 
 /// An open redb file.
@@ -51,7 +53,7 @@ impl Redb {
         let careful = Arc::new(Careful::new(backend(file)?)?);
         let db = unwound(|| {
             let db = builder(options).create_with_backend(Backend(careful.clone())).map_err(trouble)?;
-            db.begin_read().map_err(trouble)?.open_table(ROWS).map_err(trouble)?;
+            table(&db)?;
             Ok(db)
         })?;
         careful.let_go()?;
@@ -61,12 +63,7 @@ impl Redb {
 
 impl Store for Redb {
     fn get<'a>(&'a self, keys: &'a [Key]) -> Reading<'a, Vec<Option<Value>>> {
-        self.pen.read(|| {
-            let rows = self.db.begin_read().map_err(trouble)?.open_table(ROWS).map_err(trouble)?;
-            let find =
-                |key: &Key| Ok(rows.get(key.as_slice()).map_err(trouble)?.map(|row| row.value().to_vec()));
-            keys.iter().map(find).collect()
-        })
+        self.pen.get(keys, self)
     }
 
     fn scan<'a>(
@@ -75,16 +72,7 @@ impl Store for Redb {
         after: Option<&'a [u8]>,
         limit: usize,
     ) -> Reading<'a, Vec<(Key, Value)>> {
-        self.pen.read(|| {
-            let rows = self.db.begin_read().map_err(trouble)?.open_table(ROWS).map_err(trouble)?;
-            let range = (beginning(prefix, after), Bound::Unbounded);
-            let range = rows.range::<&[u8]>(range).map_err(trouble)?;
-            let owned = range.map(|row| {
-                let (key, value) = row.map_err(trouble)?;
-                Ok((key.value().to_vec(), value.value().to_vec()))
-            });
-            page(prefix, limit, owned)
-        })
+        self.pen.scan(prefix, after, limit, self)
     }
 
     fn commit(&self, batch: &Batch) -> Result<(), CommitError> {
@@ -101,9 +89,8 @@ impl Store for Redb {
 }
 
 impl Medium for Redb {
-    fn find(&self, key: &[u8]) -> Result<Option<Value>, StoreError> {
-        let rows = self.db.begin_read().map_err(trouble)?.open_table(ROWS).map_err(trouble)?;
-        Ok(rows.get(key).map_err(trouble)?.map(|row| row.value().to_vec()))
+    fn rows(&self) -> Result<impl Rows + '_, StoreError> {
+        table(&self.db)
     }
 
     fn room(&self, changes: &Changes) -> Result<(), StoreError> {
@@ -113,6 +100,25 @@ impl Medium for Redb {
     fn keep(&self, changes: Changes) -> Result<(), StoreError> {
         write(&self.db, changes)
     }
+}
+
+impl Rows for Table {
+    fn find(&self, key: &[u8]) -> Result<Option<Value>, StoreError> {
+        Ok(self.get(key).map_err(trouble)?.map(|row| row.value().to_vec()))
+    }
+
+    fn from(&self, start: Bound<&[u8]>) -> Result<impl Iterator<Item = Row>, StoreError> {
+        let rows = self.range::<&[u8]>((start, Bound::Unbounded)).map_err(trouble)?;
+        Ok(rows.map(|row| {
+            let (key, value) = row.map_err(trouble)?;
+            Ok((key.value().to_vec(), value.value().to_vec()))
+        }))
+    }
+}
+
+/// The rows as the last commit left them; it keeps its own hold on the snapshot.
+fn table(db: &Database) -> Result<Table, StoreError> {
+    db.begin_read().map_err(trouble)?.open_table(ROWS).map_err(trouble)
 }
 
 fn builder(options: &Options) -> Builder {
@@ -332,4 +338,43 @@ mod tests {
     }
 
     contract_tests!(fresh);
+
+    proptest::proptest! {
+        #[test]
+        fn a_file_held_back_reads_as_if_written_and_is_untouched_until_let_go(
+            steps in proptest::collection::vec((0..4_u8, 0..300_u64, 1..60_usize), 0..40)
+        ) {
+            let path = tempfile::tempdir().unwrap();
+            let path = path.path().join("file");
+            let mut model: Vec<u8> = (0..200).collect();
+            std::fs::write(&path, &model).unwrap();
+            let file = OpenOptions::new().read(true).write(true).open(&path).unwrap();
+            let careful = Arc::new(Careful::new(backend(file).unwrap()).unwrap());
+            let seen = Backend(careful.clone());
+            for (kind, at, len) in steps {
+                let (start, end) = (usize::try_from(at).unwrap(), usize::try_from(at).unwrap() + len);
+                match kind {
+                    0 => {
+                        seen.set_len(at).unwrap();
+                        model.resize(start, 0);
+                    }
+                    1 => seen.sync_data().unwrap(),
+                    _ => {
+                        seen.write(at, &vec![kind; len]).unwrap();
+                        model.resize(model.len().max(end), 0);
+                        model[start..end].fill(kind);
+                    }
+                }
+                assert_eq!(seen.len().unwrap(), u64::try_from(model.len()).unwrap());
+                let mut out = vec![9; len];
+                let read = seen.read(at, &mut out);
+                assert_eq!(read.is_ok().then_some(&out[..]), model.get(start..end));
+            }
+            assert_eq!(std::fs::read(&path).unwrap(), (0..200).collect::<Vec<u8>>());
+            careful.let_go().unwrap();
+            assert!(std::fs::read(&path).unwrap() == model);
+            seen.set_len(1).unwrap();
+            assert_eq!(std::fs::read(&path).unwrap().len(), 1);
+        }
+    }
 }

@@ -1,6 +1,6 @@
 //! What all engines have in common: judging a batch, one writer at a time, and stopping for good when a write failed.
 //!
-//! It knows no engine and no disk. A [`Medium`] finds single rows and keeps a set of changes; what the changes are is
+//! It knows no engine and no disk. A [`Medium`] finds rows and keeps a set of changes; what the changes are is
 //! decided here, so that every engine decides alike. It refuses to go on after a failure: nothing that could not be
 //! flushed is ever tried again.
 
@@ -22,8 +22,8 @@ pub(crate) type Changes = BTreeMap<Key, Option<Value>>;
 
 /// What an engine does under a [`Pen`].
 pub(crate) trait Medium {
-    /// One row as the last commit left it. Called only between commits.
-    fn find(&self, key: &[u8]) -> Result<Option<Value>, StoreError>;
+    /// The rows as they are now: one snapshot for as long as it is kept.
+    fn rows(&self) -> Result<impl Rows + '_, StoreError>;
 
     /// Whether there is room for `changes`: [`StoreError::Full`] if not. Must write nothing.
     fn room(&self, changes: &Changes) -> Result<(), StoreError>;
@@ -31,6 +31,18 @@ pub(crate) trait Medium {
     /// Writes all of `changes` and returns once they are on disk.
     fn keep(&self, changes: Changes) -> Result<(), StoreError>;
 }
+
+/// A snapshot of an engine's rows.
+pub(crate) trait Rows {
+    /// One row's value.
+    fn find(&self, key: &[u8]) -> Result<Option<Value>, StoreError>;
+
+    /// The rows from `start` on, ascending.
+    fn from(&self, start: Bound<&[u8]>) -> Result<impl Iterator<Item = Row>, StoreError>;
+}
+
+/// A row that an engine found.
+pub(crate) type Row = Result<(Key, Value), StoreError>;
 
 /// One writer at a time, and none after a failure.
 #[derive(Default)]
@@ -47,7 +59,7 @@ impl Pen {
         let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
         self.check()?;
         bounded(batch)?;
-        let changes = unwound(|| Ok(settle(batch, medium)))
+        let changes = unwound(|| Ok(settle(batch, &medium.rows()?)))
             .unwrap_or_else(|error| Err(error.into()))
             .inspect_err(|error| self.stop_after(error))?;
         if changes.is_empty() {
@@ -63,13 +75,33 @@ impl Pen {
         Ok(())
     }
 
-    /// A read's answer, given at once. A panic of the engine's under it is a damaged file.
-    pub(crate) fn read<'a, T: Send + 'a>(
+    /// [`Store::get`](super::Store::get) of every engine.
+    pub(crate) fn get<'a>(&self, keys: &[Key], medium: &impl Medium) -> Reading<'a, Vec<Option<Value>>> {
+        self.read(|| {
+            let rows = medium.rows()?;
+            keys.iter().map(|key| rows.find(key)).collect()
+        })
+    }
+
+    /// [`Store::scan`](super::Store::scan) of every engine.
+    pub(crate) fn scan<'a>(
         &self,
-        read: impl FnOnce() -> Result<T, StoreError>,
-    ) -> Reading<'a, T> {
-        let answer = self.check().and_then(|()| unwound(read));
-        Box::pin(std::future::ready(answer))
+        prefix: &[u8],
+        after: Option<&[u8]>,
+        limit: usize,
+        medium: &impl Medium,
+    ) -> Reading<'a, Vec<(Key, Value)>> {
+        let start = match after {
+            Some(after) if after >= prefix => Bound::Excluded(after),
+            Some(_) | None => Bound::Included(prefix),
+        };
+        let within = |row: &Row| row.as_ref().map_or(true, |(key, _)| key.starts_with(prefix));
+        self.read(|| medium.rows()?.from(start)?.take(limit.min(MAX_SCAN)).take_while(within).collect())
+    }
+
+    /// A read's answer, given at once.
+    fn read<'a, T: Send + 'a>(&self, read: impl FnOnce() -> Result<T, StoreError>) -> Reading<'a, T> {
+        Box::pin(std::future::ready(self.check().and_then(|()| unwound(read))))
     }
 
     /// How many commits were kept.
@@ -96,28 +128,10 @@ impl From<StoreError> for CommitError {
     }
 }
 
-/// Runs `work` and takes a panic in it for a damaged file: engines check some of what they read by assertion.
+/// Runs `work` and takes a panic in it for a damaged file: engines check some of what they read by assertion. (A build
+/// with `panic = "abort"` would die of a damaged file instead.)
 pub(crate) fn unwound<T>(work: impl FnOnce() -> Result<T, StoreError>) -> Result<T, StoreError> {
     catch_unwind(AssertUnwindSafe(work)).unwrap_or(Err(StoreError::Corrupt))
-}
-
-/// Where a scan begins.
-pub(crate) fn beginning<'a>(prefix: &'a [u8], after: Option<&'a [u8]>) -> Bound<&'a [u8]> {
-    match after {
-        Some(after) if after >= prefix => Bound::Excluded(after),
-        Some(_) | None => Bound::Included(prefix),
-    }
-}
-
-/// The page that a scan gives, from `rows` in order that begin at [`beginning`].
-pub(crate) fn page(
-    prefix: &[u8],
-    limit: usize,
-    rows: impl Iterator<Item = Result<(Key, Value), StoreError>>,
-) -> Result<Vec<(Key, Value)>, StoreError> {
-    rows.take(limit.min(MAX_SCAN))
-        .take_while(|row| row.as_ref().map_or(true, |(key, _)| key.starts_with(prefix)))
-        .collect()
 }
 
 fn bounded(batch: &Batch) -> Result<(), StoreError> {
@@ -132,9 +146,9 @@ fn bounded(batch: &Batch) -> Result<(), StoreError> {
     if fits { Ok(()) } else { Err(StoreError::TooLarge) }
 }
 
-/// Judges `batch` against the rows of `medium`, and says what is to be written. All failing parts are named at once.
-fn settle(batch: &Batch, medium: &impl Medium) -> Result<Changes, CommitError> {
-    let mut view = View { medium, seen: Changes::new(), changes: Changes::new() };
+/// Judges `batch` against `rows`, and says what is to be written. All failing parts are named at once.
+fn settle(batch: &Batch, rows: &impl Rows) -> Result<Changes, CommitError> {
+    let mut view = View { rows, seen: Changes::new(), changes: Changes::new() };
     if !view.hold(&batch.guard)? {
         return Err(CommitError::Guard);
     }
@@ -151,16 +165,16 @@ fn settle(batch: &Batch, medium: &impl Medium) -> Result<Changes, CommitError> {
 }
 
 /// The rows as they would be with the changes so far.
-struct View<'a, M> {
-    medium: &'a M,
+struct View<'a, R> {
+    rows: &'a R,
     seen: Changes,
     changes: Changes,
 }
 
-impl<M: Medium> View<'_, M> {
+impl<R: Rows> View<'_, R> {
     fn now(&mut self, key: &[u8]) -> Result<Option<&[u8]>, StoreError> {
         if !self.changes.contains_key(key) && !self.seen.contains_key(key) {
-            self.seen.insert(key.to_vec(), self.medium.find(key)?);
+            self.seen.insert(key.to_vec(), self.rows.find(key)?);
         }
         let row = self.changes.get(key).or_else(|| self.seen.get(key));
         Ok(row.and_then(Option::as_deref))

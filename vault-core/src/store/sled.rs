@@ -6,22 +6,23 @@
 //! chunks, no page grows that large, and no such file is ever made.
 //!
 //! sled takes a damaged log for one whose end was never written, and goes on without it. So the files are checked
-//! before sled sees them, and after an orderly end they must be exactly what was left ([`CLOSED`]). Refused unchanged:
-//! foreign or garbled files, a log that lacks a part it once had on disk, and after an orderly end any file cut short.
-//! Space is reclaimed only by sled's background flush ([`FLUSH_MS`]); under rotation the file grows faster than
+//! before sled sees them, and after an orderly end they must be what was left (its digest is in the file `CLOSED`).
+//! Refused unchanged: foreign or garbled files, a log that lacks a part it once had on disk, and after an orderly end
+//! any file cut short. After a crash, sled's last batches cut off cannot be told from a crash before they were written.
+//! Space is reclaimed only by sled's background flush (twice a second); under rotation the file grows faster than
 //! [`redb`](super::redb)'s.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{Read as _, Seek as _, SeekFrom};
 use std::ops::Bound;
 use std::path::{Path, PathBuf};
-use std::sync::{PoisonError, RwLock};
+use std::sync::{PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
 use ring::digest::{Context, SHA256};
 
 use super::folder::{Home, Options, directory, restrict, sync_directory, write_new};
-use super::settle::{Changes, Medium, Pen, beginning, page, unwound};
+use super::settle::{Changes, Medium, Pen, Row, Rows, unwound};
 use super::{Batch, CommitError, Key, Reading, Store, StoreError, Value};
 
 /// How often sled looks for space to reclaim, in milliseconds. Durability does not depend on it.
@@ -95,6 +96,7 @@ impl Sled {
         }
         sound(&files)?;
         reopen_mark(&home.path)?;
+        remove_torn_snapshots(&files)?;
         let db = unwound(|| begin(&files, options))?;
         // sled's own new files have whatever mode the process gives.
         small_files(&files)?.iter().try_for_each(|path| restrict(path, 0o600))?;
@@ -112,10 +114,7 @@ impl Sled {
 
 impl Store for Sled {
     fn get<'a>(&'a self, keys: &'a [Key]) -> Reading<'a, Vec<Option<Value>>> {
-        self.pen.read(|| {
-            let _snapshot = self.snapshot.read().unwrap_or_else(PoisonError::into_inner);
-            keys.iter().map(|key| find(self.db()?, key)).collect()
-        })
+        self.pen.get(keys, self)
     }
 
     fn scan<'a>(
@@ -124,19 +123,7 @@ impl Store for Sled {
         after: Option<&'a [u8]>,
         limit: usize,
     ) -> Reading<'a, Vec<(Key, Value)>> {
-        self.pen.read(|| {
-            let _snapshot = self.snapshot.read().unwrap_or_else(PoisonError::into_inner);
-            let db = self.db()?;
-            let start = beginning(prefix, after).map(row_key);
-            let rows = db.range::<Key, _>((start, Bound::Excluded(vec![REST])));
-            let owned = rows.map(|row| {
-                let (key, value) = row.map_err(trouble)?;
-                let key = key.get(1..).unwrap_or_default().to_vec();
-                let value = value_of(db, &key, &value)?;
-                Ok((key, value))
-            });
-            page(prefix, limit, owned)
-        })
+        self.pen.scan(prefix, after, limit, self)
     }
 
     fn commit(&self, batch: &Batch) -> Result<(), CommitError> {
@@ -153,8 +140,9 @@ impl Store for Sled {
 }
 
 impl Medium for Sled {
-    fn find(&self, key: &[u8]) -> Result<Option<Value>, StoreError> {
-        find(self.db()?, key)
+    fn rows(&self) -> Result<impl Rows + '_, StoreError> {
+        let snapshot = self.snapshot.read().unwrap_or_else(PoisonError::into_inner);
+        Ok(Snapshot { db: self.db()?, _held: snapshot })
     }
 
     fn room(&self, changes: &Changes) -> Result<(), StoreError> {
@@ -173,6 +161,29 @@ impl Medium for Sled {
         }
         db.flush().map_err(trouble)?;
         Ok(self.file.sync_data()?)
+    }
+}
+
+/// No batch is applied while it is held.
+struct Snapshot<'a> {
+    db: &'a sled::Db,
+    _held: RwLockReadGuard<'a, ()>,
+}
+
+impl Rows for Snapshot<'_> {
+    fn find(&self, key: &[u8]) -> Result<Option<Value>, StoreError> {
+        let row = self.db.get(row_key(key)).map_err(trouble)?;
+        row.map(|row| value_of(self.db, key, &row)).transpose()
+    }
+
+    fn from(&self, start: Bound<&[u8]>) -> Result<impl Iterator<Item = Row>, StoreError> {
+        let rows = self.db.range::<Key, _>((start.map(row_key), Bound::Excluded(vec![REST])));
+        Ok(rows.map(|row| {
+            let (key, value) = row.map_err(trouble)?;
+            let key = key.get(1..).unwrap_or_default().to_vec();
+            let value = value_of(self.db, &key, &value)?;
+            Ok((key, value))
+        }))
     }
 }
 
@@ -220,11 +231,6 @@ fn chunk_key(key: &[u8], index: usize) -> Result<Key, StoreError> {
     let length = u8::try_from(key.len()).map_err(|_| StoreError::TooLarge)?;
     let index = u32::try_from(index).map_err(|_| StoreError::TooLarge)?;
     Ok([&[REST, length], key, &index.to_be_bytes()].concat())
-}
-
-fn find(db: &sled::Db, key: &[u8]) -> Result<Option<Value>, StoreError> {
-    let row = db.get(row_key(key)).map_err(trouble)?;
-    row.map(|row| value_of(db, key, &row)).transpose()
 }
 
 fn value_of(db: &sled::Db, key: &[u8], row: &[u8]) -> Result<Value, StoreError> {
@@ -395,6 +401,17 @@ fn digest(files: &Path) -> Result<Vec<u8>, StoreError> {
     Ok(digest.finish().as_ref().to_vec())
 }
 
+/// Removes what a start that was cut short left of a new snapshot. sled would take it for its newest one, find it torn
+/// and never open again; the one before it is still there.
+fn remove_torn_snapshots(files: &Path) -> Result<(), StoreError> {
+    for path in small_files(files)? {
+        if path.extension().is_some_and(|extension| extension == "generating") {
+            fs::remove_file(path)?;
+        }
+    }
+    Ok(())
+}
+
 fn small_files(files: &Path) -> Result<Vec<PathBuf>, StoreError> {
     let mut paths = Vec::new();
     for entry in fs::read_dir(files)? {
@@ -482,5 +499,25 @@ mod tests {
         fs::write(&db, &whole).unwrap();
         let store = crate::store::open(folder.path(), &Options::default()).unwrap();
         assert_eq!(pollster::block_on(store.scan(b"", None, 10_000)).unwrap().len(), 1_000);
+    }
+
+    #[test]
+    fn a_start_cut_short_while_it_wrote_its_snapshot_is_no_damage() {
+        let folder = tempfile::tempdir().unwrap();
+        let open = || crate::store::open(folder.path(), &Options::default());
+        drop(crate::store::create(folder.path(), Engine::Sled, &Options::default()).unwrap());
+        let store = open().unwrap();
+        store.commit(&Batch { head: vec![Write::Put(vec![1], vec![2])], ..Batch::default() }).unwrap();
+        drop(store);
+        fs::remove_file(folder.path().join("store").join(CLOSED)).unwrap();
+        for torn in [b"".as_slice(), b"torn", &[0; 64]] {
+            let name = "snap.00000000000FFFFF.generating";
+            fs::write(folder.path().join("store").join(FILES).join(name), torn).unwrap();
+            let store = open().unwrap();
+            assert_eq!(pollster::block_on(store.get(&[vec![1]])), Ok(vec![Some(vec![2])]));
+            drop(store);
+            // The next round is a crash again.
+            fs::remove_file(folder.path().join("store").join(CLOSED)).unwrap();
+        }
     }
 }

@@ -8,7 +8,6 @@ use crate::custody::Custodian;
 use crate::error::Error;
 use crate::policy::{Caller, Policy};
 use crate::token::Token;
-use crate::words::Show;
 
 /// A vault whose verbs block. Not for use inside an async runtime's threads.
 #[derive(Clone)]
@@ -60,10 +59,9 @@ impl Blocking {
         &self,
         caller: Caller<'_>,
         header: &Header,
-        tokens: Vec<Token>,
-        reveal: Reveal,
+        tokens: Vec<(Token, Reveal)>,
     ) -> Result<Vec<Result<Detokenized, Error>>, Error> {
-        pollster::block_on(self.0.detokenize_batch(caller, header, tokens, reveal))
+        pollster::block_on(self.0.detokenize_batch(caller, header, tokens))
     }
 
     /// See [`Vault::inspect`].
@@ -72,9 +70,8 @@ impl Blocking {
         caller: Caller<'_>,
         header: &Header,
         token: Token,
-        show: Show,
     ) -> Result<Inspected, Error> {
-        pollster::block_on(self.0.inspect(caller, header, token, show))
+        pollster::block_on(self.0.inspect(caller, header, token))
     }
 
     /// See [`Vault::inspect_batch`].
@@ -83,9 +80,8 @@ impl Blocking {
         caller: Caller<'_>,
         header: &Header,
         tokens: Vec<Token>,
-        show: Show,
     ) -> Result<Vec<Result<Inspected, Error>>, Error> {
-        pollster::block_on(self.0.inspect_batch(caller, header, tokens, show))
+        pollster::block_on(self.0.inspect_batch(caller, header, tokens))
     }
 
     /// See [`Vault::revoke`].
@@ -94,9 +90,9 @@ impl Blocking {
         caller: Caller<'_>,
         header: &Header,
         token: Token,
-        where_to: Revocation,
+        extent: Revocation,
     ) -> Result<RevokedToken, Error> {
-        pollster::block_on(self.0.revoke(caller, header, token, where_to))
+        pollster::block_on(self.0.revoke(caller, header, token, extent))
     }
 
     /// See [`Vault::revoke_batch`].
@@ -104,10 +100,9 @@ impl Blocking {
         &self,
         caller: Caller<'_>,
         header: &Header,
-        tokens: Vec<Token>,
-        where_to: Revocation,
+        tokens: Vec<(Token, Revocation)>,
     ) -> Result<Vec<Result<RevokedToken, Error>>, Error> {
-        pollster::block_on(self.0.revoke_batch(caller, header, tokens, where_to))
+        pollster::block_on(self.0.revoke_batch(caller, header, tokens))
     }
 
     /// See [`Vault::close`].

@@ -14,7 +14,7 @@ use crate::error::Error;
 use crate::journal::{Filed, Filing, NotFiled};
 use crate::keyring::{RequestKey, SubjectSecret, day_row, merchant_row, same_request};
 use crate::name::ChannelName;
-use crate::policy::{Admitted, Asked, Caller, MerchantInForce};
+use crate::policy::{Admitted, Asked, Caller, Denial, MerchantInForce};
 use crate::record::{Card, Grants, Row, RowKey, SubjectId};
 use crate::rows;
 use crate::store::{Key, Part};
@@ -34,7 +34,7 @@ impl Vault {
         token: Token,
         reveal: Reveal,
     ) -> Result<Detokenized, Error> {
-        one(self.detokenize_batch(caller, header, vec![token], reveal).await?)
+        one(self.detokenize_batch(caller, header, vec![(token, reveal)]).await?)
     }
 
     /// Gives up to 1,000 cards back, each with its own answer. Every disclosure is on disk before its card is opened.
@@ -42,19 +42,17 @@ impl Vault {
         &self,
         caller: Caller<'_>,
         header: &Header,
-        tokens: Vec<Token>,
-        reveal: Reveal,
+        tokens: Vec<(Token, Reveal)>,
     ) -> Result<Vec<Result<Detokenized, Error>>, Error> {
-        let verb = Verb { action: Action::Detokenize, show: reveal.show(), only: None };
-        self.on_cards(caller, header, verb, &tokens, |round, token, card, filed| {
-            let Filed { receipt, disclosed } = filed;
-            let row = card.row;
+        let wants = tokens.into_iter().map(|(token, reveal)| Want { token, show: reveal.show(), only: None }).collect();
+        self.on_cards(caller, header, Action::Detokenize, wants, |round, want, done| {
+            let Done { card: Card { row, .. }, filed: Filed { receipt, disclosed }, .. } = done;
             let revealed = match disclosed {
                 None => Revealed::Masked(row.mask),
                 Some(proof) => {
                     let secret = round.secret_of(row.subject)?;
                     let keyring = &round.state.keyring;
-                    Revealed::Plain(keyring.open(proof, token, &secret).map_err(|_| Error::internal())?)
+                    Revealed::Plain(keyring.open(proof, &want.token, &secret).map_err(|_| Error::internal())?)
                 }
             };
             Ok(Detokenized { revealed, network: row.network, card_expiry: row.card_expiry, receipt })
@@ -63,37 +61,30 @@ impl Vault {
     }
 
     /// Says what may be known of one card without its number.
-    pub async fn inspect(
-        &self,
-        caller: Caller<'_>,
-        header: &Header,
-        token: Token,
-        show: Show,
-    ) -> Result<Inspected, Error> {
-        one(self.inspect_batch(caller, header, vec![token], show).await?)
+    pub async fn inspect(&self, caller: Caller<'_>, header: &Header, token: Token) -> Result<Inspected, Error> {
+        one(self.inspect_batch(caller, header, vec![token]).await?)
     }
 
-    /// Says what may be known of up to 1,000 cards; `show` is masked or last four, and more is cut to masked.
+    /// Says what may be known of up to 1,000 cards: masked or last four, as the rule says, and never more.
     pub async fn inspect_batch(
         &self,
         caller: Caller<'_>,
         header: &Header,
         tokens: Vec<Token>,
-        show: Show,
     ) -> Result<Vec<Result<Inspected, Error>>, Error> {
-        let show = show.min(Show::Masked);
-        let verb = Verb { action: Action::Inspect, show, only: None };
-        self.on_cards(caller, header, verb, &tokens, |round, _, card, filed| {
-            let row = card.row;
-            let merchant = &round.merchant;
+        let wants = tokens.into_iter().map(|token| Want { token, show: Show::LastFour, only: None }).collect();
+        self.on_cards(caller, header, Action::Inspect, wants, |round, _, done| {
+            let Done { card: Card { row, .. }, filed, shown } = done;
+            let format = round.merchant.format_by_id(row.format);
             Ok(Inspected {
-                mask: if show == Show::Masked { row.mask } else { row.mask.last_four_only() },
+                mask: if shown == Show::Masked { row.mask } else { row.mask.last_four_only() },
                 network: row.network,
                 card_expiry: row.card_expiry,
                 valid_until: row.valid_until,
                 made_at: row.made_at,
-                scheme: merchant.format_by_id(row.format).map(|f| f.format.scheme()),
-                channels: merchant.granted(&row.grants),
+                scheme: format.map(|f| f.format.scheme()),
+                format: format.map(|f| f.name.clone()),
+                channels: round.merchant.granted(&row.grants),
                 receipt: filed.receipt,
             })
         })
@@ -106,9 +97,9 @@ impl Vault {
         caller: Caller<'_>,
         header: &Header,
         token: Token,
-        where_to: Revocation,
+        extent: Revocation,
     ) -> Result<RevokedToken, Error> {
-        one(self.revoke_batch(caller, header, vec![token], where_to).await?)
+        one(self.revoke_batch(caller, header, vec![(token, extent)]).await?)
     }
 
     /// Stops up to 1,000 tokens from working, everywhere or on one channel. Everywhere is for ever: the card number is
@@ -117,16 +108,21 @@ impl Vault {
         &self,
         caller: Caller<'_>,
         header: &Header,
-        tokens: Vec<Token>,
-        where_to: Revocation,
+        tokens: Vec<(Token, Revocation)>,
     ) -> Result<Vec<Result<RevokedToken, Error>>, Error> {
-        let only = match where_to {
-            Revocation::Everywhere => None,
-            Revocation::On(channel) => Some(channel),
+        let want = |(token, extent)| Want {
+            token,
+            show: Show::Nothing,
+            only: match extent {
+                Revocation::Everywhere => None,
+                Revocation::On(channel) => Some(channel),
+            },
         };
-        let verb = Verb { action: Action::Revoke, show: Show::Nothing, only };
-        self.on_cards(caller, header, verb, &tokens, |_, _, card, filed| {
-            Ok(RevokedToken { everywhere: card.is_revoked(), receipt: filed.receipt })
+        let wants = tokens.into_iter().map(want).collect();
+        self.on_cards(caller, header, Action::Revoke, wants, |round, _, done| {
+            let everywhere = done.card.is_revoked();
+            let channels = if everywhere { Vec::new() } else { round.merchant.granted(&done.card.row.grants) };
+            Ok(RevokedToken { everywhere, channels, receipt: done.filed.receipt })
         })
         .await
     }
@@ -135,21 +131,21 @@ impl Vault {
         &self,
         caller: Caller<'_>,
         header: &Header,
-        verb: Verb,
-        tokens: &[Token],
-        finish: impl Fn(&Round<'_>, &Token, Card, Filed) -> Result<T, Error>,
+        action: Action,
+        wants: Vec<Want>,
+        finish: impl Fn(&Round<'_>, &Want, Done) -> Result<T, Error>,
     ) -> Result<Vec<Result<T, Error>>, Error> {
-        within_batch(tokens.len())?;
+        within_batch(wants.len())?;
         let asked = Asked {
             caller,
             merchant: header.merchant.as_ref(),
             channel: header.channel.as_ref(),
-            action: verb.action,
+            action,
             purpose: header.purpose,
             initiator: header.initiator,
-            show: verb.show,
+            show: wants.iter().map(|w| w.show).max().unwrap_or(Show::Nothing),
         };
-        let mut answers: Vec<Option<Result<T, Error>>> = tokens.iter().map(|_| None).collect();
+        let mut answers: Vec<Option<Result<T, Error>>> = wants.iter().map(|_| None).collect();
         let (mut run, mut again) = (None, None);
         for _ in 0..MAX_ROUNDS {
             let state = self.state();
@@ -160,7 +156,7 @@ impl Vault {
             if run.is_none() {
                 run = Some(self.inner.running.begin(admitted.principal(), header.request_id)?);
             }
-            let mut round = Round::new(self, state, admitted, header, &verb, tokens)?;
+            let mut round = Round::new(self, state, admitted, header, action, &wants)?;
             let open: Vec<usize> =
                 answers.iter().enumerate().filter(|(_, a)| a.is_none()).map(|(place, _)| place).collect();
             round.read(&open).await?;
@@ -170,8 +166,8 @@ impl Vault {
                 None => *again.insert(round.was_asked_before().await?),
             };
             for (place, answer) in round.file(&open, redelivered).await? {
-                let answer = match (answer, tokens.get(place)) {
-                    (Ok((card, filed)), Some(token)) => finish(&round, token, card, filed),
+                let answer = match (answer, wants.get(place)) {
+                    (Ok(done), Some(want)) => finish(&round, want, done),
                     (Ok(_), None) => Err(Error::internal()),
                     (Err(e), _) => Err(e),
                 };
@@ -191,12 +187,20 @@ fn one<T>(mut answers: Vec<Result<T, Error>>) -> Result<T, Error> {
     answers.pop().unwrap_or_else(|| Err(Error::internal()))
 }
 
-/// What is asked of each card.
-struct Verb {
-    action: Action,
+/// What is asked of one card.
+struct Want {
+    token: Token,
+    /// The least that must be shown.
     show: Show,
     /// For a revocation of one channel: which.
     only: Option<ChannelName>,
+}
+
+/// One card whose filing is on disk.
+struct Done {
+    card: Card,
+    filed: Filed,
+    shown: Show,
 }
 
 /// One try at what is still open of a request, under one version of Control.
@@ -206,14 +210,16 @@ struct Round<'a> {
     admitted: Admitted,
     merchant: Arc<MerchantInForce>,
     header: &'a Header,
-    verb: &'a Verb,
+    action: Action,
+    wants: &'a [Want],
     now: Timestamp,
     names: Vec<(RowKey, Ref)>,
     request: ([Key; 2], [u8; 32]),
     view: View,
 }
 
-type Found = Result<(Card, Filed), Error>;
+type Found = Result<Done, Error>;
+type Decided = Result<(Filing, Card, Show), Denial>;
 
 impl<'a> Round<'a> {
     fn new(
@@ -221,26 +227,26 @@ impl<'a> Round<'a> {
         state: Arc<State>,
         admitted: Admitted,
         header: &'a Header,
-        verb: &'a Verb,
-        tokens: &[Token],
+        action: Action,
+        wants: &'a [Want],
     ) -> Result<Self, Error> {
         let id = admitted.merchant_id();
         let merchant = state.rules.merchant(admitted.merchant()).ok_or_else(Error::internal)?.clone();
-        if verb.only.as_ref().is_some_and(|channel| merchant.channel(channel).is_none()) {
-            return Err(Error::malformed("channel", "names no channel of the merchant"));
+        if wants.iter().filter_map(|w| w.only.as_ref()).any(|channel| merchant.channel(channel).is_none()) {
+            return Err(Error::malformed("item.channel", "names no channel of the merchant"));
         }
         let now = vault.inner.clock.now();
-        let mut names = Vec::with_capacity(tokens.len());
-        for token in tokens {
+        let mut names = Vec::with_capacity(wants.len());
+        for Want { token, .. } in wants {
             names.push((state.keyring.row_key(id, token)?, state.keyring.reference(id, token)?));
         }
         let request = RequestKey { principal: admitted.principal(), request_id: &header.request_id.0, item: 0 };
         let name = state.keyring.request_row(id, &request)?;
-        let hash = state.keyring.request_hash(id, &request, &request_bytes(&admitted, header, verb, tokens))?;
+        let hash = state.keyring.request_hash(id, &request, &request_bytes(&admitted, header, action, wants))?;
         let today = now.day();
         let rows = [today, today.saturating_sub(1)].map(|d| day_row(rows::IDEMPOTENCY, d, id, &name));
         let view = View::default();
-        Ok(Self { vault, state, admitted, merchant, header, verb, now, names, request: (rows, hash), view })
+        Ok(Self { vault, state, admitted, merchant, header, action, wants, now, names, request: (rows, hash), view })
     }
 
     /// All rows that the open items need: the same number of look-ups whether a token exists or not.
@@ -250,7 +256,7 @@ impl<'a> Round<'a> {
         let mut keys: Vec<Key> = self.request.0.to_vec();
         keys.extend(open.iter().filter_map(|p| self.names.get(*p)).map(|(k, _)| merchant_row(rows::CARD, id, &k.0)));
         self.view.read(store, keys).await?;
-        if self.verb.show == Show::Full {
+        if self.action == Action::Detokenize {
             let subjects = open.iter().filter_map(|p| self.names.get(*p)).map(|(key, _)| {
                 let card = self.view.get(&merchant_row(rows::CARD, id, &key.0));
                 let card = card.and_then(|bytes| self.state.keyring.card(id, *key, bytes).ok());
@@ -291,8 +297,9 @@ impl<'a> Round<'a> {
         let (mut filings, mut cards) = (Vec::with_capacity(open.len()), Vec::with_capacity(open.len()));
         for &place in open {
             let Some((row_key, record)) = self.names.get(place).copied() else { continue };
-            let (filing, card) = match self.decide(row_key, record, again) {
-                Ok((filing, card)) => (filing, Ok(card)),
+            let Some(want) = self.wants.get(place) else { continue };
+            let (filing, card) = match self.decide(want, row_key, record, again) {
+                Ok((filing, card, shown)) => (filing, Ok((card, shown))),
                 Err(denial) => {
                     let told = denial.error();
                     (Filing::Refuse(denial), Err(told))
@@ -311,9 +318,11 @@ impl<'a> Round<'a> {
                 (_, Err(NotFiled::Stale)) => continue,
                 (_, Err(e)) => Err(e.into()),
                 (Err(told), Ok(_)) => Err(told),
-                (Ok(card), Ok(filed)) => {
-                    self.vault.inner.recent.changed(self.merchant.id, row_key, card.row.version);
-                    Ok((card, filed))
+                (Ok((card, shown)), Ok(filed)) => {
+                    if self.action == Action::Revoke {
+                        self.vault.inner.recent.changed(self.merchant.id, row_key, card.row.version);
+                    }
+                    Ok(Done { card, filed, shown })
                 }
             };
             found.push((place, answer));
@@ -323,10 +332,11 @@ impl<'a> Round<'a> {
 
     fn decide(
         &mut self,
+        want: &Want,
         row_key: RowKey,
         record: Ref,
         again: bool,
-    ) -> Result<(Filing, Card), crate::policy::Denial> {
+    ) -> Decided {
         let id = self.merchant.id;
         let key = merchant_row(rows::CARD, id, &row_key.0);
         let recent = &self.vault.inner.recent;
@@ -340,39 +350,41 @@ impl<'a> Round<'a> {
             return Err(unreadable(self));
         }
         let mut part = Part::default();
-        if self.verb.action == Action::Revoke {
-            return self.decide_revoke(card, &key, row_key, again);
+        if self.action == Action::Revoke {
+            return self.decide_revoke(want, card, &key, row_key, again);
         }
-        let permit = self.admitted.permit_card(&card, self.now, again)?;
+        let permit = self.admitted.permit_card(&card, want.show, self.now, again)?;
+        let shown = permit.show();
         self.view.rely(&mut part, &key);
-        let filing = match (permit.show(), card.sealed()) {
+        let filing = match (shown, card.sealed()) {
             (Show::Full, Some(sealed)) => Filing::Disclose(permit, sealed, part),
             (Show::Full, None) => return Err(unreadable(self)),
             (Show::Masked | Show::LastFour | Show::Nothing, _) => Filing::Enact(permit, part),
         };
-        Ok((filing, card))
+        Ok((filing, card, shown))
     }
 
     fn decide_revoke(
         &mut self,
+        want: &Want,
         card: Card,
         key: &Key,
         row_key: RowKey,
         again: bool,
-    ) -> Result<(Filing, Card), crate::policy::Denial> {
+    ) -> Decided {
         let record = card.row.record;
         let mut part = Part::default();
         // A retry of a revocation that was done finds it done: that is its answer.
         if again && card.is_revoked() {
             let permit = self.admitted.permit_revoked_again(&card)?;
             self.view.rely(&mut part, key);
-            return Ok((Filing::Enact(permit, part), card));
+            return Ok((Filing::Enact(permit, part), card, Show::Nothing));
         }
-        let mut permit = self.admitted.permit_card(&card, self.now, again)?;
+        let mut permit = self.admitted.permit_card(&card, want.show, self.now, again)?;
         let unreadable = || self.admitted.deny(Refusal::Unreadable, Some(record));
         let mut row: Row = card.row;
         row.version = row.version.saturating_add(1);
-        match &self.verb.only {
+        match &want.only {
             None => row.inner = None,
             Some(only) => {
                 let channel = self.merchant.channel(only).ok_or_else(unreadable)?;
@@ -385,7 +397,7 @@ impl<'a> Round<'a> {
         }
         let sealed = self.state.keyring.seal_row(self.merchant.id, row_key, &row).map_err(|_| unreadable())?;
         self.view.put(&mut part, key.clone(), sealed);
-        Ok((Filing::Enact(permit, part), Card { merchant: card.merchant, row }))
+        Ok((Filing::Enact(permit, part), Card { merchant: card.merchant, row }, Show::Nothing))
     }
 
     /// Keeps the request's hash with the first filing that can carry it, so that a retry is known as one.
@@ -417,16 +429,15 @@ impl<'a> Round<'a> {
 }
 
 /// The request's bytes, canonically.
-fn request_bytes(admitted: &Admitted, header: &Header, verb: &Verb, tokens: &[Token]) -> Vec<u8> {
+fn request_bytes(admitted: &Admitted, header: &Header, action: Action, wants: &[Want]) -> Vec<u8> {
     let context = &header.context;
-    let mut w = Writer::with_capacity(256 + tokens.len() * 24);
-    w.u8(verb.action.id()).u8(verb.show.id()).u32(admitted.channel_id().0);
-    w.u8(header.purpose.id()).u8(header.initiator.id());
+    let mut w = Writer::with_capacity(256 + wants.len() * 32);
+    w.u8(action.id()).u32(admitted.channel_id().0).u8(header.purpose.id()).u8(header.initiator.id());
     w.e(context.customer_reference.as_bytes()).e(context.session.as_bytes()).e(context.client_address.as_bytes());
-    w.e(verb.only.as_ref().map_or("", ChannelName::as_str).as_bytes());
-    w.u32(u32::try_from(tokens.len()).unwrap_or(u32::MAX));
-    for token in tokens {
-        w.e(token.as_bytes());
+    w.u32(u32::try_from(wants.len()).unwrap_or(u32::MAX));
+    for want in wants {
+        w.e(want.token.as_bytes()).u8(want.show.id());
+        w.e(want.only.as_ref().map_or("", ChannelName::as_str).as_bytes());
     }
     w.done()
 }

@@ -1,7 +1,7 @@
 //! What operators do: put a policy in force, rotate keys, lock and unlock, read keys and log. Each change is a new
 //! version of Control, exact from its commit on, and an entry of the log that names the operator.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use ring::digest;
 use serde::Serialize;
@@ -10,7 +10,7 @@ use super::{FIRST_LOG, Inner, State, Vault};
 use crate::audit::checkpoint::SignedCheckpoint;
 use crate::audit::entry::{AuditEntry, ControlChange, Event, Who};
 use crate::audit::receipt::{self, Proof, Receipt};
-use crate::audit::tree::{Hash, entry_key};
+use crate::audit::tree::{self, Hash, entry_key};
 use crate::control::{Control, Lock, LockTarget};
 use crate::envelope::{Dek, Kek, KeyId, KeyKind};
 use crate::error::Error;
@@ -18,11 +18,11 @@ use crate::journal::{ControlStep, Filing, NotFiled};
 use crate::keyring::Keyring;
 use crate::name::{MerchantName, PrincipalName};
 use crate::pan;
-use crate::policy::{Asked, Explanation, Policy, Rules, Statement};
+use crate::policy::{Asked, Effect, Explanation, Policy, Rules, Statement};
 use crate::rows;
 use crate::store::{Expect, Key, Part, Write};
 use crate::time::Timestamp;
-use crate::words::{Action, KeyState, LockReason};
+use crate::words::{Action, KeyState, LockReason, Refusal};
 
 /// The longest note of an operator, in bytes.
 pub const MAX_NOTE: usize = 2_048;
@@ -52,12 +52,14 @@ pub struct KeyLine {
 /// One row that a new policy adds, drops or changes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct PolicyChange {
-    /// `added`, `dropped` or `changed`.
-    pub what: &'static str,
-    /// Which table: `rule`, `principal`, `merchant` and so on.
-    pub table: &'static str,
-    /// The row's name.
-    pub name: String,
+    /// Which table and row: `rule.web-stores`, `channel.acme/web`.
+    pub path: String,
+    /// The row as it is, TOML; empty if it is new.
+    pub before: String,
+    /// The row as it would be, TOML; empty if it goes.
+    pub after: String,
+    /// Whether somebody may see or do more than before, as far as one row can tell.
+    pub widens: bool,
 }
 
 /// What is in force, in numbers.
@@ -126,7 +128,7 @@ impl Vault {
         let note = note.map(note_hash).transpose()?;
         let (receipt, lock) = self
             .change_with(by, None, |inner, control, now| {
-                let lock = control.lock(target.clone(), by.clone(), reason, now)?;
+                let lock = control.lock(target.clone(), by.clone(), reason, note.map(|(hash, _)| hash), now)?;
                 let change = ControlChange::LockSet { lock, reason, note: note.map(|(hash, _)| hash) };
                 let mut writes = Vec::new();
                 if let Some((hash, text)) = note {
@@ -141,9 +143,9 @@ impl Vault {
 
     /// Lifts a lock.
     pub async fn lift_lock(&self, by: &PrincipalName, lock: u32) -> Result<Receipt, Error> {
-        self.change(by, None, move |_, control, _| {
-            if !control.unlock(lock) {
-                return Err(Error::malformed("lock", "names no lock in force"));
+        self.change(by, None, move |_, control, now| {
+            if !control.unlock(lock, by, now) {
+                return Err(Error::malformed("lockdown", "names no lock in force"));
             }
             Ok((vec![ControlChange::LockLifted { lock }], Vec::new()))
         })
@@ -151,10 +153,18 @@ impl Vault {
         .map(|(receipt, ())| receipt)
     }
 
-    /// The locks in force.
+    /// The locks in force, and the newest of those that were lifted, by number.
     #[must_use]
     pub fn locks(&self) -> Vec<Lock> {
         self.state().control.locks.clone()
+    }
+
+    /// A lock's note.
+    pub async fn note_of(&self, lock: &Lock) -> Result<Option<String>, Error> {
+        let Some(hash) = lock.note else { return Ok(None) };
+        let row = self.inner.store.get(&[note_key(&hash)]).await?.into_iter().next().flatten();
+        let opened = row.and_then(|row| self.state().keyring.open_note(&hash.0, &row).ok());
+        opened.map(Some).ok_or_else(Error::internal)
     }
 
     /// Every key there ever was.
@@ -217,6 +227,39 @@ impl Vault {
         self.state().rules.operator(authority, name).cloned()
     }
 
+    /// The operator that a certificate names; a refusal of anyone else is in the log.
+    pub async fn operator_at(&self, authority: &[u8; 32], name: &str, action: Action) -> Result<PrincipalName, Error> {
+        if let Some(operator) = self.operator(authority, name) {
+            return Ok(operator);
+        }
+        let why = Refusal::UnlistedPrincipal;
+        let statement = Statement {
+            who: Who::unlisted(authority, name.as_bytes()),
+            merchant: None,
+            channel: None,
+            event: Event::Refused { action, record: None, why, purpose: None, initiator: None },
+            epoch: self.state().epoch.version,
+        };
+        let answers = self.inner.journal.file(vec![Filing::State(statement, Part::default())], None).await?;
+        answers.into_iter().next().ok_or_else(Error::internal)??;
+        Err(Error::Denied)
+    }
+
+    /// Writes down that a request was refused at the edge, since its certificate is past its end or was revoked.
+    pub async fn certificate_refused(&self, authority: &[u8; 32], name: &str) -> Result<(), Error> {
+        let who = self.who_is(crate::policy::Caller::Certificate { authority, name });
+        let why = Refusal::CertificateNotValid;
+        let statement = Statement {
+            who: who.map_or_else(|| Who::unlisted(authority, name.as_bytes()), |(name, ..)| Who::Listed(name)),
+            merchant: None,
+            channel: None,
+            event: Event::Refused { action: Action::Connect, record: None, why, purpose: None, initiator: None },
+            epoch: self.state().epoch.version,
+        };
+        let answers = self.inner.journal.file(vec![Filing::State(statement, Part::default())], None).await?;
+        answers.into_iter().try_for_each(|a| a.map(|_| ()).map_err(Error::from))
+    }
+
     /// Writes down that an operator read something (PCI DSS 4.0.1, 10.2.1.3).
     pub async fn consulted(&self, by: &PrincipalName, action: Action) -> Result<Receipt, Error> {
         let statement = Statement {
@@ -241,7 +284,7 @@ impl Vault {
             epoch: state.epoch.version,
             since: state.control.made_at,
             merchants: state.control.numbers.len(),
-            locks: state.control.locks.len(),
+            locks: state.control.locks.iter().filter(|l| l.lifted.is_none()).count(),
             engine,
             commits,
             waiting,
@@ -269,13 +312,21 @@ impl Vault {
         places.into_iter().zip(rows).map(read).collect()
     }
 
-    /// Proves an entry against the newest signed head. `None`: the log's rows do not lead to it.
-    pub async fn prove(&self, index: u64) -> Result<Option<Proof>, Error> {
-        let head = self.checkpoint().await?;
+    /// Proves an entry against a signed head. `None`: the log's rows do not lead to it.
+    pub async fn prove(&self, index: u64, head: &SignedCheckpoint) -> Result<Option<Proof>, Error> {
         if index >= head.checkpoint().size {
-            return Err(Error::malformed("index", "is beyond the end of the log"));
+            return Err(Error::malformed("receipt.leaf_index", "is beyond the end of the log"));
         }
-        receipt::prove(self.inner.store.as_ref(), FIRST_LOG, index, &head).await.map_err(|_| Error::internal())
+        receipt::prove(self.inner.store.as_ref(), FIRST_LOG, index, head).await.map_err(|_| Error::internal())
+    }
+
+    /// That the log's first `old` entries are the beginning of what it is at the newest signed head (RFC 6962, 2.1.2).
+    pub async fn consistency(&self, old: u64, head: &SignedCheckpoint) -> Result<Vec<Hash>, Error> {
+        let new = head.checkpoint().size;
+        if old > new {
+            return Err(Error::malformed("receipt.tree_size", "is beyond the end of the log"));
+        }
+        tree::consistency(self.inner.store.as_ref(), FIRST_LOG, old, new).await.map_err(|_| Error::internal())
     }
 
     /// Writes the whole log out, for `audit check` on another machine.
@@ -312,10 +363,7 @@ impl Vault {
         let _one_at_a_time = self.inner.changing.lock().await;
         let before = self.state();
         if expected.is_some_and(|epoch| epoch != before.epoch.version) {
-            return Err(Error::Config(format!(
-                "the policy in force is version {}; look at it again before you change it",
-                before.epoch.version
-            )));
+            return Err(Error::EpochMismatch { epoch: before.epoch.version });
         }
         let now = self.inner.clock.now();
         let mut control = before.control.clone();
@@ -366,52 +414,64 @@ fn note_key(hash: &Hash) -> Key {
 }
 
 fn diff(before: &Policy, after: &Policy) -> Result<Vec<PolicyChange>, Error> {
-    let mut changes = Vec::new();
     let (before, after) = (rows_of(before)?, rows_of(after)?);
-    for ((table, name), row) in &after {
-        let what = match before.get(&(*table, name.clone())) {
-            None => "added",
-            Some(old) if old != row => "changed",
-            Some(_) => continue,
-        };
-        changes.push(PolicyChange { what, table, name: name.clone() });
-    }
-    for (table, name) in before.keys().filter(|row| !after.contains_key(*row)) {
-        changes.push(PolicyChange { what: "dropped", table, name: name.clone() });
-    }
-    Ok(changes)
+    let paths: BTreeSet<&String> = before.keys().chain(after.keys()).collect();
+    let row = |rows: &PolicyRows, path: &String| rows.get(path).cloned().unwrap_or_default();
+    let changes = paths.into_iter().map(|path| {
+        let (before, after) = (row(&before, path), row(&after, path));
+        PolicyChange { path: path.clone(), widens: widens(path, &before.0, &after.0, before.1 || after.1), before: before.0, after: after.0 }
+    });
+    Ok(changes.filter(|c| c.before != c.after).collect())
 }
 
-type PolicyRows = BTreeMap<(&'static str, String), String>;
+/// Whether a row's change may let somebody see or do more. Where one row cannot tell, it says yes.
+fn widens(path: &str, before: &str, after: &str, denies: bool) -> bool {
+    let dropped = after.is_empty();
+    match path.split_once('.').map(|(table, _)| table) {
+        // A deny rule narrows: the other way round.
+        Some("rule") if denies => !before.is_empty(),
+        Some("channel" | "format") => false,
+        Some("merchant") => !before.is_empty() && !dropped,
+        _ => !dropped,
+    }
+}
 
-/// Every row of a policy by table and name, as its JSON.
+/// Every row of a policy by its path: as TOML, and whether it is a deny rule.
+type PolicyRows = BTreeMap<String, (String, bool)>;
+
 fn rows_of(policy: &Policy) -> Result<PolicyRows, Error> {
-    fn put(all: &mut PolicyRows, table: &'static str, name: String, row: &impl Serialize) -> Result<(), Error> {
-        let json = serde_json::to_string(row).map_err(|_| Error::internal())?;
-        all.insert((table, name), json);
+    #[derive(Serialize)]
+    struct MerchantRow<'a> {
+        ff1_slots: u8,
+        mask: &'a BTreeMap<String, String>,
+    }
+    fn put(all: &mut PolicyRows, path: String, row: &impl Serialize, denies: bool) -> Result<(), Error> {
+        let text = toml::to_string(row).map_err(|_| Error::internal())?;
+        all.insert(path, (text, denies));
         Ok(())
     }
     let mut all = BTreeMap::new();
     for row in &policy.authorities {
-        put(&mut all, "authority", row.id.to_string(), row)?;
+        put(&mut all, format!("authority.{}", row.id), row, false)?;
     }
     for merchant in &policy.merchants {
-        put(&mut all, "merchant", merchant.id.to_string(), &(merchant.ff1_slots, &merchant.mask))?;
+        let row = MerchantRow { ff1_slots: merchant.ff1_slots, mask: &merchant.mask };
+        put(&mut all, format!("merchant.{}", merchant.id), &row, false)?;
         for row in &merchant.formats {
-            put(&mut all, "format", format!("{}/{}", merchant.id, row.id), row)?;
+            put(&mut all, format!("format.{}/{}", merchant.id, row.id), row, false)?;
         }
         for row in &merchant.channels {
-            put(&mut all, "channel", format!("{}/{}", merchant.id, row.id), row)?;
+            put(&mut all, format!("channel.{}/{}", merchant.id, row.id), row, false)?;
         }
     }
     for row in &policy.principals {
-        put(&mut all, "principal", row.id.to_string(), row)?;
+        put(&mut all, format!("principal.{}", row.id), row, false)?;
     }
     for row in &policy.operators {
-        put(&mut all, "operator", row.id.to_string(), row)?;
+        put(&mut all, format!("operator.{}", row.id), row, false)?;
     }
     for row in &policy.rules {
-        put(&mut all, "rule", row.id.to_string(), row)?;
+        put(&mut all, format!("rule.{}", row.id), row, row.effect == Effect::Deny)?;
     }
     Ok(all)
 }

@@ -24,7 +24,7 @@ pub struct RequestId(pub(crate) [u8; 16]);
 impl RequestId {
     /// Parses the 36 characters of a UUID that is not nil (RFC 9562).
     pub fn parse(text: &str) -> Result<Self, Error> {
-        let wrong = || Error::malformed("request_id", "must be a UUID of 36 characters, not nil");
+        let wrong = || Error::malformed("header.request_id", "must be a UUID of 36 characters, not nil");
         let uuid = uuid::Uuid::try_parse(text).map_err(|_| wrong())?;
         if text.len() != 36 || uuid.is_nil() { Err(wrong()) } else { Ok(Self(uuid.into_bytes())) }
     }
@@ -69,7 +69,7 @@ fn free_text(field: &'static str, text: &str) -> Result<(), Error> {
         return Err(Error::malformed(field, "must have at most 128 bytes and no control characters"));
     }
     if pan::holds_card_number(text) {
-        return Err(Error::malformed(field, "must not hold a card number; cards come in as card.plain.pan"));
+        return Err(Error::malformed(field, "must not hold a card number; cards come in as item.plain.pan"));
     }
     Ok(())
 }
@@ -146,6 +146,8 @@ pub struct Tokenized {
     pub valid_until: Option<Timestamp>,
     /// Whether the token is new, if a rule lets this principal know.
     pub minting: Option<Minting>,
+    /// The format that made it.
+    pub format: FormatName,
     /// Where it stands in the log.
     pub receipt: Receipt,
 }
@@ -184,6 +186,8 @@ pub struct Inspected {
     pub made_at: Timestamp,
     /// How the token was made, if its format is still in the policy.
     pub scheme: Option<Scheme>,
+    /// That format's name.
+    pub format: Option<FormatName>,
     /// On which of the merchant's channels the token works.
     pub channels: Vec<ChannelName>,
     /// Where it stands in the log.
@@ -203,6 +207,8 @@ pub enum Revocation {
 pub struct RevokedToken {
     /// Whether the token works on no channel any more.
     pub everywhere: bool,
+    /// On which of the merchant's channels it still works.
+    pub channels: Vec<ChannelName>,
     /// Where it stands in the log.
     pub receipt: Receipt,
 }

@@ -16,7 +16,7 @@ use crate::policy::Caller;
 use crate::store::memory::Memory;
 use crate::time::{ManualClock, Timestamp};
 use crate::token::Token;
-use crate::words::{Initiator, LockReason, Purpose, Show};
+use crate::words::{Initiator, LockReason, Purpose};
 
 pub(super) const POLICY: &str = r#"
     [[merchant]]
@@ -313,7 +313,7 @@ fn a_batch_is_one_commit_with_an_answer_for_each_item() {
     let commits = desk.store.commits();
     let paid = Header { request_id: RequestId::random().unwrap(), ..header };
     let gateway = principal("gateway");
-    let opened = desk.vault.detokenize_batch(Caller::Local(&gateway), &paid, tokens, Reveal::Plain);
+    let opened = desk.vault.detokenize_batch(Caller::Local(&gateway), &paid, tokens.into_iter().map(|t| (t, Reveal::Plain)).collect());
     assert!(block_on(opened).unwrap().iter().all(Result::is_ok));
     assert_eq!(desk.store.commits() - commits, 1);
 }
@@ -396,7 +396,7 @@ fn a_later_card_expiry_updates_the_record() {
         assert!(desk.tokenize("web", &header(), expiring(given)).unwrap_or_else(|e| panic!("{e}")).token.same_as(&token));
         let header = Header { channel: Some(channel("web")), ..header() };
         let shop = principal("shop");
-        let seen = desk.vault.inspect(Caller::Local(&shop), &header, token.copy(), Show::Full);
+        let seen = desk.vault.inspect(Caller::Local(&shop), &header, token.copy());
         let seen = block_on(seen).unwrap_or_else(|e| panic!("{e}"));
         assert_eq!(seen.card_expiry.map(|e| e.year()), Some(kept));
         assert_eq!(seen.mask.to_string(), "411111******1111");

@@ -17,7 +17,7 @@ use crate::journal::{Filing, NotFiled};
 use crate::keyring::{
     Likeness, MAX_SUBJECT_ROWS, RequestKey, SubjectIndex, SubjectSecret, day_row, merchant_row, same_request,
 };
-use crate::name::ChannelName;
+use crate::name::{ChannelName, FormatName};
 use crate::pan::CardExpiry;
 use crate::policy::{Admitted, Asked, Caller, FormatInForce, MerchantInForce};
 use crate::random;
@@ -136,6 +136,7 @@ struct Answer {
     record: Ref,
     version: u32,
     minting: Minting,
+    format: FormatName,
     network: String,
     card_expiry: Option<CardExpiry>,
     valid_until: Option<Timestamp>,
@@ -234,13 +235,13 @@ impl<'a> Round<'a> {
         let format = self
             .merchant
             .format(card.format.as_ref(), &self.channel)
-            .ok_or_else(|| Error::malformed("format", "names no format of the merchant"))?
+            .ok_or_else(|| Error::malformed("item.format", "names no format of the merchant"))?
             .clone();
         if card.valid_until.is_some_and(|until| until <= self.now) {
-            return Err(Error::malformed("valid_until", "must be in the future"));
+            return Err(Error::malformed("item.valid_until", "must be in the future"));
         }
         let shape = Shape::of(&format.format, &card.pan, self.merchant.ff1_slots)
-            .ok_or_else(|| Error::malformed("card.plain.pan", "has a length that this token format does not take"))?;
+            .ok_or_else(|| Error::malformed("item.plain.pan", "has a length that this token format does not take"))?;
         let grants = self.grants(card, &format)?;
         let restrictions = restrictions(&grants);
         let context = card.context.as_ref().unwrap_or(&self.header.context);
@@ -295,12 +296,12 @@ impl<'a> Round<'a> {
     /// Scope decides the default: merchant scope works on all channels unless narrowed, channel scope on its own only.
     fn grants(&self, card: &NewCard, format: &FormatInForce) -> Result<Grants, Error> {
         if card.channels.len() > crate::record::MAX_GRANTS {
-            return Err(Error::malformed("channels", "must name at most 64 channels"));
+            return Err(Error::malformed("item.channels", "must name at most 64 channels"));
         }
         let mut named = Vec::with_capacity(card.channels.len());
         for name in &card.channels {
             let known = self.merchant.channel(name);
-            named.push(known.ok_or_else(|| Error::malformed("channels", "names no channel of the merchant"))?);
+            named.push(known.ok_or_else(|| Error::malformed("item.channels", "names no channel of the merchant"))?);
         }
         named.sort_unstable();
         named.dedup();
@@ -311,7 +312,7 @@ impl<'a> Round<'a> {
             (Scope::Channel, true) => Ok(Grants::Only(vec![own])),
             (Scope::Channel, false) if named == [own] => Ok(Grants::Only(named)),
             (Scope::Channel, false) => {
-                Err(Error::malformed("channels", "may name only the request's own channel: the format has channel scope"))
+                Err(Error::malformed("item.channels", "may name only the request's own channel: the format has channel scope"))
             }
         }
     }
@@ -509,6 +510,7 @@ impl<'a> Round<'a> {
             record: row.record,
             version: row.version,
             minting: Minting::Reused,
+            format: item.format.name.clone(),
             network: row.network,
             card_expiry: item.card.card_expiry,
             valid_until: None,
@@ -550,6 +552,7 @@ impl<'a> Round<'a> {
             record,
             version: 1,
             minting: Minting::Minted,
+            format: item.format.name.clone(),
             network,
             card_expiry: item.card.card_expiry,
             valid_until: item.card.valid_until,
@@ -680,6 +683,7 @@ impl<'a> Round<'a> {
         Ok(Tokenized {
             mask: pan.mask(self.merchant.mask(pan.len())),
             token: answer.token,
+            format: answer.format,
             network: answer.network,
             card_expiry: answer.card_expiry,
             valid_until: answer.valid_until,
@@ -704,7 +708,7 @@ fn restrictions(grants: &Grants) -> Vec<u8> {
 }
 
 impl Answer {
-    /// What is kept for a retry: version u8, token, record 16, version u32, minting u8, network, expiry, valid until.
+    /// What is kept for a retry: version u8, token, record 16, version u32, minting u8, format, network, expiry, valid until.
     fn encode(&self) -> Vec<u8> {
         let mut w = Writer::with_capacity(128);
         w.u8(FORMAT).e(self.token.as_bytes()).fixed(&self.record.0).u32(self.version);
@@ -712,7 +716,7 @@ impl Answer {
             Minting::Minted => 1,
             Minting::Reused => 2,
         });
-        w.e(self.network.as_bytes());
+        w.e(self.format.as_str().as_bytes()).e(self.network.as_bytes());
         w.u16(self.card_expiry.map_or(0, |e| e.year())).u8(self.card_expiry.map_or(0, |e| e.month()));
         w.u64(self.valid_until.map_or(0, |t| t.0)).done()
     }
@@ -731,6 +735,7 @@ impl Answer {
                 2 => Minting::Reused,
                 _ => return Err(Torn),
             },
+            format: FormatName::parse(r.text()?).map_err(|_| Torn)?,
             network: r.text()?.to_owned(),
             card_expiry: match (r.u16()?, r.u8()?) {
                 (0, 0) => None,

@@ -1,0 +1,124 @@
+//! Requests in a line each. Every message is the contract's own, so whatever has no word here is a field away.
+//!
+//! Nothing is checked here: a field that breaks its rule is refused by the vault, by its path.
+
+use uuid::Uuid;
+use zeroize::Zeroizing;
+
+use crate::v1::{
+    AllChannels, CardExpiry, ChangeHeader, DetokenizeItem, DetokenizeResult, Initiator, InspectItem,
+    PlainCard, Purpose, RequestHeader, RevealForm, RevokeItem, TokenizeItem, detokenize_result, revoke_item,
+    tokenize_item,
+};
+
+/// A header with a new request id (UUID version 4). `merchant` and `channel` may be empty where the certificate is bound
+/// to exactly one channel. Keep the header to send the same request again.
+#[must_use]
+pub fn header(merchant: &str, channel: &str, purpose: Purpose, initiator: Initiator) -> RequestHeader {
+    RequestHeader {
+        merchant: merchant.to_owned(),
+        channel: channel.to_owned(),
+        request_id: request_id(),
+        purpose: purpose.into(),
+        initiator: initiator.into(),
+        context: None,
+    }
+}
+
+/// The header of an operator's change, with a new request id. With an `expected_epoch` the change is made in that epoch
+/// or not at all.
+#[must_use]
+pub fn change(expected_epoch: Option<u64>) -> ChangeHeader {
+    ChangeHeader { request_id: request_id(), expected_epoch }
+}
+
+/// A new request id: a UUID version 4 in text, as streams need one for each message.
+#[must_use]
+pub fn request_id() -> String {
+    Uuid::new_v4().to_string()
+}
+
+/// A card to tokenize in the channel's default format. `pan` is 12 to 19 ASCII digits, single spaces and hyphens between
+/// groups allowed.
+#[must_use]
+pub fn card(mut pan: Zeroizing<Vec<u8>>, card_expiry: Option<CardExpiry>) -> TokenizeItem {
+    let plain = PlainCard::new(std::mem::take(&mut *pan), card_expiry);
+    TokenizeItem { card: Some(tokenize_item::Card::Plain(plain)), ..TokenizeItem::default() }
+}
+
+/// A token whose card number is wanted in the clear.
+#[must_use]
+pub fn plain(token: &str) -> DetokenizeItem {
+    reveal(token, RevealForm::Plain)
+}
+
+/// A token whose card is wanted masked, as the rules allow.
+#[must_use]
+pub fn masked(token: &str) -> DetokenizeItem {
+    reveal(token, RevealForm::Masked)
+}
+
+fn reveal(token: &str, form: RevealForm) -> DetokenizeItem {
+    DetokenizeItem { token: token.to_owned(), form: form.into(), ..DetokenizeItem::default() }
+}
+
+/// A token to look at.
+#[must_use]
+pub fn look(token: &str) -> InspectItem {
+    InspectItem { token: token.to_owned(), ..InspectItem::default() }
+}
+
+/// A token to end on all channels, for good.
+#[must_use]
+pub fn end(token: &str) -> RevokeItem {
+    ended(token, revoke_item::Extent::AllChannels(AllChannels {}))
+}
+
+/// A token to end on one channel of the merchant.
+#[must_use]
+pub fn end_on(token: &str, channel: &str) -> RevokeItem {
+    ended(token, revoke_item::Extent::Channel(channel.to_owned()))
+}
+
+fn ended(token: &str, extent: revoke_item::Extent) -> RevokeItem {
+    RevokeItem { token: token.to_owned(), extent: Some(extent), ..RevokeItem::default() }
+}
+
+/// Takes the card number out of an answer: digits in ASCII. `None`: the answer is masked, or sealed to somebody else.
+#[must_use]
+pub fn pan(disclosed: DetokenizeResult) -> Option<Zeroizing<Vec<u8>>> {
+    match disclosed.reveal? {
+        detokenize_result::Reveal::Plain(mut card) => Some(card.take_pan()),
+        detokenize_result::Reveal::SealedToRecipient(_) | detokenize_result::Reveal::Masked(_) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::v1::MaskedCard;
+
+    #[test]
+    fn no_two_headers_have_the_same_request_id() {
+        let new = || header("acme", "web", Purpose::Capture, Initiator::Merchant).request_id;
+        let ids = [new(), new(), change(None).request_id, request_id()];
+        for (at, id) in ids.iter().enumerate() {
+            assert_eq!((id.len(), Uuid::parse_str(id).unwrap().get_version_num()), (36, 4));
+            assert!(!ids[..at].contains(id));
+        }
+    }
+
+    #[test]
+    fn a_card_number_goes_in_and_comes_out_whole_and_only_where_it_is_in_the_clear() {
+        let Some(tokenize_item::Card::Plain(card)) =
+            card(Zeroizing::new(b"4111111111111111".to_vec()), None).card
+        else {
+            panic!("a card in the clear");
+        };
+        let disclosed = |reveal| DetokenizeResult { reveal: Some(reveal), receipt: None };
+        let shown = pan(disclosed(detokenize_result::Reveal::Plain(card)));
+        assert_eq!(shown.unwrap().as_slice(), b"4111111111111111");
+        assert!(pan(disclosed(detokenize_result::Reveal::Masked(MaskedCard::default()))).is_none());
+        assert!(pan(DetokenizeResult::default()).is_none());
+    }
+}

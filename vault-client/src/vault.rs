@@ -1,0 +1,190 @@
+//! `vault.v1.Vault`: cards in, tokens out, and back for who may.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_stream::Stream;
+use tonic::transport::Channel;
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::batch::{self, Batch, Fit, Outcome};
+use crate::endpoint::Endpoint;
+use crate::error::ClientError;
+use crate::line::Line;
+use crate::stream::{Answers, Gate, Gated, in_flight};
+use crate::v1::{
+    DetokenizeItem, DetokenizeResult, GetCapabilitiesRequest, GetCapabilitiesResponse, InspectItem,
+    InspectResult, RequestHeader, RevokeItem, RevokeResult, StreamDetokenizeRequest, StreamTokenizeRequest,
+    TokenizeItem, TokenizeResult,
+};
+use crate::verb::{Verb, wire};
+
+/// A client of one vault. Clones are cheap and share its connection, which is made anew whenever a call finds it gone.
+///
+/// Every call ends within the time allowed ([`Endpoint::deadline`], or [`VaultClient::within`]) and is tried again by itself
+/// where that can help and is safe: see the crate's page.
+#[derive(Clone)]
+pub struct VaultClient {
+    line: Line,
+    capabilities: Arc<GetCapabilitiesResponse>,
+}
+
+impl VaultClient {
+    /// Connects, and asks the vault what it can do: so a wrong address, authority or certificate shows here and not at the
+    /// first payment.
+    pub async fn connect(endpoint: Endpoint) -> Result<Self, ClientError> {
+        let line = Line::open(endpoint).await?;
+        let capabilities = Arc::new(capabilities(&line).await?);
+        Ok(Self { line, capabilities })
+    }
+
+    /// The same client and connection, with another time allowance for each call, retries included. For a batch it is for
+    /// all of it; for a stream, see [`VaultClient::stream_tokenize`].
+    #[must_use]
+    pub fn within(&self, allowance: Duration) -> Self {
+        Self { line: self.line.within(allowance), ..self.clone() }
+    }
+
+    /// What the vault said when we connected: its release, features and limits, and whom it takes us for.
+    #[must_use]
+    pub fn capabilities(&self) -> &GetCapabilitiesResponse {
+        &self.capabilities
+    }
+
+    /// Takes a card and gives its token.
+    pub async fn tokenize(
+        &self,
+        header: RequestHeader,
+        item: TokenizeItem,
+    ) -> Result<TokenizeResult, ClientError> {
+        self.one(header, item).await
+    }
+
+    /// Gives a token's card back in the form asked for. [`ask::pan`](crate::ask::pan) takes the number out.
+    pub async fn detokenize(
+        &self,
+        header: RequestHeader,
+        item: DetokenizeItem,
+    ) -> Result<DetokenizeResult, ClientError> {
+        self.one(header, item).await
+    }
+
+    /// Shows what is known of a token without its card number.
+    pub async fn inspect(
+        &self,
+        header: RequestHeader,
+        item: InspectItem,
+    ) -> Result<InspectResult, ClientError> {
+        self.one(header, item).await
+    }
+
+    /// Ends a token's use, on one channel or on all.
+    pub async fn revoke(&self, header: RequestHeader, item: RevokeItem) -> Result<RevokeResult, ClientError> {
+        self.one(header, item).await
+    }
+
+    /// Tokenizes any number of cards: split to the vault's limits (at most 1,000 items and less than 1 MiB a message), the
+    /// parts sent one after the other under ids of their own ([`chunk_request_id`](crate::chunk_request_id)). Sending the
+    /// whole again under the same header is safe, and tells what became of it.
+    ///
+    /// An error means that no part was answered. Where a later part fails as a whole, the answers before it stand, and
+    /// every item from there on has that part's error; the parts after it were not sent.
+    pub async fn batch_tokenize(
+        &self,
+        header: RequestHeader,
+        items: Vec<TokenizeItem>,
+    ) -> Result<Batch<TokenizeResult>, ClientError> {
+        self.many(header, items).await
+    }
+
+    /// Detokenizes any number of tokens, by the rules of [`VaultClient::batch_tokenize`].
+    pub async fn batch_detokenize(
+        &self,
+        header: RequestHeader,
+        items: Vec<DetokenizeItem>,
+    ) -> Result<Batch<DetokenizeResult>, ClientError> {
+        self.many(header, items).await
+    }
+
+    /// Inspects any number of tokens, by the rules of [`VaultClient::batch_tokenize`].
+    pub async fn batch_inspect(
+        &self,
+        header: RequestHeader,
+        items: Vec<InspectItem>,
+    ) -> Result<Batch<InspectResult>, ClientError> {
+        self.many(header, items).await
+    }
+
+    /// Revokes any number of tokens, by the rules of [`VaultClient::batch_tokenize`].
+    pub async fn batch_revoke(
+        &self,
+        header: RequestHeader,
+        items: Vec<RevokeItem>,
+    ) -> Result<Batch<RevokeResult>, ClientError> {
+        self.many(header, items).await
+    }
+
+    /// Tokenizes a stream of cards, each message under a `request_id` and `reference` of its own. No more messages are taken
+    /// from `requests` than may be unanswered at once: 128, or fewer if the vault says so. Answers must be taken for it to
+    /// go on.
+    ///
+    /// A stream may last as long as `requests` does. The time allowance is for its beginning, and then for the next answer
+    /// while any is due. Nothing in a stream is tried again by itself, an answer that advises it included.
+    pub async fn stream_tokenize(
+        &self,
+        requests: impl Stream<Item = StreamTokenizeRequest> + Send + 'static,
+    ) -> Result<Answers<TokenizeResult>, ClientError> {
+        self.stream(requests, |channel, r| async move { wire(channel).stream_tokenize(r).await }).await
+    }
+
+    /// Detokenizes a stream of tokens, by the rules of [`VaultClient::stream_tokenize`].
+    pub async fn stream_detokenize(
+        &self,
+        requests: impl Stream<Item = StreamDetokenizeRequest> + Send + 'static,
+    ) -> Result<Answers<DetokenizeResult>, ClientError> {
+        self.stream(requests, |channel, r| async move { wire(channel).stream_detokenize(r).await }).await
+    }
+
+    #[cfg(test)]
+    pub(crate) fn line(&self) -> &Line {
+        &self.line
+    }
+
+    async fn one<V: Verb>(&self, header: RequestHeader, item: V) -> Result<V::Result, ClientError> {
+        let request = V::one(header, item);
+        let answer = self.line.call(self.line.deadline(), &request, V::send_one).await?;
+        answer.ok_or(ClientError::Answer("there is no result in it"))
+    }
+
+    async fn many<V: Verb>(
+        &self,
+        header: RequestHeader,
+        items: Vec<V>,
+    ) -> Result<Batch<V::Result>, ClientError> {
+        batch::send(&self.line, Fit::new(self.capabilities.limits.as_ref()), header, items).await
+    }
+
+    async fn stream<S, W, T, F>(
+        &self,
+        requests: S,
+        send: impl FnOnce(Channel, Request<Gated<S>>) -> F,
+    ) -> Result<Answers<T>, ClientError>
+    where
+        W: Send + 'static,
+        Outcome<T>: From<W>,
+        F: Future<Output = Result<Response<Streaming<W>>, Status>>,
+    {
+        // A stream's messages can be taken once only, so whatever is wrong with the line should show before they are.
+        let limits = capabilities(&self.line).await?.limits.unwrap_or_default();
+        let gate = Gate::new(in_flight(limits.stream_in_flight));
+        let wire = self.line.once(Gated::new(requests, Arc::clone(&gate)), send).await?;
+        Ok(Answers::new(wire, self.line.clone(), gate))
+    }
+}
+
+/// The one request that touches no card and is not logged.
+async fn capabilities(line: &Line) -> Result<GetCapabilitiesResponse, ClientError> {
+    let send = |channel, request| async move { wire(channel).get_capabilities(request).await };
+    line.call(line.deadline(), &GetCapabilitiesRequest {}, send).await
+}

@@ -1,0 +1,778 @@
+//! `vault.v1.Admin` over the core, on a listener and under authorities of its own. Each call is an operator's: it is
+//! named in the log, readings too.
+
+use std::collections::HashMap;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use prost::Message;
+use tokio::sync::mpsc;
+use tokio_stream::Stream;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status};
+use vault_core::audit::entry::{AuditEntry, Event, Who};
+use vault_core::control::{Lock, LockTarget};
+use vault_core::envelope::KeyKind;
+use vault_core::error::Error;
+use vault_core::name::{ChannelName, MerchantName, PrincipalName};
+use vault_core::policy::{Asked, Caller, MAX_POLICY, Policy};
+use vault_core::time::{Clock, Timestamp};
+use vault_core::vault::{self, KeyLine, MAX_ENTRIES, RequestId, Vault};
+use vault_core::words::{Action, Initiator, KeyState, LockReason, Purpose, Show};
+use vault_proto::v1;
+
+use crate::failure::status;
+use crate::identity::PeerCertificate;
+use crate::limits::Limits;
+use crate::tls::Tls;
+use crate::wire;
+
+/// How many rows a page has where the request does not say.
+const PAGE: usize = 100;
+
+/// How many answers to changes are kept for a retry in this process: operators are few.
+const KEPT_ANSWERS: usize = 1_000;
+
+/// The operators' plane.
+#[derive(Clone)]
+pub struct AdminService {
+    vault: Vault,
+    started_at: Timestamp,
+    clock: Arc<dyn Clock>,
+    doors: Vec<(&'static str, Arc<Tls>)>,
+    limits: Limits,
+    answers: Arc<Mutex<Answers>>,
+}
+
+type Name = (PrincipalName, RequestId, &'static str);
+
+/// Answers to changes, kept for a retry. They do not outlive the process: then `expected_epoch` keeps a change from
+/// being made twice.
+#[derive(Default)]
+struct Answers {
+    kept: HashMap<Name, Vec<u8>>,
+    order: std::collections::VecDeque<Name>,
+}
+
+impl AdminService {
+    /// Administers `vault`; `doors` are the listeners whose certificates the status tells of.
+    #[must_use]
+    pub fn new(
+        vault: Vault,
+        clock: Arc<dyn Clock>,
+        doors: Vec<(&'static str, Arc<Tls>)>,
+        limits: Limits,
+    ) -> Self {
+        let started_at = clock.now();
+        Self { vault, started_at, clock, doors, limits, answers: Arc::default() }
+    }
+
+    async fn operator<T>(&self, request: &Request<T>, action: Action) -> Result<PrincipalName, Status> {
+        let peer = request.extensions().get::<Arc<PeerCertificate>>();
+        let peer = peer.ok_or_else(|| Status::unauthenticated("a client certificate is required"))?;
+        let operator = self.vault.operator_at(&peer.authority_key.0, peer.name.as_str(), action).await;
+        operator.map_err(|e| status(&e))
+    }
+
+    /// A reading: who may not is refused, who may is in the log.
+    async fn reads<T>(&self, request: &Request<T>, action: Action) -> Result<PrincipalName, Status> {
+        let operator = self.operator(request, action).await?;
+        self.vault.consulted(&operator, action).await.map_err(|e| status(&e))?;
+        Ok(operator)
+    }
+
+    /// Makes a change once: a retry with the same id gets the answer that was given.
+    async fn once<A, F>(
+        &self,
+        operator: &PrincipalName,
+        header: Option<&v1::ChangeHeader>,
+        method: &'static str,
+        change: impl FnOnce() -> F,
+    ) -> Result<Response<A>, Status>
+    where
+        A: Message + Default,
+        F: Future<Output = Result<A, Error>>,
+    {
+        let header = header.ok_or_else(|| status(&Error::malformed("header", "is required")))?;
+        let id = RequestId::parse(&header.request_id).map_err(|e| status(&e))?;
+        let name = (operator.clone(), id, method);
+        let kept = self.answers().kept.get(&name).cloned();
+        if let Some(bytes) = kept {
+            return A::decode(bytes.as_slice()).map(Response::new).map_err(|_| status(&Error::internal()));
+        }
+        if let Some(expected) = header.expected_epoch {
+            let epoch = self.vault.status().epoch;
+            if epoch != expected {
+                return Err(status(&Error::EpochMismatch { epoch }));
+            }
+        }
+        let answer = change().await.map_err(|e| status(&e))?;
+        let mut answers = self.answers();
+        answers.order.push_back(name.clone());
+        answers.kept.insert(name, answer.encode_to_vec());
+        if answers.order.len() > KEPT_ANSWERS {
+            if let Some(oldest) = answers.order.pop_front() {
+                answers.kept.remove(&oldest);
+            }
+        }
+        Ok(Response::new(answer))
+    }
+
+    fn answers(&self) -> std::sync::MutexGuard<'_, Answers> {
+        self.answers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn epoch(&self) -> u64 {
+        self.vault.status().epoch
+    }
+
+    fn key_after(&self, id: vault_core::envelope::KeyId) -> Option<v1::Key> {
+        self.vault.keys().iter().find(|k| k.id == id).map(key)
+    }
+}
+
+fn policy(text: &str) -> Result<Policy, Error> {
+    if text.len() > MAX_POLICY {
+        return Err(Error::malformed("toml", "must have at most 4 MiB"));
+    }
+    Policy::from_toml(text)
+}
+
+fn named<T, E>(text: &str, field: &'static str, parse: impl Fn(&str) -> Result<T, E>) -> Result<T, Error> {
+    parse(text).map_err(|_| Error::malformed(field, "must be a name: a-z, 0-9 and hyphens, 1 to 63"))
+}
+
+fn kind(kind: KeyKind) -> v1::KeyKind {
+    match kind {
+        KeyKind::Root => v1::KeyKind::Root,
+        KeyKind::Esk => v1::KeyKind::Esk,
+        KeyKind::Ctl => v1::KeyKind::Ctl,
+        KeyKind::Log => v1::KeyKind::Log,
+        KeyKind::Adm => v1::KeyKind::Adm,
+        KeyKind::Kek => v1::KeyKind::Kek,
+        KeyKind::Dek => v1::KeyKind::Dek,
+        KeyKind::Idx => v1::KeyKind::Idx,
+        KeyKind::Fpr => v1::KeyKind::Fpr,
+        KeyKind::Trk => v1::KeyKind::Trk,
+        KeyKind::Ref => v1::KeyKind::Ref,
+        KeyKind::Idm => v1::KeyKind::Idm,
+        KeyKind::Rcv => v1::KeyKind::Rcv,
+        KeyKind::Fpk => v1::KeyKind::Fpk,
+    }
+}
+
+fn key(line: &KeyLine) -> v1::Key {
+    let state = match line.state {
+        KeyState::Active => v1::KeyState::Active,
+        KeyState::Deactivated => v1::KeyState::Deactivated,
+        KeyState::Compromised => v1::KeyState::Compromised,
+        KeyState::Destroyed => v1::KeyState::Destroyed,
+    };
+    v1::Key {
+        id: line.id.0.to_string(),
+        kind: kind(line.kind).into(),
+        merchant: line.merchant.as_ref().map_or_else(String::new, ToString::to_string),
+        version: line.version,
+        state: state.into(),
+        primary: line.state == KeyState::Active,
+        created_at: Some(wire::timestamp(line.made_at)),
+        wrapped_by: line.under.map_or_else(|| "custodian".to_owned(), |id| id.0.to_string()),
+        ..v1::Key::default()
+    }
+}
+
+fn lock_target(target: Option<v1::LockTarget>) -> Result<LockTarget, Error> {
+    let missing = || Error::malformed("target", "is required");
+    Ok(match target.and_then(|t| t.target).ok_or_else(missing)? {
+        v1::lock_target::Target::Merchant(merchant) => {
+            LockTarget::Merchant { merchant: named(&merchant, "target.merchant", MerchantName::parse)? }
+        }
+        v1::lock_target::Target::Channel(at) => LockTarget::Channel {
+            merchant: named(&at.merchant, "target.channel.merchant", MerchantName::parse)?,
+            channel: named(&at.channel, "target.channel.channel", ChannelName::parse)?,
+        },
+        v1::lock_target::Target::Principal(principal) => {
+            LockTarget::Principal { principal: named(&principal, "target.principal", PrincipalName::parse)? }
+        }
+    })
+}
+
+fn lock(lock: &Lock, note: Option<String>) -> v1::Lock {
+    let target = match &lock.target {
+        LockTarget::Merchant { merchant } => v1::lock_target::Target::Merchant(merchant.to_string()),
+        LockTarget::Channel { merchant, channel } => v1::lock_target::Target::Channel(v1::ChannelRef {
+            merchant: merchant.to_string(),
+            channel: channel.to_string(),
+        }),
+        LockTarget::Principal { principal } => v1::lock_target::Target::Principal(principal.to_string()),
+    };
+    v1::Lock {
+        lockdown: lock.id,
+        target: Some(v1::LockTarget { target: Some(target) }),
+        reason: i32::from(lock.reason.id()),
+        note: note.unwrap_or_default(),
+        set_by: lock.by.to_string(),
+        set_at: Some(wire::timestamp(lock.since)),
+        lifted_by: lock.lifted.as_ref().map_or_else(String::new, |l| l.by.to_string()),
+        lifted_at: lock.lifted.as_ref().map(|l| wire::timestamp(l.at)),
+    }
+}
+
+fn change(change: vault::PolicyChange) -> v1::PolicyChange {
+    let vault::PolicyChange { path, before, after, widens } = change;
+    v1::PolicyChange { path, before, after, widens }
+}
+
+/// A page's beginning, from its token: a decimal number to this server, opaque to everyone else.
+fn from_page(token: &str) -> Result<u64, Error> {
+    if token.is_empty() {
+        return Ok(0);
+    }
+    let bytes = data_encoding::BASE32_NOPAD.decode(token.as_bytes()).ok();
+    let number = bytes.and_then(|b| b.try_into().ok()).map(u64::from_be_bytes);
+    number.ok_or_else(|| Error::malformed("page_token", "is none that this vault gave"))
+}
+
+fn to_page(next: u64) -> String {
+    data_encoding::BASE32_NOPAD.encode(&next.to_be_bytes())
+}
+
+fn page_size(asked: u32, most: usize) -> usize {
+    match usize::try_from(asked) {
+        Ok(0) | Err(_) => PAGE.min(most),
+        Ok(n) => n.min(most),
+    }
+}
+
+/// One page of a list in memory, and the token of the next.
+fn paged<T>(all: Vec<T>, size: u32, token: &str) -> Result<(Vec<T>, String), Error> {
+    let from = usize::try_from(from_page(token)?).unwrap_or(usize::MAX);
+    let (size, total) = (page_size(size, 1_000), all.len());
+    let page: Vec<T> = all.into_iter().skip(from).take(size).collect();
+    let next = from.saturating_add(page.len());
+    let more = next < total;
+    Ok((page, if more { to_page(u64::try_from(next).unwrap_or(u64::MAX)) } else { String::new() }))
+}
+
+fn seconds(from: Timestamp, to: Timestamp) -> prost_types::Duration {
+    wire::duration(Duration::from_millis(to.ms_since(from)))
+}
+
+/// An entry as the contract tells it: its bytes, and what can be read from them.
+fn entry(log: &str, index: u64, leaf: Vec<u8>, entry: &AuditEntry) -> v1::AuditEntry {
+    let mut told = v1::AuditEntry {
+        log: log.to_owned(),
+        index,
+        logged_at: Some(wire::timestamp(entry.at)),
+        leaf,
+        principal: match &entry.principal {
+            Who::Listed(name) => name.to_string(),
+            Who::Unlisted(hash) => format!("unlisted:{}", data_encoding::HEXLOWER.encode(hash)),
+            Who::Vault => "vault".to_owned(),
+        },
+        merchant: entry.merchant.as_ref().map_or_else(String::new, ToString::to_string),
+        channel: entry.channel.as_ref().map_or_else(String::new, ToString::to_string),
+        outcome: v1::AuditOutcome::Done.into(),
+        epoch: entry.epoch,
+        ..v1::AuditEntry::default()
+    };
+    let outcome = |again: bool| if again { v1::AuditOutcome::Redelivered } else { v1::AuditOutcome::Done };
+    let (kind, action) = match &entry.event {
+        Event::Tokenized { record, purpose, initiator, redelivered, .. } => {
+            told.record = record.0.to_vec();
+            told.purpose = purpose.id().into();
+            told.initiator = initiator.id().into();
+            told.outcome = outcome(*redelivered).into();
+            ("tokenized", Some(Action::Tokenize))
+        }
+        Event::Disclosed { record, purpose, initiator, show, redelivered } => {
+            told.record = record.0.to_vec();
+            told.purpose = purpose.id().into();
+            told.initiator = initiator.id().into();
+            told.outcome = outcome(*redelivered).into();
+            told.details.insert("show".to_owned(), show.to_string());
+            ("disclosed", Some(Action::Detokenize))
+        }
+        Event::Inspected { record, show } => {
+            told.record = record.0.to_vec();
+            told.details.insert("show".to_owned(), show.to_string());
+            ("inspected", Some(Action::Inspect))
+        }
+        Event::Revoked { record, .. } => {
+            told.record = record.0.to_vec();
+            ("revoked", Some(Action::Revoke))
+        }
+        Event::Refused { action, record, why, purpose, initiator } => {
+            told.record = record.map_or_else(Vec::new, |r| r.0.to_vec());
+            told.purpose = purpose.map_or(0, |p| p.id().into());
+            told.initiator = initiator.map_or(0, |i| i.id().into());
+            told.reason = why.to_string();
+            told.outcome = v1::AuditOutcome::Refused.into();
+            ("refused", Some(*action))
+        }
+        Event::RefusalsCounted { action, why, count, .. } => {
+            told.reason = why.to_string();
+            told.count = u64::from(*count);
+            told.outcome = v1::AuditOutcome::Refused.into();
+            ("refusals_counted", Some(*action))
+        }
+        Event::ControlChanged { version, .. } => {
+            told.details.insert("version".to_owned(), version.to_string());
+            ("control_changed", None)
+        }
+        Event::Consulted { action } => ("consulted", Some(*action)),
+        Event::VaultOpened => ("vault_opened", None),
+        Event::VaultClosed => ("vault_closed", None),
+        Event::LogStarted { .. } => ("log_started", None),
+        Event::Swept { rows } => {
+            told.count = u64::from(*rows);
+            ("swept", None)
+        }
+    };
+    kind.clone_into(&mut told.kind);
+    // The contract names the card verbs; an operator's action is told among the details.
+    match action {
+        Some(action) if !action.is_administrative() => told.action = action.id().into(),
+        Some(action) => drop(told.details.insert("action".to_owned(), action.to_string())),
+        None => {}
+    }
+    told.details.insert("line".to_owned(), entry.line());
+    told
+}
+
+/// What a listing asks for.
+struct Wanted {
+    since: u64,
+    until: u64,
+    merchant: String,
+    channel: String,
+    principal: String,
+    action: i32,
+    outcome: i32,
+}
+
+impl Wanted {
+    fn of(request: &v1::ListAuditEntriesRequest) -> Self {
+        let ms = |t: &Option<prost_types::Timestamp>, otherwise: u64| {
+            t.as_ref().map_or(otherwise, |t| {
+                u64::try_from(t.seconds).unwrap_or(0).saturating_mul(1_000)
+                    + u64::try_from(t.nanos).unwrap_or(0) / 1_000_000
+            })
+        };
+        Self {
+            since: ms(&request.since, 0),
+            until: ms(&request.until, u64::MAX),
+            merchant: request.merchant.clone(),
+            channel: request.channel.clone(),
+            principal: request.principal.clone(),
+            action: request.action,
+            outcome: request.outcome,
+        }
+    }
+
+    fn takes(&self, at: Timestamp, told: &v1::AuditEntry) -> bool {
+        let text = |wanted: &str, found: &str| wanted.is_empty() || wanted == found;
+        let word = |wanted: i32, found: i32| wanted == 0 || wanted == found;
+        (self.since..self.until).contains(&at.0)
+            && text(&self.merchant, &told.merchant)
+            && text(&self.channel, &told.channel)
+            && text(&self.principal, &told.principal)
+            && word(self.action, told.action)
+            && word(self.outcome, told.outcome)
+    }
+}
+
+type Steps = Pin<Box<dyn Stream<Item = Result<v1::VerifyLogResponse, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl v1::admin_server::Admin for AdminService {
+    type VerifyLogStream = Steps;
+
+    async fn get_status(
+        &self,
+        request: Request<v1::GetStatusRequest>,
+    ) -> Result<Response<v1::GetStatusResponse>, Status> {
+        self.reads(&request, Action::ReadPolicy).await?;
+        let told = self.vault.status();
+        let head = self.vault.checkpoint().await.map_err(|e| status(&e))?;
+        let (mut problems, mut certificates) = (Vec::new(), Vec::new());
+        for (role, tls) in &self.doors {
+            let health = tls.health();
+            let error = health.last_error.as_ref().map_or_else(String::new, |(_, why)| why.clone());
+            if !error.is_empty() {
+                let reason = "CERTIFICATE_RELOAD_FAILED".to_owned();
+                problems.push(v1::Problem { reason, message: format!("{role}: {error}") });
+            }
+            for listed in health.inventory {
+                certificates.push(v1::CertificateStatus {
+                    role: format!("{role}.{}", listed.key),
+                    not_after: Some(wire::timestamp(listed.not_after)),
+                    reload_error: error.clone(),
+                    ..v1::CertificateStatus::default()
+                });
+            }
+        }
+        Ok(Response::new(v1::GetStatusResponse {
+            state: v1::ServingState::Serving.into(),
+            problems,
+            release: env!("CARGO_PKG_VERSION").to_owned(),
+            log: head.note().lines().next().unwrap_or_default().to_owned(),
+            epoch: told.epoch,
+            started_at: Some(wire::timestamp(self.started_at)),
+            uptime: Some(seconds(self.started_at, self.clock.now())),
+            certificates,
+            store: Some(v1::StoreStatus { engine: told.engine.to_owned(), format: 1, available: true }),
+            queue: Some(v1::QueueStatus {
+                depth: u32::try_from(told.waiting).unwrap_or(u32::MAX),
+                capacity: self.limits.queue,
+            }),
+            connections: 0,
+            checkpoint: Some(wire::checkpoint(&head)),
+        }))
+    }
+
+    async fn list_keys(
+        &self,
+        request: Request<v1::ListKeysRequest>,
+    ) -> Result<Response<v1::ListKeysResponse>, Status> {
+        self.reads(&request, Action::ReadKeys).await?;
+        let asked = request.into_inner();
+        let wanted = |k: &v1::Key| {
+            (asked.kind == 0 || k.kind == asked.kind) && (asked.merchant.is_empty() || k.merchant == asked.merchant)
+        };
+        let all = self.vault.keys().iter().map(key).filter(wanted).collect();
+        let (keys, next_page_token) =
+            paged(all, asked.page_size, &asked.page_token).map_err(|e| status(&e))?;
+        Ok(Response::new(v1::ListKeysResponse { keys, next_page_token, epoch: self.epoch() }))
+    }
+
+    async fn rotate_key(
+        &self,
+        request: Request<v1::RotateKeyRequest>,
+    ) -> Result<Response<v1::RotateKeyResponse>, Status> {
+        let operator = self.operator(&request, Action::RotateKey).await?;
+        let asked = request.into_inner();
+        let rotate = || async {
+            match asked.kind() {
+                v1::KeyKind::Dek => {}
+                v1::KeyKind::Unspecified => return Err(Error::malformed("kind", "is required")),
+                _ => return Err(Error::Unimplemented { what: "rotating a key of this kind" }),
+            }
+            let merchant = named(&asked.merchant, "merchant", MerchantName::parse)?;
+            let previous = self.vault.keys().into_iter().rev().find(|k| {
+                k.kind == KeyKind::Dek && k.merchant.as_ref() == Some(&merchant) && k.state == KeyState::Active
+            });
+            let (id, receipt) = self.vault.rotate_dek(&operator, &merchant).await?;
+            Ok(v1::RotateKeyResponse {
+                key: self.key_after(id),
+                previous: previous.and_then(|k| self.key_after(k.id)),
+                epoch: self.epoch(),
+                receipt: Some(wire::receipt(&receipt, true)),
+            })
+        };
+        self.once(&operator, asked.header.as_ref(), "RotateKey", rotate).await
+    }
+
+    async fn set_lock(
+        &self,
+        request: Request<v1::SetLockRequest>,
+    ) -> Result<Response<v1::SetLockResponse>, Status> {
+        let operator = self.operator(&request, Action::SetLock).await?;
+        let asked = request.into_inner();
+        let set = || async {
+            let target = lock_target(asked.target.clone())?;
+            let reason = u8::try_from(asked.reason).ok().and_then(LockReason::from_id);
+            let reason = reason.ok_or_else(|| Error::malformed("reason", "is required"))?;
+            let note = (!asked.note.is_empty()).then_some(asked.note.as_str());
+            let (id, receipt) = self.vault.set_lock(&operator, target, reason, note).await?;
+            let set = self.vault.locks().into_iter().find(|l| l.id == id).ok_or_else(Error::internal)?;
+            Ok(v1::SetLockResponse {
+                lock: Some(lock(&set, note.map(str::to_owned))),
+                epoch: self.epoch(),
+                receipt: Some(wire::receipt(&receipt, true)),
+            })
+        };
+        self.once(&operator, asked.header.as_ref(), "SetLock", set).await
+    }
+
+    async fn list_locks(
+        &self,
+        request: Request<v1::ListLocksRequest>,
+    ) -> Result<Response<v1::ListLocksResponse>, Status> {
+        self.reads(&request, Action::ReadLocks).await?;
+        let asked = request.into_inner();
+        let all: Vec<Lock> =
+            self.vault.locks().into_iter().filter(|l| asked.include_lifted || l.lifted.is_none()).collect();
+        let (page, next_page_token) =
+            paged(all, asked.page_size, &asked.page_token).map_err(|e| status(&e))?;
+        let mut locks = Vec::with_capacity(page.len());
+        for found in page {
+            let note = self.vault.note_of(&found).await.map_err(|e| status(&e))?;
+            locks.push(lock(&found, note));
+        }
+        Ok(Response::new(v1::ListLocksResponse { locks, next_page_token, epoch: self.epoch() }))
+    }
+
+    async fn lift_lock(
+        &self,
+        request: Request<v1::LiftLockRequest>,
+    ) -> Result<Response<v1::LiftLockResponse>, Status> {
+        let operator = self.operator(&request, Action::LiftLock).await?;
+        let asked = request.into_inner();
+        let lift = || async {
+            if !asked.note.is_empty() {
+                return Err(Error::Unimplemented { what: "a note on lifting a lock" });
+            }
+            let receipt = self.vault.lift_lock(&operator, asked.lockdown).await?;
+            let lifted = self.vault.locks().into_iter().find(|l| l.id == asked.lockdown);
+            Ok(v1::LiftLockResponse {
+                lock: lifted.map(|l| lock(&l, None)),
+                epoch: self.epoch(),
+                receipt: Some(wire::receipt(&receipt, true)),
+            })
+        };
+        self.once(&operator, asked.header.as_ref(), "LiftLock", lift).await
+    }
+
+    async fn get_policy(
+        &self,
+        request: Request<v1::GetPolicyRequest>,
+    ) -> Result<Response<v1::GetPolicyResponse>, Status> {
+        self.reads(&request, Action::ReadPolicy).await?;
+        let (policy, epoch) = self.vault.policy();
+        let toml = policy.to_toml().map_err(|e| status(&e))?;
+        Ok(Response::new(v1::GetPolicyResponse { toml, epoch, ..v1::GetPolicyResponse::default() }))
+    }
+
+    async fn check_policy(
+        &self,
+        request: Request<v1::CheckPolicyRequest>,
+    ) -> Result<Response<v1::CheckPolicyResponse>, Status> {
+        self.reads(&request, Action::ReadPolicy).await?;
+        let checked = policy(&request.into_inner().toml).and_then(|p| self.vault.policy_diff(&p));
+        let findings = match checked {
+            Ok(_) => Vec::new(),
+            Err(Error::Config(message)) => vec![v1::PolicyFinding {
+                severity: v1::FindingSeverity::Error.into(),
+                message,
+                ..v1::PolicyFinding::default()
+            }],
+            Err(e) => return Err(status(&e)),
+        };
+        Ok(Response::new(v1::CheckPolicyResponse { findings }))
+    }
+
+    async fn diff_policy(
+        &self,
+        request: Request<v1::DiffPolicyRequest>,
+    ) -> Result<Response<v1::DiffPolicyResponse>, Status> {
+        self.reads(&request, Action::ReadPolicy).await?;
+        let changes = policy(&request.into_inner().toml).and_then(|p| self.vault.policy_diff(&p));
+        let changes = changes.map_err(|e| status(&e))?.into_iter().map(change).collect();
+        Ok(Response::new(v1::DiffPolicyResponse { changes, epoch: self.epoch() }))
+    }
+
+    async fn apply_policy(
+        &self,
+        request: Request<v1::ApplyPolicyRequest>,
+    ) -> Result<Response<v1::ApplyPolicyResponse>, Status> {
+        let operator = self.operator(&request, Action::ApplyPolicy).await?;
+        let asked = request.into_inner();
+        let apply = || async {
+            let expected = asked.header.as_ref().and_then(|h| h.expected_epoch);
+            let expected = expected.ok_or_else(|| Error::malformed("header.expected_epoch", "is required"))?;
+            let policy = policy(&asked.toml)?;
+            let changes = self.vault.policy_diff(&policy)?;
+            let receipt = self.vault.apply_policy(&operator, policy, Some(expected)).await?;
+            Ok(v1::ApplyPolicyResponse {
+                changes: changes.into_iter().map(change).collect(),
+                epoch: self.epoch(),
+                receipt: Some(wire::receipt(&receipt, true)),
+            })
+        };
+        self.once(&operator, asked.header.as_ref(), "ApplyPolicy", apply).await
+    }
+
+    async fn explain_policy(
+        &self,
+        request: Request<v1::ExplainPolicyRequest>,
+    ) -> Result<Response<v1::ExplainPolicyResponse>, Status> {
+        self.reads(&request, Action::ReadPolicy).await?;
+        let asked = request.into_inner();
+        let explain = || {
+            if !asked.token.is_empty() {
+                return Err(Error::Unimplemented { what: "explaining a token" });
+            }
+            let word = |id: i32| u8::try_from(id).ok();
+            let principal = named(&asked.principal, "principal", PrincipalName::parse)?;
+            let merchant = optional(&asked.merchant, |t| named(t, "merchant", MerchantName::parse))?;
+            let channel = optional(&asked.channel, |t| named(t, "channel", ChannelName::parse))?;
+            let action = word(asked.action).and_then(Action::from_id);
+            let action = action.ok_or_else(|| Error::malformed("action", "is required"))?;
+            let show = match (action, asked.form()) {
+                (Action::Detokenize, v1::RevealForm::Masked) => Show::Masked,
+                (Action::Detokenize, _) => Show::Full,
+                (Action::Inspect, _) => Show::LastFour,
+                _ => Show::Nothing,
+            };
+            let asked = Asked {
+                caller: Caller::Named(&principal),
+                merchant: merchant.as_ref(),
+                channel: channel.as_ref(),
+                action,
+                purpose: word(asked.purpose).and_then(Purpose::from_id).unwrap_or(Purpose::Authorization),
+                initiator: word(asked.initiator).and_then(Initiator::from_id).unwrap_or(Initiator::Cardholder),
+                show,
+            };
+            Ok(self.vault.explain(&asked))
+        };
+        let told = explain().map_err(|e: Error| status(&e))?;
+        let shown = match told.show {
+            Show::Nothing => v1::Shown::Nothing,
+            Show::LastFour => v1::Shown::LastFour,
+            Show::Masked => v1::Shown::Masked,
+            Show::Full => v1::Shown::Full,
+        };
+        let decision = if told.allowed { v1::Decision::Allow } else { v1::Decision::Deny };
+        let rules = told.rules.into_iter().map(|(rule, denies)| v1::RuleVerdict {
+            rule,
+            effect: if denies { v1::Decision::Deny } else { v1::Decision::Allow }.into(),
+            matches: true,
+            unmet: String::new(),
+        });
+        Ok(Response::new(v1::ExplainPolicyResponse {
+            decision: decision.into(),
+            reason: told.why.map_or_else(String::new, |w| w.to_string()),
+            rules: rules.collect(),
+            shown: shown.into(),
+            token_state: v1::TokenState::Unspecified.into(),
+            epoch: self.epoch(),
+        }))
+    }
+
+    async fn list_audit_entries(
+        &self,
+        request: Request<v1::ListAuditEntriesRequest>,
+    ) -> Result<Response<v1::ListAuditEntriesResponse>, Status> {
+        self.reads(&request, Action::ReadAudit).await?;
+        let asked = request.into_inner();
+        let list = async {
+            let log = self.vault.verifier()?.origin().to_string();
+            if !asked.log.is_empty() && asked.log != log {
+                return Err(Error::malformed("log", "names no log of this vault"));
+            }
+            let wanted = Wanted::of(&asked);
+            let size = self.vault.checkpoint().await?.checkpoint().size;
+            let most = page_size(asked.page_size, MAX_ENTRIES);
+            // Places count from the end that is asked for first; one page looks through a bounded stretch of the log.
+            let mut place = from_page(&asked.page_token)?;
+            let mut entries = Vec::with_capacity(most);
+            let mut looked = 0;
+            while entries.len() < most && place < size && looked < LOOKED {
+                let index = if asked.newest_first { size - 1 - place } else { place };
+                let step = u64::try_from(MAX_ENTRIES).unwrap_or(1).min(size - place);
+                let from = if asked.newest_first { index + 1 - step } else { index };
+                let mut page = self.vault.entries(from, usize::try_from(step).unwrap_or(1)).await?;
+                if asked.newest_first {
+                    page.reverse();
+                }
+                for (index, leaf, found) in page {
+                    if entries.len() == most {
+                        break;
+                    }
+                    place += 1;
+                    looked += 1;
+                    let told = entry(&log, index, leaf, &found);
+                    if wanted.takes(found.at, &told) {
+                        entries.push(told);
+                    }
+                }
+            }
+            let next_page_token = if place < size { to_page(place) } else { String::new() };
+            Ok(v1::ListAuditEntriesResponse { entries, next_page_token })
+        };
+        list.await.map(Response::new).map_err(|e| status(&e))
+    }
+
+    async fn prove_receipt(
+        &self,
+        request: Request<v1::ProveReceiptRequest>,
+    ) -> Result<Response<v1::ProveReceiptResponse>, Status> {
+        self.reads(&request, Action::ReadAudit).await?;
+        let asked = request.into_inner();
+        let prove = async {
+            let receipt = asked.receipt.ok_or_else(|| Error::malformed("receipt", "is required"))?;
+            let head = self.vault.checkpoint().await?;
+            let proof = self.vault.prove(receipt.leaf_index, &head).await?.ok_or_else(Error::internal)?;
+            let leaf = vault_core::audit::tree::leaf_hash(proof.entry());
+            if leaf.0.as_slice() != receipt.leaf_hash {
+                return Err(Error::malformed("receipt.leaf_hash", "is not that of the entry at this index"));
+            }
+            let consistency = self.vault.consistency(receipt.tree_size, &head).await?;
+            Ok(v1::ProveReceiptResponse {
+                checkpoint: Some(wire::checkpoint(&head)),
+                inclusion: proof.path().iter().map(|h| h.0.to_vec()).collect(),
+                consistency: consistency.iter().map(|h| h.0.to_vec()).collect(),
+                leaf: proof.entry().to_vec(),
+                verifier_key: self.vault.verifier()?.to_string(),
+            })
+        };
+        prove.await.map(Response::new).map_err(|e| status(&e))
+    }
+
+    async fn get_checkpoint(
+        &self,
+        request: Request<v1::GetCheckpointRequest>,
+    ) -> Result<Response<v1::GetCheckpointResponse>, Status> {
+        self.reads(&request, Action::ReadAudit).await?;
+        let get = async {
+            let head = self.vault.checkpoint().await?;
+            let verifier_key = self.vault.verifier()?.to_string();
+            Ok(v1::GetCheckpointResponse { checkpoint: Some(wire::checkpoint(&head)), verifier_key })
+        };
+        get.await.map(Response::new).map_err(|e: Error| status(&e))
+    }
+
+    async fn verify_log(
+        &self,
+        request: Request<v1::VerifyLogRequest>,
+    ) -> Result<Response<Self::VerifyLogStream>, Status> {
+        self.reads(&request, Action::ReadAudit).await?;
+        let (to, steps) = mpsc::channel(16);
+        let vault = self.vault.clone();
+        tokio::spawn(async move {
+            let progress_to = to.clone();
+            // Progress that nobody takes in time is left out: the walk does not wait for the caller.
+            let mut progress = move |done: u64, total: u64| {
+                let step = v1::VerifyProgress { entries_checked: done, entries_total: total };
+                let step = v1::verify_log_response::Step::Progress(step);
+                let _full = progress_to.try_send(Ok(v1::VerifyLogResponse { step: Some(step) }));
+            };
+            let verdict = match vault.verify_log(&mut progress).await {
+                Err(e) => Err(status(&e)),
+                Ok(report) => {
+                    let head = vault.checkpoint().await.ok();
+                    let verdict = v1::VerifyVerdict {
+                        intact: report.fault.is_none(),
+                        entries_checked: report.entries,
+                        checkpoint: head.as_ref().map(wire::checkpoint),
+                        reason: report.fault.map_or_else(String::new, |f| f.to_string()),
+                        index: report.fault.and_then(|f| f.index()),
+                    };
+                    let step = v1::verify_log_response::Step::Verdict(verdict);
+                    Ok(v1::VerifyLogResponse { step: Some(step) })
+                }
+            };
+            let _gone = to.send(verdict).await;
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(steps))))
+    }
+}
+
+/// How many entries one listing looks through: a search that finds little comes back with a page token.
+const LOOKED: u64 = 100_000;
+
+fn optional<T>(text: &str, parse: impl Fn(&str) -> Result<T, Error>) -> Result<Option<T>, Error> {
+    if text.is_empty() { Ok(None) } else { parse(text).map(Some) }
+}

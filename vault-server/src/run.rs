@@ -1,0 +1,323 @@
+//! Puts the rooms together and serves until told to stop.
+
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use secrecy::SecretSlice;
+use tonic::service::Routes;
+use tonic_health::ServingStatus;
+use tonic_reflection::server::v1::{ServerReflection, ServerReflectionServer};
+use tonic_reflection::server::v1alpha::{ServerReflection as AlphaReflection, ServerReflectionServer as AlphaServer};
+use vault_core::custody::Passphrase;
+use vault_core::error::Error;
+use vault_core::network::Networks;
+use vault_core::policy::Policy;
+use vault_core::store;
+use vault_core::time::{Clock, SystemClock};
+use vault_core::vault::{Place, Vault};
+use vault_proto::status::{Failure, Reason};
+use vault_proto::v1;
+
+use crate::admin::AdminService;
+use crate::identity::PeerCertificate;
+use crate::listener::{self, Edge};
+use crate::logs;
+use crate::memory;
+use crate::metrics::{self, Door, Health, Metrics};
+use crate::request::TurnedAway;
+use crate::service::VaultService;
+use crate::settings::{Engine, Problem, Settings};
+use crate::shutdown::{Shutdown, Trigger};
+use crate::tls::{self, Tls};
+
+/// How often rows whose time is over are deleted.
+const SWEEP: Duration = Duration::from_secs(3_600);
+
+/// How often the store's counters are read onto the metrics page.
+const COUNT: Duration = Duration::from_secs(1);
+
+/// The methods that have a line of their own on the metrics page.
+const METHODS: &[&str] = &[
+    "/vault.v1.Vault/Tokenize",
+    "/vault.v1.Vault/Detokenize",
+    "/vault.v1.Vault/Inspect",
+    "/vault.v1.Vault/Revoke",
+    "/vault.v1.Vault/BatchTokenize",
+    "/vault.v1.Vault/BatchDetokenize",
+    "/vault.v1.Vault/BatchInspect",
+    "/vault.v1.Vault/BatchRevoke",
+    "/vault.v1.Vault/StreamTokenize",
+    "/vault.v1.Vault/StreamDetokenize",
+    "/vault.v1.Vault/GetCapabilities",
+    "/vault.v1.Admin/GetStatus",
+    "/vault.v1.Admin/ListKeys",
+    "/vault.v1.Admin/RotateKey",
+    "/vault.v1.Admin/SetLock",
+    "/vault.v1.Admin/ListLocks",
+    "/vault.v1.Admin/LiftLock",
+    "/vault.v1.Admin/GetPolicy",
+    "/vault.v1.Admin/CheckPolicy",
+    "/vault.v1.Admin/DiffPolicy",
+    "/vault.v1.Admin/ApplyPolicy",
+    "/vault.v1.Admin/ExplainPolicy",
+    "/vault.v1.Admin/ListAuditEntries",
+    "/vault.v1.Admin/ProveReceipt",
+    "/vault.v1.Admin/GetCheckpoint",
+    "/vault.v1.Admin/VerifyLog",
+];
+
+/// Why the server did not start.
+#[derive(Debug)]
+pub enum StartError {
+    /// The settings are wrong: every problem at once.
+    Settings(Vec<Problem>),
+    /// The vault does not open.
+    Vault(Error),
+    /// The machine refuses something.
+    Machine {
+        /// What.
+        what: &'static str,
+        /// Its error.
+        error: std::io::Error,
+    },
+}
+
+impl fmt::Display for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Settings(problems) => {
+                let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
+                f.write_str(&lines.join("\n"))
+            }
+            Self::Vault(e) => write!(f, "the vault does not open: {e}"),
+            Self::Machine { what, error } => write!(f, "{what}: {error}"),
+        }
+    }
+}
+
+impl std::error::Error for StartError {}
+
+impl From<Error> for StartError {
+    fn from(e: Error) -> Self {
+        Self::Vault(e)
+    }
+}
+
+fn machine(what: &'static str) -> impl Fn(std::io::Error) -> StartError {
+    move |error| StartError::Machine { what, error }
+}
+
+/// Serves until SIGTERM or SIGINT: the first drains, the second stops. Blocks; makes a runtime of its own.
+pub fn run(settings: &Settings) -> Result<(), StartError> {
+    memory::forbid_core_images().map_err(machine("forbidding core images"))?;
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let problems = settings.check(&clock);
+    if !problems.is_empty() {
+        return Err(StartError::Settings(problems));
+    }
+    memory::raise_open_files(settings.limits.open_files()).map_err(machine("raising the number of open files"))?;
+    let runtime = memory::runtime().map_err(machine("starting worker threads"))?;
+    let served = runtime.block_on(serve(settings, clock));
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    served
+}
+
+/// The custodian that the settings name.
+pub fn custodian(settings: &Settings) -> Result<Passphrase, StartError> {
+    let mut passphrase = settings.custodian.read_passphrase().map_err(|p| StartError::Settings(vec![p]))?;
+    Ok(Passphrase::new(SecretSlice::from(std::mem::take(&mut *passphrase)))?)
+}
+
+/// Opens the vault that the settings name. A memory store begins empty, without a policy that lets anyone in.
+async fn open_vault(settings: &Settings, clock: &Arc<dyn Clock>) -> Result<Vault, StartError> {
+    let custodian = custodian(settings)?;
+    let folder: &Path = &settings.store.folder;
+    let options = store::Options::default();
+    let opened = match settings.store.engine {
+        Engine::Redb | Engine::Sled => store::open(folder, &options),
+        Engine::Memory => store::create(folder, store::Engine::Memory, &options),
+    };
+    let opened = opened.map_err(Error::Store)?;
+    let named = match settings.store.engine {
+        Engine::Redb => "redb",
+        Engine::Sled => "sled",
+        Engine::Memory => "memory",
+    };
+    if opened.engine() != named {
+        return Err(StartError::Settings(vec![Problem {
+            key: "store.engine".to_owned(),
+            problem: format!("is {named}, but the folder holds {}", opened.engine()),
+            remedy: "name the engine that the folder was made with".to_owned(),
+        }]));
+    }
+    let place = Place { clock: clock.clone(), ..Place::new(opened, folder.join("esk")) };
+    Ok(match settings.store.engine {
+        Engine::Redb | Engine::Sled => Vault::open(place, &custodian).await?,
+        Engine::Memory => Vault::create(place, &custodian, Policy::default()).await?,
+    })
+}
+
+async fn serve(settings: &Settings, clock: Arc<dyn Clock>) -> Result<(), StartError> {
+    let metrics = Metrics::new(METHODS);
+    logs::start(settings.log, clock.clone(), Some(metrics.clone())).ok();
+    let vault = open_vault(settings, &clock).await?;
+    let (trigger, shutdown) = Trigger::new();
+    let _signals = trigger.follow_signals().map_err(machine("listening for signals"))?;
+
+    let data = Tls::open(settings.tls.clone(), Door::Data, clock.clone(), metrics.clone())
+        .map_err(StartError::Settings)?;
+    let mut doors = vec![("tls", data.clone())];
+    let admin = match &settings.admin {
+        None => None,
+        Some(admin) => {
+            let tls = Tls::open(admin.tls.clone(), Door::Admin, clock.clone(), metrics.clone())
+                .map_err(StartError::Settings)?;
+            doors.push(("admin.tls", tls.clone()));
+            Some((admin.address, tls))
+        }
+    };
+    let watched = doors.iter().map(|(_, tls)| tls.clone()).collect();
+    tokio::spawn(tls::watch(watched, shutdown.clone()));
+
+    let (reporter, health) = tonic_health::server::health_reporter();
+    reporter.set_serving::<v1::vault_server::VaultServer<VaultService>>().await;
+    let message = usize::try_from(settings.limits.message_bytes).unwrap_or(usize::MAX);
+    let service =
+        VaultService::new(vault.clone(), Arc::new(Networks::builtin()), metrics.clone(), data.clone(), clock.clone());
+    let service = v1::vault_server::VaultServer::new(service)
+        .max_decoding_message_size(message)
+        .max_encoding_message_size(message);
+    let routes = Routes::new(service).add_service(health).add_service(reflection()?).add_service(reflection_alpha()?);
+    let edge = edge(&data, settings, &clock, &metrics, &vault);
+    let socket = listener::bind(settings.listen.address).map_err(machine("listen.address cannot be bound"))?;
+    let at = socket.local_addr().map_err(machine("listen.address"))?;
+    let mut serving = vec![tokio::spawn(listener::serve(socket, edge, routes, shutdown.clone()))];
+    tracing::info!(address = %at, door = "data", "serving");
+
+    if let Some((address, tls)) = admin {
+        let service = AdminService::new(vault.clone(), clock.clone(), doors.clone(), settings.limits.clone());
+        // A policy may have four megabytes; an operator's listener takes one with room to spare.
+        let service = v1::admin_server::AdminServer::new(service)
+            .max_decoding_message_size(vault_core::policy::MAX_POLICY + message)
+            .max_encoding_message_size(vault_core::policy::MAX_POLICY + message);
+        let (_, health) = tonic_health::server::health_reporter();
+        let routes = Routes::new(service).add_service(health).add_service(reflection()?).add_service(reflection_alpha()?);
+        let edge = self::edge(&tls, settings, &clock, &metrics, &vault);
+        let socket = listener::bind(address).map_err(machine("admin.address cannot be bound"))?;
+        let at = socket.local_addr().map_err(machine("admin.address"))?;
+        serving.push(tokio::spawn(listener::serve(socket, edge, routes, shutdown.clone())));
+        tracing::info!(address = %at, door = "admin", "serving");
+    }
+    if let Some(page) = &settings.metrics {
+        let socket = listener::bind(page.address).map_err(machine("metrics.address cannot be bound"))?;
+        let health = health_of(vault.clone(), doors, shutdown.clone());
+        tokio::spawn(metrics::serve(socket, metrics.clone(), health, shutdown.clone()));
+    }
+    tokio::spawn(housekeeping(vault.clone(), metrics, shutdown.clone()));
+
+    let mut draining = shutdown.clone();
+    draining.draining().await;
+    tracing::info!("draining: no new connections; a second signal stops at once");
+    reporter.set_not_serving::<v1::vault_server::VaultServer<VaultService>>().await;
+    reporter.set_service_status("", ServingStatus::NotServing).await;
+    for listener in serving {
+        if let Ok(drained) = listener.await
+            && drained.cut > 0
+        {
+            tracing::warn!(cut = drained.cut, "connections were cut; their requests can be sent again");
+        }
+    }
+    vault.close().await.map_err(StartError::Vault)?;
+    trigger.stop();
+    tracing::info!("stopped");
+    Ok(())
+}
+
+fn edge(
+    tls: &Arc<Tls>,
+    settings: &Settings,
+    clock: &Arc<dyn Clock>,
+    metrics: &Arc<Metrics>,
+    vault: &Vault,
+) -> Arc<Edge> {
+    let vault = vault.clone();
+    let told = move |why: TurnedAway, peer: &PeerCertificate| {
+        let failure = match why {
+            TurnedAway::Certificate(refused) => {
+                // Its own task: the edge must not wait for the log's flush.
+                let (vault, authority, name) =
+                    (vault.clone(), peer.authority_key.0, peer.name.as_str().to_owned());
+                tokio::spawn(async move {
+                    if let Err(e) = vault.certificate_refused(&authority, &name).await {
+                        tracing::error!(problem = %e, "a refused certificate could not be logged");
+                    }
+                });
+                Failure::new(Reason::CertificateRefused, refused.to_string())
+            }
+            TurnedAway::Overloaded => {
+                Failure::new(Reason::Overloaded, "the vault is overloaded; try again").retry(Duration::from_millis(50))
+            }
+            TurnedAway::DeadlineExceeded => Failure::new(Reason::DeadlineExceeded, why.to_string()),
+            TurnedAway::BadTimeout => Failure::new(Reason::Malformed, why.to_string()).field("grpc-timeout", why.to_string()),
+        };
+        failure.into()
+    };
+    Edge::new(tls.clone(), settings.limits.clone(), clock.clone(), metrics.clone(), Arc::new(told))
+}
+
+fn reflection() -> Result<ServerReflectionServer<impl ServerReflection>, StartError> {
+    tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(vault_proto::FILE_DESCRIPTOR_SET)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        .build_v1()
+        .map_err(|_| StartError::Vault(Error::internal()))
+}
+
+fn reflection_alpha() -> Result<AlphaServer<impl AlphaReflection>, StartError> {
+    tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(vault_proto::FILE_DESCRIPTOR_SET)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        .build_v1alpha()
+        .map_err(|_| StartError::Vault(Error::internal()))
+}
+
+fn health_of(
+    vault: Vault,
+    doors: Vec<(&'static str, Arc<Tls>)>,
+    shutdown: Shutdown,
+) -> impl Fn() -> Health + Send + Sync + 'static {
+    move || {
+        let problems: Vec<String> = doors
+            .iter()
+            .filter_map(|(role, tls)| tls.health().last_error.map(|(_, why)| format!("{role}: {why}")))
+            .collect();
+        let serving = shutdown.phase() == crate::shutdown::Phase::Serving;
+        let detail = serde_json::json!({
+            "serving": serving,
+            "release": env!("CARGO_PKG_VERSION"),
+            "problems": problems,
+            "vault": vault.status(),
+        });
+        Health { serving, detail: detail.to_string() }
+    }
+}
+
+async fn housekeeping(vault: Vault, metrics: Arc<Metrics>, mut shutdown: Shutdown) {
+    let (mut sweep, mut count) = (tokio::time::interval(SWEEP), tokio::time::interval(COUNT));
+    let mut counted = 0;
+    loop {
+        tokio::select! {
+            _ = sweep.tick() => if let Err(e) = vault.sweep().await {
+                tracing::error!(problem = %e, "rows whose time is over could not be deleted");
+            },
+            _ = count.tick() => {
+                let (_, commits, _) = vault.load();
+                metrics.commits.inc_by(commits.saturating_sub(counted));
+                counted = commits;
+            }
+            () = shutdown.draining() => return,
+        }
+    }
+}

@@ -1,0 +1,466 @@
+//! `vault.v1.Vault` over the core: each call takes the caller from its certificate and the request from its message,
+//! asks the vault, and puts the answer back into a message. It decides nothing.
+
+use std::collections::BTreeMap;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_stream::{Stream, StreamExt};
+use tonic::{Request, Response, Status, Streaming};
+use vault_core::audit::receipt::Receipt;
+use vault_core::error::Error;
+use vault_core::network::Networks;
+use vault_core::policy::Caller;
+use vault_core::time::{Clock, Timestamp};
+use vault_core::vault::{Header, MAX_BATCH, MAX_CONTEXT, Vault};
+use vault_proto::status::{Failure, Reason};
+use vault_proto::{RpcStatus, v1};
+
+use crate::failure::{failure, status};
+use crate::identity::PeerCertificate;
+use crate::limits::MESSAGE_BYTES;
+use crate::metrics::Metrics;
+use crate::request::Deadline;
+use crate::tls::Tls;
+use crate::wire;
+
+/// How many messages of one stream are worked on at once: enough to share flushes, few enough that one stream does not
+/// push out others.
+pub const STREAM_IN_FLIGHT: usize = 64;
+
+/// How long an answer is kept for a retry.
+const IDEMPOTENCY_WINDOW: std::time::Duration = std::time::Duration::from_secs(24 * 3_600);
+
+/// What this release can do beyond the first contract. None yet; later releases add words.
+const FEATURES: &[&str] = &[];
+
+/// The data plane.
+#[derive(Clone)]
+pub struct VaultService {
+    vault: Vault,
+    networks: Arc<Networks>,
+    metrics: Arc<Metrics>,
+    tls: Arc<Tls>,
+    clock: Arc<dyn Clock>,
+}
+
+/// Who asks, kept alive for as long as the request is.
+#[derive(Clone)]
+struct Asker {
+    peer: Arc<PeerCertificate>,
+    deadline: Option<Timestamp>,
+}
+
+impl Asker {
+    fn of<T>(request: &Request<T>) -> Result<Self, Status> {
+        // The edge puts it there; a request without one has come by another way.
+        let peer = request.extensions().get::<Arc<PeerCertificate>>().cloned();
+        let peer = peer.ok_or_else(|| Status::unauthenticated("a client certificate is required"))?;
+        let deadline = request.extensions().get::<Deadline>().map(|d| d.0);
+        Ok(Self { peer, deadline })
+    }
+
+    fn caller(&self) -> Caller<'_> {
+        Caller::Certificate { authority: &self.peer.authority_key.0, name: self.peer.name.as_str() }
+    }
+}
+
+impl VaultService {
+    /// Serves `vault`.
+    #[must_use]
+    pub fn new(
+        vault: Vault,
+        networks: Arc<Networks>,
+        metrics: Arc<Metrics>,
+        tls: Arc<Tls>,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
+        Self { vault, networks, metrics, tls, clock }
+    }
+
+    /// A stream outlives its headers: its certificate is checked again for each of its messages.
+    fn still_good(&self, asker: &Asker) -> Result<(), RpcStatus> {
+        let checked = self.tls.current().still_good(&asker.peer, self.clock.now());
+        checked.map_err(|why| Failure::new(Reason::CertificateRefused, why.to_string()).into())
+    }
+
+    fn refused(&self, error: &Error) -> Status {
+        self.count(error);
+        status(error)
+    }
+
+    fn item_error(&self, error: &Error) -> RpcStatus {
+        self.count(error);
+        failure(error).into()
+    }
+
+    fn count(&self, error: &Error) {
+        if matches!(error, Error::Denied | Error::NotFound | Error::Budget { .. } | Error::Locked { .. }) {
+            self.metrics.refusals.inc();
+        }
+    }
+
+    async fn tokenize_one(
+        &self,
+        asker: &Asker,
+        header: Option<v1::RequestHeader>,
+        item: Option<v1::TokenizeItem>,
+    ) -> Result<v1::TokenizeResult, Error> {
+        let header = wire::header(header, asker.deadline)?;
+        let card = wire::new_card(item.ok_or_else(|| Error::malformed("item", "is required"))?)?;
+        let answer = self.vault.tokenize(asker.caller(), &header, card).await?;
+        Ok(wire::tokenized(answer, true))
+    }
+
+    async fn detokenize_one(
+        &self,
+        asker: &Asker,
+        header: Option<v1::RequestHeader>,
+        item: Option<v1::DetokenizeItem>,
+    ) -> Result<v1::DetokenizeResult, Error> {
+        let header = wire::header(header, asker.deadline)?;
+        let (token, reveal) = wire::detokenize(&item.ok_or_else(|| Error::malformed("item", "is required"))?)?;
+        let answer = self.vault.detokenize(asker.caller(), &header, token, reveal).await?;
+        Ok(wire::detokenized(answer, true))
+    }
+
+    /// Asks for the items that are well formed, and puts each answer back into its place.
+    async fn batch<P, A, F>(
+        &self,
+        parsed: Vec<Result<P, Error>>,
+        ask: impl FnOnce(Vec<P>) -> F,
+    ) -> Result<Vec<Result<A, RpcStatus>>, Status>
+    where
+        F: Future<Output = Result<Vec<Result<A, Error>>, Error>>,
+    {
+        let mut answers: Vec<Option<Result<A, RpcStatus>>> = Vec::with_capacity(parsed.len());
+        let mut good = Vec::with_capacity(parsed.len());
+        for item in parsed {
+            answers.push(match item {
+                Ok(item) => {
+                    good.push(item);
+                    None
+                }
+                Err(e) => Some(Err(self.item_error(&e))),
+            });
+        }
+        let asked = if good.is_empty() { Vec::new() } else { ask(good).await.map_err(|e| self.refused(&e))? };
+        let mut asked = asked.into_iter();
+        let place = |answer: Option<Result<A, RpcStatus>>| match answer {
+            Some(told) => told,
+            None => asked
+                .next()
+                .unwrap_or_else(|| Err(Error::internal()))
+                .map_err(|e| self.item_error(&e)),
+        };
+        Ok(answers.into_iter().map(place).collect())
+    }
+}
+
+/// The signed heads of a batch's receipts, each once.
+#[derive(Default)]
+struct Heads(BTreeMap<(u32, u64), v1::Checkpoint>);
+
+impl Heads {
+    fn note(&mut self, receipt: &Receipt) {
+        let key = (receipt.log, receipt.checkpoint.checkpoint().size);
+        self.0.entry(key).or_insert_with(|| wire::checkpoint(&receipt.checkpoint));
+    }
+
+    fn all(self) -> Vec<v1::Checkpoint> {
+        self.0.into_values().collect()
+    }
+}
+
+fn within_batch<T>(items: &[T]) -> Result<(), Status> {
+    if items.is_empty() || items.len() > MAX_BATCH {
+        return Err(status(&Error::malformed("items", "must have 1 to 1,000")));
+    }
+    Ok(())
+}
+
+type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+/// Works on a stream's messages, at most [`STREAM_IN_FLIGHT`] at once, and answers each as it is done.
+fn answered<M, A, F>(mut messages: Streaming<M>, ask: impl Fn(M) -> F + Send + 'static) -> Answers<A>
+where
+    M: Send + 'static,
+    A: Send + 'static,
+    F: Future<Output = A> + Send + 'static,
+{
+    let (to, answers) = mpsc::channel(STREAM_IN_FLIGHT);
+    tokio::spawn(async move {
+        let mut working = tokio::task::JoinSet::new();
+        loop {
+            tokio::select! {
+                message = messages.next(), if working.len() < STREAM_IN_FLIGHT => match message {
+                    Some(Ok(message)) => { working.spawn(ask(message)); }
+                    Some(Err(broken)) => { let _gone = to.send(Err(broken)).await; break; }
+                    None => break,
+                },
+                Some(done) = working.join_next() => {
+                    let Ok(answer) = done else { continue };
+                    if to.send(Ok(answer)).await.is_err() { return; }
+                }
+            }
+        }
+        while let Some(done) = working.join_next().await {
+            let Ok(answer) = done else { continue };
+            if to.send(Ok(answer)).await.is_err() {
+                return;
+            }
+        }
+    });
+    Box::pin(ReceiverStream::new(answers))
+}
+
+#[tonic::async_trait]
+impl v1::vault_server::Vault for VaultService {
+    type StreamTokenizeStream = Answers<v1::StreamTokenizeResponse>;
+    type StreamDetokenizeStream = Answers<v1::StreamDetokenizeResponse>;
+
+    async fn tokenize(
+        &self,
+        request: Request<v1::TokenizeRequest>,
+    ) -> Result<Response<v1::TokenizeResponse>, Status> {
+        let asker = Asker::of(&request)?;
+        let v1::TokenizeRequest { header, item } = request.into_inner();
+        let result = self.tokenize_one(&asker, header, item).await.map_err(|e| self.refused(&e))?;
+        Ok(Response::new(v1::TokenizeResponse { result: Some(result) }))
+    }
+
+    async fn detokenize(
+        &self,
+        request: Request<v1::DetokenizeRequest>,
+    ) -> Result<Response<v1::DetokenizeResponse>, Status> {
+        let asker = Asker::of(&request)?;
+        let v1::DetokenizeRequest { header, item } = request.into_inner();
+        let result = self.detokenize_one(&asker, header, item).await.map_err(|e| self.refused(&e))?;
+        Ok(Response::new(v1::DetokenizeResponse { result: Some(result) }))
+    }
+
+    async fn inspect(
+        &self,
+        request: Request<v1::InspectRequest>,
+    ) -> Result<Response<v1::InspectResponse>, Status> {
+        let asker = Asker::of(&request)?;
+        let v1::InspectRequest { header, item } = request.into_inner();
+        let ask = async {
+            let header = wire::header(header, asker.deadline)?;
+            let token = wire::inspect(&item.ok_or_else(|| Error::malformed("item", "is required"))?)?;
+            self.vault.inspect(asker.caller(), &header, token).await
+        };
+        let answer = ask.await.map_err(|e| self.refused(&e))?;
+        Ok(Response::new(v1::InspectResponse { result: Some(wire::inspected(answer, true)) }))
+    }
+
+    async fn revoke(
+        &self,
+        request: Request<v1::RevokeRequest>,
+    ) -> Result<Response<v1::RevokeResponse>, Status> {
+        let asker = Asker::of(&request)?;
+        let v1::RevokeRequest { header, item } = request.into_inner();
+        let ask = async {
+            let header = wire::header(header, asker.deadline)?;
+            let (token, extent) = wire::revoke(&item.ok_or_else(|| Error::malformed("item", "is required"))?)?;
+            self.vault.revoke(asker.caller(), &header, token, extent).await
+        };
+        let answer = ask.await.map_err(|e| self.refused(&e))?;
+        Ok(Response::new(v1::RevokeResponse { result: Some(wire::revoked(&answer, true)) }))
+    }
+
+    async fn batch_tokenize(
+        &self,
+        request: Request<v1::BatchTokenizeRequest>,
+    ) -> Result<Response<v1::BatchTokenizeResponse>, Status> {
+        let asker = Asker::of(&request)?;
+        let v1::BatchTokenizeRequest { header, items } = request.into_inner();
+        within_batch(&items)?;
+        let header = self.header(header, &asker)?;
+        let references: Vec<String> = items.iter().map(|i| i.reference.clone()).collect();
+        let parsed = items.into_iter().map(wire::new_card).collect();
+        let answers =
+            self.batch(parsed, |cards| self.vault.tokenize_batch(asker.caller(), &header, cards)).await?;
+        let mut heads = Heads::default();
+        let outcomes = references.into_iter().zip(answers).map(|(reference, answer)| {
+            use v1::tokenize_outcome::Outcome;
+            let outcome = match answer {
+                Ok(answer) => {
+                    heads.note(&answer.receipt);
+                    Outcome::Result(wire::tokenized(answer, false))
+                }
+                Err(error) => Outcome::Error(error),
+            };
+            v1::TokenizeOutcome { reference, outcome: Some(outcome) }
+        });
+        let outcomes = outcomes.collect();
+        Ok(Response::new(v1::BatchTokenizeResponse { outcomes, checkpoints: heads.all() }))
+    }
+
+    async fn batch_detokenize(
+        &self,
+        request: Request<v1::BatchDetokenizeRequest>,
+    ) -> Result<Response<v1::BatchDetokenizeResponse>, Status> {
+        let asker = Asker::of(&request)?;
+        let v1::BatchDetokenizeRequest { header, items } = request.into_inner();
+        within_batch(&items)?;
+        let header = self.header(header, &asker)?;
+        let parsed = items.iter().map(wire::detokenize).collect();
+        let answers =
+            self.batch(parsed, |asked| self.vault.detokenize_batch(asker.caller(), &header, asked)).await?;
+        let mut heads = Heads::default();
+        let outcomes = items.into_iter().zip(answers).map(|(item, answer)| {
+            use v1::detokenize_outcome::Outcome;
+            let outcome = match answer {
+                Ok(answer) => {
+                    heads.note(&answer.receipt);
+                    Outcome::Result(wire::detokenized(answer, false))
+                }
+                Err(error) => Outcome::Error(error),
+            };
+            v1::DetokenizeOutcome { reference: item.reference, outcome: Some(outcome) }
+        });
+        let outcomes = outcomes.collect();
+        Ok(Response::new(v1::BatchDetokenizeResponse { outcomes, checkpoints: heads.all() }))
+    }
+
+    async fn batch_inspect(
+        &self,
+        request: Request<v1::BatchInspectRequest>,
+    ) -> Result<Response<v1::BatchInspectResponse>, Status> {
+        let asker = Asker::of(&request)?;
+        let v1::BatchInspectRequest { header, items } = request.into_inner();
+        within_batch(&items)?;
+        let header = self.header(header, &asker)?;
+        let parsed = items.iter().map(wire::inspect).collect();
+        let answers =
+            self.batch(parsed, |tokens| self.vault.inspect_batch(asker.caller(), &header, tokens)).await?;
+        let mut heads = Heads::default();
+        let outcomes = items.into_iter().zip(answers).map(|(item, answer)| {
+            use v1::inspect_outcome::Outcome;
+            let outcome = match answer {
+                Ok(answer) => {
+                    heads.note(&answer.receipt);
+                    Outcome::Result(wire::inspected(answer, false))
+                }
+                Err(error) => Outcome::Error(error),
+            };
+            v1::InspectOutcome { reference: item.reference, outcome: Some(outcome) }
+        });
+        let outcomes = outcomes.collect();
+        Ok(Response::new(v1::BatchInspectResponse { outcomes, checkpoints: heads.all() }))
+    }
+
+    async fn batch_revoke(
+        &self,
+        request: Request<v1::BatchRevokeRequest>,
+    ) -> Result<Response<v1::BatchRevokeResponse>, Status> {
+        let asker = Asker::of(&request)?;
+        let v1::BatchRevokeRequest { header, items } = request.into_inner();
+        within_batch(&items)?;
+        let header = self.header(header, &asker)?;
+        let parsed = items.iter().map(wire::revoke).collect();
+        let answers =
+            self.batch(parsed, |asked| self.vault.revoke_batch(asker.caller(), &header, asked)).await?;
+        let mut heads = Heads::default();
+        let outcomes = items.into_iter().zip(answers).map(|(item, answer)| {
+            use v1::revoke_outcome::Outcome;
+            let outcome = match answer {
+                Ok(answer) => {
+                    heads.note(&answer.receipt);
+                    Outcome::Result(wire::revoked(&answer, false))
+                }
+                Err(error) => Outcome::Error(error),
+            };
+            v1::RevokeOutcome { reference: item.reference, outcome: Some(outcome) }
+        });
+        let outcomes = outcomes.collect();
+        Ok(Response::new(v1::BatchRevokeResponse { outcomes, checkpoints: heads.all() }))
+    }
+
+    async fn stream_tokenize(
+        &self,
+        request: Request<Streaming<v1::StreamTokenizeRequest>>,
+    ) -> Result<Response<Self::StreamTokenizeStream>, Status> {
+        let (asker, service) = (Asker::of(&request)?.for_stream(), self.clone());
+        let ask = move |v1::StreamTokenizeRequest { header, item }: v1::StreamTokenizeRequest| {
+            let (asker, service) = (asker.clone(), service.clone());
+            let reference = item.as_ref().map_or_else(String::new, |i| i.reference.clone());
+            async move {
+                use v1::stream_tokenize_response::Outcome;
+                let outcome = match service.still_good(&asker) {
+                    Err(refused) => Outcome::Error(refused),
+                    Ok(()) => match service.tokenize_one(&asker, header, item).await {
+                        Ok(result) => Outcome::Result(result),
+                        Err(e) => Outcome::Error(service.item_error(&e)),
+                    },
+                };
+                v1::StreamTokenizeResponse { reference, outcome: Some(outcome) }
+            }
+        };
+        Ok(Response::new(answered(request.into_inner(), ask)))
+    }
+
+    async fn stream_detokenize(
+        &self,
+        request: Request<Streaming<v1::StreamDetokenizeRequest>>,
+    ) -> Result<Response<Self::StreamDetokenizeStream>, Status> {
+        let (asker, service) = (Asker::of(&request)?.for_stream(), self.clone());
+        let ask = move |v1::StreamDetokenizeRequest { header, item }: v1::StreamDetokenizeRequest| {
+            let (asker, service) = (asker.clone(), service.clone());
+            let reference = item.as_ref().map_or_else(String::new, |i| i.reference.clone());
+            async move {
+                use v1::stream_detokenize_response::Outcome;
+                let outcome = match service.still_good(&asker) {
+                    Err(refused) => Outcome::Error(refused),
+                    Ok(()) => match service.detokenize_one(&asker, header, item).await {
+                        Ok(result) => Outcome::Result(result),
+                        Err(e) => Outcome::Error(service.item_error(&e)),
+                    },
+                };
+                v1::StreamDetokenizeResponse { reference, outcome: Some(outcome) }
+            }
+        };
+        Ok(Response::new(answered(request.into_inner(), ask)))
+    }
+
+    async fn get_capabilities(
+        &self,
+        request: Request<v1::GetCapabilitiesRequest>,
+    ) -> Result<Response<v1::GetCapabilitiesResponse>, Status> {
+        let asker = Asker::of(&request)?;
+        let who = self.vault.who_is(asker.caller()).ok_or_else(|| self.refused(&Error::Denied))?;
+        let (principal, merchant, channel) = who;
+        let limit = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+        Ok(Response::new(v1::GetCapabilitiesResponse {
+            release: env!("CARGO_PKG_VERSION").to_owned(),
+            features: FEATURES.iter().map(|f| (*f).to_owned()).collect(),
+            limits: Some(v1::Limits {
+                batch_items: limit(MAX_BATCH),
+                message_bytes: MESSAGE_BYTES,
+                text_bytes: limit(MAX_CONTEXT),
+                stream_in_flight: limit(STREAM_IN_FLIGHT),
+                idempotency_window: Some(wire::duration(IDEMPOTENCY_WINDOW)),
+            }),
+            networks_version: self.networks.version().to_string(),
+            principal: principal.to_string(),
+            bound_merchant: merchant.to_string(),
+            bound_channel: channel.map_or_else(String::new, |c| c.to_string()),
+        }))
+    }
+}
+
+impl VaultService {
+    fn header(&self, header: Option<v1::RequestHeader>, asker: &Asker) -> Result<Header, Status> {
+        wire::header(header, asker.deadline).map_err(|e| self.refused(&e))
+    }
+}
+
+impl Asker {
+    /// A stream's messages come long after its headers: the deadline of the headers is not theirs.
+    fn for_stream(self) -> Self {
+        Self { deadline: None, ..self }
+    }
+}

@@ -1,0 +1,301 @@
+//! Between messages and the core's types: parses at the door, so that behind it there are only valid values.
+//!
+//! Refused, by the field's path: everything unspecified, malformed or unknown. No refusal repeats what it refused.
+
+use std::time::Duration;
+
+use vault_core::audit::checkpoint::SignedCheckpoint;
+use vault_core::audit::entry::Minting;
+use vault_core::audit::receipt::Receipt;
+use vault_core::error::Error;
+use vault_core::name::{ChannelName, FormatName, MerchantName, NameError};
+use vault_core::pan::{CardExpiry, MaskedPan, Pan};
+use vault_core::time::Timestamp;
+use vault_core::token::{Scheme, Token};
+use vault_core::vault::{
+    Context, Detokenized, Header, Inspected, NewCard, RequestId, Reveal, Revealed, Revocation, RevokedToken, Tokenized,
+};
+use vault_core::words::{Initiator, Purpose};
+use vault_proto::v1;
+
+/// The longest `reference` of an item, in bytes: it only finds its way back.
+const MAX_REFERENCE: usize = 128;
+
+/// The latest moment that a message can name: the end of the year 9999, as the well-known type says.
+const LAST_SECOND: i64 = 253_402_300_799;
+
+fn required<T>(field: Option<T>, name: &'static str) -> Result<T, Error> {
+    field.ok_or_else(|| Error::malformed(name, "is required"))
+}
+
+fn name<T>(
+    text: &str,
+    field: &'static str,
+    parse: impl Fn(&str) -> Result<T, NameError>,
+) -> Result<Option<T>, Error> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    parse(text).map(Some).map_err(|e| {
+        Error::malformed(
+            field,
+            match e {
+                NameError::Length => "must have 1 to 63 characters",
+                NameError::Alphabet => "may hold only a-z, 0-9 and hyphens, and may not begin with a hyphen",
+                NameError::LooksLikeCard => "must not look like a card number",
+            },
+        )
+    })
+}
+
+/// A request's header.
+pub fn header(header: Option<v1::RequestHeader>, deadline: Option<Timestamp>) -> Result<Header, Error> {
+    let v1::RequestHeader { merchant, channel, request_id, purpose, initiator, context } =
+        required(header, "header")?;
+    let purpose = u8::try_from(purpose).ok().and_then(Purpose::from_id);
+    let initiator = u8::try_from(initiator).ok().and_then(Initiator::from_id);
+    Ok(Header {
+        merchant: name(&merchant, "header.merchant", MerchantName::parse)?,
+        channel: name(&channel, "header.channel", ChannelName::parse)?,
+        request_id: RequestId::parse(&request_id)?,
+        purpose: required(purpose, "header.purpose")?,
+        initiator: required(initiator, "header.initiator")?,
+        context: context.map(|c| self::context(&c)).transpose()?.unwrap_or_default(),
+        deadline,
+    })
+}
+
+fn context(context: &v1::Context) -> Result<Context, Error> {
+    Context::new(&context.customer_reference, &context.session, &context.client_address)
+}
+
+/// An item's reference: free text of the caller's, given back and never stored.
+pub fn reference(text: &str) -> Result<(), Error> {
+    if text.len() > MAX_REFERENCE {
+        return Err(Error::malformed("item.reference", "must have at most 128 bytes"));
+    }
+    if vault_core::pan::holds_card_number(text) {
+        return Err(Error::malformed("item.reference", "must not hold a card number"));
+    }
+    Ok(())
+}
+
+/// A card to be swapped.
+pub fn new_card(item: v1::TokenizeItem) -> Result<NewCard, Error> {
+    reference(&item.reference)?;
+    let mut plain = match required(item.card, "item.plain")? {
+        v1::tokenize_item::Card::Plain(plain) => plain,
+        v1::tokenize_item::Card::Sealed(_) => return Err(Error::Unimplemented { what: "item.sealed" }),
+    };
+    let card_expiry = plain.card_expiry.map(expiry).transpose()?;
+    let pan = Pan::parse(&plain.take_pan()).map_err(|e| {
+        use vault_core::pan::PanError;
+        Error::malformed(
+            "item.plain.pan",
+            match e {
+                PanError::Length => "must have 12 to 19 digits",
+                PanError::NotDigits => "must be ASCII digits, with single spaces or hyphens between groups at most",
+                PanError::CheckDigit => "must pass the Luhn check",
+            },
+        )
+    })?;
+    let mut channels = Vec::with_capacity(item.channels.len().min(vault_core::record::MAX_GRANTS));
+    for channel in &item.channels {
+        channels.push(required(name(channel, "item.channels", ChannelName::parse)?, "item.channels")?);
+    }
+    Ok(NewCard {
+        pan,
+        card_expiry,
+        format: name(&item.format, "item.format", FormatName::parse)?,
+        valid_until: item.valid_until.map(|t| from_timestamp(&t, "item.valid_until")).transpose()?,
+        channels,
+        context: item.context.map(|c| context(&c)).transpose()?,
+    })
+}
+
+fn expiry(expiry: v1::CardExpiry) -> Result<CardExpiry, Error> {
+    let wrong = || Error::malformed("item.plain.card_expiry", "must have month 1 to 12 and year 2000 to 2099");
+    let year = u16::try_from(expiry.year).map_err(|_| wrong())?;
+    let month = u8::try_from(expiry.month).map_err(|_| wrong())?;
+    CardExpiry::new(year, month).map_err(|_| wrong())
+}
+
+/// A token. A card number in its place is refused like any other malformed one.
+pub fn token(text: &str) -> Result<Token, Error> {
+    use vault_core::token::TokenError;
+    Token::parse(text).map_err(|e| {
+        Error::malformed(
+            "item.token",
+            match e {
+                TokenError::Length => "must have 12 to 26 characters",
+                TokenError::Alphabet => "has no token's shape",
+                TokenError::LooksLikeCard => "must be a token, not a card number",
+            },
+        )
+    })
+}
+
+/// A token, and how much of its card is asked for.
+pub fn detokenize(item: &v1::DetokenizeItem) -> Result<(Token, Reveal), Error> {
+    reference(&item.reference)?;
+    let reveal = match item.form() {
+        v1::RevealForm::Unspecified => return Err(Error::malformed("item.form", "is required")),
+        v1::RevealForm::Plain => Reveal::Plain,
+        v1::RevealForm::SealedToRecipient => return Err(Error::Unimplemented { what: "sealed_to_recipient" }),
+        v1::RevealForm::Masked => Reveal::Masked,
+    };
+    if !item.recipient.is_empty() {
+        return Err(Error::malformed("item.recipient", "goes with form SEALED_TO_RECIPIENT only"));
+    }
+    Ok((token(&item.token)?, reveal))
+}
+
+/// A token to look at.
+pub fn inspect(item: &v1::InspectItem) -> Result<Token, Error> {
+    reference(&item.reference)?;
+    token(&item.token)
+}
+
+/// A token to stop, and where.
+pub fn revoke(item: &v1::RevokeItem) -> Result<(Token, Revocation), Error> {
+    reference(&item.reference)?;
+    let extent = match required(item.extent.as_ref(), "item.extent")? {
+        v1::revoke_item::Extent::AllChannels(_) => Revocation::Everywhere,
+        v1::revoke_item::Extent::Channel(channel) => {
+            let channel = name(channel, "item.channel", ChannelName::parse)?;
+            Revocation::On(required(channel, "item.channel")?)
+        }
+    };
+    Ok((token(&item.token)?, extent))
+}
+
+fn from_timestamp(at: &prost_types::Timestamp, field: &'static str) -> Result<Timestamp, Error> {
+    let wrong = || Error::malformed(field, "must be a moment from 1970 to 9999");
+    if !(0..=LAST_SECOND).contains(&at.seconds) || !(0..1_000_000_000).contains(&at.nanos) {
+        return Err(wrong());
+    }
+    let seconds = u64::try_from(at.seconds).map_err(|_| wrong())?;
+    let nanos = u64::try_from(at.nanos).map_err(|_| wrong())?;
+    Ok(Timestamp(seconds * 1_000 + nanos / 1_000_000))
+}
+
+/// A moment.
+#[must_use]
+pub fn timestamp(at: Timestamp) -> prost_types::Timestamp {
+    let seconds = i64::try_from(at.0 / 1_000).unwrap_or(LAST_SECOND);
+    let nanos = i32::try_from(at.0 % 1_000 * 1_000_000).unwrap_or(0);
+    prost_types::Timestamp { seconds, nanos }
+}
+
+/// A length of time.
+#[must_use]
+pub fn duration(of: Duration) -> prost_types::Duration {
+    prost_types::Duration {
+        seconds: i64::try_from(of.as_secs()).unwrap_or(i64::MAX),
+        nanos: i32::try_from(of.subsec_nanos()).unwrap_or(0),
+    }
+}
+
+fn card_expiry(expiry: Option<CardExpiry>) -> Option<v1::CardExpiry> {
+    expiry.map(|e| v1::CardExpiry { month: e.month().into(), year: e.year().into() })
+}
+
+fn masked(mask: &MaskedPan, network: String, expiry: Option<CardExpiry>) -> v1::MaskedCard {
+    v1::MaskedCard {
+        masked_pan: mask.to_string(),
+        last_four: mask.last().to_owned(),
+        network,
+        card_expiry: card_expiry(expiry),
+    }
+}
+
+/// A signed head.
+#[must_use]
+pub fn checkpoint(signed: &SignedCheckpoint) -> v1::Checkpoint {
+    let said = signed.checkpoint();
+    v1::Checkpoint {
+        log: signed.note().lines().next().unwrap_or_default().to_owned(),
+        tree_size: said.size,
+        root_hash: said.root.0.to_vec(),
+        note: signed.note().to_owned(),
+    }
+}
+
+/// A receipt, with its head or, where the message carries heads once for all items, without.
+#[must_use]
+pub fn receipt(receipt: &Receipt, with_head: bool) -> v1::Receipt {
+    let head = &receipt.checkpoint;
+    v1::Receipt {
+        log: head.note().lines().next().unwrap_or_default().to_owned(),
+        leaf_index: receipt.index,
+        leaf_hash: receipt.leaf.0.to_vec(),
+        tree_size: head.checkpoint().size,
+        logged_at: Some(timestamp(head.checkpoint().time)),
+        checkpoint: with_head.then(|| checkpoint(head)),
+    }
+}
+
+/// The answer to a tokenize.
+#[must_use]
+pub fn tokenized(answer: Tokenized, with_head: bool) -> v1::TokenizeResult {
+    let novelty = match answer.minting {
+        None => v1::Novelty::Unspecified,
+        Some(Minting::Minted) => v1::Novelty::Created,
+        Some(Minting::Reused) => v1::Novelty::Reused,
+    };
+    v1::TokenizeResult {
+        token: answer.token.as_str().to_owned(),
+        card: Some(masked(&answer.mask, answer.network, answer.card_expiry)),
+        format: answer.format.to_string(),
+        valid_until: answer.valid_until.map(timestamp),
+        novelty: novelty.into(),
+        receipt: Some(receipt(&answer.receipt, with_head)),
+    }
+}
+
+/// The answer to a detokenize.
+#[must_use]
+pub fn detokenized(answer: Detokenized, with_head: bool) -> v1::DetokenizeResult {
+    let reveal = match answer.revealed {
+        Revealed::Plain(pan) => v1::detokenize_result::Reveal::Plain(v1::PlainCard::new(
+            pan.expose_digits().to_vec(),
+            card_expiry(answer.card_expiry),
+        )),
+        Revealed::Masked(mask) => {
+            v1::detokenize_result::Reveal::Masked(masked(&mask, answer.network, answer.card_expiry))
+        }
+    };
+    v1::DetokenizeResult { reveal: Some(reveal), receipt: Some(receipt(&answer.receipt, with_head)) }
+}
+
+/// The answer to an inspect.
+#[must_use]
+pub fn inspected(answer: Inspected, with_head: bool) -> v1::InspectResult {
+    let scheme = match answer.scheme {
+        None => v1::TokenScheme::Unspecified,
+        Some(Scheme::Random) => v1::TokenScheme::Random,
+        Some(Scheme::Mixed) => v1::TokenScheme::Mixed,
+        Some(Scheme::Opaque) => v1::TokenScheme::Opaque,
+    };
+    v1::InspectResult {
+        card: Some(masked(&answer.mask, answer.network, answer.card_expiry)),
+        state: v1::TokenState::Active.into(),
+        scheme: scheme.into(),
+        format: answer.format.map_or_else(String::new, |f| f.to_string()),
+        channels: answer.channels.iter().map(ToString::to_string).collect(),
+        valid_until: answer.valid_until.map(timestamp),
+        created_at: Some(timestamp(answer.made_at)),
+        receipt: Some(receipt(&answer.receipt, with_head)),
+    }
+}
+
+/// The answer to a revoke.
+#[must_use]
+pub fn revoked(answer: &RevokedToken, with_head: bool) -> v1::RevokeResult {
+    let state = if answer.everywhere { v1::TokenState::Revoked } else { v1::TokenState::Active };
+    v1::RevokeResult {
+        state: state.into(),
+        channels: answer.channels.iter().map(ToString::to_string).collect(),
+        receipt: Some(receipt(&answer.receipt, with_head)),
+    }
+}
