@@ -49,15 +49,19 @@ pub(crate) enum AuditCommand {
         vaultctl --json audit show --profile ops.toml --from 0 --limit 1000")]
     Show(Box<Show>),
     /// Verify the whole log: on this machine with --log-key, else by the vault itself
-    #[command(after_help = "Exit code 1: the log is not whole. Keep the log's key where the vault cannot change it: `vaultctl \
+    #[command(
+        after_help = "Exit code 1: the log is not whole. Keep the log's key where the vault cannot change it: `vaultctl \
         init` printed it.\n\nExamples:\n  \
         vaultctl audit verify --profile ops.toml --log-key log.vkey\n  \
         vaultctl audit verify --profile ops.toml\n  \
-        vaultctl audit verify --export log.jsonl --log-key log.vkey")]
+        vaultctl audit verify --export log.jsonl --log-key log.vkey"
+    )]
     Verify(Verify),
     /// Turn receipts into proofs that hold without the vault
-    #[command(after_help = "A receipt is what `vaultctl --json token ...` or --receipts gave, one per line.\n\nExample:\n  \
-        vaultctl audit prove --profile ops.toml receipt.json --log-key log.vkey > proof.json")]
+    #[command(
+        after_help = "A receipt is what `vaultctl --json token ...` or --receipts gave, one per line.\n\nExample:\n  \
+        vaultctl audit prove --profile ops.toml receipt.json --log-key log.vkey > proof.json"
+    )]
     Prove(Prove),
     /// Check proofs against the log's key; needs no vault
     #[command(after_help = "Exit code 1: a proof does not hold.\n\nExamples:\n  \
@@ -111,8 +115,8 @@ pub(crate) struct Verify {
     #[arg(long, value_name = "FILE", requires = "log_key")]
     export: Option<PathBuf>,
     /// The log's key, or a file that holds it
-    #[arg(long, value_name = "KEY", value_parser = parse_log_key)]
-    log_key: Option<LogVerifier>,
+    #[arg(long, value_name = "KEY")]
+    log_key: Option<String>,
     #[command(flatten)]
     admin: AdminOptions,
 }
@@ -124,8 +128,8 @@ pub(crate) struct Prove {
     #[arg(value_name = "RECEIPTS")]
     file: PathBuf,
     /// The log's key, or a file that holds it; else the key that the vault names
-    #[arg(long, value_name = "KEY", value_parser = parse_log_key)]
-    log_key: Option<LogVerifier>,
+    #[arg(long, value_name = "KEY")]
+    log_key: Option<String>,
     #[command(flatten)]
     admin: AdminOptions,
 }
@@ -137,8 +141,8 @@ pub(crate) struct Check {
     #[arg(value_name = "PROOFS")]
     file: PathBuf,
     /// The log's key, or a file that holds it
-    #[arg(long, value_name = "KEY", value_parser = parse_log_key)]
-    log_key: LogVerifier,
+    #[arg(long, value_name = "KEY")]
+    log_key: String,
     /// Also that each proof is of the receipt on the same line of this file
     #[arg(long, value_name = "RECEIPTS")]
     receipt: Option<PathBuf>,
@@ -161,12 +165,15 @@ pub(crate) struct Export {
 }
 
 /// A log's key as text, or in a file.
-fn parse_log_key(text: &str) -> Result<LogVerifier, String> {
+fn log_key(text: &str) -> Result<LogVerifier, Failure> {
     if let Ok(verifier) = LogVerifier::parse(text) {
         return Ok(verifier);
     }
-    let file = input::small_text(Path::new(text)).map_err(|e| format!("no log key, and no file that holds one: {e}"))?;
-    LogVerifier::parse(file.trim()).map_err(|_| "the file holds no log key (origin+hash+base64)".to_owned())
+    let file = input::small_text(Path::new(text)).map_err(|e| {
+        Failure::usage(format_args!("--log-key: no log key, and no file that holds one: {e}"))
+    })?;
+    LogVerifier::parse(file.trim())
+        .map_err(|_| Failure::usage("--log-key: the file holds no log key, which `vaultctl init` printed"))
 }
 
 /// Does what the command line says.
@@ -174,9 +181,11 @@ pub(crate) fn run(command: AuditCommand, out: Out) -> Result<(), Failure> {
     match command {
         AuditCommand::Show(asked) => dial::run(show(*asked, out)),
         AuditCommand::Verify(Verify { export: Some(export), log_key: Some(key), .. }) => {
-            verify_file(&export, &key, out)
+            verify_file(&export, &log_key(&key)?, out)
         }
-        AuditCommand::Verify(Verify { log_key: Some(key), admin, .. }) => dial::run(verify_here(admin, key, out)),
+        AuditCommand::Verify(Verify { log_key: Some(key), admin, .. }) => {
+            dial::run(verify_here(admin, log_key(&key)?, out))
+        }
         AuditCommand::Verify(Verify { admin, .. }) => dial::run(verify_there(admin, out)),
         AuditCommand::Prove(asked) => dial::run(prove(asked)),
         AuditCommand::Check(asked) => check(&asked, out),
@@ -206,7 +215,7 @@ async fn show(asked: Show, out: Out) -> Result<(), Failure> {
     loop {
         let page = vault.list_audit_entries(request.clone()).await?;
         for entry in page.entries.into_iter().filter(|e| from.is_none_or(|from| e.index >= from)) {
-            out.tell(&Entry::of(entry)?, Entry::line)?;
+            out.tell(&Entry::of(&entry)?, Entry::line)?;
             left -= 1;
             if left == 0 {
                 return Ok(());
@@ -225,22 +234,22 @@ struct Entry {
     index: u64,
     leaf: Hash,
     #[serde(flatten)]
-    entry: AuditEntry,
+    said: AuditEntry,
 }
 
 impl Entry {
-    fn of(entry: v1::AuditEntry) -> Result<Self, Failure> {
+    fn of(entry: &v1::AuditEntry) -> Result<Self, Failure> {
         let read = AuditEntry::decode(&entry.leaf).map_err(|_| {
             Failure::failed(format_args!(
                 "entry {} is none that this release can read; use the vault's own release of vaultctl",
                 entry.index
             ))
         })?;
-        Ok(Self { index: entry.index, leaf: leaf_hash(&entry.leaf), entry: read })
+        Ok(Self { index: entry.index, leaf: leaf_hash(&entry.leaf), said: read })
     }
 
     fn line(&self) -> String {
-        format!("{:>8}  {}", self.index, self.entry.line())
+        format!("{:>8}  {}", self.index, self.said.line())
     }
 }
 
@@ -271,35 +280,36 @@ impl Verdict {
         }
     }
 
-    fn tell(self, out: Out) -> Result<(), Failure> {
-        let fault = self.fault.clone();
+    fn tell(&self, out: Out) -> Result<(), Failure> {
         if self.intact || out.is_json() {
-            out.tell(&self, |v| {
+            out.tell(self, |v| {
                 let by = if v.by == "vault" { "the vault says: " } else { "" };
                 let root = v.root.map_or_else(String::new, |root| format!(", root {root}"));
                 format!("{by}the log is whole: {} entries{root}", v.entries)
             })?;
         }
-        match fault {
-            None if self.intact => Ok(()),
-            fault => Err(Failure::refused(format_args!(
-                "the log is not whole: {}; keep a copy of everything, and treat it as an incident",
-                fault.unwrap_or_default()
-            ))),
+        if self.intact {
+            return Ok(());
         }
+        Err(Failure::refused(format_args!(
+            "the log is not whole: {}; keep a copy of everything, and treat it as an incident",
+            self.fault.as_deref().unwrap_or("the verdict names no fault")
+        )))
     }
 }
 
 fn verify_file(file: &Path, key: &LogVerifier, out: Out) -> Result<(), Failure> {
-    let failed =
-        |e: io::Error| Failure::usage(format_args!("{}: {e}; check the path and its permissions", file.display()));
+    let failed = |e: io::Error| {
+        Failure::usage(format_args!("{}: {e}; check the path and its permissions", file.display()))
+    };
     let mut lines: Box<dyn BufRead> = if file == Path::new("-") {
         Box::new(io::stdin().lock())
     } else {
         Box::new(BufReader::new(File::open(file).map_err(failed)?))
     };
     let mut progress = Progress::of("entries");
-    let report = verify_export(&mut *lines, key, &mut |done, total| progress.step(done, total)).map_err(failed)?;
+    let report =
+        verify_export(&mut *lines, key, &mut |done, total| progress.step(done, total)).map_err(failed)?;
     drop(progress);
     Verdict::of(&report).tell(out)
 }
@@ -316,7 +326,9 @@ async fn verify_here(admin: AdminOptions, key: LogVerifier, out: Out) -> Result<
     let (to, from) = mpsc::channel(PAGES_AHEAD);
     let walk = tokio::task::spawn_blocking(move || {
         let mut progress = Progress::of("entries");
-        verify_export(&mut BufReader::new(Pages::new(from)), &key, &mut |done, total| progress.step(done, total))
+        verify_export(&mut BufReader::new(Pages::new(from)), &key, &mut |done, total| {
+            progress.step(done, total)
+        })
     });
     let sent = head.send(&vault, async |page: Vec<u8>| to.send(page).await.is_ok()).await;
     drop(to);
@@ -352,33 +364,37 @@ async fn verify_there(admin: AdminOptions, out: Out) -> Result<(), Failure> {
 
 /// A log's newest signed head, as the vault gives it.
 struct Head {
-    note: String,
-    size: u64,
-    origin: String,
+    checkpoint: v1::Checkpoint,
     verifier_key: String,
 }
 
 impl Head {
     async fn get(vault: &AdminClient) -> Result<Self, Failure> {
         let answer = vault.get_checkpoint(v1::GetCheckpointRequest::default()).await?;
-        let head = answer.checkpoint.ok_or_else(|| Failure::failed("the vault gave no head of its log; report this"))?;
-        Ok(Self { note: head.note, size: head.tree_size, origin: head.log, verifier_key: answer.verifier_key })
+        let missing = || Failure::failed("the vault gave no head of its log; report this");
+        Ok(Self { checkpoint: answer.checkpoint.ok_or_else(missing)?, verifier_key: answer.verifier_key })
     }
 
     /// Sends the log up to this head as an export, page by page, until `to` takes no more.
-    async fn send(&self, vault: &AdminClient, mut to: impl AsyncFnMut(Vec<u8>) -> bool) -> Result<(), Failure> {
+    async fn send(
+        &self,
+        vault: &AdminClient,
+        mut to: impl AsyncFnMut(Vec<u8>) -> bool,
+    ) -> Result<(), Failure> {
+        let v1::Checkpoint { log, note, tree_size, .. } = &self.checkpoint;
         let header = serde_json::json!({
-            "version": VERSION, "origin": self.origin, "vkey": self.verifier_key, "checkpoint": self.note,
+            "version": VERSION, "origin": log, "vkey": self.verifier_key, "checkpoint": note,
         });
         if !to(format!("{header}\n").into_bytes()).await {
             return Ok(());
         }
-        let mut request = v1::ListAuditEntriesRequest { page_size: PAGE, ..v1::ListAuditEntriesRequest::default() };
+        let mut request =
+            v1::ListAuditEntriesRequest { page_size: PAGE, ..v1::ListAuditEntriesRequest::default() };
         let mut sent = 0;
-        while sent < self.size {
+        while sent < *tree_size {
             let page = vault.list_audit_entries(request.clone()).await?;
             let mut lines = String::new();
-            for entry in page.entries.iter().take_while(|e| e.index < self.size) {
+            for entry in page.entries.iter().take_while(|e| e.index < *tree_size) {
                 let leaf = leaf_hash(&entry.leaf);
                 let line = serde_json::json!({
                     "index": entry.index, "leaf": leaf, "entry": BASE64.encode(&entry.leaf),
@@ -425,14 +441,15 @@ impl Read for Pages {
 }
 
 async fn prove(asked: Prove) -> Result<(), Failure> {
-    let Prove { file, log_key, admin } = asked;
+    let Prove { file, log_key: key, admin } = asked;
+    let key = key.as_deref().map(log_key).transpose()?;
     let text = input::small_text(&file)?;
     let receipts = receipts(&text)?;
     let vault = admin.connect().await?;
     for receipt in receipts {
         let request = v1::ProveReceiptRequest { receipt: Some(receipt.to_wire()?) };
         let answer = vault.prove_receipt(request).await?;
-        let key = match &log_key {
+        let key = match &key {
             Some(key) => key.clone(),
             None => LogVerifier::parse(&answer.verifier_key).map_err(Failure::failed)?,
         };
@@ -498,19 +515,22 @@ fn check(asked: &Check, out: Out) -> Result<(), Failure> {
         root: Hash,
         entry: AuditEntry,
     }
+    let key = log_key(&asked.log_key)?;
     let text = input::small_text(&asked.file)?;
     let proofs: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
     let kept = asked.receipt.as_deref().map(input::small_text).transpose()?;
     let kept = kept.as_deref().map(receipts).transpose()?;
     if kept.as_ref().is_some_and(|kept| kept.len() != proofs.len()) {
-        return Err(Failure::usage("there are not as many receipts as proofs; give one receipt per proof, in order"));
+        return Err(Failure::usage(
+            "there are not as many receipts as proofs; give one receipt per proof, in order",
+        ));
     }
     if proofs.is_empty() {
         return Err(Failure::usage("the file holds no proof; `vaultctl audit prove` makes one"));
     }
     let kept = kept.unwrap_or_default();
     for (at, proof) in proofs.into_iter().enumerate() {
-        let Proven { index, entry, checkpoint } = checked(proof, &asked.log_key, kept.get(at))?;
+        let Proven { index, entry, checkpoint } = checked(proof, &key, kept.get(at))?;
         let held = Held { holds: true, index, size: checkpoint.size, root: checkpoint.root, entry };
         out.tell(&held, |h| format!("holds: entry {} of {}: {}", h.index, h.size, h.entry.line()))?;
     }
@@ -538,29 +558,34 @@ async fn export(asked: Export, out: Out) -> Result<(), Failure> {
     } else {
         let vault = admin.connect().await?;
         let head = Head::get(&vault).await?;
+        let size = head.checkpoint.tree_size;
         let mut to = target(&file)?;
         let mut wrong = None;
         let mut progress = Progress::of("entries");
         let mut done = 0;
         let written = async |page: Vec<u8>| {
-            done += u64::try_from(page.iter().filter(|&&b| b == b'\n').count()).unwrap_or(0);
+            done += u64::try_from(page.split(|&b| b == b'\n').count().saturating_sub(1)).unwrap_or(0);
             wrong = to.write_all(&page).err();
-            progress.step(done.saturating_sub(1), head.size);
+            progress.step(done.saturating_sub(1), size);
             wrong.is_none()
         };
         head.send(&vault, written).await?;
         let ended = wrong.map_or(Ok(()), Err).and_then(|()| to.flush());
         ended.map_err(failed)?;
-        if done.saturating_sub(1) < head.size {
-            return Err(Failure::failed("the vault gave fewer entries than its head speaks of; verify the log"));
+        if done.saturating_sub(1) < size {
+            return Err(Failure::failed(
+                "the vault gave fewer entries than its head speaks of; verify the log",
+            ));
         }
-        (head.size, head.verifier_key)
+        (size, head.verifier_key)
     };
     if to_output {
         return Ok(());
     }
     let exported = Exported { file, entries, log_key };
-    out.tell(&exported, |e| format!("wrote {}: {} entries\nlog key {}", e.file.display(), e.entries, e.log_key))
+    out.tell(&exported, |e| {
+        format!("wrote {}: {} entries\nlog key {}", e.file.display(), e.entries, e.log_key)
+    })
 }
 
 /// A new file that only its owner can read, or standard output.
@@ -602,6 +627,8 @@ mod tests {
         };
         let failure = verdict(false, Some("entry 3 was altered")).tell(Out::new(false)).unwrap_err();
         assert_eq!(failure.exit(), crate::fail::Exit::Refused);
-        assert!(failure.to_string().contains("entry 3 was altered") && failure.to_string().contains("incident"));
+        assert!(
+            failure.to_string().contains("entry 3 was altered") && failure.to_string().contains("incident")
+        );
     }
 }

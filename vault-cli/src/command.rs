@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use clap::error::ErrorKind;
 use clap::{CommandFactory as _, Parser, Subcommand};
 use clap_complete::Shell;
+use vault_server::memory;
 
 use crate::audit::{self, AuditCommand};
 use crate::certs::{self, CertsCommand};
@@ -67,7 +68,10 @@ enum Command {
     #[command(subcommand, after_help = SOURCES)]
     Audit(AuditCommand),
     /// Look after a vault's folder without a server
-    #[command(subcommand, after_help = "Example:\n  vaultctl store verify --folder vault --passphrase-file passphrase")]
+    #[command(
+        subcommand,
+        after_help = "Example:\n  vaultctl store verify --folder vault --passphrase-file passphrase"
+    )]
     Store(StoreCommand),
     /// Make, revoke and list development certificates
     #[command(
@@ -102,6 +106,10 @@ pub(crate) fn main(arguments: Vec<OsString>) -> ExitCode {
 }
 
 fn run(arguments: Vec<OsString>) -> Result<(), Failure> {
+    // Before anything secret is read: most commands see a card number, a passphrase or a key.
+    memory::forbid_core_images().map_err(|e| {
+        Failure::failed(format_args!("core images cannot be forbidden: {e}; see this process's limits"))
+    })?;
     let texts: Vec<String> = arguments.iter().map(|a| a.to_string_lossy().into_owned()).collect();
     input::refuse_cards_in(&texts)?;
     let Cli { json, command } = match Cli::try_parse_from(arguments) {
@@ -136,7 +144,8 @@ fn told(error: &clap::Error) -> Result<(), Failure> {
     match error.kind() {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => output::write(text.as_bytes()),
         ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
-            let usage = text.lines().find(|line| line.starts_with("Usage:")).unwrap_or("Usage: vaultctl [COMMAND]");
+            let usage =
+                text.lines().find(|line| line.starts_with("Usage:")).unwrap_or("Usage: vaultctl [COMMAND]");
             Err(Failure::usage(format_args!("a command is missing; {usage}; try --help")))
         }
         _ => {
@@ -168,7 +177,10 @@ mod tests {
             for line in help.lines().map(str::trim).filter(|line| line.starts_with("vaultctl ")) {
                 let words = line.split(['<', '>', '\\']).next().unwrap_or_default();
                 let words = words.replace("'ticket 4711'", "note").replace("'card reader replaced'", "note");
-                assert!(Cli::try_parse_from(words.split_whitespace()).is_ok() || line.ends_with('\\'), "{line}");
+                assert!(
+                    Cli::try_parse_from(words.split_whitespace()).is_ok() || line.ends_with('\\'),
+                    "{line}"
+                );
             }
             for sub in command.get_subcommands().filter(|sub| sub.get_name() != "help") {
                 look(sub, &format!("{path} {}", sub.get_name()));
@@ -182,7 +194,10 @@ mod tests {
         fn look(command: &clap::Command) {
             for argument in command.get_arguments() {
                 let name = argument.get_id().as_str();
-                assert!(!matches!(name, "pan" | "card" | "number" | "cards" if argument.is_positional()), "{name}");
+                assert!(
+                    !matches!(name, "pan" | "card" | "number" | "cards" if argument.is_positional()),
+                    "{name}"
+                );
             }
             command.get_subcommands().for_each(look);
         }

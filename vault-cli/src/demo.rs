@@ -9,7 +9,9 @@ use crate::init::Engine;
 
 /// `vaultctl demo`.
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  vaultctl demo\n  vaultctl demo --cards cards.csv\n  vaultctl demo --keep")]
+#[command(
+    after_help = "Examples:\n  vaultctl demo\n  vaultctl demo --cards cards.csv\n  vaultctl demo --keep"
+)]
 pub(crate) struct DemoArgs {
     /// Tell it with these test cards: number,expiry,name per line
     #[arg(long, value_name = "FILE")]

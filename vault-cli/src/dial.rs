@@ -148,7 +148,8 @@ struct Profile {
 
 impl Profile {
     fn find(named: Option<&Path>, environment: Environment<'_>) -> Result<Self, Failure> {
-        let from_environment = environment("VAULTCTL_PROFILE").filter(|path| !path.is_empty()).map(PathBuf::from);
+        let from_environment =
+            environment("VAULTCTL_PROFILE").filter(|path| !path.is_empty()).map(PathBuf::from);
         let Some(path) = named.map(Path::to_owned).or(from_environment) else { return Ok(Self::default()) };
         let folder = path.parent().unwrap_or(Path::new("")).to_owned();
         Self::parse(&input::small_text(&path)?, &folder)
@@ -297,7 +298,10 @@ mod tests {
             _ => None,
         };
         let found = AdminOptions::default().resolve(Table::default(), &environment).unwrap();
-        assert_eq!((found.cert.as_path(), found.ca.as_path()), (Path::new("operator.pem"), Path::new("ca.pem")));
+        assert_eq!(
+            (found.cert.as_path(), found.ca.as_path()),
+            (Path::new("operator.pem"), Path::new("ca.pem"))
+        );
     }
 
     #[test]

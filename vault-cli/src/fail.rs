@@ -65,7 +65,9 @@ impl fmt::Display for Failure {
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         if error == Error::Custody {
-            return Self::refused("the passphrase does not open this vault; check the passphrase file and the folder");
+            return Self::refused(
+                "the passphrase does not open this vault; check the passphrase file and the folder",
+            );
         }
         match error.fault() {
             Fault::Caller | Fault::Policy => Self::refused(error),
@@ -121,7 +123,7 @@ pub(crate) fn without_long_numbers(text: &str) -> String {
     const SHORTEST_CARD: usize = 12;
     let mut kept = String::with_capacity(text.len());
     let mut run = String::new();
-    let mut flush = |run: &mut String, kept: &mut String| {
+    let flush = |run: &mut String, kept: &mut String| {
         if run.bytes().filter(u8::is_ascii_digit).count() >= SHORTEST_CARD {
             kept.push_str("(number hidden)");
             // A separator behind the last digit is the text's.
@@ -171,9 +173,8 @@ mod tests {
         let exit = |reason| Failure::from(ClientError::from(Told::new(reason, ""))).exit();
         for reason in Reason::ALL {
             let expected = match reason.as_str() {
-                "INTERNAL" | "OVERLOADED" | "STORE_AWAY" | "STILL_RUNNING" | "DEADLINE_EXCEEDED" | "UNIMPLEMENTED" => {
-                    Exit::Failed
-                }
+                "INTERNAL" | "OVERLOADED" | "STORE_AWAY" | "STILL_RUNNING" | "DEADLINE_EXCEEDED"
+                | "UNIMPLEMENTED" => Exit::Failed,
                 _ => Exit::Refused,
             };
             assert_eq!(exit(*reason), expected, "{}", reason.as_str());

@@ -45,11 +45,13 @@ impl Engine {
 
 /// `vaultctl init`.
 #[derive(Debug, Args)]
-#[command(after_help = "Keep what it prints: the log key is what the audit log is verified with, by anyone, without the vault.\n\n\
+#[command(
+    after_help = "Keep what it prints: the log key is what the audit log is verified with, by anyone, without the vault.\n\n\
     Examples:\n  \
     vaultctl init --folder vault --passphrase-file passphrase --policy policy.toml\n  \
     vaultctl init --folder /var/lib/vault --engine sled --passphrase-file passphrase --policy policy.toml \\\n    \
-    --settings /etc/vault/vault.toml --certs /etc/vault/certs")]
+    --settings /etc/vault/vault.toml --certs /etc/vault/certs"
+)]
 pub(crate) struct Init {
     /// The vault's folder; made if it is not there
     #[arg(long, value_name = "DIR")]
@@ -106,7 +108,13 @@ pub(crate) fn run(asked: &Init, out: Out) -> Result<(), Failure> {
         let settings = made.settings.as_ref().map_or_else(String::new, |s| {
             format!("\nwrote {}; next: vaultctl serve --check --settings {}", s.display(), s.display())
         });
-        format!("made vault {} in {} ({})\nlog key {}{settings}", made.vault, made.folder.display(), made.engine, made.log_key)
+        format!(
+            "made vault {} in {} ({})\nlog key {}{settings}",
+            made.vault,
+            made.folder.display(),
+            made.engine,
+            made.log_key
+        )
     })
 }
 
@@ -192,12 +200,17 @@ fn settings_text(asked: &Init, policy: &Policy) -> Result<String, Failure> {
         certificate: certs.join("server.pem"),
         key: certs.join("server.key"),
         crl: authorities.iter().map(|name| certs.join(format!("{name}.crl"))).collect(),
-        client_ca: authorities.into_iter().map(|name| (name.clone(), certs.join(format!("{name}.pem")))).collect(),
+        client_ca: authorities
+            .into_iter()
+            .map(|name| (name.clone(), certs.join(format!("{name}.pem"))))
+            .collect(),
     };
     let principals: BTreeSet<_> = policy.principals.iter().filter_map(|p| p.authority.as_ref()).collect();
     let operators: BTreeSet<_> = policy.operators.iter().map(|o| &o.authority).collect();
     if principals.is_empty() {
-        return Err(Failure::refused("the policy has no principal with a certificate, so no server can serve it"));
+        return Err(Failure::refused(
+            "the policy has no principal with a certificate, so no server can serve it",
+        ));
     }
     let passphrase_file = asked.passphrase_file.as_deref().unwrap_or(Path::new("passphrase"));
     let settings = Settings {

@@ -134,11 +134,16 @@ pub(crate) fn tokens(arguments: &[String], file: Option<&Path>) -> Result<Vec<Li
         let bytes = source_bytes(Some(file))?;
         let lines = (1..).zip(bytes.split(|&b| b == b'\n')).filter(|(_, line)| !line.trim_ascii().is_empty());
         let token = |line: &[u8]| {
-            let text = std::str::from_utf8(line.trim_ascii()).map_err(|_| "the token must be text".to_owned())?;
+            let text =
+                std::str::from_utf8(line.trim_ascii()).map_err(|_| "the token must be text".to_owned())?;
             read(text)
         };
         let lines: Vec<_> = lines.map(|(number, line)| Line { number, read: token(line) }).collect();
-        return if lines.is_empty() { Err(Failure::usage("there is no token in the input")) } else { Ok(lines) };
+        return if lines.is_empty() {
+            Err(Failure::usage("there is no token in the input"))
+        } else {
+            Ok(lines)
+        };
     }
     let token = |(number, text): (u64, &String)| match read(text) {
         Ok(token) => Ok(Line { number, read: Ok(token) }),
@@ -151,13 +156,16 @@ pub(crate) fn tokens(arguments: &[String], file: Option<&Path>) -> Result<Vec<Li
 pub(crate) fn passphrase(file: Option<&Path>, new: bool) -> Result<Zeroizing<Vec<u8>>, Failure> {
     use vault_server::settings::CustodianSettings;
     if let Some(file) = file {
-        let settings = CustodianSettings { passphrase_file: Some(file.to_owned()), passphrase_credential: None };
+        let settings =
+            CustodianSettings { passphrase_file: Some(file.to_owned()), passphrase_credential: None };
         return settings.read_passphrase().map_err(|p| {
             Failure::usage(format_args!("the passphrase file {} {}: {}", file.display(), p.problem, p.remedy))
         });
     }
     if !io::stdin().is_terminal() {
-        return Err(Failure::usage("give the passphrase with --passphrase-file; there is no terminal to ask at"));
+        return Err(Failure::usage(
+            "give the passphrase with --passphrase-file; there is no terminal to ask at",
+        ));
     }
     let first = Zeroizing::new(hidden("Passphrase (not shown): ")?.into_bytes());
     if new && *first != *Zeroizing::new(hidden("The same again: ")?.into_bytes()) {
@@ -169,11 +177,13 @@ pub(crate) fn passphrase(file: Option<&Path>, new: bool) -> Result<Zeroizing<Vec
 /// A small file, or standard input (`-`), as text.
 pub(crate) fn small_text(file: &Path) -> Result<String, Failure> {
     let bytes = bounded(file, MAX_SMALL_FILE)?;
-    String::from_utf8(bytes.to_vec()).map_err(|_| Failure::usage(format_args!("{}: is not UTF-8 text", file.display())))
+    String::from_utf8(bytes.to_vec())
+        .map_err(|_| Failure::usage(format_args!("{}: is not UTF-8 text", file.display())))
 }
 
 fn hidden(prompt: &str) -> Result<String, Failure> {
-    rpassword::prompt_password(prompt).map_err(|e| Failure::failed(format_args!("the prompt: {e}; use --file")))
+    rpassword::prompt_password(prompt)
+        .map_err(|e| Failure::failed(format_args!("the prompt: {e}; use --file")))
 }
 
 fn source_bytes(file: Option<&Path>) -> Result<Zeroizing<Vec<u8>>, Failure> {
@@ -184,12 +194,18 @@ fn bounded(file: &Path, most: u64) -> Result<Zeroizing<Vec<u8>>, Failure> {
     let failed = |e: io::Error| {
         Failure::usage(format_args!("{}: {e}; check the path and its permissions", file.display()))
     };
-    let source: Box<dyn Read> =
-        if file == Path::new("-") { Box::new(io::stdin().lock()) } else { Box::new(File::open(file).map_err(failed)?) };
+    let source: Box<dyn Read> = if file == Path::new("-") {
+        Box::new(io::stdin().lock())
+    } else {
+        Box::new(File::open(file).map_err(failed)?)
+    };
     let mut bytes = Zeroizing::new(Vec::new());
     source.take(most + 1).read_to_end(&mut bytes).map_err(failed)?;
     if u64::try_from(bytes.len()).unwrap_or(u64::MAX) > most {
-        return Err(Failure::usage(format_args!("{}: is larger than {most} bytes; split it", file.display())));
+        return Err(Failure::usage(format_args!(
+            "{}: is larger than {most} bytes; split it",
+            file.display()
+        )));
     }
     Ok(bytes)
 }
@@ -199,7 +215,8 @@ mod tests {
     use super::*;
 
     fn told(text: &str) -> Vec<(u64, Result<String, String>)> {
-        let card = |card: Card| format!("{} {}", card.pan.len(), card.expiry.map_or("-".into(), |e| e.to_string()));
+        let card =
+            |card: Card| format!("{} {}", card.pan.len(), card.expiry.map_or("-".into(), |e| e.to_string()));
         card_lines(text.as_bytes()).into_iter().map(|line| (line.number, line.read.map(card))).collect()
     }
 
@@ -225,7 +242,9 @@ mod tests {
         let lines = told(text);
         let rules: Vec<_> = lines.iter().map(|(number, read)| (*number, read.clone().unwrap_err())).collect();
         assert_eq!(rules.iter().map(|(number, _)| *number).collect::<Vec<_>>(), [1, 2, 3, 4, 5, 6]);
-        for ((_, rule), said) in rules.iter().zip(["check digit", "12 to 19", "only digits", "month", "MM/YY", "12 to 19"]) {
+        for ((_, rule), said) in
+            rules.iter().zip(["check digit", "12 to 19", "only digits", "month", "MM/YY", "12 to 19"])
+        {
             assert!(rule.contains(said) && !rule.contains("411"), "{rule}");
         }
     }
@@ -262,7 +281,8 @@ mod tests {
     fn a_token_argument_that_is_a_card_number_is_refused_without_an_echo() {
         let Err(failure) = tokens(&["4111111111111111".to_owned()], None) else { panic!() };
         assert!(failure.to_string().contains("card number") && !failure.to_string().contains("4111"));
-        let read = tokens(&["4111111111111112".to_owned(), "tok_0123456789abcdefghijkl".to_owned()], None).unwrap();
+        let read =
+            tokens(&["4111111111111112".to_owned(), "tok_0123456789abcdefghijkl".to_owned()], None).unwrap();
         assert!(read.iter().all(|line| line.read.is_ok()));
     }
 }

@@ -127,7 +127,8 @@ async fn list(asked: List, out: Out) -> Result<(), Failure> {
 
 async fn all(vault: &AdminClient, kind: v1::KeyKind, merchant: String) -> Result<Vec<Key>, Failure> {
     let mut keys = Vec::new();
-    let mut request = v1::ListKeysRequest { kind: kind.into(), merchant, page_size: PAGE, page_token: String::new() };
+    let mut request =
+        v1::ListKeysRequest { kind: kind.into(), merchant, page_size: PAGE, page_token: String::new() };
     loop {
         let page = vault.list_keys(request.clone()).await?;
         keys.extend(page.keys.into_iter().map(Key::of));
@@ -161,7 +162,9 @@ async fn rotate(asked: Rotate, out: Out) -> Result<(), Failure> {
         receipt: answer.receipt.as_ref().and_then(|r| ReceiptText::of(r, &[])),
     };
     out.tell(&rotated, |rotated| {
-        let named = |key: &Option<Key>| key.as_ref().map_or("-".to_owned(), |k| format!("{} (version {})", k.id, k.version));
+        let named = |key: &Option<Key>| {
+            key.as_ref().map_or("-".to_owned(), |k| format!("{} (version {})", k.id, k.version))
+        };
         format!(
             "{} {} is primary since epoch {}; {} opens what it sealed",
             kind.word(),

@@ -18,17 +18,21 @@ const MAX_NOTE: usize = 1_024;
 #[derive(Debug, Subcommand)]
 pub(crate) enum LockCommand {
     /// Lock a merchant, one of its channels, or a principal
-    #[command(after_help = "Everything that it is on is refused from the epoch on that the answer names.\n\nExamples:\n  \
+    #[command(
+        after_help = "Everything that it is on is refused from the epoch on that the answer names.\n\nExamples:\n  \
         vaultctl lock set --profile ops.toml --principal till-7 --reason stolen_credential --note 'ticket 4711'\n  \
-        vaultctl lock set --profile ops.toml --merchant shop --channel web --reason card_testing\n  \
-        vaultctl lock set --profile ops.toml --merchant shop --reason drill")]
+        vaultctl lock set --profile ops.toml --merchant shop --channel web --reason fraud\n  \
+        vaultctl lock set --profile ops.toml --merchant shop --reason drill"
+    )]
     Set(Set),
     /// List locks, newest first
     #[command(after_help = "Examples:\n  vaultctl lock list --profile ops.toml\n  \
         vaultctl --json lock list --profile ops.toml --lifted")]
     List(List),
     /// Lift one lock; others on the same target stay
-    #[command(after_help = "Example:\n  vaultctl lock lift --profile ops.toml 3 --note 'card reader replaced'")]
+    #[command(
+        after_help = "Example:\n  vaultctl lock lift --profile ops.toml 3 --note 'card reader replaced'"
+    )]
     Lift(Lift),
 }
 
@@ -172,7 +176,8 @@ impl Changed {
     }
 
     fn words(&self, done: &str) -> String {
-        let lock = self.lock.as_ref().map_or_else(String::new, |l| format!("lockdown {} on {}", l.lockdown, l.on()));
+        let lock =
+            self.lock.as_ref().map_or_else(String::new, |l| format!("lockdown {} on {}", l.lockdown, l.on()));
         format!("{lock} is {done} since epoch {}", self.epoch)
     }
 }

@@ -3,6 +3,7 @@
 //! With `--json` standard output holds one JSON document, or one per line where answers come one after the other, and
 //! nothing else. A reader that has seen enough and closes the pipe is no failure.
 
+use std::fmt::Write as _;
 use std::io::{self, IsTerminal as _, Write as _};
 
 use serde::Serialize;
@@ -64,9 +65,9 @@ impl Out {
 pub(crate) fn write(bytes: &[u8]) -> Result<(), Failure> {
     let mut out = io::stdout().lock();
     match out.write_all(bytes).and_then(|()| out.flush()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            Err(Failure::failed(format_args!("standard output: {error}; nothing is told where it cannot be read")))
-        }
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(Failure::failed(format_args!(
+            "standard output: {error}; nothing is told where it cannot be read"
+        ))),
         Ok(()) | Err(_) => Ok(()),
     }
 }
@@ -111,7 +112,8 @@ pub(crate) fn table<const N: usize>(headers: [&str; N], rows: Vec<[String; N]>) 
     for line in &lines {
         let mut filled = String::new();
         for (width, cell) in widths.iter().zip(line) {
-            filled.push_str(&format!("{cell:<width$}  "));
+            // Writing to a String cannot fail.
+            let _ = write!(filled, "{cell:<width$}  ");
         }
         text.push_str(filled.trim_end());
         text.push('\n');
@@ -125,10 +127,8 @@ mod tests {
 
     #[test]
     fn columns_are_as_wide_as_their_longest_cell_and_lines_have_no_tail() {
-        let rows = vec![["a".into(), "long cell".into(), "x".into()], ["bcd".into(), "-".into(), String::new()]];
-        assert_eq!(
-            table(["ID", "WHAT", "É"], rows),
-            "ID   WHAT       É\na    long cell  x\nbcd  -\n"
-        );
+        let rows =
+            vec![["a".into(), "long cell".into(), "x".into()], ["bcd".into(), "-".into(), String::new()]];
+        assert_eq!(table(["ID", "WHAT", "É"], rows), "ID   WHAT       É\na    long cell  x\nbcd  -\n");
     }
 }

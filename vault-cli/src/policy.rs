@@ -3,6 +3,7 @@
 //! `check` needs no vault. `apply` shows what changes and asks first, and changes only what was shown: if another operator
 //! was quicker, nothing happens.
 
+use std::fmt::Write as _;
 use std::io::{self, BufRead as _, IsTerminal as _};
 use std::path::PathBuf;
 
@@ -29,13 +30,17 @@ pub(crate) enum PolicyCommand {
     #[command(after_help = "Example:\n  vaultctl policy diff --profile ops.toml policy.toml")]
     Diff(Diff),
     /// Say what is wrong with a file; needs no vault
-    #[command(after_help = "Exit code 1: the file would not be taken.\n\nExample:\n  vaultctl policy check policy.toml")]
+    #[command(
+        after_help = "Exit code 1: the file would not be taken.\n\nExample:\n  vaultctl policy check policy.toml"
+    )]
     Check(Check),
     /// Put a file in force, whole or not at all
-    #[command(after_help = "Shows what changes and asks; --yes does not ask. Only what was shown is changed: if the vault's \
+    #[command(
+        after_help = "Shows what changes and asks; --yes does not ask. Only what was shown is changed: if the vault's \
         policy changed meanwhile, nothing happens.\n\nExamples:\n  \
         vaultctl policy apply --profile ops.toml policy.toml\n  \
-        vaultctl policy apply --profile ops.toml policy.toml --yes --epoch 12")]
+        vaultctl policy apply --profile ops.toml policy.toml --yes --epoch 12"
+    )]
     Apply(Apply),
     /// Say how a request would be decided, and by which rules; discloses nothing
     #[command(after_help = "Examples:\n  \
@@ -200,7 +205,8 @@ impl Change {
 
 #[derive(Debug, Serialize)]
 struct Changes {
-    changes: Vec<Change>,
+    #[serde(rename = "changes")]
+    rows: Vec<Change>,
     epoch: u64,
     receipt: Option<ReceiptText>,
 }
@@ -208,20 +214,23 @@ struct Changes {
 impl Changes {
     fn of(changes: Vec<v1::PolicyChange>, epoch: u64, receipt: Option<&v1::Receipt>) -> Self {
         let receipt = receipt.and_then(|r| ReceiptText::of(r, &[]));
-        Self { changes: changes.into_iter().map(Change::of).collect(), epoch, receipt }
+        Self { rows: changes.into_iter().map(Change::of).collect(), epoch, receipt }
     }
 
     /// As a patch shows it: a path, what goes, what comes; an exclamation mark where somebody may do or see more.
     fn words(&self) -> String {
         let mut text = String::new();
-        for change in &self.changes {
+        for change in &self.rows {
             let mark = if change.widens { "! " } else { "" };
-            text.push_str(&format!("{mark}{}\n", change.path));
+            // Writing to a String cannot fail.
+            let _ = writeln!(text, "{mark}{}", change.path);
             for (sign, toml) in [("-", &change.before), ("+", &change.after)] {
-                toml.lines().for_each(|line| text.push_str(&format!("  {sign} {line}\n")));
+                for line in toml.lines() {
+                    let _ = writeln!(text, "  {sign} {line}");
+                }
             }
         }
-        if self.changes.is_empty() {
+        if self.rows.is_empty() {
             text.push_str("no change\n");
         }
         text
@@ -332,9 +341,9 @@ impl Explained {
     fn words(&self) -> String {
         let mut text = self.decision.clone();
         if let Some(reason) = &self.reason {
-            text.push_str(&format!(": {reason}"));
+            text = text + ": " + reason;
         }
-        text.push_str(&format!(" (shows {}, token {}, epoch {})\n", self.shown, self.token_state, self.epoch));
+        let _ = writeln!(text, " (shows {}, token {}, epoch {})", self.shown, self.token_state, self.epoch);
         if self.rules.is_empty() {
             return text + "no rule was looked at";
         }

@@ -24,10 +24,12 @@ pub(crate) const ESK: &str = "esk";
 #[derive(Debug, Subcommand)]
 pub(crate) enum StoreCommand {
     /// Walk the log and every row, and compare; the vault must be stopped
-    #[command(after_help = "Names rows that are missing, altered, put back to older bytes, or unknown to the log. Opens no card \
+    #[command(
+        after_help = "Names rows that are missing, altered, put back to older bytes, or unknown to the log. Opens no card \
         number. Exit code 1: something is not as the log says.\n\nExamples:\n  \
         vaultctl store verify --folder /var/lib/vault --passphrase-file passphrase\n  \
-        vaultctl --json store verify --folder vault")]
+        vaultctl --json store verify --folder vault"
+    )]
     Verify(Verify),
 }
 
@@ -111,7 +113,7 @@ fn words(report: &StoreReport, log_key: &str) -> String {
         report.good, report.missing, report.rolled_back, report.unreadable, report.extra
     );
     for finding in &report.named {
-        text.push_str(&format!("  {}\n", named(finding)));
+        text = text + "  " + &named(finding) + "\n";
     }
     text + "log key " + log_key
 }
@@ -133,8 +135,12 @@ mod tests {
 
     #[test]
     fn a_finding_is_told_in_its_own_words() {
-        let finding = serde_json::json!({"finding": "rolled_back", "record": "00ff", "found": 1, "logged": 2});
+        let finding =
+            serde_json::json!({"finding": "rolled_back", "record": "00ff", "found": 1, "logged": 2});
         let told = named(&finding);
-        assert!(told.starts_with("rolled back ") && told.contains("record 00ff") && told.contains("logged 2"), "{told}");
+        assert!(
+            told.starts_with("rolled back ") && told.contains("record 00ff") && told.contains("logged 2"),
+            "{told}"
+        );
     }
 }

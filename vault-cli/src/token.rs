@@ -38,9 +38,11 @@ pub(crate) enum TokenCommand {
         vaultctl --json token tokenize --profile web.toml < cards.csv > tokens.jsonl"))]
     Tokenize(Tokenize),
     /// Show a token's card masked, or at a terminal and with a purpose in full
-    #[command(after_help = "The card number is shown only with --reveal and --purpose, and only on a terminal.\n\nExamples:\n  \
+    #[command(
+        after_help = "The card number is shown only with --reveal and --purpose, and only on a terminal.\n\nExamples:\n  \
         vaultctl token detokenize --profile web.toml 4111119773421111\n  \
-        vaultctl token detokenize --profile gateway.toml --reveal --purpose dispute 4111119773421111")]
+        vaultctl token detokenize --profile gateway.toml --reveal --purpose dispute 4111119773421111"
+    )]
     Detokenize(Detokenize),
     /// Show what is known of tokens, without their card numbers
     #[command(after_help = "Examples:\n  \
@@ -299,7 +301,12 @@ struct Session {
 }
 
 impl Session {
-    async fn open(vault: VaultOptions, asked: Asked, purpose: v1::Purpose, out: Out) -> Result<Self, Failure> {
+    async fn open(
+        vault: VaultOptions,
+        asked: Asked,
+        purpose: v1::Purpose,
+        out: Out,
+    ) -> Result<Self, Failure> {
         let receipts = asked.receipts.as_deref().map(Receipts::create).transpose()?;
         let at = vault.connect().await?;
         let request_id = asked.request_id.unwrap_or_else(Uuid::new_v4);
@@ -322,13 +329,14 @@ impl Session {
         told: impl Fn(V::Result, &[v1::Checkpoint]) -> Told,
     ) -> Result<(), Failure> {
         let mut tally = Tally { lines: lines.len(), ..Tally::default() };
-        let limit = self.at.vault.capabilities().limits.as_ref().and_then(|l| usize::try_from(l.batch_items).ok());
+        let limit =
+            self.at.vault.capabilities().limits.as_ref().and_then(|l| usize::try_from(l.batch_items).ok());
         let chunk = limit.filter(|n| (1..CHUNK).contains(n)).unwrap_or(CHUNK);
         if let [Line { read: Ok(_), .. }] = lines.as_slice() {
             for Line { read, .. } in lines {
                 let Ok(one) = read else { continue };
                 let answer = item(one).one(&self.at, self.header.clone()).await;
-                let answer = answer.map_err(|e| self.advised(e, self.request_id))?;
+                let answer = answer.map_err(|e| self.advised(e))?;
                 self.tell(None, told(answer, &[]))?;
             }
             return Ok(());
@@ -356,7 +364,7 @@ impl Session {
                 Batch { outcomes: Vec::new(), checkpoints: Vec::new() }
             } else {
                 let sent = V::many(items, &self.at, header).await;
-                sent.map_err(|e| self.advised(e, self.request_id))?
+                sent.map_err(|e| self.advised(e))?
             };
             self.tell_chunk(places, unread, batch, &told, &mut tally)?;
         }
@@ -414,10 +422,14 @@ impl Session {
     }
 
     /// What to do where it is not known what became of a request: it is known by its id.
-    fn advised(&self, error: ClientError, id: Uuid) -> Failure {
+    fn advised(&self, error: ClientError) -> Failure {
         let unknown = exit_of(&error) == Exit::Failed;
         let failure = Failure::from(error);
-        if unknown { failure.and(format_args!("the id is --request-id {id}")) } else { failure }
+        if unknown {
+            failure.and(format_args!("the id is --request-id {}", self.request_id))
+        } else {
+            failure
+        }
     }
 }
 
@@ -538,7 +550,8 @@ impl Told {
         let known = if novelty == "-" { String::new() } else { format!("  {novelty}") };
         let words = format!("{}  {}{known}", answer.token, card.words());
         let valid_until = wire::moment(answer.valid_until.as_ref());
-        let json = Answer::Tokenized { token: answer.token, format: answer.format, valid_until, novelty, card };
+        let json =
+            Answer::Tokenized { token: answer.token, format: answer.format, valid_until, novelty, card };
         Self::new(json, words, answer.receipt.as_ref(), heads)
     }
 
@@ -609,13 +622,15 @@ struct Receipts {
 impl Receipts {
     fn create(path: &Path) -> Result<Self, Failure> {
         let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
-        let file = file.map_err(|e| Failure::usage(format_args!("{}: {e}; name a new file", path.display())))?;
+        let file =
+            file.map_err(|e| Failure::usage(format_args!("{}: {e}; name a new file", path.display())))?;
         Ok(Self { file, path: path.to_owned() })
     }
 
     fn keep(&mut self, receipt: &ReceiptText) -> Result<(), Failure> {
-        writeln!(self.file, "{}", receipt.text())
-            .map_err(|e| Failure::failed(format_args!("{}: {e}; the receipt is not kept", self.path.display())))
+        writeln!(self.file, "{}", receipt.text()).map_err(|e| {
+            Failure::failed(format_args!("{}: {e}; the receipt is not kept", self.path.display()))
+        })
     }
 }
 

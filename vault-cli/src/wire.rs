@@ -88,7 +88,7 @@ words! {
     ];
     KeyState "KEY_STATE_" ["active", "deactivated", "compromised", "destroyed"];
     LockReason "LOCK_REASON_" [
-        "incident", "stolen_credential", "card_testing", "offboarding", "maintenance", "drill", "other",
+        "suspected_breach", "stolen_credential", "fraud", "maintenance", "offboarding", "legal_order", "drill",
     ];
     AuditOutcome "AUDIT_OUTCOME_" ["done", "redelivered", "refused"];
     Decision "DECISION_" ["allow", "deny"];
@@ -179,9 +179,12 @@ impl ReceiptText {
         struct Answer {
             receipt: ReceiptText,
         }
-        let read = serde_json::from_str(text).or_else(|_| serde_json::from_str(text).map(|a: Answer| a.receipt));
+        let read =
+            serde_json::from_str(text).or_else(|_| serde_json::from_str(text).map(|a: Answer| a.receipt));
         read.ok().filter(|receipt: &Self| receipt.version == RECEIPT_VERSION).ok_or_else(|| {
-            Failure::usage("the file holds no receipt; keep one with `vaultctl --json token ...`, one answer per file")
+            Failure::usage(
+                "the file holds no receipt; keep one with `vaultctl --json token ...`, one answer per file",
+            )
         })
     }
 
@@ -233,8 +236,12 @@ mod tests {
     #[test]
     fn a_receipt_is_kept_and_read_back_whole_with_its_head_in_it_or_beside_it() {
         let note = "pv1/00ff/3\n18\nroot\n\n\u{2014} signature\n";
-        let head =
-            v1::Checkpoint { log: "pv1/00ff/3".into(), tree_size: 18, note: note.into(), ..Default::default() };
+        let head = v1::Checkpoint {
+            log: "pv1/00ff/3".into(),
+            tree_size: 18,
+            note: note.into(),
+            ..Default::default()
+        };
         let bare = v1::Receipt {
             log: "pv1/00ff/3".into(),
             leaf_index: 17,
