@@ -222,6 +222,9 @@ async fn show(asked: Show, out: Out) -> Result<(), Failure> {
             }
         }
         if page.next_page_token.is_empty() {
+            if left == limit && !out.is_json() {
+                output::note("there are no such entries");
+            }
             return Ok(());
         }
         request.page_token = page.next_page_token;

@@ -4,9 +4,10 @@
 
 use std::fmt;
 
-use vault_client::ClientError;
+use vault_client::{ClientError, ConnectError};
 use vault_core::error::{Error, Fault};
 use vault_core::pan;
+use vault_core::store::StoreError;
 
 /// The exit code of a command that did not succeed. 0 is kept for one that did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,6 +70,9 @@ impl From<Error> for Failure {
                 "the passphrase does not open this vault; check the passphrase file and the folder",
             );
         }
+        if error == Error::Store(StoreError::Exists) {
+            return Self::refused(error);
+        }
         match error.fault() {
             Fault::Caller | Fault::Policy => Self::refused(error),
             Fault::Vault => Self::failed(error),
@@ -76,8 +80,8 @@ impl From<Error> for Failure {
     }
 }
 
-impl From<vault_core::store::StoreError> for Failure {
-    fn from(error: vault_core::store::StoreError) -> Self {
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Self {
         Error::Store(error).into()
     }
 }
@@ -94,6 +98,7 @@ pub(crate) fn exit_of(error: &ClientError) -> Exit {
     use vault_client::Reason;
     match error {
         ClientError::Config(_) => Exit::Usage,
+        ClientError::Connect(ConnectError::CertificateRefused(_)) => Exit::Refused,
         ClientError::Refused(failure) => match failure.reason() {
             // The vault's own trouble, or only a matter of time.
             Some(
@@ -183,6 +188,7 @@ mod tests {
         assert_eq!(Failure::from(ClientError::Config(String::new())).exit(), Exit::Usage);
         assert_eq!(Failure::from(Error::Custody).exit(), Exit::Refused);
         assert_eq!(Failure::from(Error::Overloaded).exit(), Exit::Failed);
-        assert_eq!(Failure::from(vault_core::store::StoreError::Missing).exit(), Exit::Failed);
+        assert_eq!(Failure::from(StoreError::Missing).exit(), Exit::Failed);
+        assert_eq!(Failure::from(StoreError::Exists).exit(), Exit::Refused);
     }
 }

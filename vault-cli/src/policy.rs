@@ -183,8 +183,10 @@ async fn show(admin: AdminOptions, out: Out) -> Result<(), Failure> {
     };
     // A comment, so that what is printed is a policy file.
     out.tell(&shown, |s| {
-        let at = s.applied_at.as_deref().unwrap_or("-");
-        format!("# epoch {}, applied by {} at {at}\n{}", s.epoch, s.applied_by, s.toml)
+        let by =
+            if s.applied_by.is_empty() { String::new() } else { format!(", applied by {}", s.applied_by) };
+        let at = s.applied_at.as_ref().map_or_else(String::new, |at| format!(" at {at}"));
+        format!("# epoch {}{by}{at}\n{}", s.epoch, s.toml)
     })
 }
 
@@ -217,15 +219,17 @@ impl Changes {
         Self { rows: changes.into_iter().map(Change::of).collect(), epoch, receipt }
     }
 
-    /// As a patch shows it: a path, what goes, what comes; an exclamation mark where somebody may do or see more.
+    /// As a patch shows it, without the lines that stay: a path, what goes, what comes; an exclamation mark where somebody may do or see more.
     fn words(&self) -> String {
         let mut text = String::new();
         for change in &self.rows {
             let mark = if change.widens { "! " } else { "" };
             // Writing to a String cannot fail.
             let _ = writeln!(text, "{mark}{}", change.path);
-            for (sign, toml) in [("-", &change.before), ("+", &change.after)] {
-                for line in toml.lines() {
+            for (sign, toml, other) in
+                [("-", &change.before, &change.after), ("+", &change.after, &change.before)]
+            {
+                for line in toml.lines().filter(|line| !other.lines().any(|same| same == *line)) {
                     let _ = writeln!(text, "  {sign} {line}");
                 }
             }
@@ -262,7 +266,11 @@ async fn apply(asked: Apply, out: Out) -> Result<(), Failure> {
     let header = ask::change(Some(epoch.unwrap_or(seen.epoch)));
     let answer = vault.apply_policy(v1::ApplyPolicyRequest { header: Some(header), toml }).await?;
     let changes = Changes::of(answer.changes, answer.epoch, answer.receipt.as_ref());
-    out.tell(&changes, |c| format!("{}in force since epoch {}", c.words(), c.epoch))
+    out.tell(&changes, |c| {
+        // Who was asked has seen it.
+        let shown = if yes { c.words() } else { String::new() };
+        format!("{shown}in force since epoch {}", c.epoch)
+    })
 }
 
 fn agreed(question: &str) -> Result<bool, Failure> {
@@ -363,8 +371,8 @@ mod tests {
     fn a_change_is_shown_as_what_goes_and_what_comes_and_whether_it_widens() {
         let change = v1::PolicyChange {
             path: "rule.gateway".into(),
-            before: "show = \"masked\"".into(),
-            after: "show = \"full\"\npurposes = [\"dispute\"]".into(),
+            before: "id = \"gateway\"\nshow = \"masked\"".into(),
+            after: "id = \"gateway\"\nshow = \"full\"\npurposes = [\"dispute\"]".into(),
             widens: true,
         };
         let changes = Changes::of(vec![change], 7, None);

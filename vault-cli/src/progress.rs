@@ -6,6 +6,9 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::output;
 
+/// A shorter walk is done before a line is read: it has none.
+const SHORTEST: u64 = 10_000;
+
 /// A walk's progress.
 pub(crate) struct Progress {
     what: &'static str,
@@ -39,6 +42,9 @@ impl Progress {
     /// The line to tell, where another tenth is done.
     fn line(&mut self, done: u64, total: u64) -> Option<String> {
         let tenths = done.saturating_mul(10).checked_div(total)?;
+        if total < SHORTEST {
+            return None;
+        }
         let further = tenths > self.tenths;
         self.tenths = tenths.max(self.tenths);
         further.then(|| format!("{done} of {total} {}", self.what))
@@ -60,10 +66,10 @@ mod tests {
     #[test]
     fn a_line_is_told_each_tenth_and_never_twice() {
         let mut progress = Progress { what: "entries", bar: None, tenths: 0 };
-        let told: Vec<_> = (0..=100).filter_map(|done| progress.line(done, 100)).collect();
+        let told: Vec<_> = (0..=100).filter_map(|done| progress.line(done * 100, SHORTEST)).collect();
         assert_eq!(told.len(), 10);
-        assert_eq!(told.first().map(String::as_str), Some("10 of 100 entries"));
-        assert_eq!(told.last().map(String::as_str), Some("100 of 100 entries"));
-        assert_eq!(progress.line(0, 0), None);
+        assert_eq!(told.first().map(String::as_str), Some("1000 of 10000 entries"));
+        assert_eq!(told.last().map(String::as_str), Some("10000 of 10000 entries"));
+        assert_eq!((progress.line(0, 0), Progress::of("rows").line(9, 9)), (None, None));
     }
 }
