@@ -19,7 +19,8 @@ use vault_core::words::LockReason;
 
 use crate::cards::{AMEX, MASTERCARD, VISA, card};
 use crate::desk::{
-    Closed, Desk, OPTIONS, START, channel, header, in_format, merchant_name, policy, principal, request, token,
+    Closed, Desk, OPTIONS, START, channel, header, in_format, merchant_name, policy, principal, request,
+    token,
 };
 
 /// The request whose answer is kept in a golden folder.

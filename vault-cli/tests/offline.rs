@@ -1,5 +1,12 @@
 //! What `vaultctl` does without a server: certificates, policy files, a fresh vault, its folder and its log.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test that cannot go on stops, and says where"
+)]
+
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::process::{Command, Output};

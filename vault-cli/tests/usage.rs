@@ -1,5 +1,12 @@
 //! `vaultctl` as a program, without a network: exit codes, one plain line per error, and no card number in sight.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test that cannot go on stops, and says where"
+)]
+
 use std::io::Write as _;
 use std::process::{Command, Output, Stdio};
 

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::audit::tree::Hash;
 use crate::codec::{Reader, Torn, Writer};
-use crate::custody::{CustodyBlock, Custodian};
+use crate::custody::{Custodian, CustodyBlock};
 use crate::envelope::{
     self, Adm, Ctl, Dek, Fpk, Fpr, Idm, Idx, Kek, KeyId, KeyKind, KeyMaterial, KeyName, Log, Rcv, Ref, Root,
     Trk, Wrapped, Wraps, ctx,
@@ -435,7 +435,8 @@ impl Control {
             }
             let numbers = self.numbers.get_mut(&merchant.id).ok_or_else(Error::internal)?;
             for channel in &merchant.channels {
-                let next = ChannelId(u32::try_from(numbers.channels.len()).map_err(|_| Error::internal())? + 1);
+                let next =
+                    ChannelId(u32::try_from(numbers.channels.len()).map_err(|_| Error::internal())? + 1);
                 numbers.channels.entry(channel.id.clone()).or_insert(next);
             }
             for format in &merchant.formats {
@@ -510,7 +511,8 @@ impl Control {
             return false;
         };
         lock.lifted = Some(Lifted { by: by.clone(), at: now });
-        let mut surplus = self.locks.iter().filter(|l| l.lifted.is_some()).count().saturating_sub(KEPT_LIFTED);
+        let mut surplus =
+            self.locks.iter().filter(|l| l.lifted.is_some()).count().saturating_sub(KEPT_LIFTED);
         self.locks.retain(|lock| {
             let drop = lock.lifted.is_some() && surplus > 0;
             surplus -= usize::from(drop);

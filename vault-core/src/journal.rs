@@ -150,21 +150,31 @@ impl Journal {
             None => (Edge::empty(log), None),
         };
         let newest = head.as_ref().map_or(Timestamp(0), |h| h.checkpoint().time);
-        let mut writer =
-            Writer { store, log, signer, edge, head, epoch, clock, newest, failed: None, refusals: HashMap::new() };
+        let mut writer = Writer {
+            store,
+            log,
+            signer,
+            edge,
+            head,
+            epoch,
+            clock,
+            newest,
+            failed: None,
+            refusals: HashMap::new(),
+        };
         let thread = std::thread::Builder::new()
             .name("journal".into())
             .spawn(move || writer.run(&inbox))
             .map_err(|_| Error::internal())?;
-        Ok(Self {
-            submissions,
-            room: Arc::new(Semaphore::new(QUEUE)),
-            thread: Mutex::new(Some(thread)),
-        })
+        Ok(Self { submissions, room: Arc::new(Semaphore::new(QUEUE)), thread: Mutex::new(Some(thread)) })
     }
 
     /// Writes these down in one batch if it can, and answers each once it is on disk.
-    pub(crate) async fn file(&self, filings: Vec<Filing>, deadline: Option<Timestamp>) -> Result<Answers, Error> {
+    pub(crate) async fn file(
+        &self,
+        filings: Vec<Filing>,
+        deadline: Option<Timestamp>,
+    ) -> Result<Answers, Error> {
         let count = filings.len();
         if count == 0 {
             return Ok(Vec::new());
@@ -234,7 +244,9 @@ struct Pending {
 impl Pending {
     fn of(filing: Filing, place: (usize, usize)) -> Self {
         match filing {
-            Filing::Enact(permit, part) => Self { statement: permit.into_statement(), part, sealed: None, place },
+            Filing::Enact(permit, part) => {
+                Self { statement: permit.into_statement(), part, sealed: None, place }
+            }
             Filing::Disclose(permit, sealed, part) => {
                 // A permit is for one record and one measure: anything else would be a proof of something else.
                 let agrees = permit.record() == sealed.record && permit.show() == Show::Full;
@@ -323,7 +335,8 @@ impl Writer {
                 break;
             }
             let epoch = self.epoch.version;
-            let (fresh, stale): (Vec<_>, Vec<_>) = pending.into_iter().partition(|p| p.statement.epoch == epoch);
+            let (fresh, stale): (Vec<_>, Vec<_>) =
+                pending.into_iter().partition(|p| p.statement.epoch == epoch);
             stale.into_iter().for_each(|p| answer(p.place, Err(NotFiled::Stale)));
             pending = fresh;
             if pending.is_empty() {
@@ -394,7 +407,14 @@ impl Writer {
         self.finish(lines, parts, indices, now, self.epoch)
     }
 
-    fn finish(&self, lines: Lines, parts: Vec<Part>, indices: Vec<(u64, Hash)>, now: Timestamp, epoch: Epoch) -> Draft {
+    fn finish(
+        &self,
+        lines: Lines,
+        parts: Vec<Part>,
+        indices: Vec<(u64, Hash)>,
+        now: Timestamp,
+        epoch: Epoch,
+    ) -> Draft {
         let (edge, tiles) = self.edge.with(&lines.leaves);
         let head = Checkpoint {
             size: edge.size(),
@@ -443,7 +463,10 @@ impl Writer {
             })
             .collect();
         self.refusals = seen;
-        kinds.into_iter().map(|kind| kind.map(|k| (k.clone(), counts.get(&k).copied().unwrap_or(1)))).collect()
+        kinds
+            .into_iter()
+            .map(|kind| kind.map(|k| (k.clone(), counts.get(&k).copied().unwrap_or(1))))
+            .collect()
     }
 
     fn change_control(&mut self, step: ControlStep) -> Result<Receipt, NotFiled> {
@@ -456,8 +479,14 @@ impl Writer {
         let mut last = None;
         for (who, change) in changes {
             let event = Event::ControlChanged { version: epoch.version, hash: Hash(epoch.hash), change };
-            let line =
-                AuditEntry { at: now, epoch: epoch.version, principal: who, merchant: None, channel: None, event };
+            let line = AuditEntry {
+                at: now,
+                epoch: epoch.version,
+                principal: who,
+                merchant: None,
+                channel: None,
+                event,
+            };
             last = Some(lines.add(&line, &mut part));
         }
         let Some((index, leaf)) = last else { return Err(NotFiled::Stale) };
@@ -572,7 +601,10 @@ pub(crate) async fn end_of(
     epoch: &Epoch,
 ) -> Result<(Edge, SignedCheckpoint), Error> {
     let damaged = || Error::Store(StoreError::Corrupt);
-    let opened = crate::audit::open(store, log, signer.verifier()).await.map_err(|_| damaged())?.ok_or_else(damaged)?;
+    let opened = crate::audit::open(store, log, signer.verifier())
+        .await
+        .map_err(|_| damaged())?
+        .ok_or_else(damaged)?;
     let said = opened.head.checkpoint();
     if said.epoch != epoch.version || said.control != Hash(epoch.hash) {
         return Err(damaged());
@@ -582,14 +614,27 @@ pub(crate) async fn end_of(
 
 /// The batch that a vault begins with: its rows, the first two entries and the first checkpoint. It expects that there
 /// is none yet.
-pub(crate) fn found(log: u32, signer: &LogSigner, epoch: &Epoch, absent: Key, writes: Vec<Write>, now: Timestamp) -> Batch {
+pub(crate) fn found(
+    log: u32,
+    signer: &LogSigner,
+    epoch: &Epoch,
+    absent: Key,
+    writes: Vec<Write>,
+    now: Timestamp,
+) -> Batch {
     let mut lines = Lines::new(log, 0);
     let mut part = Part { expects: Vec::new(), writes };
     let change = ControlChange::Created;
     let changed = Event::ControlChanged { version: epoch.version, hash: Hash(epoch.hash), change };
     for event in [Event::LogStarted { log }, changed] {
-        let entry =
-            AuditEntry { at: now, epoch: epoch.version, principal: Who::Vault, merchant: None, channel: None, event };
+        let entry = AuditEntry {
+            at: now,
+            epoch: epoch.version,
+            principal: Who::Vault,
+            merchant: None,
+            channel: None,
+            event,
+        };
         lines.add(&entry, &mut part);
     }
     let (edge, mut head) = Edge::empty(log).with(&lines.leaves);

@@ -135,7 +135,12 @@ impl Keyring {
     }
 
     /// The key of a card's fingerprint row, chained over FPR as row keys are over IDX.
-    pub fn fingerprint(&self, merchant: MerchantId, like: &Likeness<'_>, pan: &Pan) -> Result<[u8; 16], Error> {
+    pub fn fingerprint(
+        &self,
+        merchant: MerchantId,
+        like: &Likeness<'_>,
+        pan: &Pan,
+    ) -> Result<[u8; 16], Error> {
         let keys = self.of(merchant)?;
         let message = Zeroizing::new(
             ctx("fpr", keys.name())
@@ -174,7 +179,8 @@ impl Keyring {
         let record_key = Secret32::random()?;
         let sealed = aead::seal_once(&record_key, &pan_aad(keys.name(), record), pan.padded().as_slice());
         let wrapper = token_key(trk, keys.name(), token, subject);
-        let wrapped = wrapper.seal(&record_key_aad(keys.name(), record, keys.trk), record_key.expose_bytes())?;
+        let wrapped =
+            wrapper.seal(&record_key_aad(keys.name(), record, keys.trk), record_key.expose_bytes())?;
         Ok(InnerSeal {
             trk: keys.trk,
             wrapped_key: wrapped.try_into().map_err(|_| Error::internal())?,
@@ -183,7 +189,12 @@ impl Keyring {
     }
 
     /// The one way out: opens the inner seal of a card whose disclosure is on disk.
-    pub fn open(&self, disclosed: Disclosed, token: &Token, subject: &SubjectSecret) -> Result<Pan, Unopened> {
+    pub fn open(
+        &self,
+        disclosed: Disclosed,
+        token: &Token,
+        subject: &SubjectSecret,
+    ) -> Result<Pan, Unopened> {
         let record = disclosed.into_sealed();
         let keys = self.merchants.get(&record.merchant).ok_or(Unopened)?;
         let trk = keys.trks.get(&record.inner.trk).ok_or(Unopened)?;
@@ -208,7 +219,8 @@ impl Keyring {
     ) -> Result<Vec<u8>, Error> {
         let keys = self.of(merchant)?;
         let trk = keys.trks.get(&keys.trk).ok_or_else(Error::internal)?;
-        let inner = reuse_key(trk, keys.name(), scope, pan).seal(&reuse_aad(keys.name(), fingerprint), &pad(token))?;
+        let inner = reuse_key(trk, keys.name(), scope, pan)
+            .seal(&reuse_aad(keys.name(), fingerprint), &pad(token))?;
         let plain = Writer::default().u32(keys.trk.0).fixed(&inner).done();
         self.seal_outer(merchant, rows::FINGERPRINT, fingerprint, &plain)
     }
@@ -240,7 +252,8 @@ impl Keyring {
         secret: &SubjectSecret,
     ) -> Result<SubjectIndex, Error> {
         let keys = self.of(merchant)?;
-        let sealed_secret = self.esk.seal(&subject_secret_aad(keys.name(), subject), secret.0.expose_bytes())?;
+        let sealed_secret =
+            self.esk.seal(&subject_secret_aad(keys.name(), subject), secret.0.expose_bytes())?;
         Ok(SubjectIndex { sealed_secret, cards: Vec::new(), fingerprints: Vec::new() })
     }
 
@@ -323,7 +336,8 @@ impl Keyring {
     ) -> Result<Vec<u8>, Error> {
         let keys = self.of(merchant)?;
         let trk = keys.trks.get(&keys.trk).ok_or_else(Error::internal)?;
-        let sealed = answer_key(trk, keys.name(), request, bytes).seal(&ctx("idem-seal", keys.name()).done(), answer)?;
+        let sealed = answer_key(trk, keys.name(), request, bytes)
+            .seal(&ctx("idem-seal", keys.name()).done(), answer)?;
         Ok(Writer::default().u32(keys.trk.0).fixed(&sealed).done())
     }
 
@@ -342,7 +356,12 @@ impl Keyring {
     }
 
     /// The guess cell of a card: principal, BIN of six, last four and length.
-    pub fn guess_cell(&self, merchant: MerchantId, principal: &PrincipalName, pan: &Pan) -> Result<[u8; 16], Error> {
+    pub fn guess_cell(
+        &self,
+        merchant: MerchantId,
+        principal: &PrincipalName,
+        pan: &Pan,
+    ) -> Result<[u8; 16], Error> {
         let keys = self.of(merchant)?;
         let message = Zeroizing::new(
             ctx("guess-cell", keys.name())
@@ -375,7 +394,12 @@ impl Keyring {
     }
 
     /// The counter of distinct cards of one principal, BIN of six and length.
-    pub fn volume(&self, merchant: MerchantId, principal: &PrincipalName, pan: &Pan) -> Result<[u8; 16], Error> {
+    pub fn volume(
+        &self,
+        merchant: MerchantId,
+        principal: &PrincipalName,
+        pan: &Pan,
+    ) -> Result<[u8; 16], Error> {
         let keys = self.of(merchant)?;
         let message = Zeroizing::new(
             ctx("volume", keys.name())
@@ -388,7 +412,13 @@ impl Keyring {
     }
 
     /// The counter of used token space: format, length and kept digits.
-    pub fn space(&self, merchant: MerchantId, format: &FormatName, pan_length: u8, kept: &[u8]) -> Result<[u8; 16], Error> {
+    pub fn space(
+        &self,
+        merchant: MerchantId,
+        format: &FormatName,
+        pan_length: u8,
+        kept: &[u8],
+    ) -> Result<[u8; 16], Error> {
         let keys = self.of(merchant)?;
         let message = ctx("space", keys.name()).e(format.as_str().as_bytes()).u8(pan_length).e(kept).done();
         Ok(keys.idm.name_of(&message))
@@ -412,7 +442,13 @@ impl Keyring {
         (r.u8().ok()? == ROW_FORMAT).then(|| r.u32().ok().map(KeyId)).flatten()
     }
 
-    fn seal_outer(&self, merchant: MerchantId, kind: u8, key: &[u8; 16], plain: &[u8]) -> Result<Vec<u8>, Error> {
+    fn seal_outer(
+        &self,
+        merchant: MerchantId,
+        kind: u8,
+        key: &[u8; 16],
+        plain: &[u8],
+    ) -> Result<Vec<u8>, Error> {
         let keys = self.of(merchant)?;
         let dek = keys.deks.get(&keys.dek).ok_or_else(Error::internal)?;
         let sealed = dek.seal(&outer_aad(keys.name(), kind, key, keys.dek), plain)?;
@@ -490,7 +526,13 @@ pub fn day_row(kind: u8, day: u32, merchant: MerchantId, name: &[u8; 16]) -> Key
     Writer::with_capacity(25).u8(kind).u32(day).u32(merchant.0).fixed(name).done()
 }
 
-fn chain<K>(keys: &[K], first: Vec<u8>, label: &str, merchant: &str, mac: fn(&K, &[u8]) -> [u8; 16]) -> [u8; 16] {
+fn chain<K>(
+    keys: &[K],
+    first: Vec<u8>,
+    label: &str,
+    merchant: &str,
+    mac: fn(&K, &[u8]) -> [u8; 16],
+) -> [u8; 16] {
     let first = Zeroizing::new(first);
     let mut links = keys.iter();
     let mut name = links.next().map_or([0; 16], |key| mac(key, &first));
@@ -502,8 +544,7 @@ fn chain<K>(keys: &[K], first: Vec<u8>, label: &str, merchant: &str, mac: fn(&K,
 
 /// W = HMAC(TRK, ctx("tok") e(token) e(SUB)), prepared.
 fn token_key(trk: &Trk, merchant: &str, token: &Token, subject: &SubjectSecret) -> Xaes {
-    let message =
-        Zeroizing::new(ctx("tok", merchant).e(token.as_bytes()).e(subject.0.expose_bytes()).done());
+    let message = Zeroizing::new(ctx("tok", merchant).e(token.as_bytes()).e(subject.0.expose_bytes()).done());
     Xaes::new(&trk.derive(&message))
 }
 

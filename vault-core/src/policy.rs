@@ -12,7 +12,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 pub use table::{
-    Authority, Channel, ChannelKind, Effect, Format, MAX_POLICY, MAX_ROWS, Merchant, Operator, Policy, Principal, Rule,
+    Authority, Channel, ChannelKind, Effect, Format, MAX_POLICY, MAX_ROWS, Merchant, Operator, Policy,
+    Principal, Rule,
 };
 
 use crate::audit::entry::{Event, Minting, RevokedOn, Who};
@@ -157,7 +158,13 @@ impl Admitted {
     }
 
     /// Asks for a new or reused token to be given out. Depends on no token, so a wrong purpose is plainly denied.
-    pub fn permit_token(&self, record: Ref, minting: Minting, version: u32, again: bool) -> Result<Permit, Denial> {
+    pub fn permit_token(
+        &self,
+        record: Ref,
+        minting: Minting,
+        version: u32,
+        again: bool,
+    ) -> Result<Permit, Denial> {
         self.most_shown().map_err(|why| self.deny(why, None))?;
         let (purpose, initiator) = (self.purpose, self.initiator);
         let event = Event::Tokenized { record, version, minting, purpose, initiator, redelivered: again };
@@ -165,7 +172,13 @@ impl Admitted {
     }
 
     /// Asks to disclose, show or revoke one card. Every refusal here depends on the token.
-    pub fn permit_card(&self, card: &Card, wanted: Show, now: Timestamp, again: bool) -> Result<Permit, Denial> {
+    pub fn permit_card(
+        &self,
+        card: &Card,
+        wanted: Show,
+        now: Timestamp,
+        again: bool,
+    ) -> Result<Permit, Denial> {
         let record = card.row.record;
         let deny = |why| Err(self.deny(why, Some(record)));
         if card.merchant != self.merchant_id {
@@ -288,7 +301,9 @@ impl Denial {
             | Refusal::ActionNotAllowed
             | Refusal::ChannelNotAllowed => Error::Denied,
             // A tokenize has no token to depend on.
-            Refusal::WrongPurpose | Refusal::DeniedByRule | Refusal::ShowsTooMuch if self.record.is_none() => {
+            Refusal::WrongPurpose | Refusal::DeniedByRule | Refusal::ShowsTooMuch
+                if self.record.is_none() =>
+            {
                 Error::Denied
             }
             Refusal::WrongPurpose
@@ -466,7 +481,8 @@ impl Rules {
         }
         let authority = |name: &crate::name::AuthorityName| -> Result<[u8; 32], Error> {
             let found = policy.authorities.iter().find(|a| a.id == *name).ok_or_else(Error::internal)?;
-            let bytes = data_encoding::HEXLOWER.decode(found.sha256.as_bytes()).map_err(|_| Error::internal())?;
+            let bytes =
+                data_encoding::HEXLOWER.decode(found.sha256.as_bytes()).map_err(|_| Error::internal())?;
             bytes.try_into().map_err(|_| Error::internal())
         };
         let mut rules = Self {
@@ -493,7 +509,9 @@ impl Rules {
             });
         }
         for operator in &policy.operators {
-            rules.operators.insert((authority(&operator.authority)?, operator.name.clone()), operator.id.clone());
+            rules
+                .operators
+                .insert((authority(&operator.authority)?, operator.name.clone()), operator.id.clone());
         }
         rules.spread(policy)?;
         Ok(rules)
@@ -505,16 +523,27 @@ impl Rules {
         for (index, rule) in policy.rules.iter().enumerate() {
             let Some(merchant) = self.merchants.get(&rule.merchant) else { continue };
             let named = |id: &ChannelName| rule.channels.is_empty() || rule.channels.contains(id);
-            let channels: Vec<ChannelId> =
-                merchant.channels.iter().filter(|(id, _)| named(id)).map(|(_, (number, _))| *number).collect();
+            let channels: Vec<ChannelId> = merchant
+                .channels
+                .iter()
+                .filter(|(id, _)| named(id))
+                .map(|(_, (number, _))| *number)
+                .collect();
             let mine = |p: &&PrincipalInForce| {
-                p.merchant == rule.merchant && (rule.principals.is_empty() || rule.principals.contains(&p.name))
+                p.merchant == rule.merchant
+                    && (rule.principals.is_empty() || rule.principals.contains(&p.name))
             };
-            let principals: Vec<usize> =
-                self.principals.iter().filter(mine).filter_map(|p| self.by_name.get(&p.name).copied()).collect();
+            let principals: Vec<usize> = self
+                .principals
+                .iter()
+                .filter(mine)
+                .filter_map(|p| self.by_name.get(&p.name).copied())
+                .collect();
             size = size.saturating_add(channels.len() * principals.len() * rule.actions.len());
             if size > MAX_SPREAD {
-                return Err(Error::Config(format!("policy: its rules spread over more than {MAX_SPREAD} cases")));
+                return Err(Error::Config(format!(
+                    "policy: its rules spread over more than {MAX_SPREAD} cases"
+                )));
             }
             for &principal in &principals {
                 for &channel in &channels {
@@ -589,7 +618,10 @@ impl Rules {
     pub fn admit(&self, asked: &Asked<'_>) -> Result<Admitted, Denial> {
         // An operator's question is answered by explain(); it never becomes an admission.
         if let Caller::Named(name) = asked.caller {
-            return self.decide(&Asked { caller: Caller::Certificate { authority: &[0; 32], name: name.as_str() }, ..*asked });
+            return self.decide(&Asked {
+                caller: Caller::Certificate { authority: &[0; 32], name: name.as_str() },
+                ..*asked
+            });
         }
         self.decide(asked)
     }
@@ -624,7 +656,8 @@ impl Rules {
             (None, Some(bound)) => Some(bound),
             (None, None) => None,
         };
-        let Some((channel, channel_id)) = channel.and_then(|name| Some((name, merchant.channel(name)?))) else {
+        let Some((channel, channel_id)) = channel.and_then(|name| Some((name, merchant.channel(name)?)))
+        else {
             return Err(deny(&subject, Refusal::ChannelNotAllowed, 0));
         };
         subject.channel = Some(channel.clone());
@@ -680,7 +713,12 @@ impl Rules {
         }
     }
 
-    fn lock_on(&self, principal: &PrincipalName, merchant: &MerchantName, channel: &ChannelName) -> Option<u32> {
+    fn lock_on(
+        &self,
+        principal: &PrincipalName,
+        merchant: &MerchantName,
+        channel: &ChannelName,
+    ) -> Option<u32> {
         let on = |target: &LockTarget| match target {
             LockTarget::Merchant { merchant: m } => m == merchant,
             LockTarget::Channel { merchant: m, channel: c } => m == merchant && c == channel,
@@ -711,8 +749,9 @@ fn in_force(control: &Control, merchant: &Merchant) -> Result<MerchantInForce, E
         let id = *numbers.channels.get(&row.id).ok_or_else(Error::internal)?;
         channels.insert(row.id.clone(), (id, row.format.clone()));
     }
-    let masks =
-        (12..=MAX_DIGITS).map(|n| Ok((n, merchant.mask_keep(n)?))).collect::<Result<HashMap<_, _>, Error>>()?;
+    let masks = (12..=MAX_DIGITS)
+        .map(|n| Ok((n, merchant.mask_keep(n)?)))
+        .collect::<Result<HashMap<_, _>, Error>>()?;
     Ok(MerchantInForce {
         id: numbers.id,
         name: merchant.id.clone(),

@@ -189,9 +189,7 @@ impl Row {
                 }
                 match r.u8()? {
                     0 => None,
-                    1 => {
-                        Some(InnerSeal { trk: KeyId(r.u32()?), wrapped_key: r.array()?, pan: r.array()? })
-                    }
+                    1 => Some(InnerSeal { trk: KeyId(r.u32()?), wrapped_key: r.array()?, pan: r.array()? }),
                     _ => return Err(Torn),
                 }
             },
@@ -226,12 +224,7 @@ impl Card {
     #[must_use]
     pub fn sealed(&self) -> Option<SealedRecord> {
         let inner = self.row.inner.clone()?;
-        Some(SealedRecord {
-            merchant: self.merchant,
-            record: self.row.record,
-            mask: self.row.mask,
-            inner,
-        })
+        Some(SealedRecord { merchant: self.merchant, record: self.row.record, mask: self.row.mask, inner })
     }
 }
 

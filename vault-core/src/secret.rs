@@ -27,7 +27,8 @@ impl Secret32 {
 
     /// Takes the bytes over and wipes where they came from. `None` if there are not exactly 32.
     pub fn take(from: &mut [u8]) -> Option<Self> {
-        let secret = <&[u8; 32]>::try_from(&*from).ok().map(|bytes| Self::filled_by(|b| b.copy_from_slice(bytes)));
+        let secret =
+            <&[u8; 32]>::try_from(&*from).ok().map(|bytes| Self::filled_by(|b| b.copy_from_slice(bytes)));
         from.zeroize();
         secret
     }

@@ -23,8 +23,8 @@ use std::sync::{Arc, PoisonError, RwLock};
 pub use blocking::Blocking;
 pub use operate::{KeyLine, MAX_ENTRIES, MAX_NOTE, PolicyChange, Status};
 pub use request::{
-    Context, Detokenized, Header, Inspected, MAX_BATCH, MAX_CONTEXT, NewCard, RequestId, Reveal, Revealed, Revocation,
-    RevokedToken, Tokenized,
+    Context, Detokenized, Header, Inspected, MAX_BATCH, MAX_CONTEXT, NewCard, RequestId, Reveal, Revealed,
+    Revocation, RevokedToken, Tokenized,
 };
 pub use verify::StoreReport;
 

@@ -439,7 +439,8 @@ impl v1::admin_server::Admin for AdminService {
         self.reads(&request, Action::ReadKeys).await?;
         let asked = request.into_inner();
         let wanted = |k: &v1::Key| {
-            (asked.kind == 0 || k.kind == asked.kind) && (asked.merchant.is_empty() || k.merchant == asked.merchant)
+            (asked.kind == 0 || k.kind == asked.kind)
+                && (asked.merchant.is_empty() || k.merchant == asked.merchant)
         };
         let all = self.vault.keys().iter().map(key).filter(wanted).collect();
         let (keys, next_page_token) =
@@ -461,7 +462,9 @@ impl v1::admin_server::Admin for AdminService {
             }
             let merchant = named(&asked.merchant, "merchant", MerchantName::parse)?;
             let previous = self.vault.keys().into_iter().rev().find(|k| {
-                k.kind == KeyKind::Dek && k.merchant.as_ref() == Some(&merchant) && k.state == KeyState::Active
+                k.kind == KeyKind::Dek
+                    && k.merchant.as_ref() == Some(&merchant)
+                    && k.state == KeyState::Active
             });
             let (id, receipt) = self.vault.rotate_dek(&operator, &merchant).await?;
             Ok(v1::RotateKeyResponse {
@@ -581,7 +584,8 @@ impl v1::admin_server::Admin for AdminService {
         let asked = request.into_inner();
         let apply = || async {
             let expected = asked.header.as_ref().and_then(|h| h.expected_epoch);
-            let expected = expected.ok_or_else(|| Error::malformed("header.expected_epoch", "is required"))?;
+            let expected =
+                expected.ok_or_else(|| Error::malformed("header.expected_epoch", "is required"))?;
             let policy = policy(&asked.toml)?;
             let changes = self.vault.policy_diff(&policy)?;
             let receipt = self.vault.apply_policy(&operator, policy, Some(expected)).await?;
@@ -622,7 +626,9 @@ impl v1::admin_server::Admin for AdminService {
                 channel: channel.as_ref(),
                 action,
                 purpose: word(asked.purpose).and_then(Purpose::from_id).unwrap_or(Purpose::Authorization),
-                initiator: word(asked.initiator).and_then(Initiator::from_id).unwrap_or(Initiator::Cardholder),
+                initiator: word(asked.initiator)
+                    .and_then(Initiator::from_id)
+                    .unwrap_or(Initiator::Cardholder),
                 show,
             };
             Ok(self.vault.explain(&asked))

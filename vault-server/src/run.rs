@@ -9,7 +9,9 @@ use secrecy::SecretSlice;
 use tonic::service::Routes;
 use tonic_health::ServingStatus;
 use tonic_reflection::server::v1::{ServerReflection, ServerReflectionServer};
-use tonic_reflection::server::v1alpha::{ServerReflection as AlphaReflection, ServerReflectionServer as AlphaServer};
+use tonic_reflection::server::v1alpha::{
+    ServerReflection as AlphaReflection, ServerReflectionServer as AlphaServer,
+};
 use vault_core::custody::Passphrase;
 use vault_core::error::Error;
 use vault_core::network::Networks;
@@ -117,7 +119,8 @@ pub fn run(settings: &Settings) -> Result<(), StartError> {
     if !problems.is_empty() {
         return Err(StartError::Settings(problems));
     }
-    memory::raise_open_files(settings.limits.open_files()).map_err(machine("raising the number of open files"))?;
+    memory::raise_open_files(settings.limits.open_files())
+        .map_err(machine("raising the number of open files"))?;
     let runtime = memory::runtime().map_err(machine("starting worker threads"))?;
     let served = runtime.block_on(serve(settings, clock));
     runtime.shutdown_timeout(Duration::from_secs(1));
@@ -184,14 +187,21 @@ async fn serve(settings: &Settings, clock: Arc<dyn Clock>) -> Result<(), StartEr
     let (reporter, health) = tonic_health::server::health_reporter();
     reporter.set_serving::<v1::vault_server::VaultServer<VaultService>>().await;
     let message = usize::try_from(settings.limits.message_bytes).unwrap_or(usize::MAX);
-    let service =
-        VaultService::new(vault.clone(), Arc::new(Networks::builtin()), metrics.clone(), data.clone(), clock.clone());
+    let service = VaultService::new(
+        vault.clone(),
+        Arc::new(Networks::builtin()),
+        metrics.clone(),
+        data.clone(),
+        clock.clone(),
+    );
     let service = v1::vault_server::VaultServer::new(service)
         .max_decoding_message_size(message)
         .max_encoding_message_size(message);
-    let routes = Routes::new(service).add_service(health).add_service(reflection()?).add_service(reflection_alpha()?);
+    let routes =
+        Routes::new(service).add_service(health).add_service(reflection()?).add_service(reflection_alpha()?);
     let edge = edge(&data, settings, &clock, &metrics, &vault);
-    let socket = listener::bind(settings.listen.address).map_err(machine("listen.address cannot be bound"))?;
+    let socket =
+        listener::bind(settings.listen.address).map_err(machine("listen.address cannot be bound"))?;
     let at = socket.local_addr().map_err(machine("listen.address"))?;
     let mut serving = vec![tokio::spawn(listener::serve(socket, edge, routes, shutdown.clone()))];
     tracing::info!(address = %at, door = "data", "serving");
@@ -203,7 +213,10 @@ async fn serve(settings: &Settings, clock: Arc<dyn Clock>) -> Result<(), StartEr
             .max_decoding_message_size(vault_core::policy::MAX_POLICY + message)
             .max_encoding_message_size(vault_core::policy::MAX_POLICY + message);
         let (_, health) = tonic_health::server::health_reporter();
-        let routes = Routes::new(service).add_service(health).add_service(reflection()?).add_service(reflection_alpha()?);
+        let routes = Routes::new(service)
+            .add_service(health)
+            .add_service(reflection()?)
+            .add_service(reflection_alpha()?);
         let edge = self::edge(&tls, settings, &clock, &metrics, &vault);
         let socket = listener::bind(address).map_err(machine("admin.address cannot be bound"))?;
         let at = socket.local_addr().map_err(machine("admin.address"))?;
@@ -256,11 +269,12 @@ fn edge(
                 });
                 Failure::new(Reason::CertificateRefused, refused.to_string())
             }
-            TurnedAway::Overloaded => {
-                Failure::new(Reason::Overloaded, "the vault is overloaded; try again").retry(Duration::from_millis(50))
-            }
+            TurnedAway::Overloaded => Failure::new(Reason::Overloaded, "the vault is overloaded; try again")
+                .retry(Duration::from_millis(50)),
             TurnedAway::DeadlineExceeded => Failure::new(Reason::DeadlineExceeded, why.to_string()),
-            TurnedAway::BadTimeout => Failure::new(Reason::Malformed, why.to_string()).field("grpc-timeout", why.to_string()),
+            TurnedAway::BadTimeout => {
+                Failure::new(Reason::Malformed, why.to_string()).field("grpc-timeout", why.to_string())
+            }
         };
         failure.into()
     };

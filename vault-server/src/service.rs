@@ -121,7 +121,8 @@ impl VaultService {
         item: Option<v1::DetokenizeItem>,
     ) -> Result<v1::DetokenizeResult, Error> {
         let header = wire::header(header, asker.deadline)?;
-        let (token, reveal) = wire::detokenize(&item.ok_or_else(|| Error::malformed("item", "is required"))?)?;
+        let (token, reveal) =
+            wire::detokenize(&item.ok_or_else(|| Error::malformed("item", "is required"))?)?;
         let answer = self.vault.detokenize(asker.caller(), &header, token, reveal).await?;
         Ok(wire::detokenized(answer, true))
     }
@@ -146,14 +147,12 @@ impl VaultService {
                 Err(e) => Some(Err(self.item_error(&e))),
             });
         }
-        let asked = if good.is_empty() { Vec::new() } else { ask(good).await.map_err(|e| self.refused(&e))? };
+        let asked =
+            if good.is_empty() { Vec::new() } else { ask(good).await.map_err(|e| self.refused(&e))? };
         let mut asked = asked.into_iter();
         let place = |answer: Option<Result<A, RpcStatus>>| match answer {
             Some(told) => told,
-            None => asked
-                .next()
-                .unwrap_or_else(|| Err(Error::internal()))
-                .map_err(|e| self.item_error(&e)),
+            None => asked.next().unwrap_or_else(|| Err(Error::internal())).map_err(|e| self.item_error(&e)),
         };
         Ok(answers.into_iter().map(place).collect())
     }
@@ -264,7 +263,8 @@ impl v1::vault_server::Vault for VaultService {
         let v1::RevokeRequest { header, item } = request.into_inner();
         let ask = async {
             let header = wire::header(header, asker.deadline)?;
-            let (token, extent) = wire::revoke(&item.ok_or_else(|| Error::malformed("item", "is required"))?)?;
+            let (token, extent) =
+                wire::revoke(&item.ok_or_else(|| Error::malformed("item", "is required"))?)?;
             self.vault.revoke(asker.caller(), &header, token, extent).await
         };
         let answer = ask.await.map_err(|e| self.refused(&e))?;

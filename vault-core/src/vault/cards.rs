@@ -3,9 +3,7 @@
 
 use std::sync::Arc;
 
-use super::request::{
-    Detokenized, Header, Inspected, Reveal, Revealed, Revocation, RevokedToken,
-};
+use super::request::{Detokenized, Header, Inspected, Reveal, Revealed, Revocation, RevokedToken};
 use super::tokenize::within_batch;
 use super::view::View;
 use super::{MAX_ROUNDS, State, Vault};
@@ -44,7 +42,10 @@ impl Vault {
         header: &Header,
         tokens: Vec<(Token, Reveal)>,
     ) -> Result<Vec<Result<Detokenized, Error>>, Error> {
-        let wants = tokens.into_iter().map(|(token, reveal)| Want { token, show: reveal.show(), only: None }).collect();
+        let wants = tokens
+            .into_iter()
+            .map(|(token, reveal)| Want { token, show: reveal.show(), only: None })
+            .collect();
         self.on_cards(caller, header, Action::Detokenize, wants, |round, want, done| {
             let Done { card: Card { row, .. }, filed: Filed { receipt, disclosed }, .. } = done;
             let revealed = match disclosed {
@@ -61,7 +62,12 @@ impl Vault {
     }
 
     /// Says what may be known of one card without its number.
-    pub async fn inspect(&self, caller: Caller<'_>, header: &Header, token: Token) -> Result<Inspected, Error> {
+    pub async fn inspect(
+        &self,
+        caller: Caller<'_>,
+        header: &Header,
+        token: Token,
+    ) -> Result<Inspected, Error> {
         one(self.inspect_batch(caller, header, vec![token]).await?)
     }
 
@@ -72,7 +78,8 @@ impl Vault {
         header: &Header,
         tokens: Vec<Token>,
     ) -> Result<Vec<Result<Inspected, Error>>, Error> {
-        let wants = tokens.into_iter().map(|token| Want { token, show: Show::LastFour, only: None }).collect();
+        let wants =
+            tokens.into_iter().map(|token| Want { token, show: Show::LastFour, only: None }).collect();
         self.on_cards(caller, header, Action::Inspect, wants, |round, _, done| {
             let Done { card: Card { row, .. }, filed, shown } = done;
             let format = round.merchant.format_by_id(row.format);
@@ -121,7 +128,8 @@ impl Vault {
         let wants = tokens.into_iter().map(want).collect();
         self.on_cards(caller, header, Action::Revoke, wants, |round, _, done| {
             let everywhere = done.card.is_revoked();
-            let channels = if everywhere { Vec::new() } else { round.merchant.granted(&done.card.row.grants) };
+            let channels =
+                if everywhere { Vec::new() } else { round.merchant.granted(&done.card.row.grants) };
             Ok(RevokedToken { everywhere, channels, receipt: done.filed.receipt })
         })
         .await
@@ -240,13 +248,27 @@ impl<'a> Round<'a> {
         for Want { token, .. } in wants {
             names.push((state.keyring.row_key(id, token)?, state.keyring.reference(id, token)?));
         }
-        let request = RequestKey { principal: admitted.principal(), request_id: &header.request_id.0, item: 0 };
+        let request =
+            RequestKey { principal: admitted.principal(), request_id: &header.request_id.0, item: 0 };
         let name = state.keyring.request_row(id, &request)?;
-        let hash = state.keyring.request_hash(id, &request, &request_bytes(&admitted, header, action, wants))?;
+        let hash =
+            state.keyring.request_hash(id, &request, &request_bytes(&admitted, header, action, wants))?;
         let today = now.day();
         let rows = [today, today.saturating_sub(1)].map(|d| day_row(rows::IDEMPOTENCY, d, id, &name));
         let view = View::default();
-        Ok(Self { vault, state, admitted, merchant, header, action, wants, now, names, request: (rows, hash), view })
+        Ok(Self {
+            vault,
+            state,
+            admitted,
+            merchant,
+            header,
+            action,
+            wants,
+            now,
+            names,
+            request: (rows, hash),
+            view,
+        })
     }
 
     /// All rows that the open items need: the same number of look-ups whether a token exists or not.
@@ -254,7 +276,9 @@ impl<'a> Round<'a> {
         let id = self.merchant.id;
         let store = self.vault.inner.store.as_ref();
         let mut keys: Vec<Key> = self.request.0.to_vec();
-        keys.extend(open.iter().filter_map(|p| self.names.get(*p)).map(|(k, _)| merchant_row(rows::CARD, id, &k.0)));
+        keys.extend(
+            open.iter().filter_map(|p| self.names.get(*p)).map(|(k, _)| merchant_row(rows::CARD, id, &k.0)),
+        );
         self.view.read(store, keys).await?;
         if self.action == Action::Detokenize {
             let subjects = open.iter().filter_map(|p| self.names.get(*p)).map(|(key, _)| {
@@ -330,20 +354,18 @@ impl<'a> Round<'a> {
         Ok(found)
     }
 
-    fn decide(
-        &mut self,
-        want: &Want,
-        row_key: RowKey,
-        record: Ref,
-        again: bool,
-    ) -> Decided {
+    fn decide(&mut self, want: &Want, row_key: RowKey, record: Ref, again: bool) -> Decided {
         let id = self.merchant.id;
         let key = merchant_row(rows::CARD, id, &row_key.0);
         let recent = &self.vault.inner.recent;
         let unreadable = |round: &Self| round.admitted.deny(Refusal::Unreadable, Some(record));
         let Some(bytes) = self.view.get(&key) else {
             let gone = recent.is_older(id, row_key, None);
-            return Err(if gone { unreadable(self) } else { self.admitted.deny(Refusal::Unknown, Some(record)) });
+            return Err(if gone {
+                unreadable(self)
+            } else {
+                self.admitted.deny(Refusal::Unknown, Some(record))
+            });
         };
         let card = self.state.keyring.card(id, row_key, bytes).map_err(|_| unreadable(self))?;
         if card.row.record != record || recent.is_older(id, row_key, Some(card.row.version)) {
@@ -364,14 +386,7 @@ impl<'a> Round<'a> {
         Ok((filing, card, shown))
     }
 
-    fn decide_revoke(
-        &mut self,
-        want: &Want,
-        card: Card,
-        key: &Key,
-        row_key: RowKey,
-        again: bool,
-    ) -> Decided {
+    fn decide_revoke(&mut self, want: &Want, card: Card, key: &Key, row_key: RowKey, again: bool) -> Decided {
         let record = card.row.record;
         let mut part = Part::default();
         // A retry of a revocation that was done finds it done: that is its answer.
@@ -395,7 +410,8 @@ impl<'a> Round<'a> {
                 permit = permit.on_channel(only.clone());
             }
         }
-        let sealed = self.state.keyring.seal_row(self.merchant.id, row_key, &row).map_err(|_| unreadable())?;
+        let sealed =
+            self.state.keyring.seal_row(self.merchant.id, row_key, &row).map_err(|_| unreadable())?;
         self.view.put(&mut part, key.clone(), sealed);
         Ok((Filing::Enact(permit, part), Card { merchant: card.merchant, row }, Show::Nothing))
     }
@@ -433,7 +449,9 @@ fn request_bytes(admitted: &Admitted, header: &Header, action: Action, wants: &[
     let context = &header.context;
     let mut w = Writer::with_capacity(256 + wants.len() * 32);
     w.u8(action.id()).u32(admitted.channel_id().0).u8(header.purpose.id()).u8(header.initiator.id());
-    w.e(context.customer_reference.as_bytes()).e(context.session.as_bytes()).e(context.client_address.as_bytes());
+    w.e(context.customer_reference.as_bytes())
+        .e(context.session.as_bytes())
+        .e(context.client_address.as_bytes());
     w.u32(u32::try_from(wants.len()).unwrap_or(u32::MAX));
     for want in wants {
         w.e(want.token.as_bytes()).u8(want.show.id());

@@ -20,7 +20,12 @@ const FORMAT: u16 = 1;
 const MAX_FILE: u64 = 64 * 1024;
 
 /// Writes a key's file.
-pub(super) fn write(file: &Path, esk: &Esk, custodian: &dyn Custodian, vault: &[u8; 16]) -> Result<(), Error> {
+pub(super) fn write(
+    file: &Path,
+    esk: &Esk,
+    custodian: &dyn Custodian,
+    vault: &[u8; 16],
+) -> Result<(), Error> {
     let block = custodian.wrap(esk.secret(), KeyKind::Esk, vault)?;
     let mut w = Writer::default();
     w.u16(FORMAT).fixed(vault);

@@ -86,7 +86,12 @@ pub struct Status {
 impl Vault {
     /// Puts a policy in force. `expected` is the epoch that the operator saw; another one by now is refused, so that two
     /// operators never overwrite each other unseen.
-    pub async fn apply_policy(&self, by: &PrincipalName, policy: Policy, expected: Option<u64>) -> Result<Receipt, Error> {
+    pub async fn apply_policy(
+        &self,
+        by: &PrincipalName,
+        policy: Policy,
+        expected: Option<u64>,
+    ) -> Result<Receipt, Error> {
         self.change(by, expected, move |inner, control, now| {
             let before = control.next_key;
             control.apply(policy.clone(), (&inner.root.1, inner.root.0), now)?;
@@ -99,7 +104,11 @@ impl Vault {
 
     /// Makes a new DEK for a merchant: rows are sealed under it from this commit on, and the one before opens old rows
     /// only. Returns the new key's number.
-    pub async fn rotate_dek(&self, by: &PrincipalName, merchant: &MerchantName) -> Result<(KeyId, Receipt), Error> {
+    pub async fn rotate_dek(
+        &self,
+        by: &PrincipalName,
+        merchant: &MerchantName,
+    ) -> Result<(KeyId, Receipt), Error> {
         let (receipt, key) = self
             .change_with(by, None, |inner, control, now| {
                 let unknown = || Error::malformed("merchant", "names no merchant");
@@ -128,7 +137,8 @@ impl Vault {
         let note = note.map(note_hash).transpose()?;
         let (receipt, lock) = self
             .change_with(by, None, |inner, control, now| {
-                let lock = control.lock(target.clone(), by.clone(), reason, note.map(|(hash, _)| hash), now)?;
+                let lock =
+                    control.lock(target.clone(), by.clone(), reason, note.map(|(hash, _)| hash), now)?;
                 let change = ControlChange::LockSet { lock, reason, note: note.map(|(hash, _)| hash) };
                 let mut writes = Vec::new();
                 if let Some((hash, text)) = note {
@@ -228,7 +238,12 @@ impl Vault {
     }
 
     /// The operator that a certificate names; a refusal of anyone else is in the log.
-    pub async fn operator_at(&self, authority: &[u8; 32], name: &str, action: Action) -> Result<PrincipalName, Error> {
+    pub async fn operator_at(
+        &self,
+        authority: &[u8; 32],
+        name: &str,
+        action: Action,
+    ) -> Result<PrincipalName, Error> {
         if let Some(operator) = self.operator(authority, name) {
             return Ok(operator);
         }
@@ -250,10 +265,17 @@ impl Vault {
         let who = self.who_is(crate::policy::Caller::Certificate { authority, name });
         let why = Refusal::CertificateNotValid;
         let statement = Statement {
-            who: who.map_or_else(|| Who::unlisted(authority, name.as_bytes()), |(name, ..)| Who::Listed(name)),
+            who: who
+                .map_or_else(|| Who::unlisted(authority, name.as_bytes()), |(name, ..)| Who::Listed(name)),
             merchant: None,
             channel: None,
-            event: Event::Refused { action: Action::Connect, record: None, why, purpose: None, initiator: None },
+            event: Event::Refused {
+                action: Action::Connect,
+                record: None,
+                why,
+                purpose: None,
+                initiator: None,
+            },
             epoch: self.state().epoch.version,
         };
         let answers = self.inner.journal.file(vec![Filing::State(statement, Part::default())], None).await?;
@@ -419,7 +441,12 @@ fn diff(before: &Policy, after: &Policy) -> Result<Vec<PolicyChange>, Error> {
     let row = |rows: &PolicyRows, path: &String| rows.get(path).cloned().unwrap_or_default();
     let changes = paths.into_iter().map(|path| {
         let (before, after) = (row(&before, path), row(&after, path));
-        PolicyChange { path: path.clone(), widens: widens(path, &before.0, &after.0, before.1 || after.1), before: before.0, after: after.0 }
+        PolicyChange {
+            path: path.clone(),
+            widens: widens(path, &before.0, &after.0, before.1 || after.1),
+            before: before.0,
+            after: after.0,
+        }
     });
     Ok(changes.filter(|c| c.before != c.after).collect())
 }

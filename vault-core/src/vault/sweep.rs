@@ -26,12 +26,14 @@ impl Vault {
         ] {
             loop {
                 let page = self.inner.store.scan(&[kind], None, SWEEP).await?;
-                let over: Vec<_> = page.into_iter().map(|(key, _)| key).take_while(|key| day_of(key) < first_kept).collect();
+                let over: Vec<_> =
+                    page.into_iter().map(|(key, _)| key).take_while(|key| day_of(key) < first_kept).collect();
                 let count = over.len();
                 if count == 0 {
                     break;
                 }
-                let part = Part { expects: Vec::new(), writes: over.into_iter().map(Write::Delete).collect() };
+                let part =
+                    Part { expects: Vec::new(), writes: over.into_iter().map(Write::Delete).collect() };
                 let event = Event::Swept { rows: u32::try_from(count).unwrap_or(u32::MAX) };
                 let epoch = self.state().epoch.version;
                 let statement = Statement { who: Who::Vault, merchant: None, channel: None, event, epoch };

@@ -137,8 +137,12 @@ impl Desk {
 
     fn paid(&self, channel: &str, token: &Token) -> Result<String, Error> {
         let header = Header { channel: Some(self::channel(channel)), ..header() };
-        let answer =
-            block_on(self.vault.detokenize(Caller::Local(&principal("gateway")), &header, token.copy(), Reveal::Plain))?;
+        let answer = block_on(self.vault.detokenize(
+            Caller::Local(&principal("gateway")),
+            &header,
+            token.copy(),
+            Reveal::Plain,
+        ))?;
         match answer.revealed {
             Revealed::Plain(pan) => Ok(String::from_utf8(pan.expose_digits().to_vec()).unwrap()),
             Revealed::Masked(mask) => Ok(mask.to_string()),
@@ -249,8 +253,12 @@ fn what_depends_on_the_token_is_one_answer_with_its_true_reason_in_the_log_alone
     for (token, purpose, why) in cases {
         let commits = desk.store.commits();
         let header = Header { channel: Some(channel("web")), purpose, ..header() };
-        let answer =
-            block_on(desk.vault.detokenize(Caller::Local(&principal("gateway")), &header, token, Reveal::Plain));
+        let answer = block_on(desk.vault.detokenize(
+            Caller::Local(&principal("gateway")),
+            &header,
+            token,
+            Reveal::Plain,
+        ));
         assert_eq!(answer.err(), Some(Error::NotFound), "{why}");
         assert_eq!(last_refusal(&desk.vault), why);
         assert_eq!(desk.store.commits() - commits, 1, "{why}");
@@ -261,14 +269,18 @@ fn what_depends_on_the_token_is_one_answer_with_its_true_reason_in_the_log_alone
 #[test]
 fn a_retried_request_gives_the_same_answer_and_another_body_is_refused() {
     let desk = Desk::new();
-    let fresh = |pan: &str| NewCard { format: Some(crate::name::FormatName::parse("fresh").unwrap()), ..card(pan) };
+    let fresh =
+        |pan: &str| NewCard { format: Some(crate::name::FormatName::parse("fresh").unwrap()), ..card(pan) };
     let request = header();
     let first = desk.tokenize("web", &request, fresh(VISA)).unwrap_or_else(|e| panic!("{e}")).token;
     let again = desk.tokenize("web", &request, fresh(VISA)).unwrap_or_else(|e| panic!("{e}")).token;
     assert!(first.same_as(&again));
     assert_eq!(desk.tokenize("web", &request, fresh(MASTERCARD)).err(), Some(Error::IdempotencyMismatch));
     assert_eq!(desk.tokenize("app", &request, fresh(VISA)).err(), Some(Error::IdempotencyMismatch));
-    assert_eq!(desk.revoked(&first, Revocation::Everywhere, &request).err(), Some(Error::IdempotencyMismatch));
+    assert_eq!(
+        desk.revoked(&first, Revocation::Everywhere, &request).err(),
+        Some(Error::IdempotencyMismatch)
+    );
     let desk = desk.reopened();
     let kept = desk.tokenize("web", &request, fresh(VISA)).unwrap_or_else(|e| panic!("{e}")).token;
     assert!(first.same_as(&kept));
@@ -300,7 +312,8 @@ fn a_revoked_token_is_dead_and_its_card_gets_a_new_one() {
 fn a_batch_is_one_commit_with_an_answer_for_each_item() {
     let desk = Desk::new();
     let header = Header { channel: Some(channel("web")), ..header() };
-    let wrong_length = NewCard { format: Some(crate::name::FormatName::parse("fresh").unwrap()), ..card("378282246310005") };
+    let wrong_length =
+        NewCard { format: Some(crate::name::FormatName::parse("fresh").unwrap()), ..card("378282246310005") };
     let cards = vec![card(VISA), card(MASTERCARD), wrong_length, card(VISA)];
     let commits = desk.store.commits();
     let answers =
@@ -313,7 +326,11 @@ fn a_batch_is_one_commit_with_an_answer_for_each_item() {
     let commits = desk.store.commits();
     let paid = Header { request_id: RequestId::random().unwrap(), ..header };
     let gateway = principal("gateway");
-    let opened = desk.vault.detokenize_batch(Caller::Local(&gateway), &paid, tokens.into_iter().map(|t| (t, Reveal::Plain)).collect());
+    let opened = desk.vault.detokenize_batch(
+        Caller::Local(&gateway),
+        &paid,
+        tokens.into_iter().map(|t| (t, Reveal::Plain)).collect(),
+    );
     assert!(block_on(opened).unwrap().iter().all(Result::is_ok));
     assert_eq!(desk.store.commits() - commits, 1);
 }
@@ -322,7 +339,8 @@ fn a_batch_is_one_commit_with_an_answer_for_each_item() {
 fn a_hundred_at_once_with_one_card_get_one_token() {
     let desk = Desk::new();
     let tokens: Vec<String> = std::thread::scope(|scope| {
-        let threads: Vec<_> = (0..100).map(|_| scope.spawn(|| desk.stored("web", VISA).as_str().to_owned())).collect();
+        let threads: Vec<_> =
+            (0..100).map(|_| scope.spawn(|| desk.stored("web", VISA).as_str().to_owned())).collect();
         threads.into_iter().map(|t| t.join().unwrap()).collect()
     });
     assert!(tokens.iter().all(|t| *t == tokens[0]));
@@ -346,7 +364,8 @@ fn the_guess_budget_ends_a_search_and_leaves_the_import_alone() {
     desk.stored("web", &cell[0]);
     let all = |pans: &[String]| pans.iter().map(|p| card(p)).collect::<Vec<_>>();
     let importer = principal("importer");
-    let imported = block_on(desk.vault.tokenize_batch(Caller::Local(&importer), &header(), all(&cell))).unwrap();
+    let imported =
+        block_on(desk.vault.tokenize_batch(Caller::Local(&importer), &header(), all(&cell))).unwrap();
     assert!(imported.iter().all(Result::is_ok));
     desk.clock.set(START.plus_days(1));
     let shop = principal("shop");
@@ -361,7 +380,8 @@ fn the_guess_budget_ends_a_search_and_leaves_the_import_alone() {
 fn a_lock_is_exact_and_survives_a_restart() {
     let desk = Desk::new();
     let token = desk.stored("web", VISA);
-    let target = LockTarget::Channel { merchant: MerchantName::parse("acme").unwrap(), channel: channel("web") };
+    let target =
+        LockTarget::Channel { merchant: MerchantName::parse("acme").unwrap(), channel: channel("web") };
     let operator = principal("olga");
     let (lock, _) =
         block_on(desk.vault.set_lock(&operator, target, LockReason::Fraud, Some("case 7"))).unwrap();
@@ -393,7 +413,12 @@ fn a_later_card_expiry_updates_the_record() {
     let expiring = |year| NewCard { card_expiry: Some(CardExpiry::new(year, 6).unwrap()), ..card(VISA) };
     let token = desk.tokenize("web", &header(), expiring(2027)).unwrap_or_else(|e| panic!("{e}")).token;
     for (given, kept) in [(2030, 2030), (2028, 2030)] {
-        assert!(desk.tokenize("web", &header(), expiring(given)).unwrap_or_else(|e| panic!("{e}")).token.same_as(&token));
+        assert!(
+            desk.tokenize("web", &header(), expiring(given))
+                .unwrap_or_else(|e| panic!("{e}"))
+                .token
+                .same_as(&token)
+        );
         let header = Header { channel: Some(channel("web")), ..header() };
         let shop = principal("shop");
         let seen = desk.vault.inspect(Caller::Local(&shop), &header, token.copy());
@@ -413,7 +438,9 @@ fn a_row_put_back_to_its_older_bytes_is_refused_by_the_living_node_and_named_aft
     assert!(desk.revoked(&token, Revocation::On(channel("app")), &header()).is_ok());
     let put = |value: Option<Vec<u8>>| {
         let write = value.map_or(Write::Delete(key.clone()), |v| Write::Put(key.clone(), v));
-        desk.store.commit(&Batch { parts: vec![Part { expects: vec![], writes: vec![write] }], ..Batch::default() }).unwrap();
+        desk.store
+            .commit(&Batch { parts: vec![Part { expects: vec![], writes: vec![write] }], ..Batch::default() })
+            .unwrap();
     };
     put(Some(older.clone()));
     assert!(matches!(desk.paid("app", &token), Err(Error::Internal { .. })));
@@ -434,7 +461,8 @@ fn a_used_up_space_says_so_and_never_repeats_a_token() {
     let mut seen = std::collections::HashSet::new();
     for _ in 0..9 {
         let cards = (0..1_000).map(|_| fresh()).collect();
-        for answer in block_on(desk.vault.tokenize_batch(Caller::Local(&importer), &header(), cards)).unwrap() {
+        for answer in block_on(desk.vault.tokenize_batch(Caller::Local(&importer), &header(), cards)).unwrap()
+        {
             let token = answer.unwrap_or_else(|e| panic!("{e} after {}", seen.len())).token;
             assert!(!luhn_valid(token.as_bytes()) && token.as_str().starts_with("41111111"));
             assert!(seen.insert(token.as_str().to_owned()));

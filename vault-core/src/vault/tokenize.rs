@@ -36,7 +36,12 @@ const KEPT_DAYS: u32 = 1;
 
 impl Vault {
     /// Swaps one card for a token.
-    pub async fn tokenize(&self, caller: Caller<'_>, header: &Header, card: NewCard) -> Result<Tokenized, Error> {
+    pub async fn tokenize(
+        &self,
+        caller: Caller<'_>,
+        header: &Header,
+        card: NewCard,
+    ) -> Result<Tokenized, Error> {
         let mut answers = self.tokenize_batch(caller, header, vec![card]).await?;
         answers.pop().unwrap_or_else(|| Err(Error::internal()))
     }
@@ -75,7 +80,10 @@ impl Vault {
             let round = Round::new(self, state, admitted, header, &cards)?;
             round.go(&mut answers).await?;
             if answers.iter().all(Option::is_some) {
-                return Ok(answers.into_iter().map(|a| a.unwrap_or_else(|| Err(Error::internal()))).collect());
+                return Ok(answers
+                    .into_iter()
+                    .map(|a| a.unwrap_or_else(|| Err(Error::internal())))
+                    .collect());
             }
         }
         Ok(answers.into_iter().map(|a| a.unwrap_or(Err(Error::Overloaded))).collect())
@@ -165,7 +173,9 @@ impl<'a> Round<'a> {
         let mut fresh = Vec::with_capacity(items.len());
         for item in items {
             match self.kept(&item).await? {
-                Some(answer) => self.settle(&item, answer, Part::default(), true, None, &mut filings, &mut outcomes)?,
+                Some(answer) => {
+                    self.settle(&item, answer, Part::default(), true, None, &mut filings, &mut outcomes)?
+                }
                 None => fresh.push(item),
             }
         }
@@ -240,8 +250,9 @@ impl<'a> Round<'a> {
         if card.valid_until.is_some_and(|until| until <= self.now) {
             return Err(Error::malformed("item.valid_until", "must be in the future"));
         }
-        let shape = Shape::of(&format.format, &card.pan, self.merchant.ff1_slots)
-            .ok_or_else(|| Error::malformed("item.plain.pan", "has a length that this token format does not take"))?;
+        let shape = Shape::of(&format.format, &card.pan, self.merchant.ff1_slots).ok_or_else(|| {
+            Error::malformed("item.plain.pan", "has a length that this token format does not take")
+        })?;
         let grants = self.grants(card, &format)?;
         let restrictions = restrictions(&grants);
         let context = card.context.as_ref().unwrap_or(&self.header.context);
@@ -279,7 +290,8 @@ impl<'a> Round<'a> {
             subject,
             hash: keyring.request_hash(id, &request, &bytes)?,
             bytes,
-            requests: [today, today.saturating_sub(KEPT_DAYS)].map(|d| day_row(rows::IDEMPOTENCY, d, id, &name)),
+            requests: [today, today.saturating_sub(KEPT_DAYS)]
+                .map(|d| day_row(rows::IDEMPOTENCY, d, id, &name)),
             fingerprint,
             guess,
             format,
@@ -301,7 +313,9 @@ impl<'a> Round<'a> {
         let mut named = Vec::with_capacity(card.channels.len());
         for name in &card.channels {
             let known = self.merchant.channel(name);
-            named.push(known.ok_or_else(|| Error::malformed("item.channels", "names no channel of the merchant"))?);
+            named.push(
+                known.ok_or_else(|| Error::malformed("item.channels", "names no channel of the merchant"))?,
+            );
         }
         named.sort_unstable();
         named.dedup();
@@ -311,9 +325,10 @@ impl<'a> Round<'a> {
             (Scope::Merchant, false) => Ok(Grants::Only(named)),
             (Scope::Channel, true) => Ok(Grants::Only(vec![own])),
             (Scope::Channel, false) if named == [own] => Ok(Grants::Only(named)),
-            (Scope::Channel, false) => {
-                Err(Error::malformed("item.channels", "may name only the request's own channel: the format has channel scope"))
-            }
+            (Scope::Channel, false) => Err(Error::malformed(
+                "item.channels",
+                "may name only the request's own channel: the format has channel scope",
+            )),
         }
     }
 
@@ -379,7 +394,8 @@ impl<'a> Round<'a> {
     async fn allowance(&self, guess: &Guess) -> Result<usize, Error> {
         let today = self.now.day();
         let days = (1..=guard::MEAN_DAYS).map(|back| today.saturating_sub(back));
-        let keys: Vec<Key> = days.map(|d| day_row(rows::VOLUME, d, self.merchant.id, &guess.volume)).collect();
+        let keys: Vec<Key> =
+            days.map(|d| day_row(rows::VOLUME, d, self.merchant.id, &guess.volume)).collect();
         let counts = self.vault.inner.store.get(&keys).await?;
         let count = |v: &Vec<u8>| v.as_slice().try_into().map_or(0, u64::from_be_bytes);
         let total = counts.iter().flatten().map(count).fold(0, u64::saturating_add);
@@ -394,7 +410,8 @@ impl<'a> Round<'a> {
             }
             Ok((Timestamp(r.u64()?), r.array()?, r.rest().to_vec()))
         };
-        let found = item.requests.iter().find_map(|key| self.view.get(key)).and_then(|bytes| read(bytes).ok())?;
+        let found =
+            item.requests.iter().find_map(|key| self.view.get(key)).and_then(|bytes| read(bytes).ok())?;
         (self.now < found.0.plus_days(KEPT_DAYS)).then_some(found)
     }
 
@@ -437,7 +454,9 @@ impl<'a> Round<'a> {
     fn known_token(&self, item: &Item<'_>) -> Result<Option<Token>, Error> {
         let Some(fingerprint) = &item.fingerprint else { return Ok(None) };
         let id = self.merchant.id;
-        let Some(row) = self.view.get(&merchant_row(rows::FINGERPRINT, id, fingerprint)) else { return Ok(None) };
+        let Some(row) = self.view.get(&merchant_row(rows::FINGERPRINT, id, fingerprint)) else {
+            return Ok(None);
+        };
         let scope = self.scope(&item.format);
         let opened = self.state.keyring.open_reuse(id, fingerprint, scope, &item.card.pan, row);
         opened.map(Some).map_err(|_| Error::internal())
@@ -483,7 +502,11 @@ impl<'a> Round<'a> {
         let row_key = state.keyring.row_key(id, &token)?;
         let store_key = merchant_row(rows::CARD, id, &row_key.0);
         let Some(bytes) = self.view.get(&store_key) else {
-            return if self.vault.inner.recent.is_older(id, row_key, None) { Err(Error::internal()) } else { Ok(None) };
+            return if self.vault.inner.recent.is_older(id, row_key, None) {
+                Err(Error::internal())
+            } else {
+                Ok(None)
+            };
         };
         let card = state.keyring.card(id, row_key, bytes).map_err(|_| Error::internal())?;
         if self.vault.inner.recent.is_older(id, row_key, Some(card.row.version)) {
@@ -518,7 +541,12 @@ impl<'a> Round<'a> {
         Ok(Some((answer, changed)))
     }
 
-    async fn mint(&mut self, item: &Item<'_>, first: Token, part: &mut Part) -> Result<(Answer, RowKey), Error> {
+    async fn mint(
+        &mut self,
+        item: &Item<'_>,
+        first: Token,
+        part: &mut Part,
+    ) -> Result<(Answer, RowKey), Error> {
         let (id, state) = (self.merchant.id, self.state.clone());
         let (token, row_key) = self.unused(item, first).await?;
         let record = state.keyring.reference(id, &token)?;
@@ -673,12 +701,7 @@ impl<'a> Round<'a> {
         Ok(Writer::default().u8(FORMAT).u64(self.now.0).fixed(&item.hash).fixed(&sealed).done())
     }
 
-    fn tokenized(
-        &self,
-        place: usize,
-        answer: Answer,
-        receipt: Receipt,
-    ) -> Result<Tokenized, Error> {
+    fn tokenized(&self, place: usize, answer: Answer, receipt: Receipt) -> Result<Tokenized, Error> {
         let pan = &self.cards.get(place).ok_or_else(Error::internal)?.pan;
         Ok(Tokenized {
             mask: pan.mask(self.merchant.mask(pan.len())),

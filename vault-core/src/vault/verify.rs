@@ -148,10 +148,13 @@ impl Vault {
         let page = u64::try_from(MAX_SCAN).unwrap_or(u64::MAX);
         let mut from = 0;
         while from < entries {
-            let keys: Vec<_> = (from..entries.min(from.saturating_add(page))).map(|i| entry_key(FIRST_LOG, i)).collect();
+            let keys: Vec<_> =
+                (from..entries.min(from.saturating_add(page))).map(|i| entry_key(FIRST_LOG, i)).collect();
             for bytes in self.inner.store.get(&keys).await?.into_iter().flatten() {
                 let Ok(entry) = AuditEntry::decode(&bytes) else { continue };
-                if let Event::Tokenized { record, version, .. } | Event::Revoked { record, version, .. } = entry.event {
+                if let Event::Tokenized { record, version, .. } | Event::Revoked { record, version, .. } =
+                    entry.event
+                {
                     let newest = versions.entry(record).or_insert(0);
                     *newest = version.max(*newest);
                 }
