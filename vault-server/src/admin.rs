@@ -112,9 +112,10 @@ impl AdminService {
         answers.order.push_back(name.clone());
         answers.kept.insert(name, answer.encode_to_vec());
         if answers.order.len() > KEPT_ANSWERS
-            && let Some(oldest) = answers.order.pop_front() {
-                answers.kept.remove(&oldest);
-            }
+            && let Some(oldest) = answers.order.pop_front()
+        {
+            answers.kept.remove(&oldest);
+        }
         Ok(Response::new(answer))
     }
 

@@ -134,7 +134,11 @@ pub fn custodian(settings: &Settings) -> Result<Passphrase, StartError> {
 }
 
 /// Opens the vault that the settings name. A memory store begins empty, without a policy that lets anyone in.
-async fn open_vault(settings: &Settings, clock: &Arc<dyn Clock>) -> Result<Vault, StartError> {
+async fn open_vault(
+    settings: &Settings,
+    clock: &Arc<dyn Clock>,
+    networks: &Arc<Networks>,
+) -> Result<Vault, StartError> {
     let custodian = custodian(settings)?;
     let folder: &Path = &settings.store.folder;
     let options = store::Options::default();
@@ -155,7 +159,8 @@ async fn open_vault(settings: &Settings, clock: &Arc<dyn Clock>) -> Result<Vault
             remedy: "name the engine that the folder was made with".to_owned(),
         }]));
     }
-    let place = Place { clock: clock.clone(), ..Place::new(opened, folder.join("esk")) };
+    let place =
+        Place { clock: clock.clone(), networks: networks.clone(), ..Place::new(opened, folder.join("esk")) };
     Ok(match settings.store.engine {
         Engine::Redb | Engine::Sled => Vault::open(place, &custodian).await?,
         Engine::Memory => Vault::create(place, &custodian, Policy::default()).await?,
@@ -165,7 +170,9 @@ async fn open_vault(settings: &Settings, clock: &Arc<dyn Clock>) -> Result<Vault
 async fn serve(settings: &Settings, clock: Arc<dyn Clock>) -> Result<(), StartError> {
     let metrics = Metrics::new(METHODS);
     logs::start(settings.log, clock.clone(), Some(metrics.clone())).ok();
-    let vault = open_vault(settings, &clock).await?;
+    let networks = settings.cards.read_networks().map_err(|p| StartError::Settings(vec![p]))?;
+    let networks = Arc::new(networks);
+    let vault = open_vault(settings, &clock, &networks).await?;
     let (trigger, shutdown) = Trigger::new();
     let _signals = trigger.follow_signals().map_err(machine("listening for signals"))?;
 
@@ -187,13 +194,8 @@ async fn serve(settings: &Settings, clock: Arc<dyn Clock>) -> Result<(), StartEr
     let (reporter, health) = tonic_health::server::health_reporter();
     reporter.set_serving::<v1::vault_server::VaultServer<VaultService>>().await;
     let message = usize::try_from(settings.limits.message_bytes).unwrap_or(usize::MAX);
-    let service = VaultService::new(
-        vault.clone(),
-        Arc::new(Networks::builtin()),
-        metrics.clone(),
-        data.clone(),
-        clock.clone(),
-    );
+    let service =
+        VaultService::new(vault.clone(), networks.clone(), metrics.clone(), data.clone(), clock.clone());
     let service = v1::vault_server::VaultServer::new(service)
         .max_decoding_message_size(message)
         .max_encoding_message_size(message);

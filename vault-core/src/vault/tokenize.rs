@@ -308,8 +308,7 @@ impl<'a> Round<'a> {
                 continue;
             }
             let found = if let Some(bytes) = self.view.get(&merchant_row(rows::SUBJECT, id, &subject.0)) {
-                let index =
-                    state.keyring.open_subject(id, subject, bytes).map_err(|_| Error::internal())?;
+                let index = state.keyring.open_subject(id, subject, bytes).map_err(|_| Error::internal())?;
                 let secret =
                     state.keyring.subject_secret(id, subject, &index).map_err(|_| Error::internal())?;
                 Subject { secret, index: Some(index) }
@@ -561,7 +560,9 @@ impl<'a> Round<'a> {
             Ok(Some(kept)) if request.is(&kept) => {
                 let keyring = &self.state.keyring;
                 let opened = keyring.open_answer(request.merchant, &request.key, &item.bytes, kept.answer);
-                return Ok(opened.and_then(|bytes| Answer::decode(&bytes).map_err(|Torn| Unopened)).map(Some));
+                return Ok(opened
+                    .and_then(|bytes| Answer::decode(&bytes).map_err(|Torn| Unopened))
+                    .map(Some));
             }
             Ok(Some(_)) => {}
         }
@@ -569,7 +570,8 @@ impl<'a> Round<'a> {
         self.count_guess(item, &mut counted);
         let denial = self.admitted.deny(Refusal::IdempotencyMismatch, None);
         let told = denial.error();
-        let filed = self.vault.inner.journal.file(vec![Filing::Refuse(denial, counted)], self.header.deadline);
+        let filed =
+            self.vault.inner.journal.file(vec![Filing::Refuse(denial, counted)], self.header.deadline);
         Err(match filed.await?.into_iter().next() {
             Some(Ok(_)) => told,
             Some(Err(why)) => why.into(),
