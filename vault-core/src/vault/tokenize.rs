@@ -806,7 +806,7 @@ impl<'a> Round<'a> {
         for ((token, key), row) in tokens.into_iter().zip(keys).zip(rows) {
             if row.is_none() && self.view.get(&key).is_none() {
                 let row_key = self.state.keyring.row_key(id, &token)?;
-                if !self.vault.inner.recent.newest(id, row_key).is_some() {
+                if self.vault.inner.recent.newest(id, row_key).is_none() {
                     return Ok(Some((token, row_key)));
                 }
             }
