@@ -13,6 +13,7 @@ mod engines;
 mod formats;
 mod golden;
 mod idempotency_and_races;
-//PC
 mod over_the_wire;
+mod proofs_cannot_be_forged;
+mod refused_is_refused;
 mod tampered_rows;

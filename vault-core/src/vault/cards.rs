@@ -315,9 +315,9 @@ impl<'a> Round<'a> {
         let request = self.request();
         let why = match request.read(&self.state.keyring, row) {
             Ok(kept) if !kept.counts(self.now) => return Ok(false),
-            Ok(kept) if request.is(&kept) => return Ok(true),
-            Ok(_) => Refusal::IdempotencyMismatch,
-            Err(Unopened) => Refusal::Unreadable,
+            Ok(kept) if !request.is(&kept) => Refusal::IdempotencyMismatch,
+            Ok(kept) if kept.answer.is_empty() => return Ok(true),
+            Ok(_) | Err(Unopened) => Refusal::Unreadable,
         };
         let denial = self.admitted.deny(why, None);
         Err(self.vault.inner.journal.refuse(denial, self.header.deadline).await)
