@@ -8,8 +8,6 @@ use std::time::Duration;
 use secrecy::SecretSlice;
 use tonic::service::Routes;
 use tonic_health::ServingStatus;
-use tonic_reflection::server::v1::{ServerReflection, ServerReflectionServer};
-use tonic_reflection::server::v1alpha::{ServerReflection as AlphaReflection, ServerReflectionServer as AlphaServer};
 use vault_core::custody::Passphrase;
 use vault_core::error::Error;
 use vault_core::network::Networks;
@@ -37,6 +35,9 @@ const SWEEP: Duration = Duration::from_secs(3_600);
 
 /// How often the store's counters are read onto the metrics page.
 const COUNT: Duration = Duration::from_secs(1);
+
+/// The health service, as reflection lists it.
+const HEALTH: &str = "grpc.health.v1.Health";
 
 /// The methods that have a line of their own on the metrics page.
 const METHODS: &[&str] = &[
@@ -189,7 +190,7 @@ async fn serve(settings: &Settings, clock: Arc<dyn Clock>) -> Result<(), StartEr
     let service = v1::vault_server::VaultServer::new(service)
         .max_decoding_message_size(message)
         .max_encoding_message_size(message);
-    let routes = Routes::new(service).add_service(health).add_service(reflection()?).add_service(reflection_alpha()?);
+    let routes = reflected(Routes::new(service).add_service(health), v1::vault_server::SERVICE_NAME)?;
     let edge = edge(&data, settings, &clock, &metrics, &vault);
     let socket = listener::bind(settings.listen.address).map_err(machine("listen.address cannot be bound"))?;
     let at = socket.local_addr().map_err(machine("listen.address"))?;
@@ -203,7 +204,7 @@ async fn serve(settings: &Settings, clock: Arc<dyn Clock>) -> Result<(), StartEr
             .max_decoding_message_size(vault_core::policy::MAX_POLICY + message)
             .max_encoding_message_size(vault_core::policy::MAX_POLICY + message);
         let (_, health) = tonic_health::server::health_reporter();
-        let routes = Routes::new(service).add_service(health).add_service(reflection()?).add_service(reflection_alpha()?);
+        let routes = reflected(Routes::new(service).add_service(health), v1::admin_server::SERVICE_NAME)?;
         let edge = self::edge(&tls, settings, &clock, &metrics, &vault);
         let socket = listener::bind(address).map_err(machine("admin.address cannot be bound"))?;
         let at = socket.local_addr().map_err(machine("admin.address"))?;
@@ -212,6 +213,8 @@ async fn serve(settings: &Settings, clock: Arc<dyn Clock>) -> Result<(), StartEr
     }
     if let Some(page) = &settings.metrics {
         let socket = listener::bind(page.address).map_err(machine("metrics.address cannot be bound"))?;
+        let at = socket.local_addr().map_err(machine("metrics.address"))?;
+        tracing::info!(address = %at, door = "metrics", "serving");
         let health = health_of(vault.clone(), doors, shutdown.clone());
         tokio::spawn(metrics::serve(socket, metrics.clone(), health, shutdown.clone()));
     }
@@ -267,20 +270,18 @@ fn edge(
     Edge::new(tls.clone(), settings.limits.clone(), clock.clone(), metrics.clone(), Arc::new(told))
 }
 
-fn reflection() -> Result<ServerReflectionServer<impl ServerReflection>, StartError> {
-    tonic_reflection::server::Builder::configure()
-        .register_encoded_file_descriptor_set(vault_proto::FILE_DESCRIPTOR_SET)
-        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-        .build_v1()
-        .map_err(|_| StartError::Vault(Error::internal()))
-}
-
-fn reflection_alpha() -> Result<AlphaServer<impl AlphaReflection>, StartError> {
-    tonic_reflection::server::Builder::configure()
-        .register_encoded_file_descriptor_set(vault_proto::FILE_DESCRIPTOR_SET)
-        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-        .build_v1alpha()
-        .map_err(|_| StartError::Vault(Error::internal()))
+/// Adds reflection of what this listener serves, in both versions that tools ask for. The contract's files are given
+/// whole, but only the listener's own service is listed: the other one is not to be found here.
+fn reflected(routes: Routes, service: &'static str) -> Result<Routes, StartError> {
+    let of = || {
+        [service, HEALTH, "grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection"]
+            .into_iter()
+            .fold(tonic_reflection::server::Builder::configure(), |builder, name| builder.with_service_name(name))
+            .register_encoded_file_descriptor_set(vault_proto::FILE_DESCRIPTOR_SET)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
+    let broken = |_| StartError::Vault(Error::internal());
+    Ok(routes.add_service(of().build_v1().map_err(broken)?).add_service(of().build_v1alpha().map_err(broken)?))
 }
 
 fn health_of(
