@@ -25,6 +25,7 @@ use vault_proto::v1;
 use crate::failure::status;
 use crate::identity::PeerCertificate;
 use crate::limits::Limits;
+use crate::metrics::{Door, Metrics};
 use crate::tls::Tls;
 use crate::wire;
 
@@ -42,6 +43,7 @@ pub struct AdminService {
     clock: Arc<dyn Clock>,
     doors: Vec<(&'static str, Arc<Tls>)>,
     limits: Limits,
+    metrics: Arc<Metrics>,
     answers: Arc<Mutex<Answers>>,
 }
 
@@ -63,9 +65,10 @@ impl AdminService {
         clock: Arc<dyn Clock>,
         doors: Vec<(&'static str, Arc<Tls>)>,
         limits: Limits,
+        metrics: Arc<Metrics>,
     ) -> Self {
         let started_at = clock.now();
-        Self { vault, started_at, clock, doors, limits, answers: Arc::default() }
+        Self { vault, started_at, clock, doors, limits, metrics, answers: Arc::default() }
     }
 
     async fn operator<T>(&self, request: &Request<T>, action: Action) -> Result<PrincipalName, Status> {
@@ -274,6 +277,7 @@ fn entry(log: &str, index: u64, leaf: Vec<u8>, entry: &AuditEntry) -> v1::AuditE
         merchant: entry.merchant.as_ref().map_or_else(String::new, ToString::to_string),
         channel: entry.channel.as_ref().map_or_else(String::new, ToString::to_string),
         outcome: v1::AuditOutcome::Done.into(),
+        count: 1,
         epoch: entry.epoch,
         ..v1::AuditEntry::default()
     };
@@ -326,7 +330,7 @@ fn entry(log: &str, index: u64, leaf: Vec<u8>, entry: &AuditEntry) -> v1::AuditE
         Event::VaultClosed => ("vault_closed", None),
         Event::LogStarted { .. } => ("log_started", None),
         Event::Swept { rows } => {
-            told.count = u64::from(*rows);
+            told.details.insert("rows".to_owned(), rows.to_string());
             ("swept", None)
         }
     };
@@ -427,7 +431,7 @@ impl v1::admin_server::Admin for AdminService {
                 depth: u32::try_from(told.waiting).unwrap_or(u32::MAX),
                 capacity: self.limits.queue,
             }),
-            connections: 0,
+            connections: self.metrics.connections(Door::Data),
             checkpoint: Some(wire::checkpoint(&head)),
         }))
     }

@@ -185,8 +185,14 @@ async fn serve(settings: &Settings, clock: Arc<dyn Clock>) -> Result<(), StartEr
     let (reporter, health) = tonic_health::server::health_reporter();
     reporter.set_serving::<v1::vault_server::VaultServer<VaultService>>().await;
     let message = usize::try_from(settings.limits.message_bytes).unwrap_or(usize::MAX);
-    let service =
-        VaultService::new(vault.clone(), Arc::new(Networks::builtin()), metrics.clone(), data.clone(), clock.clone());
+    let service = VaultService::new(
+        vault.clone(),
+        Arc::new(Networks::builtin()),
+        metrics.clone(),
+        data.clone(),
+        clock.clone(),
+        settings.limits.message_bytes,
+    );
     let service = v1::vault_server::VaultServer::new(service)
         .max_decoding_message_size(message)
         .max_encoding_message_size(message);
@@ -198,7 +204,13 @@ async fn serve(settings: &Settings, clock: Arc<dyn Clock>) -> Result<(), StartEr
     tracing::info!(address = %at, door = "data", "serving");
 
     if let Some((address, tls)) = admin {
-        let service = AdminService::new(vault.clone(), clock.clone(), doors.clone(), settings.limits.clone());
+        let service = AdminService::new(
+            vault.clone(),
+            clock.clone(),
+            doors.clone(),
+            settings.limits.clone(),
+            metrics.clone(),
+        );
         // A policy may have four megabytes; an operator's listener takes one with room to spare.
         let service = v1::admin_server::AdminServer::new(service)
             .max_decoding_message_size(vault_core::policy::MAX_POLICY + message)
