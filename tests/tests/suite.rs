@@ -10,9 +10,11 @@
 )]
 
 mod engines;
+mod foreign_clients;
 mod formats;
 mod golden;
 mod idempotency_and_races;
 //PC
 mod over_the_wire;
+mod raw;
 mod tampered_rows;
