@@ -17,4 +17,5 @@ mod idempotency_and_races;
 //PC
 mod over_the_wire;
 mod raw;
+mod strangers;
 mod tampered_rows;
