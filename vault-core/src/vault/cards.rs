@@ -171,8 +171,12 @@ impl Vault {
                 run = Some(self.inner.running.begin(admitted.principal(), header.request_id)?);
             }
             let mut round = Round::new(self, state, admitted, header, action, &wants)?;
+            round.answer_malformed(&mut answers);
             let open: Vec<usize> =
                 answers.iter().enumerate().filter(|(_, a)| a.is_none()).map(|(place, _)| place).collect();
+            if open.is_empty() {
+                break;
+            }
             round.read(&open).await?;
             // Told once: the first round of this very request writes the row that a later round would find.
             let redelivered = match again {
@@ -259,9 +263,6 @@ impl<'a> Round<'a> {
     ) -> Result<Self, Error> {
         let id = admitted.merchant_id();
         let merchant = state.rules.merchant(admitted.merchant()).ok_or_else(Error::internal)?.clone();
-        if wants.iter().filter_map(|w| w.only.as_ref()).any(|channel| merchant.channel(channel).is_none()) {
-            return Err(Error::malformed("item.channel", "names no channel of the merchant"));
-        }
         let now = vault.inner.clock.now();
         let mut names = Vec::with_capacity(wants.len());
         for Want { token, .. } in wants {
@@ -278,6 +279,15 @@ impl<'a> Round<'a> {
             [today, today.saturating_sub(KEPT_DAYS)].map(|d| day_row(rows::IDEMPOTENCY, d, id, &name));
         let view = View::default();
         Ok(Self { vault, state, admitted, merchant, header, action, wants, now, names, requests, hash, view })
+    }
+
+    /// An item that names a channel that is not the merchant's fails by itself, before anything is looked up.
+    fn answer_malformed<T>(&self, answers: &mut [Option<Result<T, Error>>]) {
+        for (want, answer) in self.wants.iter().zip(answers) {
+            if want.only.as_ref().is_some_and(|channel| self.merchant.channel(channel).is_none()) {
+                *answer = Some(Err(Error::malformed("item.channel", "names no channel of the merchant")));
+            }
+        }
     }
 
     /// All rows that the open items need: the same number of look-ups whether a token exists or not.
