@@ -53,8 +53,8 @@ impl Disclosed {
 
 /// One thing to write down.
 pub(crate) enum Filing {
-    /// A permitted change or reading.
-    Enact(Permit, Part),
+    /// A permitted change or reading, and which card row it changes to what version.
+    Enact(Permit, Part, Changed),
     /// A permitted disclosure.
     Disclose(Permit, SealedRecord, Part),
     /// A refusal, and what it counts against the caller all the same.
@@ -245,8 +245,8 @@ struct Pending {
 impl Pending {
     fn of(filing: Filing, place: (usize, usize)) -> Self {
         match filing {
-            Filing::Enact(permit, part) => {
-                Self { statement: permit.into_statement(), part, sealed: None, place }
+            Filing::Enact(permit, part, changed) => {
+                Self { statement: permit.into_statement(), part, sealed: None, changed, restamped: false, place }
             }
             Filing::Disclose(permit, sealed, part) => {
                 // A permit is for one record and one measure: anything else would be a proof of something else.

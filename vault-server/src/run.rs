@@ -20,6 +20,7 @@ use vault_proto::v1;
 
 use crate::admin::AdminService;
 use crate::identity::PeerCertificate;
+use crate::limits::ANSWER_BYTES;
 use crate::listener::{self, Edge};
 use crate::logs;
 use crate::memory;
@@ -203,7 +204,7 @@ async fn serve(settings: &Settings, clock: Arc<dyn Clock>) -> Result<(), StartEr
     );
     let service = v1::vault_server::VaultServer::new(service)
         .max_decoding_message_size(message)
-        .max_encoding_message_size(message);
+        .max_encoding_message_size(ANSWER_BYTES);
     let routes = reflected(Routes::new(service).add_service(health), v1::vault_server::SERVICE_NAME)?;
     let edge = edge(&data, settings, &clock, &metrics, &vault);
     let socket =
@@ -223,7 +224,7 @@ async fn serve(settings: &Settings, clock: Arc<dyn Clock>) -> Result<(), StartEr
         // A policy may have four megabytes; an operator's listener takes one with room to spare.
         let service = v1::admin_server::AdminServer::new(service)
             .max_decoding_message_size(vault_core::policy::MAX_POLICY + message)
-            .max_encoding_message_size(vault_core::policy::MAX_POLICY + message);
+            .max_encoding_message_size(vault_core::policy::MAX_POLICY + ANSWER_BYTES);
         let (_, health) = tonic_health::server::health_reporter();
         let routes = reflected(Routes::new(service).add_service(health), v1::admin_server::SERVICE_NAME)?;
         let edge = self::edge(&tls, settings, &clock, &metrics, &vault);
@@ -285,6 +286,9 @@ fn edge(
             TurnedAway::DeadlineExceeded => Failure::new(Reason::DeadlineExceeded, why.to_string()),
             TurnedAway::BadTimeout => {
                 Failure::new(Reason::Malformed, why.to_string()).field("grpc-timeout", why.to_string())
+            }
+            TurnedAway::NotGrpc => {
+                Failure::new(Reason::Malformed, why.to_string()).field("content-type", why.to_string())
             }
         };
         failure.into()
