@@ -16,7 +16,7 @@ mod golden;
 mod idempotency_and_races;
 mod over_the_wire;
 mod proofs_cannot_be_forged;
-mod refused_is_refused;
 mod raw;
+mod refused_is_refused;
 mod strangers;
 mod tampered_rows;
