@@ -801,8 +801,7 @@ mod tests {
         let running = start(Limits::default());
         let client = running.connect(&running.leaf()).await.unwrap();
         let mut send = client.send.clone().ready().await.unwrap();
-        let request =
-            grpc("https://localhost/who").header("x-large", "x".repeat(20_000)).body(()).unwrap();
+        let request = grpc("https://localhost/who").header("x-large", "x".repeat(20_000)).body(()).unwrap();
         let refused = match send.send_request(request, true) {
             Ok((response, _)) => response.await.map_or(true, |answer| answer.status() == 431),
             Err(_) => true,

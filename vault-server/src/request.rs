@@ -315,9 +315,12 @@ fn turn_away(mut mark: Mark, why: TurnedAway) -> Response<Reply> {
 /// gRPC's PROTOCOL-HTTP2: a POST of "application/grpc", then perhaps "+proto" and the like. A browser sends no such content to
 /// another site unless that site agreed before, and this one never does.
 fn is_grpc(method: &http::Method, headers: &HeaderMap) -> Result<(), TurnedAway> {
-    let content = headers.get(http::header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let content =
+        headers.get(http::header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     match content.strip_prefix("application/grpc") {
-        Some(rest) if method == http::Method::POST && (rest.is_empty() || rest.starts_with(['+', ';'])) => Ok(()),
+        Some(rest) if method == http::Method::POST && (rest.is_empty() || rest.starts_with(['+', ';'])) => {
+            Ok(())
+        }
         Some(_) | None => Err(TurnedAway::NotGrpc),
     }
 }
