@@ -9,6 +9,7 @@
     reason = "all of this is tests"
 )]
 
+mod bad_input;
 mod engines;
 mod foreign_clients;
 mod formats;
