@@ -6,7 +6,7 @@ use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::Write as _;
 use std::net::SocketAddr;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
-use std::os::unix::process::CommandExt as _;
+use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -31,11 +31,16 @@ use crate::store::{custodian, place};
 pub(super) const MERCHANT: &str = "acme";
 
 /// For how long the server may take to serve: an unoptimised build on a busy machine is slow to derive its root key.
-const READY: Duration = Duration::from_secs(60);
+const READY: Duration = Duration::from_mins(1);
+/// For how long an answer may take: the batches of a file of ten thousand cards are one.
+const ANSWER: Duration = Duration::from_mins(1);
 /// How often the server's log is looked at meanwhile.
 const LOOK: Duration = Duration::from_millis(10);
 /// Days that the story's certificates are good: long enough for a vault that is kept for a try.
 const DAYS: u32 = 30;
+
+/// The number of the signal that cannot be caught (POSIX).
+const SIGKILL: i32 = 9;
 
 const POLICY: &str = include_str!("../../data/demo-policy.toml");
 const IMPORT: &str = include_str!("../../data/demo-import.toml");
@@ -137,7 +142,7 @@ impl Stage {
         };
         let killed = server.kill().and_then(|()| server.wait());
         let status = killed.map_err(|e| Failure::failed(format_args!("the server cannot be killed: {e}")))?;
-        if status.code().is_none() {
+        if status.signal() == Some(SIGKILL) {
             return Ok(());
         }
         Err(Failure::failed(format_args!("the server ended by itself before it was killed: {status}")))
@@ -149,7 +154,9 @@ impl Stage {
         let at = if who == OPERATOR { doors.admin } else { doors.data };
         let papers = |kind: &str| Pem::file(self.file(&format!("certs/{who}.{kind}")));
         let server = Pem::file(self.file("certs/servers.pem"));
-        Ok(Endpoint::new(&format!("https://{at}"), server, (papers("pem"), papers("key"))).attempts(1))
+        Ok(Endpoint::new(&format!("https://{at}"), server, (papers("pem"), papers("key")))
+            .attempts(1)
+            .deadline(ANSWER))
     }
 
     /// A service's client.
@@ -278,7 +285,7 @@ fn make_certificates(folder: &Path) -> Result<String, Failure> {
         let found = certs::inventory(&[certs.join(format!("{authority}.pem"))], now)?;
         let sha256 = found.into_iter().find_map(|found| found.key_sha256).unwrap_or_default();
         if matches!(authority, "services" | "operators") {
-            rows += &format!("[[authority]]\nid = \"{authority}\"\nsha256 = \"{sha256}\"\n\n");
+            rows.push_str(&authority_row(authority, &sha256));
         }
     }
     let issue = |authority, leaf: &str, kind| certs::issue(&certs, authority, leaf, kind, DAYS, now);
@@ -292,6 +299,10 @@ fn make_certificates(folder: &Path) -> Result<String, Failure> {
     let loopback = SocketAddr::from(([127, 0, 0, 1], 0)).ip();
     issue("servers", "server", LeafKind::Server(vec!["localhost".to_owned()], vec![loopback]))?;
     Ok(rows)
+}
+
+fn authority_row(name: &str, sha256: &str) -> String {
+    format!("[[authority]]\nid = \"{name}\"\nsha256 = \"{sha256}\"\n\n")
 }
 
 /// Makes the vault as `vaultctl init` does, and gives the key that its log is verified with.
@@ -347,13 +358,8 @@ mod tests {
 
     #[test]
     fn the_policy_and_the_settings_are_good_for_every_engine() {
-        let authorities: String = ["services", "operators"]
-            .iter()
-            .zip(["a", "b"])
-            .map(|(name, digit)| {
-                format!("[[authority]]\nid = \"{name}\"\nsha256 = \"{}\"\n", digit.repeat(64))
-            })
-            .collect();
+        let authorities =
+            authority_row("services", &"a".repeat(64)) + &authority_row("operators", &"b".repeat(64));
         for import in ["", IMPORT] {
             let policy = Policy::from_toml(&format!("{authorities}{POLICY}{import}")).unwrap();
             assert_eq!(policy.principals.len(), SERVICES.len());

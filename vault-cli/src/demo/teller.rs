@@ -26,7 +26,7 @@ struct UnderWay {
 /// A step that was told.
 #[derive(Debug, Serialize)]
 pub(super) struct Step {
-    step: usize,
+    number: usize,
     title: &'static str,
     held: bool,
     result: String,
@@ -76,8 +76,8 @@ impl Teller {
             Ok((_, result)) => result.clone(),
             Err(failure) => failure.to_string(),
         };
-        let (step, held) = (self.steps.len() + 1, ended.is_ok());
-        self.steps.push(Step { step, title, held, result, said, milliseconds: milliseconds(since) });
+        let (number, held) = (self.steps.len() + 1, ended.is_ok());
+        self.steps.push(Step { number, title, held, result, said, milliseconds: milliseconds(since) });
         if self.out.is_json() {
             self.out.tell(&self.steps.last(), |_| String::new())?;
         }
@@ -111,7 +111,7 @@ impl Step {
     fn cells(&self) -> [String; 5] {
         let held = if self.held { "yes" } else { "NO" };
         [
-            self.step.to_string(),
+            self.number.to_string(),
             self.title.to_owned(),
             held.to_owned(),
             seconds(self.milliseconds),
