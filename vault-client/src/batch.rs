@@ -45,7 +45,7 @@ pub struct Outcome<T> {
 /// SHA-256(`"vault.v1/batch-chunk"` 0x00 `request_id` `number`), with the id as 16 bytes and the number as 4, big-endian.
 ///
 /// So a small batch is in the vault's log under the caller's id, and so is the beginning of a large one; and other items
-/// under the same id are still noticed, as IDEMPOTENCY_MISMATCH.
+/// under the same id are still noticed, as `IDEMPOTENCY_MISMATCH`.
 #[must_use]
 pub fn chunk_request_id(request_id: Uuid, number: u32) -> Uuid {
     if number == 0 {
@@ -196,7 +196,7 @@ mod tests {
 
     use super::*;
     use crate::rig::{Play, Rig, token_of};
-    use crate::v1::{BatchInspectRequest, Context, Initiator, InspectItem, Purpose, TokenizeItem};
+    use crate::v1::{BatchInspectRequest, Initiator, InspectItem, Purpose, TokenizeItem};
     use crate::{Failure, Reason, Zeroizing, ask};
 
     fn header() -> RequestHeader {
@@ -204,8 +204,7 @@ mod tests {
     }
 
     fn look(index: usize, padding: usize) -> InspectItem {
-        let context = (padding > 0).then(|| Context { session: "s".repeat(padding), ..Context::default() });
-        InspectItem { reference: index.to_string(), context, ..ask::look("tok_0000000000000000000000") }
+        InspectItem { reference: index.to_string(), ..ask::look(&"t".repeat(26 + padding)) }
     }
 
     #[test]

@@ -236,7 +236,7 @@ mod tests {
     async fn where_nobody_is_or_nobody_speaks_it_says_so_in_time() {
         let papers = Papers::new("ours");
         let (address, silent) = other_server(|tcp| async move {
-            tokio::time::sleep(Duration::from_secs(60)).await;
+            tokio::time::sleep(Duration::from_mins(1)).await;
             drop(tcp);
         })
         .await;

@@ -25,9 +25,11 @@ pub(crate) fn in_flight(told: u32) -> usize {
     usize::try_from(told).ok().filter(|n| *n > 0).map_or(MAX_IN_FLIGHT, |n| n.min(MAX_IN_FLIGHT))
 }
 
+type Wire<T> = Pin<Box<dyn Stream<Item = Result<Outcome<T>, Status>> + Send>>;
+
 /// The answers of a stream, in the order in which they come: [`Outcome::reference`] tells which is which.
 pub struct Answers<T> {
-    inner: Option<Pin<Box<dyn Stream<Item = Result<Outcome<T>, Status>> + Send>>>,
+    inner: Option<Wire<T>>,
     line: Line,
     gate: Arc<Gate>,
 }
@@ -172,15 +174,15 @@ mod tests {
     };
     use crate::{Failure, Reason, Zeroizing, ask};
 
-    fn header() -> Option<crate::v1::RequestHeader> {
-        Some(ask::header("acme", "web", Purpose::Authorization, Initiator::Cardholder))
+    fn header() -> crate::v1::RequestHeader {
+        ask::header("acme", "web", Purpose::Authorization, Initiator::Cardholder)
     }
 
     fn cards(count: usize) -> impl Stream<Item = StreamTokenizeRequest> + Send + 'static {
         tokio_stream::iter((0..count).map(|i| {
             let card = ask::card(Zeroizing::new(b"4111111111111111".to_vec()), None);
             let item = Some(TokenizeItem { reference: i.to_string(), ..card });
-            StreamTokenizeRequest { header: header(), item }
+            StreamTokenizeRequest { header: Some(header()), item }
         }))
     }
 
@@ -204,8 +206,8 @@ mod tests {
     #[tokio::test]
     async fn cards_come_back_by_stream() {
         let rig = Rig::start(vec![]).await;
-        let items =
-            ["4111", "4112"].map(|t| StreamDetokenizeRequest { header: header(), item: Some(ask::plain(t)) });
+        let items = ["4111", "4112"]
+            .map(|t| StreamDetokenizeRequest { header: Some(header()), item: Some(ask::plain(t)) });
         let mut answers = rig.client().await.stream_detokenize(tokio_stream::iter(items)).await.unwrap();
         for expected in [b"4111", b"4112"] {
             let answer = answers.next().await.unwrap().unwrap();
@@ -223,7 +225,8 @@ mod tests {
             (Play::Hollow, ClientError::Answer("a stream ended with messages unanswered")),
         ] {
             let rig = Rig::start(vec![play]).await;
-            let mut answers = rig.client().await.stream_tokenize(cards(3)).await.unwrap();
+            let unfinished = cards(3).chain(tokio_stream::pending());
+            let mut answers = rig.client().await.stream_tokenize(unfinished).await.unwrap();
             assert_eq!(answers.next().await.unwrap().unwrap_err(), error);
             assert!(answers.next().await.is_none());
         }

@@ -19,10 +19,10 @@ use crate::envelope::{
 };
 use crate::error::Error;
 use crate::name::{ChannelName, FormatName, MerchantName, PrincipalName};
-use crate::policy::Policy;
 use crate::record::{ChannelId, FormatId, MerchantId};
 use crate::rows;
 use crate::store::{Expect, Key, Write};
+use crate::table::{Format, Policy};
 use crate::time::Timestamp;
 use crate::words::{KeyState, LockReason};
 
@@ -71,8 +71,18 @@ pub struct Numbers {
     pub ff1_slots: u8,
     /// Its channels'.
     pub channels: BTreeMap<ChannelName, ChannelId>,
-    /// Its formats'.
-    pub formats: BTreeMap<FormatName, FormatId>,
+    /// Its formats', each as it was made: a format never changes, or the tokens of one name would have two shapes.
+    pub formats: BTreeMap<FormatName, MadeFormat>,
+}
+
+/// A format's number, and what it is for good.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MadeFormat {
+    /// Its number.
+    pub id: FormatId,
+    /// What it is.
+    pub format: Format,
 }
 
 /// A key's line in Control.
@@ -443,7 +453,13 @@ impl Control {
                 let next = u16::try_from(numbers.formats.len() + 1).map_err(|_| {
                     Error::Config(format!("policy: merchant {}: more than 65,535 formats ever", merchant.id))
                 })?;
-                numbers.formats.entry(format.id.clone()).or_insert(FormatId(next));
+                let made = MadeFormat { id: FormatId(next), format: format.clone() };
+                if numbers.formats.entry(format.id.clone()).or_insert(made).format != *format {
+                    return Err(Error::Config(format!(
+                        "policy: merchant {}: format {} never changes; add one of another name",
+                        merchant.id, format.id
+                    )));
+                }
             }
         }
         if let Some(orphan) = self.numbers.keys().find(|id| policy.merchant(id).is_none()) {

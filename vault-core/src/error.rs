@@ -124,7 +124,7 @@ impl Error {
             Self::Budget { retry_after_ms } => Retry::AfterMs(*retry_after_ms),
             Self::StillRunning => Retry::AfterMs(100),
             Self::Overloaded => Retry::AfterMs(50),
-            Self::Store(_) => Retry::AfterMs(1_000),
+            Self::Store(StoreError::Full | StoreError::Away | StoreError::Io(_)) => Retry::AfterMs(1_000),
             Self::Malformed { .. }
             | Self::Denied
             | Self::NotFound
@@ -136,6 +136,15 @@ impl Error {
             | Self::Custody
             | Self::EpochMismatch { .. }
             | Self::Config(_)
+            | Self::Store(
+                StoreError::InUse
+                | StoreError::Missing
+                | StoreError::Exists
+                | StoreError::Newer(..)
+                | StoreError::Corrupt
+                | StoreError::Forbidden
+                | StoreError::TooLarge,
+            )
             | Self::Internal { .. } => Retry::No,
         }
     }

@@ -57,8 +57,8 @@ pub(crate) enum Filing {
     Enact(Permit, Part),
     /// A permitted disclosure.
     Disclose(Permit, SealedRecord, Part),
-    /// A refusal.
-    Refuse(Denial),
+    /// A refusal, and what it counts against the caller all the same.
+    Refuse(Denial, Part),
     /// What the vault or an operator did.
     State(Statement, Part),
 }
@@ -114,7 +114,7 @@ enum Job {
 
 struct Submission {
     job: Job,
-    _room: Option<OwnedSemaphorePermit>,
+    room: Option<OwnedSemaphorePermit>,
 }
 
 /// The way to the journal's thread. Dropping it lets the thread finish what it has and end.
@@ -189,7 +189,7 @@ impl Journal {
     /// Writes down a refusal and gives what to tell the caller.
     pub(crate) async fn refuse(&self, denial: Denial, deadline: Option<Timestamp>) -> Error {
         let told = denial.error();
-        match self.file(vec![Filing::Refuse(denial)], deadline).await {
+        match self.file(vec![Filing::Refuse(denial, Part::default())], deadline).await {
             Err(e) => e,
             Ok(answers) => match answers.into_iter().next() {
                 Some(Ok(_)) => told,
@@ -216,13 +216,14 @@ impl Journal {
     pub fn close(&self) {
         let _ended_already = self.submit(Job::Stop, None);
         let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(thread) = thread {
+        // The last owner of a vault may be what the journal itself was about to put in force: no thread waits for itself.
+        if let Some(thread) = thread.filter(|t| t.thread().id() != std::thread::current().id()) {
             let _panicked = thread.join();
         }
     }
 
     fn submit(&self, job: Job, room: Option<OwnedSemaphorePermit>) -> Result<(), Error> {
-        self.submissions.send(Submission { job, _room: room }).map_err(|_| Error::Store(StoreError::Away))
+        self.submissions.send(Submission { job, room }).map_err(|_| Error::Store(StoreError::Away))
     }
 }
 
@@ -250,10 +251,12 @@ impl Pending {
             Filing::Disclose(permit, sealed, part) => {
                 // A permit is for one record and one measure: anything else would be a proof of something else.
                 let agrees = permit.record() == sealed.record && permit.show() == Show::Full;
-                Self { statement: permit.into_statement(), part, sealed: agrees.then_some(sealed), place }
+                let statement = permit.into_statement();
+                let agrees = agrees && matches!(statement.event, Event::Disclosed { .. });
+                Self { statement, part, sealed: agrees.then_some(sealed), place }
             }
-            Filing::Refuse(denial) => {
-                Self { statement: denial.into_statement(), part: Part::default(), sealed: None, place }
+            Filing::Refuse(denial, part) => {
+                Self { statement: denial.into_statement(), part, sealed: None, place }
             }
             Filing::State(statement, part) => Self { statement, part, sealed: None, place },
         }
@@ -278,8 +281,11 @@ struct Writer {
     newest: Timestamp,
     failed: Option<StoreError>,
     /// Refusals of each principal in one second of the clock.
-    refusals: HashMap<Who, (u64, u32)>,
+    refusals: Refusals,
 }
+
+/// Refusals of each principal: in which second, and how many.
+type Refusals = HashMap<Who, (u64, u32)>;
 
 /// A batch made ready, and what is true once it is on disk.
 struct Draft {
@@ -288,6 +294,8 @@ struct Draft {
     head: SignedCheckpoint,
     /// For each pending filing, the index of its entry.
     indices: Vec<(u64, Hash)>,
+    /// How many refusals each principal has had in this second by then.
+    refusals: Refusals,
 }
 
 impl Writer {
@@ -302,11 +310,11 @@ impl Writer {
                 }
                 Job::File { filings, deadline, answer } => {
                     let mut gathered = Gathered::default();
-                    gathered.add(filings, deadline, answer, first._room, self.clock.now());
+                    gathered.add(filings, deadline, answer, first.room, self.clock.now());
                     while gathered.pending.len() < GROUP {
                         match inbox.try_recv() {
-                            Ok(Submission { job: Job::File { filings, deadline, answer }, _room }) => {
-                                gathered.add(filings, deadline, answer, _room, self.clock.now());
+                            Ok(Submission { job: Job::File { filings, deadline, answer }, room }) => {
+                                gathered.add(filings, deadline, answer, room, self.clock.now());
                             }
                             Ok(other) => {
                                 put_back = Some(other);
@@ -337,7 +345,9 @@ impl Writer {
             let epoch = self.epoch.version;
             let (fresh, stale): (Vec<_>, Vec<_>) =
                 pending.into_iter().partition(|p| p.statement.epoch == epoch);
-            stale.into_iter().for_each(|p| answer(p.place, Err(NotFiled::Stale)));
+            for p in stale {
+                answer(p.place, Err(NotFiled::Stale));
+            }
             pending = fresh;
             if pending.is_empty() {
                 break;
@@ -345,7 +355,8 @@ impl Writer {
             let draft = self.draft(&pending);
             match self.store.commit(&draft.batch) {
                 Ok(()) => {
-                    let Draft { edge, head, indices, .. } = draft;
+                    let Draft { edge, head, indices, refusals, .. } = draft;
+                    self.refusals = refusals;
                     self.committed(edge, head.clone());
                     for (p, (index, leaf)) in pending.drain(..).zip(indices) {
                         let receipt = Receipt { log: self.log, index, leaf, checkpoint: head.clone() };
@@ -369,8 +380,9 @@ impl Writer {
                     }
                 }
                 Err(CommitError::Guard) => self.failed = Some(StoreError::Away),
-                Err(CommitError::Store(StoreError::Full)) => {
-                    pending.drain(..).for_each(|p| answer(p.place, Err(NotFiled::Store(StoreError::Full))));
+                // Nothing was changed, and the engine goes on.
+                Err(CommitError::Store(e @ (StoreError::Full | StoreError::TooLarge))) => {
+                    pending.drain(..).for_each(|p| answer(p.place, Err(NotFiled::Store(e.clone()))));
                 }
                 Err(CommitError::Store(e)) => {
                     self.failed = Some(StoreError::Away);
@@ -384,12 +396,12 @@ impl Writer {
         }
     }
 
-    fn draft(&mut self, pending: &[Pending]) -> Draft {
+    fn draft(&self, pending: &[Pending]) -> Draft {
         let now = self.clock.now().max(self.newest);
         let mut lines = Lines::new(self.log, self.edge.size());
         let mut parts = Vec::with_capacity(pending.len());
         let mut indices = Vec::with_capacity(pending.len());
-        let counted = self.counted(pending, now);
+        let (counted, refusals) = self.counted(pending, now);
         let mut shared: HashMap<Counted, (u64, Hash)> = HashMap::new();
         for (p, counted) in pending.iter().zip(counted) {
             let mut part = p.part.clone();
@@ -397,19 +409,20 @@ impl Writer {
                 None => lines.add(&entry(&p.statement, p.statement.event.clone(), now), &mut part),
                 Some((counted, count)) => *shared.entry(counted.clone()).or_insert_with(|| {
                     let Counted { action, why, .. } = counted;
-                    let event = Event::RefusalsCounted { action, why, count, since: now };
+                    let since = Timestamp(now.0 / MS_PER_SECOND * MS_PER_SECOND);
+                    let event = Event::RefusalsCounted { action, why, count, since };
                     lines.add(&entry(&p.statement, event, now), &mut part)
                 }),
             };
             indices.push(line);
             parts.push(part);
         }
-        self.finish(lines, parts, indices, now, self.epoch)
+        Draft { refusals, ..self.finish(&lines, parts, indices, now, self.epoch) }
     }
 
     fn finish(
         &self,
-        lines: Lines,
+        lines: &Lines,
         parts: Vec<Part>,
         indices: Vec<(u64, Hash)>,
         now: Timestamp,
@@ -434,7 +447,8 @@ impl Writer {
         ];
         let mut writes = tiles;
         writes.push(head.write(self.log));
-        Draft { batch: Batch { guard, parts, head: writes }, edge, head, indices }
+        let batch = Batch { guard, parts, head: writes };
+        Draft { batch, edge, head, indices, refusals: self.refusals.clone() }
     }
 
     fn committed(&mut self, edge: Edge, head: SignedCheckpoint) {
@@ -444,10 +458,10 @@ impl Writer {
     }
 
     /// Which refusals are only counted, with how many there are of their like in this batch.
-    fn counted(&mut self, pending: &[Pending], now: Timestamp) -> Vec<Option<(Counted, u32)>> {
+    fn counted(&self, pending: &[Pending], now: Timestamp) -> (Vec<Option<(Counted, u32)>>, Refusals) {
         let second = now.0 / MS_PER_SECOND;
-        self.refusals.retain(|_, (at, _)| *at == second);
         let mut seen = self.refusals.clone();
+        seen.retain(|_, (at, _)| *at == second);
         let mut counts: HashMap<Counted, u32> = HashMap::new();
         let kinds: Vec<Option<Counted>> = pending
             .iter()
@@ -462,11 +476,8 @@ impl Writer {
                 Some(counted)
             })
             .collect();
-        self.refusals = seen;
-        kinds
-            .into_iter()
-            .map(|kind| kind.map(|k| (k.clone(), counts.get(&k).copied().unwrap_or(1))))
-            .collect()
+        let with_count = |k: Counted| (k.clone(), counts.get(&k).copied().unwrap_or(1));
+        (kinds.into_iter().map(|kind| kind.map(with_count)).collect(), seen)
     }
 
     fn change_control(&mut self, step: ControlStep) -> Result<Receipt, NotFiled> {
@@ -490,7 +501,7 @@ impl Writer {
             last = Some(lines.add(&line, &mut part));
         }
         let Some((index, leaf)) = last else { return Err(NotFiled::Stale) };
-        let draft = self.finish(lines, vec![part], vec![(index, leaf)], now, epoch);
+        let draft = self.finish(&lines, vec![part], vec![(index, leaf)], now, epoch);
         match self.store.commit(&draft.batch) {
             Ok(()) => {
                 self.committed(draft.edge, draft.head.clone());
@@ -503,7 +514,7 @@ impl Writer {
                 self.failed = Some(StoreError::Away);
                 Err(NotFiled::Store(StoreError::Away))
             }
-            Err(CommitError::Store(StoreError::Full)) => Err(NotFiled::Store(StoreError::Full)),
+            Err(CommitError::Store(e @ (StoreError::Full | StoreError::TooLarge))) => Err(NotFiled::Store(e)),
             Err(CommitError::Store(e)) => {
                 self.failed = Some(StoreError::Away);
                 Err(NotFiled::Store(e))
@@ -637,8 +648,8 @@ pub(crate) fn found(
         };
         lines.add(&entry, &mut part);
     }
-    let (edge, mut head) = Edge::empty(log).with(&lines.leaves);
-    let signed = Checkpoint {
+    let (edge, mut writes) = Edge::empty(log).with(&lines.leaves);
+    let first = Checkpoint {
         size: edge.size(),
         root: edge.root(),
         epoch: epoch.version,
@@ -646,7 +657,7 @@ pub(crate) fn found(
         time: now,
     }
     .sign(signer);
-    head.push(signed.write(log));
+    writes.push(first.write(log));
     let guard = vec![Expect::Absent(absent), Expect::Absent(checkpoint::head_key(log))];
-    Batch { guard, parts: vec![part], head }
+    Batch { guard, parts: vec![part], head: writes }
 }

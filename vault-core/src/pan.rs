@@ -351,6 +351,30 @@ impl MaskedPan {
         Self { length: self.length, keep: self.keep.without_first(), kept: kept(&[], self.last().as_bytes()) }
     }
 
+    /// The same showing no more than `keep` says: each end the shorter of the two.
+    #[must_use]
+    pub fn narrowed(&self, keep: Keep) -> Self {
+        match (keep.first < self.keep.first, keep.last < self.keep.last) {
+            (false, false) => *self,
+            (true, false) if keep.first == 0 => self.last_four_only(),
+            (true, false) => {
+                let first = self.first().get(..usize::from(keep.first)).unwrap_or_default();
+                let narrower = Keep { first: keep.first, last: self.keep.last };
+                Self {
+                    length: self.length,
+                    keep: narrower,
+                    kept: kept(first.as_bytes(), self.last().as_bytes()),
+                }
+            }
+            (narrow, true) => {
+                let count = if narrow { keep.first } else { self.keep.first };
+                let first = self.first().get(..usize::from(count)).unwrap_or_default();
+                let narrower = Keep { first: count, last: 0 };
+                Self { length: self.length, keep: narrower, kept: kept(first.as_bytes(), b"") }
+            }
+        }
+    }
+
     /// Length u8, count of first digits u8, these, count of last digits u8, these.
     pub fn write(&self, w: &mut Writer) {
         w.u8(self.length).u8(self.keep.first).fixed(self.first().as_bytes());
@@ -675,6 +699,16 @@ mod tests {
         assert_eq!((mask.first(), mask.last()), ("424242", "4242"));
         assert_eq!(mask.last_four_only().to_string(), "************4242");
         assert_eq!(mask.last_four_only(), pan.mask(keep("0+4")));
+        let wide = pan.mask(keep("8+4"));
+        for narrower in ["8+4", "8+0", "6+4", "6+0", "0+4", "0+0"] {
+            assert_eq!(wide.narrowed(keep(narrower)), pan.mask(keep(narrower)), "{narrower}");
+            assert_eq!(
+                pan.mask(keep(narrower)).narrowed(keep("8+4")),
+                pan.mask(keep(narrower)),
+                "{narrower}"
+            );
+        }
+        assert_eq!(pan.mask(keep("8+0")).narrowed(keep("6+4")), pan.mask(keep("6+0")));
     }
 
     #[test]

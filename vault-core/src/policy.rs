@@ -6,12 +6,10 @@
 //!
 //! It reads no clock and no disk, so a decision can be replayed from its inputs alone.
 
-mod table;
-
 use std::collections::HashMap;
 use std::sync::Arc;
 
-pub use table::{
+pub use crate::table::{
     Authority, Channel, ChannelKind, Effect, Format, MAX_POLICY, MAX_ROWS, Merchant, Operator, Policy,
     Principal, Rule,
 };
@@ -32,7 +30,7 @@ const MAX_SPREAD: usize = 4_000_000;
 /// Who is at the door, before the policy has a name for them.
 #[derive(Clone, Copy)]
 pub enum Caller<'a> {
-    /// The holder of a verified certificate: its authority's key (SHA-256 of SubjectPublicKeyInfo) and its one name.
+    /// The holder of a verified certificate: its authority's key (SHA-256 of `SubjectPublicKeyInfo`) and its one name.
     Certificate {
         /// The authority.
         authority: &'a [u8; 32],
@@ -157,6 +155,11 @@ impl Admitted {
         }
     }
 
+    /// Whether a token may be given out at all: asked before anything is looked up, since it depends on no token.
+    pub fn may_tokenize(&self) -> Result<(), Denial> {
+        self.most_shown().map(|_| ()).map_err(|why| self.deny(why, None))
+    }
+
     /// Asks for a new or reused token to be given out. Depends on no token, so a wrong purpose is plainly denied.
     pub fn permit_token(
         &self,
@@ -194,7 +197,8 @@ impl Admitted {
         if !card.row.grants.include(self.channel_id) {
             return deny(Refusal::Foreign);
         }
-        if card.is_expired(now) {
+        // An expired token may still be revoked: that is how its card number goes for good.
+        if card.is_expired(now) && self.action != Action::Revoke {
             return deny(Refusal::Expired);
         }
         if wanted > most {
@@ -224,14 +228,15 @@ impl Admitted {
         Ok(self.permit(record, show, event))
     }
 
-    /// Asks to answer a retry of a revocation that was done: the card is a tombstone already.
-    pub fn permit_revoked_again(&self, card: &Card) -> Result<Permit, Denial> {
+    /// Asks to answer a retry of a revocation that was done: the caller has seen that the row says so.
+    pub fn permit_revoked_again(&self, card: &Card, only: Option<ChannelName>) -> Result<Permit, Denial> {
         let record = card.row.record;
-        if card.merchant != self.merchant_id || !card.is_revoked() {
+        if card.merchant != self.merchant_id {
             return Err(self.deny(Refusal::Unknown, Some(record)));
         }
         self.most_shown().map_err(|why| self.deny(why, Some(record)))?;
-        let event = Event::Revoked { record, version: card.row.version, channels: RevokedOn::All };
+        let channels = only.map_or(RevokedOn::All, RevokedOn::One);
+        let event = Event::Revoked { record, version: card.row.version, channels };
         Ok(self.permit(record, Show::Nothing, event))
     }
 
@@ -740,7 +745,7 @@ fn in_force(control: &Control, merchant: &Merchant) -> Result<MerchantInForce, E
     let numbers = control.numbers.get(&merchant.id).ok_or_else(Error::internal)?;
     let mut formats = HashMap::new();
     for row in &merchant.formats {
-        let id = *numbers.formats.get(&row.id).ok_or_else(Error::internal)?;
+        let id = numbers.formats.get(&row.id).ok_or_else(Error::internal)?.id;
         let format = row.build().map_err(Error::Config)?;
         formats.insert(row.id.clone(), Arc::new(FormatInForce { id, name: row.id.clone(), format }));
     }

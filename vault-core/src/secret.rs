@@ -8,7 +8,7 @@ use crate::random::{self, NoRandomness};
 
 /// 32 secret bytes of whatever kind. Each kind of key is its own type around this one.
 ///
-/// It has no Debug, Display, Clone, PartialEq or Serialize, and lives on the heap: a moved inline array leaves copies
+/// It has no Debug, Display, Clone, `PartialEq` or Serialize, and lives on the heap: a moved inline array leaves copies
 /// of itself on the stack.
 pub struct Secret32(SecretBox<[u8; 32]>);
 

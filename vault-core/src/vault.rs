@@ -7,6 +7,7 @@
 mod blocking;
 mod cards;
 mod esk;
+mod kept;
 mod operate;
 mod request;
 mod running;
@@ -96,7 +97,7 @@ struct Inner {
     vault: [u8; 16],
     root: (KeyId, Root),
     ctl: (KeyId, Ctl),
-    esk: Arc<Esk>,
+    esk: Arc<(KeyId, Esk)>,
 }
 
 /// A vault that is open. Cheap to clone; the last clone to be dropped lets the journal finish and closes it.
@@ -116,7 +117,7 @@ impl Vault {
     /// vault is; a store in which a vault stands already is refused and not touched.
     pub async fn create(place: Place, custodian: &dyn Custodian, policy: Policy) -> Result<Self, Error> {
         let held = place.store.get(&[header_key(), control_key(), epoch_key()]).await?;
-        if held.iter().any(Option::is_some) {
+        if held.iter().any(Option::is_some) || esk::stands(&place.esk) {
             return Err(Error::Store(StoreError::Exists));
         }
         let now = place.clock.now();
@@ -124,7 +125,7 @@ impl Vault {
         let (root, esk) = (Root::generate()?, Esk::generate()?);
         let mut control = Control::first(now);
         let root_id = control.note_held(KeyKind::Root, root.check_value(), now);
-        control.note_held(KeyKind::Esk, esk.check_value(), now);
+        let esk_id = control.note_held(KeyKind::Esk, esk.check_value(), now);
         let (ctl_id, ctl) = control.draw::<Ctl, Root>(None, (&root, root_id), now)?;
         let (log_key, seed) = control.add_own_keys((&root, root_id), now)?;
         let signer = signer(&vault, &seed)?;
@@ -141,10 +142,11 @@ impl Vault {
         let (row, epoch) = control.seal(&vault, ctl_id, &ctl)?;
         let mut writes = Control::writes(row, &epoch);
         writes.push(Write::Put(header_key(), header.encode()));
-        esk::write(&place.esk, &esk, custodian, &vault)?;
+        esk::write(&place.esk, (esk_id, &esk), custodian, &vault)?;
         let founding = journal::found(FIRST_LOG, &signer, &epoch, header_key(), writes, now);
         let store = place.store.clone();
         founding_commit(&store, &founding)?;
+        esk::settle(&place.esk)?;
         Self::open(place, custodian).await
     }
 
@@ -162,7 +164,8 @@ impl Vault {
         let epoch = Epoch::decode(&epoch_row.ok_or_else(damaged)?).map_err(|_| damaged())?;
         let (root, ctl) = header.unlock(custodian)?;
         let control = Control::open(&control_row, &epoch, &header.vault, header.ctl.0, &ctl)?;
-        let esk = Arc::new(esk::read(&esk_file, custodian, &header.vault)?);
+        let esk_id = control.active(KeyKind::Esk, None).ok_or_else(damaged)?.id;
+        let esk = Arc::new((esk_id, esk::read(&esk_file, custodian, &header.vault, esk_id)?));
         let rules = Rules::of(&control)?;
         let keyring = Keyring::unwrap(&control, &root, esk.clone())?;
         let log = control.logs.iter().find(|l| l.id == FIRST_LOG).ok_or_else(damaged)?;

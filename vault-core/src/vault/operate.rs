@@ -3,7 +3,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use ring::digest;
 use serde::Serialize;
 
 use super::{FIRST_LOG, Inner, State, Vault};
@@ -134,17 +133,15 @@ impl Vault {
         reason: LockReason,
         note: Option<&str>,
     ) -> Result<(u32, Receipt), Error> {
-        let note = note.map(note_hash).transpose()?;
+        let note = note.map(checked_note).transpose()?;
         let (receipt, lock) = self
             .change_with(by, None, |inner, control, now| {
-                let lock =
-                    control.lock(target.clone(), by.clone(), reason, note.map(|(hash, _)| hash), now)?;
-                let change = ControlChange::LockSet { lock, reason, note: note.map(|(hash, _)| hash) };
-                let mut writes = Vec::new();
-                if let Some((hash, text)) = note {
-                    let sealed = inner.state().keyring.seal_note(&hash.0, text)?;
-                    writes.push(Write::Put(note_key(&hash), sealed));
-                }
+                let sealed = note.map(|text| inner.state().keyring.seal_note(text)).transpose()?;
+                let hash = sealed.as_deref().map(Hash::of);
+                let lock = control.lock(target.clone(), by.clone(), reason, hash, now)?;
+                let change = ControlChange::LockSet { lock, reason, note: hash };
+                let writes = hash.zip(sealed).map(|(hash, sealed)| Write::Put(note_key(&hash), sealed));
+                let writes = writes.into_iter().collect();
                 Ok((vec![change], writes, lock))
             })
             .await?;
@@ -173,7 +170,7 @@ impl Vault {
     pub async fn note_of(&self, lock: &Lock) -> Result<Option<String>, Error> {
         let Some(hash) = lock.note else { return Ok(None) };
         let row = self.inner.store.get(&[note_key(&hash)]).await?.into_iter().next().flatten();
-        let opened = row.and_then(|row| self.state().keyring.open_note(&hash.0, &row).ok());
+        let opened = row.and_then(|row| self.state().keyring.open_note(&row).ok());
         opened.map(Some).ok_or_else(Error::internal)
     }
 
@@ -231,7 +228,7 @@ impl Vault {
         self.state().rules.who_is(caller)
     }
 
-    /// The operator that a certificate names: authority by the SHA-256 of its SubjectPublicKeyInfo.
+    /// The operator that a certificate names: authority by the SHA-256 of its `SubjectPublicKeyInfo`.
     #[must_use]
     pub fn operator(&self, authority: &[u8; 32], name: &str) -> Option<PrincipalName> {
         self.state().rules.operator(authority, name).cloned()
@@ -418,15 +415,14 @@ impl Inner {
     }
 }
 
-fn note_hash(text: &str) -> Result<(Hash, &str), Error> {
+fn checked_note(text: &str) -> Result<&str, Error> {
     if text.is_empty() || text.len() > MAX_NOTE {
         return Err(Error::malformed("note", "must have 1 to 2,048 bytes"));
     }
     if pan::holds_card_number(text) {
         return Err(Error::malformed("note", "must not hold a card number"));
     }
-    let digest = digest::digest(&digest::SHA256, text.as_bytes());
-    Ok((Hash(crate::envelope::first(digest.as_ref())), text))
+    Ok(text)
 }
 
 fn note_key(hash: &Hash) -> Key {

@@ -105,11 +105,15 @@ fn custodian() -> Passphrase {
 
 impl Desk {
     fn new() -> Self {
+        Self::with(POLICY)
+    }
+
+    fn with(policy: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let clock = Arc::new(ManualClock::at(START));
         let store: Arc<dyn Store> = Arc::new(Memory::default());
         let place = Self::place(&store, folder.path().join("esk"), &clock);
-        let policy = Policy::from_toml(POLICY).unwrap();
+        let policy = Policy::from_toml(policy).unwrap();
         let vault = block_on(Vault::create(place, &custodian(), policy)).unwrap_or_else(|e| panic!("{e}"));
         Self { vault, clock, store, folder }
     }
@@ -423,7 +427,7 @@ fn a_later_card_expiry_updates_the_record() {
         let shop = principal("shop");
         let seen = desk.vault.inspect(Caller::Local(&shop), &header, token.copy());
         let seen = block_on(seen).unwrap_or_else(|e| panic!("{e}"));
-        assert_eq!(seen.card_expiry.map(|e| e.year()), Some(kept));
+        assert_eq!(seen.card_expiry.map(super::super::pan::CardExpiry::year), Some(kept));
         assert_eq!(seen.mask.to_string(), "411111******1111");
     }
 }
@@ -471,4 +475,108 @@ fn a_used_up_space_says_so_and_never_repeats_a_token() {
     assert_eq!(seen.len(), 9_000);
     let one = block_on(desk.vault.tokenize(Caller::Local(&importer), &header(), fresh())).err();
     assert_eq!(one, Some(Error::SpaceExhausted));
+}
+
+#[test]
+fn a_purpose_that_no_rule_names_gets_no_token() {
+    let policy = POLICY.replace(
+        "actions = [\"tokenize\"]\n    tells_reuse = true",
+        "actions = [\"tokenize\"]\n    purposes = [\"authorization\"]",
+    );
+    let desk = Desk::with(&policy);
+    let known = desk.stored("web", VISA);
+    let commits = desk.store.commits();
+    let export = Header { purpose: Purpose::Export, ..header() };
+    for pan in [VISA, MASTERCARD] {
+        assert_eq!(desk.tokenize("web", &export, card(pan)).err(), Some(Error::Denied));
+        assert_eq!(last_refusal(&desk.vault), "wrong_purpose");
+    }
+    assert_eq!(desk.store.commits() - commits, 2);
+    assert_eq!(desk.paid("web", &known).as_deref(), Ok(VISA));
+}
+
+#[test]
+fn founding_a_vault_never_touches_another_ones_key() {
+    let desk = Desk::new();
+    let esk = desk.folder.path().join("esk");
+    let before = std::fs::read(&esk).unwrap();
+    let store: Arc<dyn Store> = Arc::new(Memory::default());
+    let place = Desk::place(&store, esk.clone(), &desk.clock);
+    let founded = block_on(Vault::create(place, &custodian(), Policy::from_toml(POLICY).unwrap()));
+    assert_eq!(founded.err(), Some(Error::Store(StoreError::Exists)));
+    assert_eq!(std::fs::read(&esk).unwrap(), before);
+}
+
+#[test]
+fn a_founding_that_was_killed_before_its_key_took_its_place_is_finished() {
+    let desk = Desk::new();
+    let (esk, waiting) = (desk.folder.path().join("esk"), desk.folder.path().join("esk.new"));
+    std::fs::rename(&esk, &waiting).unwrap();
+    let desk = desk.reopened();
+    assert!(esk.exists() && !waiting.exists());
+    desk.stored("web", VISA);
+}
+
+#[test]
+fn a_used_request_id_is_no_way_around_the_guess_budget() {
+    let desk = Desk::new();
+    let cell: Vec<String> = (0..1_000_000_u32)
+        .map(|n| format!("411111{n:06}1111"))
+        .filter(|pan| luhn_valid(pan.as_bytes()))
+        .take(9)
+        .collect();
+    let request = header();
+    assert!(desk.tokenize("web", &request, card(&cell[0])).is_ok());
+    let answers: Vec<Option<Error>> =
+        cell.iter().map(|pan| desk.tokenize("web", &request, card(pan)).err()).collect();
+    assert_eq!(answers[0], None);
+    assert!(answers[1..5].iter().all(|a| *a == Some(Error::IdempotencyMismatch)), "{answers:?}");
+    assert!(answers[5..].iter().all(|a| matches!(a, Some(Error::Budget { .. }))), "{answers:?}");
+}
+
+#[test]
+fn an_expired_token_can_be_revoked_and_a_retried_revocation_is_done() {
+    let desk = Desk::new();
+    let expiring = NewCard { valid_until: Some(START.plus_days(1)), ..card(VISA) };
+    let token = desk.tokenize("web", &header(), expiring).unwrap_or_else(|e| panic!("{e}")).token;
+    desk.clock.set(START.plus_days(2));
+    assert!(desk.revoked(&token, Revocation::Everywhere, &header()).is_ok_and(|r| r.everywhere));
+
+    let token = desk.stored("web", MASTERCARD);
+    let own = Revocation::On(channel("web"));
+    let request = header();
+    for _ in 0..2 {
+        assert!(desk.revoked(&token, own.clone(), &request).is_ok_and(|r| !r.everywhere));
+    }
+    assert_eq!(desk.revoked(&token, own, &header()).err(), Some(Error::NotFound));
+    assert_eq!(desk.paid("app", &token).as_deref(), Ok(MASTERCARD));
+}
+
+#[test]
+fn a_format_never_changes_and_a_narrowed_mask_narrows_old_rows() {
+    let desk = Desk::new();
+    let olga = principal("olga");
+    let token = desk.stored("web", VISA);
+    let changed = Policy::from_toml(&POLICY.replace(
+        "scheme = \"random\"\n    [[merchant.format]]\n    id = \"till\"",
+        "scheme = \"mixed\"\n    [[merchant.format]]\n    id = \"till\"",
+    ))
+    .unwrap();
+    assert!(matches!(block_on(desk.vault.apply_policy(&olga, changed, None)), Err(Error::Config(_))));
+    let narrowed = POLICY.replacen("id = \"acme\"", "id = \"acme\"\n    mask = { 16 = \"0+4\" }", 1);
+    block_on(desk.vault.apply_policy(&olga, Policy::from_toml(&narrowed).unwrap(), None)).unwrap();
+    let (shop, header) = (principal("shop"), Header { channel: Some(channel("web")), ..header() });
+    let seen =
+        block_on(desk.vault.inspect(Caller::Local(&shop), &header, token)).unwrap_or_else(|e| panic!("{e}"));
+    assert_eq!(seen.mask.to_string(), "************1111");
+}
+
+#[test]
+fn two_operators_never_overwrite_each_other_unseen() {
+    let desk = Desk::new();
+    let (olga, policy) = (principal("olga"), Policy::from_toml(POLICY).unwrap());
+    let (_, seen) = desk.vault.policy();
+    block_on(desk.vault.apply_policy(&olga, policy.clone(), Some(seen))).unwrap();
+    let late = block_on(desk.vault.apply_policy(&principal("otto"), policy, Some(seen)));
+    assert_eq!(late.err(), Some(Error::EpochMismatch { epoch: seen + 1 }));
 }

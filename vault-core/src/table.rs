@@ -40,13 +40,13 @@ pub struct Policy {
     pub rules: Vec<Rule>,
 }
 
-/// A certificate authority, known by the SHA-256 of its SubjectPublicKeyInfo.
+/// A certificate authority, known by the SHA-256 of its `SubjectPublicKeyInfo`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Authority {
     /// Its name in this policy.
     pub id: AuthorityName,
-    /// SHA-256 of its SubjectPublicKeyInfo, 64 hexadecimal digits, as `vaultctl certs inventory` prints it.
+    /// SHA-256 of its `SubjectPublicKeyInfo`, 64 hexadecimal digits, as `vaultctl certs inventory` prints it.
     pub sha256: String,
 }
 
@@ -359,7 +359,6 @@ impl Merchant {
             }
         }
         let mut kept = self.masks()?;
-        let masks = kept.clone();
         for format in &self.formats {
             let built =
                 format.build().map_err(|e| wrong(format!("merchant {id}: format {}: {e}", format.id)))?;
@@ -367,7 +366,6 @@ impl Merchant {
                 keeps.extend(built.keep(*length));
             }
         }
-        drop(masks);
         for (length, keeps) in kept {
             token::union_allowed(length, &keeps).map_err(|e| {
                 wrong(format!("merchant {id}: formats and masks of {length} digits together: {e}"))
@@ -451,5 +449,8 @@ fn once<'a>(what: &str, names: impl Iterator<Item = &'a str>) -> Result<BTreeSet
 fn describe(text: &str, e: &toml::de::Error) -> String {
     let line =
         e.span().and_then(|span| text.get(..span.start)).map_or(1, |before| before.matches('\n').count() + 1);
-    format!("line {line}: {}", e.message())
+    // A message may quote a value; one that quotes a card number is not passed on.
+    let message = e.message();
+    let message = if crate::pan::holds_card_number(message) { "is not what this key takes" } else { message };
+    format!("line {line}: {message}")
 }
