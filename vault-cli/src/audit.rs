@@ -330,7 +330,7 @@ async fn verify_here(admin: AdminOptions, key: LogVerifier, out: Out) -> Result<
     let walk = tokio::task::spawn_blocking(move || {
         let mut progress = Progress::of("entries");
         verify_export(&mut BufReader::new(Pages::new(from)), &key, &mut |done, total| {
-            progress.step(done, total)
+            progress.step(done, total);
         })
     });
     let sent = head.send(&vault, async |page: Vec<u8>| to.send(page).await.is_ok()).await;
