@@ -12,10 +12,12 @@
     reason = "the suite's own tools: a failure here is a failed test"
 )]
 
+pub mod canary;
 pub mod cards;
 pub mod desk;
 pub mod disk;
 pub mod golden;
+pub mod raw;
 pub mod server;
 
 pub use desk::{At, Closed, Desk};

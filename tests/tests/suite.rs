@@ -9,6 +9,7 @@
     reason = "all of this is tests"
 )]
 
+mod canary;
 mod engines;
 mod formats;
 mod golden;
