@@ -7,15 +7,18 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::fs::{self, File};
 use std::io::Read as _;
+use std::ops::Range;
 use std::path::Path;
 
-use aho_corasick::AhoCorasick;
+use aho_corasick::{AhoCorasick, Input};
 use data_encoding::BASE64_NOPAD;
 
 /// Bytes read at a time.
 pub const CHUNK: usize = 8 << 20;
 /// Bytes read again with the next chunk: more than the longest form, with the bytes around it that are shown.
 pub const OVERLAP: usize = 256;
+/// A page that was never written to.
+const PAGE: [u8; 4_096] = [0; 4_096];
 /// Bytes on each side of a finding that a failing test shows.
 const AROUND: usize = 48;
 
@@ -253,7 +256,25 @@ impl Scanner {
 
     /// `seen`: what ends by there was told before.
     fn look(&self, bytes: &[u8], seen: usize, base: u64, found: &mut Vec<Sighting>) {
-        for matched in self.machine.find_overlapping_iter(bytes) {
+        // Most of a core image was never written to. No form is longer than a page, so none spans one of zeros.
+        let mut from = 0;
+        let mut pages = bytes.chunks(PAGE.len()).enumerate();
+        loop {
+            let end = pages.find(|(_, page)| *page == &PAGE[..page.len()]).map(|(at, _)| at * PAGE.len());
+            let to = bytes.len().min(end.unwrap_or(bytes.len()) + OVERLAP);
+            if from < to {
+                self.look_from(bytes, from..to, seen, base, found);
+            }
+            match end {
+                // The last bytes of zeros may be a form's first.
+                Some(end) => from = to.max((end + PAGE.len()).saturating_sub(OVERLAP)),
+                None => return,
+            }
+        }
+    }
+
+    fn look_from(&self, bytes: &[u8], part: Range<usize>, seen: usize, base: u64, found: &mut Vec<Sighting>) {
+        for matched in self.machine.find_overlapping_iter(Input::new(bytes).range(part)) {
             let shape = &self.shapes[matched.pattern().as_usize()];
             let (start, end) = (matched.start(), matched.end());
             // What ended by then was told, unless the half byte behind it was still to come.

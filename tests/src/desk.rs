@@ -17,7 +17,7 @@ use vault_core::vault::{
     Detokenized, Header, Inspected, NewCard, Place, RequestId, Reveal, Revealed, Revocation, RevokedToken,
     StoreReport, Tokenized, Vault,
 };
-use vault_core::words::{Initiator, Purpose, Refusal, Show};
+use vault_core::words::{Initiator, Purpose, Refusal};
 
 use crate::cards::card;
 

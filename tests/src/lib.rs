@@ -17,7 +17,6 @@ pub mod cards;
 pub mod desk;
 pub mod disk;
 pub mod golden;
-pub mod raw;
 pub mod server;
 
 pub use desk::{At, Closed, Desk};

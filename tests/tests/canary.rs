@@ -7,6 +7,7 @@
 //! it would prove nothing.
 
 mod exercise;
+mod hearing;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -16,10 +17,11 @@ use std::time::{Duration, Instant};
 use vault_core::store::Engine;
 use vault_proto::v1;
 use vault_tests::canary::{Breeder, CHUNK, Form, OVERLAP, Scan, Scanner};
-use vault_tests::raw::{Ask, Raw, shout};
 use vault_tests::server::{Rig, program};
 
 use self::exercise::{Exercise, POLICY};
+use self::hearing::{Ask, close};
+use crate::raw::{NEW_TLS, Raw, config, dial, get, papers};
 
 /// How long after its last connection closed the process is looked at: its threads have gone idle.
 const REST: Duration = Duration::from_millis(500);
@@ -154,28 +156,34 @@ impl Found {
 
 /// Sends canaries through a server on every way there is, and looks for them wherever they must not be.
 async fn look_into(engine: Engine, program: &Path) -> Found {
-    let port = free_port();
-    let mut rig = Rig::made(engine, POLICY, &format!("[metrics]\naddress = \"127.0.0.1:{port}\"\n"));
+    let mut rig = Rig::made(engine, POLICY, "[metrics]\naddress = \"127.0.0.1:0\"\n");
     rig.start_program(program);
-    let page = ([127, 0, 0, 1], port).into();
 
-    let mut exercise = Exercise::new(&rig, page);
+    let mut clock = Instant::now();
+    let mut lap = |what: &str| {
+        eprintln!("{what}: {:.1} s", clock.elapsed().as_secs_f64());
+        clock = Instant::now();
+    };
+    let mut exercise = Exercise::new(&rig);
     exercise.everything().await;
+    lap("exercise");
     let (breeder, heard) = exercise.done();
     let scanner = Scanner::new(breeder.drawn());
     let (shapes, canaries) = scanner.size();
+    lap("scanner");
 
     let mut found =
         Found { canaries, shapes, memory: Scan::default(), elsewhere: Scan::default(), lines: Vec::new() };
     let export = rig.file("export.jsonl");
     fs::write(&export, exported(&rig).await).unwrap();
-    let metrics = shout(page, b"GET /metrics HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await;
-    let health = shout(page, b"GET /healthz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await;
-    assert!(String::from_utf8_lossy(&metrics).contains("vault_"), "the metrics page was not heard");
-    settled(page).await;
+    let (metrics, health) = (get(&rig, "/metrics").await, get(&rig, "/healthz").await);
+    settled(&rig).await;
+    lap("settled");
 
     let core = core_of(rig.process_id(), rig.folder.path());
+    lap("core");
     found.memory = scanner.file(&core);
+    lap("scan core");
     let memory = found.memory.sightings.iter().map(|s| format!("core: {s}"));
     found.lines.extend(memory.collect::<Vec<_>>());
     if let Some(kept) = std::env::var_os("VAULT_KEEP_CORE") {
@@ -184,8 +192,8 @@ async fn look_into(engine: Engine, program: &Path) -> Found {
     fs::remove_file(&core).unwrap();
     let texts = [
         ("the log", rig.log().join("\n").into_bytes()),
-        ("the metrics page", metrics),
-        ("the health page", health),
+        ("the metrics page", metrics.into_bytes()),
+        ("the health page", health.into_bytes()),
         ("an answer", heard),
     ];
     for (what, bytes) in texts {
@@ -197,6 +205,7 @@ async fn look_into(engine: Engine, program: &Path) -> Found {
     let (scan, lines) = scanner.folder(rig.folder.path());
     found.elsewhere.and(scan);
     found.lines.extend(lines);
+    lap("scan rest");
     assert!(rig.stop(), "the server did not end well");
     let (scan, lines) = scanner.folder(rig.folder.path());
     found.elsewhere.and(scan);
@@ -208,11 +217,12 @@ async fn look_into(engine: Engine, program: &Path) -> Found {
 
 /// Every entry of the audit log as the operators' plane gives it, in lines of its text fields and the bytes as they came.
 async fn exported(rig: &Rig) -> Vec<u8> {
-    let operator = Raw::operator(rig).await;
+    let stream = dial(rig.admin(), config(rig, NEW_TLS, Some(&papers(rig, "olga")))).await.unwrap();
+    let operator = Raw::over(stream).await.unwrap();
     let (mut lines, mut page_token) = (Vec::new(), String::new());
     loop {
         let asked = v1::ListAuditEntriesRequest { page_size: 1_000, page_token, ..Default::default() };
-        let told = operator.ask(Ask::of("/vault.v1.Admin/ListAuditEntries", &asked)).await;
+        let told = hearing::ask(&operator, Ask::of("/vault.v1.Admin/ListAuditEntries", &asked)).await;
         let page: v1::ListAuditEntriesResponse = told.answer().expect("a page of the audit log");
         lines.extend_from_slice(&told.heard);
         for entry in &page.entries {
@@ -224,16 +234,15 @@ async fn exported(rig: &Rig) -> Vec<u8> {
             break;
         }
     }
-    operator.close().await;
+    close(operator).await;
     lines
 }
 
 /// Waits until the server says that nobody is connected any more, and then until its threads are idle.
-async fn settled(page: std::net::SocketAddr) {
+async fn settled(rig: &Rig) {
     let began = Instant::now();
     loop {
-        let told = shout(page, b"GET /metrics HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await;
-        let told = String::from_utf8_lossy(&told).into_owned();
+        let told = get(rig, "/metrics").await;
         let open = |line: &str| line.contains("connections{") && !line.starts_with('#') && !line.ends_with(" 0");
         if !told.lines().any(open) {
             break;
@@ -247,7 +256,9 @@ async fn settled(page: std::net::SocketAddr) {
 /// Writes everything that the process has in memory to a file, as a debugger does: every mapping, every register.
 fn core_of(process: u32, folder: &Path) -> PathBuf {
     let prefix = folder.join("core");
-    let dump = || Command::new("gcore").args(["-a", "-o"]).arg(&prefix).arg(process.to_string()).output();
+    // Also what stands in files that are mapped, shared or not (core(5)): the default leaves it out.
+    fs::write(format!("/proc/{process}/coredump_filter"), "0x7f").unwrap_or_else(|e| panic!("as root: {e}"));
+    let dump = || Command::new("gcore").arg("-o").arg(&prefix).arg(process.to_string()).output();
     let told = match dump() {
         Err(_) => {
             install_gdb();
@@ -287,8 +298,4 @@ fn without_wiping() -> PathBuf {
     let done = cargo.current_dir(env!("CARGO_MANIFEST_DIR")).output().unwrap();
     assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
     target.join(name).join("vaultctl")
-}
-
-fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }

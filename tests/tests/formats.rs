@@ -143,7 +143,7 @@ fn a_length_that_a_format_does_not_name_is_refused() {
             let answer = answer.unwrap().pop().unwrap();
             match length {
                 16 => assert!(answer.is_ok()),
-                _ => assert!(matches!(answer.err(), Some(Error::Malformed { field: "card.plain.pan", .. }))),
+                _ => assert!(matches!(answer.err(), Some(Error::Malformed { field: "item.plain.pan", .. }))),
             }
         }
     }

@@ -11,9 +11,13 @@
 
 mod canary;
 mod engines;
+mod foreign_clients;
 mod formats;
 mod golden;
 mod idempotency_and_races;
-//PC
 mod over_the_wire;
+mod proofs_cannot_be_forged;
+mod refused_is_refused;
+mod raw;
+mod strangers;
 mod tampered_rows;

@@ -20,6 +20,7 @@ use crate::record::{Card, InnerSeal, MerchantId, Row, RowKey, SubjectId};
 use crate::rows;
 use crate::secret::{Secret32, same_bytes};
 use crate::store::Key;
+use crate::time::Timestamp;
 use crate::token::{MAX_TOKEN, Shape, Token};
 use crate::words::{KeyState, Ref};
 
@@ -345,6 +346,18 @@ impl Keyring {
         // A batch's bytes may be longer than e() takes: their digest stands for them.
         let digest = ring::digest::digest(&ring::digest::SHA256, bytes);
         Ok(keys.idm.name_of(&request_message("idem-hash", keys.name(), request).e(digest.as_ref()).done()))
+    }
+
+    /// What shows that a kept request is as this vault wrote it: its time and hash, under the request's own name.
+    pub fn request_tag(
+        &self,
+        merchant: MerchantId,
+        request: &RequestKey<'_>,
+        at: Timestamp,
+        hash: &[u8; 32],
+    ) -> Result<[u8; 16], Error> {
+        let keys = self.of(merchant)?;
+        Ok(keys.idm.name_of(&request_message("idem-tag", keys.name(), request).u64(at.0).fixed(hash).done()))
     }
 
     /// Seals an answer so that only who brings the same request opens it: TRK id u32, XAES message.

@@ -50,11 +50,14 @@ impl RecentRows {
         }
     }
 
-    /// Whether a row of this version (`None`: no row at all) is older than what this node wrote.
+    /// The version that this node last wrote of a row; none if it never did, or has forgotten.
+    ///
+    /// Ask before the row is read: only then is an older row one that was put back, and not one that was read just
+    /// before another request changed it.
     #[must_use]
-    pub fn is_older(&self, merchant: MerchantId, row: RowKey, version: Option<u32>) -> bool {
+    pub fn newest(&self, merchant: MerchantId, row: RowKey) -> Option<u32> {
         let memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
-        memory.versions.get(&(merchant, row.0)).is_some_and(|(newest, _)| version.is_none_or(|v| v < *newest))
+        memory.versions.get(&(merchant, row.0)).map(|(version, _)| *version)
     }
 }
 
@@ -63,20 +66,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_older_or_missing_row_is_noticed_until_it_is_forgotten() {
+    fn the_newest_version_is_known_until_it_is_forgotten() {
         let recent = RecentRows::new(2);
         let (m, row) = (MerchantId(1), |n: u8| RowKey([n; 16]));
         recent.changed(m, row(1), 2);
         recent.changed(m, row(1), 1);
-        assert!(recent.is_older(m, row(1), Some(1)) && recent.is_older(m, row(1), None));
-        assert!(!recent.is_older(m, row(1), Some(2)) && !recent.is_older(m, row(9), None));
-        assert!(!recent.is_older(MerchantId(2), row(1), None));
+        assert_eq!((recent.newest(m, row(1)), recent.newest(m, row(9))), (Some(2), None));
+        assert_eq!(recent.newest(MerchantId(2), row(1)), None);
         recent.changed(m, row(2), 1);
         recent.changed(m, row(3), 1);
-        assert!(!recent.is_older(m, row(1), None) && recent.is_older(m, row(3), None));
+        assert_eq!((recent.newest(m, row(1)), recent.newest(m, row(3))), (None, Some(1)));
         // A row that was changed again is the newest again.
         recent.changed(m, row(2), 2);
         recent.changed(m, row(4), 1);
-        assert!(recent.is_older(m, row(2), Some(1)) && !recent.is_older(m, row(3), None));
+        assert_eq!((recent.newest(m, row(2)), recent.newest(m, row(3))), (Some(2), None));
     }
 }

@@ -7,6 +7,7 @@
 mod blocking;
 mod cards;
 mod esk;
+mod kept;
 mod operate;
 mod request;
 mod running;

@@ -20,11 +20,13 @@ use vault_core::policy::{Asked, Caller, MAX_POLICY, Policy};
 use vault_core::time::{Clock, Timestamp};
 use vault_core::vault::{self, KeyLine, MAX_ENTRIES, RequestId, Vault};
 use vault_core::words::{Action, Initiator, KeyState, LockReason, Purpose, Show};
+use vault_proto::status::{Failure, Reason};
 use vault_proto::v1;
 
 use crate::failure::status;
 use crate::identity::PeerCertificate;
 use crate::limits::Limits;
+use crate::metrics::{Door, Metrics};
 use crate::tls::Tls;
 use crate::wire;
 
@@ -42,6 +44,7 @@ pub struct AdminService {
     clock: Arc<dyn Clock>,
     doors: Vec<(&'static str, Arc<Tls>)>,
     limits: Limits,
+    metrics: Arc<Metrics>,
     answers: Arc<Mutex<Answers>>,
 }
 
@@ -55,6 +58,27 @@ struct Answers {
     order: std::collections::VecDeque<Name>,
 }
 
+/// Why an operator's request is refused: as the core says, or because what it names is not there.
+enum Refused {
+    By(Error),
+    NotFound(&'static str),
+}
+
+impl From<Error> for Refused {
+    fn from(e: Error) -> Self {
+        Self::By(e)
+    }
+}
+
+impl From<Refused> for Status {
+    fn from(refused: Refused) -> Self {
+        match refused {
+            Refused::By(e) => status(&e),
+            Refused::NotFound(what) => Failure::new(Reason::NotFound, what).into(),
+        }
+    }
+}
+
 impl AdminService {
     /// Administers `vault`; `doors` are the listeners whose certificates the status tells of.
     #[must_use]
@@ -63,9 +87,10 @@ impl AdminService {
         clock: Arc<dyn Clock>,
         doors: Vec<(&'static str, Arc<Tls>)>,
         limits: Limits,
+        metrics: Arc<Metrics>,
     ) -> Self {
         let started_at = clock.now();
-        Self { vault, started_at, clock, doors, limits, answers: Arc::default() }
+        Self { vault, started_at, clock, doors, limits, metrics, answers: Arc::default() }
     }
 
     async fn operator<T>(&self, request: &Request<T>, action: Action) -> Result<PrincipalName, Status> {
@@ -92,7 +117,7 @@ impl AdminService {
     ) -> Result<Response<A>, Status>
     where
         A: Message + Default,
-        F: Future<Output = Result<A, Error>>,
+        F: Future<Output = Result<A, Refused>>,
     {
         let header = header.ok_or_else(|| status(&Error::malformed("header", "is required")))?;
         let id = RequestId::parse(&header.request_id).map_err(|e| status(&e))?;
@@ -107,19 +132,26 @@ impl AdminService {
                 return Err(status(&Error::EpochMismatch { epoch }));
             }
         }
-        let answer = change().await.map_err(|e| status(&e))?;
+        let answer = change().await?;
         let mut answers = self.answers();
         answers.order.push_back(name.clone());
         answers.kept.insert(name, answer.encode_to_vec());
         if answers.order.len() > KEPT_ANSWERS
-            && let Some(oldest) = answers.order.pop_front() {
-                answers.kept.remove(&oldest);
-            }
+            && let Some(oldest) = answers.order.pop_front()
+        {
+            answers.kept.remove(&oldest);
+        }
         Ok(Response::new(answer))
     }
 
     fn answers(&self) -> std::sync::MutexGuard<'_, Answers> {
         self.answers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The origin of this node's log, if that is the one meant.
+    fn this_log(&self, asked: &str) -> Result<String, Refused> {
+        let log = self.vault.verifier()?.origin().to_string();
+        if asked.is_empty() || asked == log { Ok(log) } else { Err(Refused::NotFound("no such log in this vault")) }
     }
 
     fn epoch(&self) -> u64 {
@@ -273,6 +305,7 @@ fn entry(log: &str, index: u64, leaf: Vec<u8>, entry: &AuditEntry) -> v1::AuditE
         merchant: entry.merchant.as_ref().map_or_else(String::new, ToString::to_string),
         channel: entry.channel.as_ref().map_or_else(String::new, ToString::to_string),
         outcome: v1::AuditOutcome::Done.into(),
+        count: 1,
         epoch: entry.epoch,
         ..v1::AuditEntry::default()
     };
@@ -325,7 +358,7 @@ fn entry(log: &str, index: u64, leaf: Vec<u8>, entry: &AuditEntry) -> v1::AuditE
         Event::VaultClosed => ("vault_closed", None),
         Event::LogStarted { .. } => ("log_started", None),
         Event::Swept { rows } => {
-            told.count = u64::from(*rows);
+            told.details.insert("rows".to_owned(), rows.to_string());
             ("swept", None)
         }
     };
@@ -426,7 +459,7 @@ impl v1::admin_server::Admin for AdminService {
                 depth: u32::try_from(told.waiting).unwrap_or(u32::MAX),
                 capacity: self.limits.queue,
             }),
-            connections: 0,
+            connections: self.metrics.connections(Door::Data),
             checkpoint: Some(wire::checkpoint(&head)),
         }))
     }
@@ -441,7 +474,8 @@ impl v1::admin_server::Admin for AdminService {
             (asked.kind == 0 || k.kind == asked.kind)
                 && (asked.merchant.is_empty() || k.merchant == asked.merchant)
         };
-        let all = self.vault.keys().iter().map(key).filter(wanted).collect();
+        let mut all: Vec<v1::Key> = self.vault.keys().iter().map(key).filter(wanted).collect();
+        all.sort_by(|a, b| (a.kind, &a.merchant, b.version).cmp(&(b.kind, &b.merchant, a.version)));
         let (keys, next_page_token) =
             paged(all, asked.page_size, &asked.page_token).map_err(|e| status(&e))?;
         Ok(Response::new(v1::ListKeysResponse { keys, next_page_token, epoch: self.epoch() }))
@@ -456,8 +490,8 @@ impl v1::admin_server::Admin for AdminService {
         let rotate = || async {
             match asked.kind() {
                 v1::KeyKind::Dek => {}
-                v1::KeyKind::Unspecified => return Err(Error::malformed("kind", "is required")),
-                _ => return Err(Error::Unimplemented { what: "rotating a key of this kind" }),
+                v1::KeyKind::Unspecified => return Err(Error::malformed("kind", "is required").into()),
+                _ => return Err(Error::Unimplemented { what: "rotating a key of this kind" }.into()),
             }
             let merchant = named(&asked.merchant, "merchant", MerchantName::parse)?;
             let previous = self.vault.keys().into_iter().rev().find(|k| {
@@ -504,8 +538,9 @@ impl v1::admin_server::Admin for AdminService {
     ) -> Result<Response<v1::ListLocksResponse>, Status> {
         self.reads(&request, Action::ReadLocks).await?;
         let asked = request.into_inner();
-        let all: Vec<Lock> =
+        let mut all: Vec<Lock> =
             self.vault.locks().into_iter().filter(|l| asked.include_lifted || l.lifted.is_none()).collect();
+        all.sort_by_key(|l| std::cmp::Reverse(l.id));
         let (page, next_page_token) =
             paged(all, asked.page_size, &asked.page_token).map_err(|e| status(&e))?;
         let mut locks = Vec::with_capacity(page.len());
@@ -524,9 +559,12 @@ impl v1::admin_server::Admin for AdminService {
         let asked = request.into_inner();
         let lift = || async {
             if !asked.note.is_empty() {
-                return Err(Error::Unimplemented { what: "a note on lifting a lock" });
+                return Err(Error::Unimplemented { what: "a note on lifting a lock" }.into());
             }
-            let receipt = self.vault.lift_lock(&operator, asked.lockdown).await?;
+            let receipt = self.vault.lift_lock(&operator, asked.lockdown).await.map_err(|e| match e {
+                Error::Malformed { field: "lockdown", .. } => Refused::NotFound("no such lock in force"),
+                other => other.into(),
+            })?;
             let lifted = self.vault.locks().into_iter().find(|l| l.id == asked.lockdown);
             Ok(v1::LiftLockResponse {
                 lock: lifted.map(|l| lock(&l, None)),
@@ -663,21 +701,24 @@ impl v1::admin_server::Admin for AdminService {
         self.reads(&request, Action::ReadAudit).await?;
         let asked = request.into_inner();
         let list = async {
-            let log = self.vault.verifier()?.origin().to_string();
-            if !asked.log.is_empty() && asked.log != log {
-                return Err(Error::malformed("log", "names no log of this vault"));
-            }
+            let log = self.this_log(&asked.log)?;
             let wanted = Wanted::of(&asked);
             let size = self.vault.checkpoint().await?.checkpoint().size;
             let most = page_size(asked.page_size, MAX_ENTRIES);
-            // Places count from the end that is asked for first; one page looks through a bounded stretch of the log.
-            let mut place = from_page(&asked.page_token)?;
+            // The next entry to look at, or going back the one behind it: an index, for the log grows between pages.
+            let mut at = match asked.page_token.as_str() {
+                "" => if asked.newest_first { size } else { 0 },
+                token => from_page(token)?,
+            };
+            if at > size {
+                return Err(Error::malformed("page_token", "is none that this vault gave").into());
+            }
+            let left = |at: u64| if asked.newest_first { at } else { size - at };
             let mut entries = Vec::with_capacity(most);
             let mut looked = 0;
-            while entries.len() < most && place < size && looked < LOOKED {
-                let index = if asked.newest_first { size - 1 - place } else { place };
-                let step = u64::try_from(MAX_ENTRIES).unwrap_or(1).min(size - place);
-                let from = if asked.newest_first { index + 1 - step } else { index };
+            while entries.len() < most && left(at) > 0 && looked < LOOKED {
+                let step = u64::try_from(MAX_ENTRIES).unwrap_or(1).min(left(at));
+                let from = if asked.newest_first { at - step } else { at };
                 let mut page = self.vault.entries(from, usize::try_from(step).unwrap_or(1)).await?;
                 if asked.newest_first {
                     page.reverse();
@@ -686,7 +727,7 @@ impl v1::admin_server::Admin for AdminService {
                     if entries.len() == most {
                         break;
                     }
-                    place += 1;
+                    at = if asked.newest_first { index } else { index + 1 };
                     looked += 1;
                     let told = entry(&log, index, leaf, &found);
                     if wanted.takes(found.at, &told) {
@@ -694,10 +735,10 @@ impl v1::admin_server::Admin for AdminService {
                     }
                 }
             }
-            let next_page_token = if place < size { to_page(place) } else { String::new() };
-            Ok(v1::ListAuditEntriesResponse { entries, next_page_token })
+            let next_page_token = if left(at) > 0 { to_page(at) } else { String::new() };
+            Ok::<_, Refused>(v1::ListAuditEntriesResponse { entries, next_page_token })
         };
-        list.await.map(Response::new).map_err(|e| status(&e))
+        Ok(Response::new(list.await?))
     }
 
     async fn prove_receipt(
@@ -731,6 +772,7 @@ impl v1::admin_server::Admin for AdminService {
         request: Request<v1::GetCheckpointRequest>,
     ) -> Result<Response<v1::GetCheckpointResponse>, Status> {
         self.reads(&request, Action::ReadAudit).await?;
+        self.this_log(&request.get_ref().log)?;
         let get = async {
             let head = self.vault.checkpoint().await?;
             let verifier_key = self.vault.verifier()?.to_string();
@@ -744,6 +786,7 @@ impl v1::admin_server::Admin for AdminService {
         request: Request<v1::VerifyLogRequest>,
     ) -> Result<Response<Self::VerifyLogStream>, Status> {
         self.reads(&request, Action::ReadAudit).await?;
+        self.this_log(&request.get_ref().log)?;
         let (to, steps) = mpsc::channel(16);
         let vault = self.vault.clone();
         tokio::spawn(async move {

@@ -54,10 +54,16 @@ pub const DRAIN_MS: u32 = 20_000;
 
 /// The time over which cancelled requests are counted.
 pub const CANCEL_WINDOW: Duration = Duration::from_secs(10);
-/// Bytes that a peer may send on one request before it is read: one window per message is enough on a local network.
-pub const STREAM_WINDOW: u32 = 131_072;
-/// Bytes that a peer may send on one connection before they are read. All connections together: 256 MiB at most.
-pub const CONNECTION_WINDOW: u32 = 262_144;
+/// Bytes that a peer may send on one request before it is read. A message of a megabyte takes 32 round trips, 10 ms on a
+/// local network. Small, because of what h2 does to a stream of small messages: see [`CONNECTION_WINDOW`].
+pub const STREAM_WINDOW: u32 = 32_768;
+/// Bytes that a peer may send on one connection before they are read. All connections together: 512 MiB at most.
+///
+/// h2 ends a connection whose unread DATA frames are small and many: each costs it 256 bytes less its own length, and all
+/// together half this window. A good client that streams faster than the vault works fills its stream's window with
+/// messages of 85 bytes and more (the shortest there are), one in a frame, which costs 66 KB: so three such streams fit,
+/// and wait by flow control as the contract says, with room for single calls beside them.
+pub const CONNECTION_WINDOW: u32 = 524_288;
 /// Bytes of an answer that are kept for a peer that reads slowly, per request.
 pub const SEND_BUFFER: usize = 65_536;
 /// Bytes in one HTTP/2 frame: the protocol's own smallest maximum.

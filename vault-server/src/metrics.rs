@@ -264,6 +264,12 @@ impl Metrics {
         Up::new(self.open.get_or_create_owned(&DoorLabel { door }))
     }
 
+    /// How many connections have shown a certificate at this door and are open now.
+    #[must_use]
+    pub fn connections(&self, door: Door) -> u32 {
+        self.open.get(&DoorLabel { door }).map_or(0, |gauge| u32::try_from(gauge.get()).unwrap_or(0))
+    }
+
     /// A file of the settings is good until `seconds` after 1970.
     pub(crate) fn certificate(&self, door: Door, file: &str, seconds: i64) {
         self.expiry.get_or_create(&CertificateLabels { door, file: file.to_owned() }).set(seconds);

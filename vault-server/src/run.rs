@@ -8,10 +8,6 @@ use std::time::Duration;
 use secrecy::SecretSlice;
 use tonic::service::Routes;
 use tonic_health::ServingStatus;
-use tonic_reflection::server::v1::{ServerReflection, ServerReflectionServer};
-use tonic_reflection::server::v1alpha::{
-    ServerReflection as AlphaReflection, ServerReflectionServer as AlphaServer,
-};
 use vault_core::custody::Passphrase;
 use vault_core::error::Error;
 use vault_core::network::Networks;
@@ -39,6 +35,9 @@ const SWEEP: Duration = Duration::from_hours(1);
 
 /// How often the store's counters are read onto the metrics page.
 const COUNT: Duration = Duration::from_secs(1);
+
+/// The health service, as reflection lists it.
+const HEALTH: &str = "grpc.health.v1.Health";
 
 /// The methods that have a line of their own on the metrics page.
 const METHODS: &[&str] = &[
@@ -134,7 +133,11 @@ pub fn custodian(settings: &Settings) -> Result<Passphrase, StartError> {
 }
 
 /// Opens the vault that the settings name. A memory store begins empty, without a policy that lets anyone in.
-async fn open_vault(settings: &Settings, clock: &Arc<dyn Clock>) -> Result<Vault, StartError> {
+async fn open_vault(
+    settings: &Settings,
+    clock: &Arc<dyn Clock>,
+    networks: &Arc<Networks>,
+) -> Result<Vault, StartError> {
     let custodian = custodian(settings)?;
     let folder: &Path = &settings.store.folder;
     let options = store::Options::default();
@@ -155,7 +158,8 @@ async fn open_vault(settings: &Settings, clock: &Arc<dyn Clock>) -> Result<Vault
             remedy: "name the engine that the folder was made with".to_owned(),
         }]));
     }
-    let place = Place { clock: clock.clone(), ..Place::new(opened, folder.join("esk")) };
+    let place =
+        Place { clock: clock.clone(), networks: networks.clone(), ..Place::new(opened, folder.join("esk")) };
     Ok(match settings.store.engine {
         Engine::Redb | Engine::Sled => Vault::open(place, &custodian).await?,
         Engine::Memory => Vault::create(place, &custodian, Policy::default()).await?,
@@ -165,7 +169,9 @@ async fn open_vault(settings: &Settings, clock: &Arc<dyn Clock>) -> Result<Vault
 async fn serve(settings: &Settings, clock: Arc<dyn Clock>) -> Result<(), StartError> {
     let metrics = Metrics::new(METHODS);
     logs::start(settings.log, clock.clone(), Some(metrics.clone())).ok();
-    let vault = open_vault(settings, &clock).await?;
+    let networks = settings.cards.read_networks().map_err(|p| StartError::Settings(vec![p]))?;
+    let networks = Arc::new(networks);
+    let vault = open_vault(settings, &clock, &networks).await?;
     let (trigger, shutdown) = Trigger::new();
     let _signals = trigger.follow_signals().map_err(machine("listening for signals"))?;
 
@@ -189,16 +195,16 @@ async fn serve(settings: &Settings, clock: Arc<dyn Clock>) -> Result<(), StartEr
     let message = usize::try_from(settings.limits.message_bytes).unwrap_or(usize::MAX);
     let service = VaultService::new(
         vault.clone(),
-        Arc::new(Networks::builtin()),
+        networks.clone(),
         metrics.clone(),
         data.clone(),
         clock.clone(),
+        settings.limits.message_bytes,
     );
     let service = v1::vault_server::VaultServer::new(service)
         .max_decoding_message_size(message)
         .max_encoding_message_size(message);
-    let routes =
-        Routes::new(service).add_service(health).add_service(reflection()?).add_service(reflection_alpha()?);
+    let routes = reflected(Routes::new(service).add_service(health), v1::vault_server::SERVICE_NAME)?;
     let edge = edge(&data, settings, &clock, &metrics, &vault);
     let socket =
         listener::bind(settings.listen.address).map_err(machine("listen.address cannot be bound"))?;
@@ -207,16 +213,19 @@ async fn serve(settings: &Settings, clock: Arc<dyn Clock>) -> Result<(), StartEr
     tracing::info!(address = %at, door = "data", "serving");
 
     if let Some((address, tls)) = admin {
-        let service = AdminService::new(vault.clone(), clock.clone(), doors.clone(), settings.limits.clone());
+        let service = AdminService::new(
+            vault.clone(),
+            clock.clone(),
+            doors.clone(),
+            settings.limits.clone(),
+            metrics.clone(),
+        );
         // A policy may have four megabytes; an operator's listener takes one with room to spare.
         let service = v1::admin_server::AdminServer::new(service)
             .max_decoding_message_size(vault_core::policy::MAX_POLICY + message)
             .max_encoding_message_size(vault_core::policy::MAX_POLICY + message);
         let (_, health) = tonic_health::server::health_reporter();
-        let routes = Routes::new(service)
-            .add_service(health)
-            .add_service(reflection()?)
-            .add_service(reflection_alpha()?);
+        let routes = reflected(Routes::new(service).add_service(health), v1::admin_server::SERVICE_NAME)?;
         let edge = self::edge(&tls, settings, &clock, &metrics, &vault);
         let socket = listener::bind(address).map_err(machine("admin.address cannot be bound"))?;
         let at = socket.local_addr().map_err(machine("admin.address"))?;
@@ -225,6 +234,8 @@ async fn serve(settings: &Settings, clock: Arc<dyn Clock>) -> Result<(), StartEr
     }
     if let Some(page) = &settings.metrics {
         let socket = listener::bind(page.address).map_err(machine("metrics.address cannot be bound"))?;
+        let at = socket.local_addr().map_err(machine("metrics.address"))?;
+        tracing::info!(address = %at, door = "metrics", "serving");
         let health = health_of(vault.clone(), doors, shutdown.clone());
         tokio::spawn(metrics::serve(socket, metrics.clone(), health, shutdown.clone()));
     }
@@ -281,20 +292,18 @@ fn edge(
     Edge::new(tls.clone(), settings.limits.clone(), clock.clone(), metrics.clone(), Arc::new(told))
 }
 
-fn reflection() -> Result<ServerReflectionServer<impl ServerReflection>, StartError> {
-    tonic_reflection::server::Builder::configure()
-        .register_encoded_file_descriptor_set(vault_proto::FILE_DESCRIPTOR_SET)
-        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-        .build_v1()
-        .map_err(|_| StartError::Vault(Error::internal()))
-}
-
-fn reflection_alpha() -> Result<AlphaServer<impl AlphaReflection>, StartError> {
-    tonic_reflection::server::Builder::configure()
-        .register_encoded_file_descriptor_set(vault_proto::FILE_DESCRIPTOR_SET)
-        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-        .build_v1alpha()
-        .map_err(|_| StartError::Vault(Error::internal()))
+/// Adds reflection of what this listener serves, in both versions that tools ask for. The contract's files are given
+/// whole, but only the listener's own service is listed: the other one is not to be found here.
+fn reflected(routes: Routes, service: &'static str) -> Result<Routes, StartError> {
+    let of = || {
+        [service, HEALTH, "grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection"]
+            .into_iter()
+            .fold(tonic_reflection::server::Builder::configure(), |builder, name| builder.with_service_name(name))
+            .register_encoded_file_descriptor_set(vault_proto::FILE_DESCRIPTOR_SET)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
+    let broken = |_| StartError::Vault(Error::internal());
+    Ok(routes.add_service(of().build_v1().map_err(broken)?).add_service(of().build_v1alpha().map_err(broken)?))
 }
 
 fn health_of(

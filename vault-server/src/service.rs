@@ -20,8 +20,7 @@ use vault_proto::{RpcStatus, v1};
 
 use crate::failure::{failure, status};
 use crate::identity::PeerCertificate;
-use crate::limits::MESSAGE_BYTES;
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, TurnedRequest};
 use crate::request::Deadline;
 use crate::tls::Tls;
 use crate::wire;
@@ -33,8 +32,9 @@ pub const STREAM_IN_FLIGHT: usize = 64;
 /// How long an answer is kept for a retry.
 const IDEMPOTENCY_WINDOW: std::time::Duration = std::time::Duration::from_hours(24);
 
-/// What this release can do beyond the first contract. None yet; later releases add words.
-const FEATURES: &[&str] = &[];
+/// What is built in, in the contract's words. Later releases add to them.
+const FEATURES: &[&str] =
+    &["card.plain", "reveal.plain", "reveal.masked", "scheme.random", "scheme.mixed", "scheme.opaque"];
 
 /// The data plane.
 #[derive(Clone)]
@@ -44,6 +44,7 @@ pub struct VaultService {
     metrics: Arc<Metrics>,
     tls: Arc<Tls>,
     clock: Arc<dyn Clock>,
+    message_bytes: u32,
 }
 
 /// Who asks, kept alive for as long as the request is.
@@ -68,7 +69,7 @@ impl Asker {
 }
 
 impl VaultService {
-    /// Serves `vault`.
+    /// Serves `vault`, with messages of at most `message_bytes`.
     #[must_use]
     pub fn new(
         vault: Vault,
@@ -76,14 +77,19 @@ impl VaultService {
         metrics: Arc<Metrics>,
         tls: Arc<Tls>,
         clock: Arc<dyn Clock>,
+        message_bytes: u32,
     ) -> Self {
-        Self { vault, networks, metrics, tls, clock }
+        Self { vault, networks, metrics, tls, clock, message_bytes }
     }
 
-    /// A stream outlives its headers: its certificate is checked again for each of its messages.
-    fn still_good(&self, asker: &Asker) -> Result<(), RpcStatus> {
-        let checked = self.tls.current().still_good(&asker.peer, self.clock.now());
-        checked.map_err(|why| Failure::new(Reason::CertificateRefused, why.to_string()).into())
+    /// A stream outlives its headers: its certificate is checked again for each of its messages. A refusal is of the
+    /// whole stream, and in the log before it is told.
+    async fn still_good(&self, asker: &Asker) -> Result<(), Status> {
+        let Asker { peer, .. } = asker;
+        let Err(why) = self.tls.current().still_good(peer, self.clock.now()) else { return Ok(()) };
+        self.metrics.turned_request(self.tls.door(), TurnedRequest::Certificate);
+        self.vault.certificate_refused(&peer.authority_key.0, peer.name.as_str()).await.map_err(|e| status(&e))?;
+        Err(Failure::new(Reason::CertificateRefused, why.to_string()).into())
     }
 
     fn refused(&self, error: &Error) -> Status {
@@ -182,37 +188,49 @@ fn within_batch<T>(items: &[T]) -> Result<(), Status> {
 
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
-/// Works on a stream's messages, at most [`STREAM_IN_FLIGHT`] at once, and answers each as it is done.
+/// Works on a stream's messages, at most [`STREAM_IN_FLIGHT`] at once, and answers each as it is done. What ends the
+/// stream with an error (a broken message, a refused certificate) is told last: what was being worked on is answered
+/// first, as it may be on disk already.
 fn answered<M, A, F>(mut messages: Streaming<M>, ask: impl Fn(M) -> F + Send + 'static) -> Answers<A>
 where
     M: Send + 'static,
     A: Send + 'static,
-    F: Future<Output = A> + Send + 'static,
+    F: Future<Output = Result<A, Status>> + Send + 'static,
 {
     let (to, answers) = mpsc::channel(STREAM_IN_FLIGHT);
     tokio::spawn(async move {
         let mut working = tokio::task::JoinSet::new();
-        loop {
-            tokio::select! {
+        let mut end = None;
+        while end.is_none() {
+            let done = tokio::select! {
                 message = messages.next(), if working.len() < STREAM_IN_FLIGHT => match message {
-                    Some(Ok(message)) => { working.spawn(ask(message)); }
-                    Some(Err(broken)) => { let _gone = to.send(Err(broken)).await; break; }
+                    Some(Ok(message)) => { working.spawn(ask(message)); continue }
+                    Some(Err(broken)) => { end = Some(broken); break }
                     None => break,
                 },
-                Some(done) = working.join_next() => {
-                    let Ok(answer) = done else { continue };
-                    if to.send(Ok(answer)).await.is_err() { return; }
-                }
+                Some(done) = working.join_next() => done,
+            };
+            match finished(done) {
+                Ok(answer) => if to.send(Ok(answer)).await.is_err() { return },
+                Err(refused) => end = Some(refused),
             }
         }
         while let Some(done) = working.join_next().await {
-            let Ok(answer) = done else { continue };
-            if to.send(Ok(answer)).await.is_err() {
-                return;
+            match finished(done) {
+                Ok(answer) => if to.send(Ok(answer)).await.is_err() { return },
+                Err(refused) => end = end.or(Some(refused)),
             }
+        }
+        if let Some(end) = end {
+            let _gone = to.send(Err(end)).await;
         }
     });
     Box::pin(ReceiverStream::new(answers))
+}
+
+/// What became of one message. Where its task broke down nobody knows its reference, so the stream has to end.
+fn finished<A>(done: Result<Result<A, Status>, tokio::task::JoinError>) -> Result<A, Status> {
+    done.unwrap_or_else(|_| Err(status(&Error::internal())))
 }
 
 #[tonic::async_trait]
@@ -390,14 +408,12 @@ impl v1::vault_server::Vault for VaultService {
             let reference = item.as_ref().map_or_else(String::new, |i| i.reference.clone());
             async move {
                 use v1::stream_tokenize_response::Outcome;
-                let outcome = match service.still_good(&asker) {
-                    Err(refused) => Outcome::Error(refused),
-                    Ok(()) => match service.tokenize_one(&asker, header, item).await {
-                        Ok(result) => Outcome::Result(result),
-                        Err(e) => Outcome::Error(service.item_error(&e)),
-                    },
+                service.still_good(&asker).await?;
+                let outcome = match service.tokenize_one(&asker, header, item).await {
+                    Ok(result) => Outcome::Result(result),
+                    Err(e) => Outcome::Error(service.item_error(&e)),
                 };
-                v1::StreamTokenizeResponse { reference, outcome: Some(outcome) }
+                Ok(v1::StreamTokenizeResponse { reference, outcome: Some(outcome) })
             }
         };
         Ok(Response::new(answered(request.into_inner(), ask)))
@@ -413,14 +429,12 @@ impl v1::vault_server::Vault for VaultService {
             let reference = item.as_ref().map_or_else(String::new, |i| i.reference.clone());
             async move {
                 use v1::stream_detokenize_response::Outcome;
-                let outcome = match service.still_good(&asker) {
-                    Err(refused) => Outcome::Error(refused),
-                    Ok(()) => match service.detokenize_one(&asker, header, item).await {
-                        Ok(result) => Outcome::Result(result),
-                        Err(e) => Outcome::Error(service.item_error(&e)),
-                    },
+                service.still_good(&asker).await?;
+                let outcome = match service.detokenize_one(&asker, header, item).await {
+                    Ok(result) => Outcome::Result(result),
+                    Err(e) => Outcome::Error(service.item_error(&e)),
                 };
-                v1::StreamDetokenizeResponse { reference, outcome: Some(outcome) }
+                Ok(v1::StreamDetokenizeResponse { reference, outcome: Some(outcome) })
             }
         };
         Ok(Response::new(answered(request.into_inner(), ask)))
@@ -439,7 +453,7 @@ impl v1::vault_server::Vault for VaultService {
             features: FEATURES.iter().map(|f| (*f).to_owned()).collect(),
             limits: Some(v1::Limits {
                 batch_items: limit(MAX_BATCH),
-                message_bytes: MESSAGE_BYTES,
+                message_bytes: self.message_bytes,
                 text_bytes: limit(MAX_CONTEXT),
                 stream_in_flight: limit(STREAM_IN_FLIGHT),
                 idempotency_window: Some(wire::duration(IDEMPOTENCY_WINDOW)),

@@ -16,6 +16,7 @@ use std::sync::Arc;
 
 use serde::Deserialize;
 use vault_core::name::AuthorityName;
+use vault_core::network::{MAX_LIST, Networks};
 use vault_core::time::Clock;
 use zeroize::Zeroizing;
 
@@ -71,6 +72,9 @@ pub struct Settings {
     pub admin: Option<AdminSettings>,
     /// `[metrics]`: without it there is no page.
     pub metrics: Option<MetricsSettings>,
+    /// `[cards]`: without it, the built-in list of card networks.
+    #[serde(default)]
+    pub cards: CardSettings,
     /// `[limits]`.
     #[serde(default)]
     pub limits: Limits,
@@ -147,6 +151,27 @@ pub struct AdminSettings {
     pub tls: TlsFiles,
 }
 
+/// The `[cards]` table.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CardSettings {
+    /// A list of card networks in place of the built-in one; its form is that of `vault-core/data/networks.toml`.
+    pub networks: Option<PathBuf>,
+}
+
+impl CardSettings {
+    /// The networks that the settings name.
+    pub fn read_networks(&self) -> Result<Networks, Problem> {
+        let Some(path) = &self.networks else { return Ok(Networks::builtin()) };
+        let wrong =
+            |problem: &str| Problem::new("cards.networks", problem, "mend the file, or take the key out");
+        let most = u64::try_from(MAX_LIST).unwrap_or(u64::MAX);
+        let bytes = read_small(path, most).map_err(|problem| wrong(&problem))?;
+        let text = std::str::from_utf8(&bytes).map_err(|_| wrong("is not UTF-8"))?;
+        Networks::parse(text).map_err(|e| wrong(&e.to_string()))
+    }
+}
+
 /// The `[metrics]` table.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -193,7 +218,8 @@ impl Settings {
                 .chain(tls.client_ca.values_mut())
                 .chain(&mut tls.crl)
         });
-        for path in paths.chain([&mut self.store.folder]).chain(&mut self.custodian.passphrase_file) {
+        let paths = paths.chain([&mut self.store.folder]);
+        for path in paths.chain(&mut self.custodian.passphrase_file).chain(&mut self.cards.networks) {
             *path = folder.join(&*path); // an absolute path stays itself
         }
     }
@@ -204,6 +230,7 @@ impl Settings {
         let mut problems = self.limits.problems();
         problems.extend(self.check_addresses());
         problems.extend(self.custodian.read_passphrase().err());
+        problems.extend(self.cards.read_networks().err());
         if self.store.engine != Engine::Memory && !self.store.folder.is_dir() {
             problems.push(Problem::new(
                 "store.folder",

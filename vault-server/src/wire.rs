@@ -61,13 +61,33 @@ pub fn header(header: Option<v1::RequestHeader>, deadline: Option<Timestamp>) ->
         request_id: RequestId::parse(&request_id)?,
         purpose: required(purpose, "header.purpose")?,
         initiator: required(initiator, "header.initiator")?,
-        context: context.map(|c| self::context(&c)).transpose()?.unwrap_or_default(),
+        context: context.map(|c| self::context(&c, &HEADER_CONTEXT)).transpose()?.unwrap_or_default(),
         deadline,
     })
 }
 
-fn context(context: &v1::Context) -> Result<Context, Error> {
-    Context::new(&context.customer_reference, &context.session, &context.client_address)
+/// A context's fields by their paths, as it comes in a header.
+const HEADER_CONTEXT: [&str; 3] =
+    ["header.context.customer_reference", "header.context.session", "header.context.client_address"];
+
+/// The same in an item.
+const ITEM_CONTEXT: [&str; 3] =
+    ["item.context.customer_reference", "item.context.session", "item.context.client_address"];
+
+fn context(context: &v1::Context, paths: &[&'static str; 3]) -> Result<Context, Error> {
+    let v1::Context { customer_reference, session, client_address } = context;
+    let parsed = Context::new(customer_reference, session, client_address).map_err(|e| match e {
+        // The core does not know where on the wire a context stood.
+        Error::Malformed { field, rule } => {
+            Error::malformed(paths.iter().find(|path| path.ends_with(field)).copied().unwrap_or(field), rule)
+        }
+        other => other,
+    })?;
+    let [_, _, address] = paths;
+    if !client_address.is_empty() && client_address.parse::<std::net::IpAddr>().is_err() {
+        return Err(Error::malformed(address, "must be an IPv4 or IPv6 address, without a port"));
+    }
+    Ok(parsed)
 }
 
 /// An item's reference: free text of the caller's, given back and never stored.
@@ -104,7 +124,14 @@ pub fn new_card(item: v1::TokenizeItem) -> Result<NewCard, Error> {
     })?;
     let mut channels = Vec::with_capacity(item.channels.len().min(vault_core::record::MAX_GRANTS));
     for channel in &item.channels {
-        channels.push(required(name(channel, "item.channels", ChannelName::parse)?, "item.channels")?);
+        let channel = required(name(channel, "item.channels", ChannelName::parse)?, "item.channels")?;
+        if channels.contains(&channel) {
+            return Err(Error::malformed("item.channels", "must name each channel once"));
+        }
+        channels.push(channel);
+        if channels.len() > vault_core::record::MAX_GRANTS {
+            return Err(Error::malformed("item.channels", "must name at most 64 channels"));
+        }
     }
     Ok(NewCard {
         pan,
@@ -112,7 +139,7 @@ pub fn new_card(item: v1::TokenizeItem) -> Result<NewCard, Error> {
         format: name(&item.format, "item.format", FormatName::parse)?,
         valid_until: item.valid_until.map(|t| from_timestamp(&t, "item.valid_until")).transpose()?,
         channels,
-        context: item.context.map(|c| context(&c)).transpose()?,
+        context: item.context.map(|c| context(&c, &ITEM_CONTEXT)).transpose()?,
     })
 }
 

@@ -8,12 +8,17 @@ use std::time::Duration;
 use data_encoding::BASE64;
 use prost::Message;
 use rustls::ClientConfig;
+use rustls_pki_types::ServerName;
 use tokio::io::AsyncWriteExt as _;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
 use vault_client::ask;
 use vault_proto::v1;
 use vault_tests::canary::Breeder;
-use vault_tests::raw::{Ask, Raw, Told, dial, framed, shout, tls, tls_of};
 use vault_tests::server::{Leaf, Rig};
+
+use super::hearing::{self, Ask, Told, close, shout};
+use crate::raw::{NEW_TLS, Raw, config, dial, framed, page, papers};
 
 /// A merchant of the canaries' own: every scheme, every length, and principals that may do all of it.
 pub(super) const POLICY: &str = r#"
@@ -90,7 +95,6 @@ const EXPORT: i32 = v1::Purpose::Export as i32;
 /// Draws canaries and sends them.
 pub(super) struct Exercise<'a> {
     rig: &'a Rig,
-    page: SocketAddr,
     breeder: Breeder,
     heard: Vec<u8>,
     drawn: usize,
@@ -126,10 +130,10 @@ fn admin(method: &str) -> String {
 }
 
 impl<'a> Exercise<'a> {
-    /// Against this server, whose metrics page stands at `page`.
-    pub(super) fn new(rig: &'a Rig, page: SocketAddr) -> Self {
+    /// Against this server.
+    pub(super) fn new(rig: &'a Rig) -> Self {
         let breeder = Breeder::new(0x5EED_CA4A);
-        Self { rig, page, breeder, heard: Vec::new(), drawn: 0, codes: BTreeMap::new() }
+        Self { rig, breeder, heard: Vec::new(), drawn: 0, codes: BTreeMap::new() }
     }
 
     /// The canaries sent, and everything that came back but revealed cards.
@@ -140,7 +144,8 @@ impl<'a> Exercise<'a> {
     /// All of it.
     pub(super) async fn everything(&mut self) {
         let teller = self.papers("teller");
-        let (first, second) = (Raw::open(self.rig.data(), teller.clone()).await, Raw::open(self.rig.data(), teller.clone()).await);
+        let first = self.dialled(self.rig.data(), teller.clone()).await;
+        let second = self.dialled(self.rig.data(), teller.clone()).await;
         self.every_verb(&first).await;
         self.many_at_once(&second).await;
         self.streams(&first).await;
@@ -157,18 +162,22 @@ impl<'a> Exercise<'a> {
         self.refused_callers().await;
         self.other_doors().await;
         self.operators_plane().await;
-        first.close().await;
-        second.close().await;
+        close(first).await;
+        close(second).await;
         // CANCELLED is told to nobody; what else there is came at least once, or this exercise is not what it says.
         for code in [0, 3, 4, 5, 7, 8, 10, 12] {
             assert!(self.codes.contains_key(&code), "gRPC code {code} never came: {:?}", self.codes);
         }
     }
 
-    /// A certificate of the rig's.
-    fn papers(&self, name: &str) -> Arc<ClientConfig> {
+    /// With a new certificate of this name.
+    fn papers(&self, name: &str) -> ClientConfig {
         let (certificate, key, _) = self.rig.clients.issue(&format!("spiffe://rig/{name}"), Leaf::Good);
-        tls(self.rig, &certificate, &key)
+        config(self.rig, NEW_TLS, Some(&(certificate, key)))
+    }
+
+    async fn dialled(&self, at: SocketAddr, config: ClientConfig) -> Raw {
+        Raw::over(dial(at, config).await.unwrap()).await.unwrap()
     }
 
     /// The next canary, of the next length; few of the shortest, as they are the likeliest to stand somewhere by chance.
@@ -193,7 +202,7 @@ impl<'a> Exercise<'a> {
     }
 
     async fn send(&mut self, raw: &Raw, ask: Ask) -> Told {
-        let told = raw.ask(ask).await;
+        let told = hearing::ask(raw, ask).await;
         self.keep(told)
     }
 
@@ -258,7 +267,7 @@ impl<'a> Exercise<'a> {
         let told: v1::BatchDetokenizeResponse = self.must(raw, &data("BatchDetokenize"), &told).await;
         assert!(told.outcomes.iter().all(|o| matches!(o.outcome, Some(v1::detokenize_outcome::Outcome::Error(_)))));
         let message = v1::BatchDetokenizeRequest { header: Some(header()), items };
-        let told = raw.ask(Ask::of(&data("BatchDetokenize"), &message)).await;
+        let told = hearing::ask(raw, Ask::of(&data("BatchDetokenize"), &message)).await;
         let answer: v1::BatchDetokenizeResponse = told.answer().unwrap();
         for (outcome, (_, card)) in answer.outcomes.into_iter().zip(&left) {
             let Some(v1::detokenize_outcome::Outcome::Result(result)) = outcome.outcome else { panic!("a card") };
@@ -275,7 +284,7 @@ impl<'a> Exercise<'a> {
     /// A card comes back: the one answer that holds a number, and so is not kept.
     async fn paid(&mut self, raw: &Raw, token: &str, card: &str) {
         let message = v1::DetokenizeRequest { header: Some(header()), item: Some(ask::plain(token)) };
-        let told = raw.ask(Ask::of(&data("Detokenize"), &message)).await;
+        let told = hearing::ask(raw, Ask::of(&data("Detokenize"), &message)).await;
         let answer: v1::DetokenizeResponse = told.answer().unwrap();
         assert_eq!(ask::pan(answer.result.unwrap()).unwrap().as_slice(), card.as_bytes());
     }
@@ -285,11 +294,11 @@ impl<'a> Exercise<'a> {
         for _ in 0..12 {
             let cards = self.cards(AT_ONCE);
             let calls = cards.iter().map(|card| async move {
-                let told = raw.ask(Ask::of(&data("Tokenize"), &tokenize(header(), plain(card)))).await;
+                let told = hearing::ask(raw, Ask::of(&data("Tokenize"), &tokenize(header(), plain(card)))).await;
                 let answer: v1::TokenizeResponse = told.answer().unwrap();
                 let item = Some(ask::plain(&answer.result.unwrap().token));
                 let message = v1::DetokenizeRequest { header: Some(header()), item };
-                let back = raw.ask(Ask::of(&data("Detokenize"), &message)).await;
+                let back = hearing::ask(raw, Ask::of(&data("Detokenize"), &message)).await;
                 let back: v1::DetokenizeResponse = back.answer().unwrap();
                 assert_eq!(ask::pan(back.result.unwrap()).unwrap().as_slice(), card.as_bytes());
                 told
@@ -326,7 +335,7 @@ impl<'a> Exercise<'a> {
             body: tokens.iter().map(framed_token).collect(),
             ..Ask::default()
         };
-        assert_eq!(raw.ask(back).await.messages.len(), cards.len());
+        assert_eq!(hearing::ask(raw, back).await.messages.len(), cards.len());
         // One that is cancelled with much under way, and one that breaks off in the middle of a message.
         let body: Vec<_> = self.cards(100).iter().map(framed_card).collect();
         let half = body[..10].concat();
@@ -346,7 +355,7 @@ impl<'a> Exercise<'a> {
         }
         let items: Vec<_> = self.cards(60).iter().map(|card| plain(card)).collect();
         let batch = v1::BatchTokenizeRequest { header: Some(header()), items };
-        let at_once = all((0..6).map(|_| raw.ask(Ask::of(&data("BatchTokenize"), &batch)))).await;
+        let at_once = all((0..6).map(|_| hearing::ask(raw, Ask::of(&data("BatchTokenize"), &batch)))).await;
         at_once.into_iter().for_each(|told| drop(self.keep(told)));
     }
 
@@ -456,7 +465,7 @@ impl<'a> Exercise<'a> {
                 let echoed = !item.reference.is_empty();
                 let items = vec![item, plain(&good)];
                 let batch = v1::BatchTokenizeRequest { header: Some(header()), items };
-                let told = raw.ask(Ask::of(&data("BatchTokenize"), &batch)).await;
+                let told = hearing::ask(raw, Ask::of(&data("BatchTokenize"), &batch)).await;
                 // A reference comes back as it was sent, to who sent it: so it finds its item.
                 if !echoed {
                     self.keep(told);
@@ -517,11 +526,11 @@ impl<'a> Exercise<'a> {
     }
 
     /// Protobuf that is none, with a card number in it.
-    async fn broken_messages(&mut self, teller: &Arc<ClientConfig>) {
+    async fn broken_messages(&mut self, teller: &ClientConfig) {
         let methods = ["Tokenize", "BatchTokenize", "StreamTokenize", "Detokenize", "Inspect", "Revoke"];
         let prefix = |flag: u8, length: usize| [&[flag][..], &u32::try_from(length).unwrap().to_be_bytes()].concat();
         for method in methods {
-            let raw = Raw::open(self.rig.data(), teller.clone()).await;
+            let raw = self.dialled(self.rig.data(), teller.clone()).await;
             for card in self.cards(10) {
                 let good = tokenize(header(), plain(&card)).encode_to_vec();
                 let length = u8::try_from(card.len()).unwrap();
@@ -548,13 +557,13 @@ impl<'a> Exercise<'a> {
                     self.send(&raw, Ask::raw(&data(method), body)).await;
                 }
             }
-            raw.close().await;
+            close(raw).await;
         }
     }
 
     /// Batches and messages over the limit.
-    async fn too_much(&mut self, teller: &Arc<ClientConfig>) {
-        let raw = Raw::open(self.rig.data(), teller.clone()).await;
+    async fn too_much(&mut self, teller: &ClientConfig) {
+        let raw = self.dialled(self.rig.data(), teller.clone()).await;
         let cards = self.cards(200);
         let items: Vec<_> = (0..1_001).map(|at| plain(&cards[at % cards.len()])).collect();
         let batch = v1::BatchTokenizeRequest { header: Some(header()), items };
@@ -566,14 +575,14 @@ impl<'a> Exercise<'a> {
             self.send(&raw, Ask::raw(&data(method), framed(many.as_bytes()))).await;
             self.send(&raw, Ask::raw(&data(method), many.clone().into_bytes())).await;
         }
-        raw.close().await;
+        close(raw).await;
     }
 
     /// Requests whose caller goes away, at many moments.
-    async fn cut_short(&mut self, teller: &Arc<ClientConfig>) {
+    async fn cut_short(&mut self, teller: &ClientConfig) {
         let at = self.rig.data();
         for round in 0..20_u64 {
-            let raw = Raw::open(at, teller.clone()).await;
+            let raw = self.dialled(at, teller.clone()).await;
             let items: Vec<_> = self.cards(20).iter().map(|card| plain(card)).collect();
             let batch = v1::BatchTokenizeRequest { header: Some(header()), items };
             // Past its deadline before, while and after it is worked on.
@@ -583,13 +592,13 @@ impl<'a> Exercise<'a> {
             // Half a message, and then nobody is there any more.
             let whole = framed(&batch.encode_to_vec());
             let half = Ask::raw(&data("BatchTokenize"), whole[..whole.len() / 2].to_vec());
-            let gone = tokio::time::timeout(Duration::from_millis(round), raw.ask(Ask { cancel: true, ..half }));
+            let gone = tokio::time::timeout(Duration::from_millis(round), hearing::ask(&raw, Ask { cancel: true, ..half }));
             let _gone = gone.await;
-            raw.close().await;
+            close(raw).await;
         }
         // Inside TLS, but no HTTP/2.
         for card in self.cards(10) {
-            let mut stream = dial(at, teller.clone(), "localhost").await.unwrap();
+            let mut stream = dial(at, teller.clone()).await.unwrap();
             let text = format!("GET /{card} HTTP/1.1\r\nhost: {card}\r\n\r\n{card}");
             stream.write_all(text.as_bytes()).await.unwrap();
             stream.flush().await.unwrap();
@@ -601,7 +610,7 @@ impl<'a> Exercise<'a> {
     async fn refused_callers(&mut self) {
         let callers = [("stranger", "canary"), ("shop", "canary"), ("marketing", "acme"), ("other-shop", "acme")];
         for (name, merchant) in callers {
-            let raw = Raw::open(self.rig.data(), tls_of(self.rig, name)).await;
+            let raw = Raw::connect(self.rig, name).await;
             for card in self.cards(20) {
                 let header = v1::RequestHeader { merchant: merchant.to_owned(), ..header() };
                 self.refused(&raw, &data("Tokenize"), &tokenize(header.clone(), plain(&card))).await;
@@ -610,30 +619,32 @@ impl<'a> Exercise<'a> {
                 let batch = v1::BatchTokenizeRequest { header: Some(header), items: vec![plain(&card); 3] };
                 self.refused(&raw, &data("BatchTokenize"), &batch).await;
             }
-            raw.close().await;
+            close(raw).await;
         }
-        let reader = Raw::open(self.rig.data(), self.papers("reader")).await;
+        let reader = self.dialled(self.rig.data(), self.papers("reader")).await;
         for card in self.cards(10) {
             self.refused(&reader, &data("Tokenize"), &tokenize(header(), plain(&card))).await;
         }
-        reader.close().await;
+        close(reader).await;
         for card in self.cards(10) {
             // Turned away at the door, which TLS 1.3 tells only after the first request may have been sent.
-            let raw = Raw::open(self.rig.data(), self.papers(&card)).await;
+            let raw = self.dialled(self.rig.data(), self.papers(&card)).await;
             let told = self.send(&raw, Ask::of(&data("Tokenize"), &tokenize(header(), plain(&card)))).await;
             assert!(told.code != Some(0), "a certificate in a card's name was taken");
-            raw.close().await;
+            close(raw).await;
         }
     }
 
     /// Card numbers shouted at ports: without TLS, in a server's name, at the metrics page.
     async fn other_doors(&mut self) {
-        let (rig, page) = (self.rig, self.page);
+        let (rig, page) = (self.rig, page(self.rig));
         for card in self.cards(10) {
             for at in [rig.data(), rig.admin()] {
                 let heard = shout(at, format!("POST /{card} HTTP/1.1\r\nx: {card}\r\n\r\n{card}").as_bytes()).await;
                 self.heard.extend(heard);
-                let _refused = dial(at, self.papers("teller"), &format!("c{card}.example")).await;
+                let name = ServerName::try_from(format!("c{card}.example")).unwrap();
+                let tcp = TcpStream::connect(at).await.unwrap();
+                let _refused = TlsConnector::from(Arc::new(self.papers("teller"))).connect(name, tcp).await;
             }
             let lines = format!("host: {card}\r\nx-card: {card}\r\nconnection: close");
             let heard = shout(page, format!("GET /{card}?{card} HTTP/1.1\r\n{lines}\r\n\r\n").as_bytes()).await;
@@ -643,7 +654,8 @@ impl<'a> Exercise<'a> {
 
     /// Card numbers in what operators send.
     async fn operators_plane(&mut self) {
-        let olga = Raw::operator(self.rig).await;
+        let olga = config(self.rig, NEW_TLS, Some(&papers(self.rig, "olga")));
+        let olga = self.dialled(self.rig.admin(), olga).await;
         let told: v1::GetPolicyResponse = self.must(&olga, &admin("GetPolicy"), &v1::GetPolicyRequest {}).await;
         let (policy, epoch) = (told.toml, told.epoch);
         for card in self.cards(15) {
@@ -679,7 +691,7 @@ impl<'a> Exercise<'a> {
         let toml = format!("# {}\n{policy}", self.card());
         let apply = v1::ApplyPolicyRequest { header: Some(ask::change(Some(epoch))), toml };
         let _: v1::ApplyPolicyResponse = self.must(&olga, &admin("ApplyPolicy"), &apply).await;
-        olga.close().await;
+        close(olga).await;
     }
 
     async fn operators_changes(&mut self, olga: &Raw, card: &str) {

@@ -3,14 +3,16 @@
 
 use std::sync::Arc;
 
+use super::kept::{KEPT_DAYS, Request};
 use super::request::{Detokenized, Header, Inspected, Reveal, Revealed, Revocation, RevokedToken};
 use super::tokenize::{told_to_the_rest, within_batch};
 use super::view::View;
 use super::{MAX_ROUNDS, State, Vault};
-use crate::codec::{Reader, Torn, Writer};
+use crate::aead::Unopened;
+use crate::codec::Writer;
 use crate::error::Error;
 use crate::journal::{Filed, Filing, NotFiled};
-use crate::keyring::{RequestKey, SubjectSecret, day_row, merchant_row, same_request};
+use crate::keyring::{RequestKey, SubjectSecret, day_row, merchant_row};
 use crate::name::ChannelName;
 use crate::pan::MaskedPan;
 use crate::policy::{Admitted, Asked, Caller, Denial, MerchantInForce};
@@ -20,9 +22,6 @@ use crate::store::{Key, Part};
 use crate::time::Timestamp;
 use crate::token::Token;
 use crate::words::{Action, Ref, Refusal, Show};
-
-/// Version of an idempotency row without an answer.
-const FORMAT: u8 = 1;
 
 impl Vault {
     /// Gives one card back.
@@ -52,7 +51,7 @@ impl Vault {
             let revealed = match disclosed {
                 None => Revealed::Masked(round.shown(&row)),
                 Some(proof) => {
-                    let secret = round.secret_of(row.subject)?;
+                    let secret = round.secret_of(row.subject).map_err(|Unopened| Error::internal())?;
                     let keyring = &round.state.keyring;
                     Revealed::Plain(keyring.open(proof, &want.token, &secret).map_err(|_| Error::internal())?)
                 }
@@ -172,8 +171,12 @@ impl Vault {
                 run = Some(self.inner.running.begin(admitted.principal(), header.request_id)?);
             }
             let mut round = Round::new(self, state, admitted, header, action, &wants)?;
+            round.answer_malformed(&mut answers);
             let open: Vec<usize> =
                 answers.iter().enumerate().filter(|(_, a)| a.is_none()).map(|(place, _)| place).collect();
+            if open.is_empty() {
+                break;
+            }
             round.read(&open).await?;
             // Told once: the first round of this very request writes the row that a later round would find.
             let redelivered = match again {
@@ -222,6 +225,14 @@ struct Done {
     shown: Show,
 }
 
+/// One token's names, and the version of its row that this node knew of before it read it.
+#[derive(Clone, Copy)]
+struct Name {
+    row_key: RowKey,
+    record: Ref,
+    newest: Option<u32>,
+}
+
 /// One try at what is still open of a request, under one version of Control.
 struct Round<'a> {
     vault: &'a Vault,
@@ -232,8 +243,9 @@ struct Round<'a> {
     action: Action,
     wants: &'a [Want],
     now: Timestamp,
-    names: Vec<(RowKey, Ref)>,
-    request: ([Key; 2], [u8; 32]),
+    names: Vec<Name>,
+    requests: [Key; 2],
+    hash: [u8; 32],
     view: View,
 }
 
@@ -251,13 +263,11 @@ impl<'a> Round<'a> {
     ) -> Result<Self, Error> {
         let id = admitted.merchant_id();
         let merchant = state.rules.merchant(admitted.merchant()).ok_or_else(Error::internal)?.clone();
-        if wants.iter().filter_map(|w| w.only.as_ref()).any(|channel| merchant.channel(channel).is_none()) {
-            return Err(Error::malformed("item.channel", "names no channel of the merchant"));
-        }
         let now = vault.inner.clock.now();
         let mut names = Vec::with_capacity(wants.len());
         for Want { token, .. } in wants {
-            names.push((state.keyring.row_key(id, token)?, state.keyring.reference(id, token)?));
+            let (row_key, record) = (state.keyring.row_key(id, token)?, state.keyring.reference(id, token)?);
+            names.push(Name { row_key, record, newest: vault.inner.recent.newest(id, row_key) });
         }
         let request =
             RequestKey { principal: admitted.principal(), request_id: &header.request_id.0, item: 0 };
@@ -265,36 +275,33 @@ impl<'a> Round<'a> {
         let hash =
             state.keyring.request_hash(id, &request, &request_bytes(&admitted, header, action, wants))?;
         let today = now.day();
-        let rows = [today, today.saturating_sub(1)].map(|d| day_row(rows::IDEMPOTENCY, d, id, &name));
+        let requests =
+            [today, today.saturating_sub(KEPT_DAYS)].map(|d| day_row(rows::IDEMPOTENCY, d, id, &name));
         let view = View::default();
-        Ok(Self {
-            vault,
-            state,
-            admitted,
-            merchant,
-            header,
-            action,
-            wants,
-            now,
-            names,
-            request: (rows, hash),
-            view,
-        })
+        Ok(Self { vault, state, admitted, merchant, header, action, wants, now, names, requests, hash, view })
+    }
+
+    /// An item that names a channel that is not the merchant's fails by itself, before anything is looked up.
+    fn answer_malformed<T>(&self, answers: &mut [Option<Result<T, Error>>]) {
+        for (want, answer) in self.wants.iter().zip(answers) {
+            if want.only.as_ref().is_some_and(|channel| self.merchant.channel(channel).is_none()) {
+                *answer = Some(Err(Error::malformed("item.channel", "names no channel of the merchant")));
+            }
+        }
     }
 
     /// All rows that the open items need: the same number of look-ups whether a token exists or not.
     async fn read(&mut self, open: &[usize]) -> Result<(), Error> {
         let id = self.merchant.id;
         let store = self.vault.inner.store.as_ref();
-        let mut keys: Vec<Key> = self.request.0.to_vec();
-        keys.extend(
-            open.iter().filter_map(|p| self.names.get(*p)).map(|(k, _)| merchant_row(rows::CARD, id, &k.0)),
-        );
+        let mut keys: Vec<Key> = self.requests.to_vec();
+        let named = || open.iter().filter_map(|place| self.names.get(*place)).map(|name| name.row_key);
+        keys.extend(named().map(|key| merchant_row(rows::CARD, id, &key.0)));
         self.view.read(store, keys).await?;
         if self.action == Action::Detokenize {
-            let subjects = open.iter().filter_map(|p| self.names.get(*p)).map(|(key, _)| {
+            let subjects = named().map(|key| {
                 let card = self.view.get(&merchant_row(rows::CARD, id, &key.0));
-                let card = card.and_then(|bytes| self.state.keyring.card(id, *key, bytes).ok());
+                let card = card.and_then(|bytes| self.state.keyring.card(id, key, bytes).ok());
                 merchant_row(rows::SUBJECT, id, &card.map_or(SubjectId::NONE, |c| c.row.subject).0)
             });
             let keys = subjects.collect();
@@ -303,37 +310,36 @@ impl<'a> Round<'a> {
         Ok(())
     }
 
+    fn request(&self) -> Request<'_> {
+        let (principal, request_id) = (self.admitted.principal(), &self.header.request_id.0);
+        Request {
+            merchant: self.merchant.id,
+            key: RequestKey { principal, request_id, item: 0 },
+            hash: self.hash,
+        }
+    }
+
     /// Whether this very request was answered before; an error if its id was used for another one.
     async fn was_asked_before(&self) -> Result<bool, Error> {
-        let (keys, hash) = &self.request;
-        let read = |bytes: &[u8]| -> Result<(Timestamp, [u8; 32]), Torn> {
-            let mut r = Reader::new(bytes);
-            if r.u8()? != FORMAT {
-                return Err(Torn);
-            }
-            // What follows is the answer of a tokenize: another request, as its hash says.
-            Ok((Timestamp(r.u64()?), r.array()?))
+        let Some(row) = self.requests.iter().find_map(|key| self.view.get(key)) else { return Ok(false) };
+        let request = self.request();
+        let why = match request.read(&self.state.keyring, row) {
+            Ok(kept) if !kept.counts(self.now) => return Ok(false),
+            Ok(kept) if !request.is(&kept) => Refusal::IdempotencyMismatch,
+            Ok(kept) if kept.answer.is_empty() => return Ok(true),
+            Ok(_) | Err(Unopened) => Refusal::Unreadable,
         };
-        let kept = keys.iter().find_map(|key| self.view.get(key)).and_then(|bytes| read(bytes).ok());
-        match kept {
-            Some((at, kept)) if self.now < at.plus_days(1) => {
-                if same_request(&kept, hash) {
-                    return Ok(true);
-                }
-                let denial = self.admitted.deny(Refusal::IdempotencyMismatch, None);
-                Err(self.vault.inner.journal.refuse(denial, self.header.deadline).await)
-            }
-            _ => Ok(false),
-        }
+        let denial = self.admitted.deny(why, None);
+        Err(self.vault.inner.journal.refuse(denial, self.header.deadline).await)
     }
 
     /// Decides on every open item and writes all of it down in one commit. What went stale is left out.
     async fn file(&mut self, open: &[usize], again: bool) -> Result<Vec<(usize, Found)>, Error> {
         let (mut filings, mut cards) = (Vec::with_capacity(open.len()), Vec::with_capacity(open.len()));
         for &place in open {
-            let Some((row_key, record)) = self.names.get(place).copied() else { continue };
+            let Some(name) = self.names.get(place).copied() else { continue };
             let Some(want) = self.wants.get(place) else { continue };
-            let (filing, card) = match self.decide(want, row_key, record, again) {
+            let (filing, card) = match self.decide(want, name, again) {
                 Ok((filing, card, shown)) => (filing, Ok((card, shown))),
                 Err(denial) => {
                     let told = denial.error();
@@ -341,10 +347,10 @@ impl<'a> Round<'a> {
                 }
             };
             filings.push(filing);
-            cards.push((place, row_key, card));
+            cards.push((place, name.row_key, card));
         }
         if !again {
-            self.keep_request(&mut filings);
+            self.keep_request(&mut filings)?;
         }
         let filed = self.vault.inner.journal.file(filings, self.header.deadline).await?;
         let mut found = Vec::with_capacity(cards.len());
@@ -365,21 +371,19 @@ impl<'a> Round<'a> {
         Ok(found)
     }
 
-    fn decide(&mut self, want: &Want, row_key: RowKey, record: Ref, again: bool) -> Decided {
-        let id = self.merchant.id;
+    fn decide(&mut self, want: &Want, name: Name, again: bool) -> Decided {
+        let (id, Name { row_key, record, newest }) = (self.merchant.id, name);
         let key = merchant_row(rows::CARD, id, &row_key.0);
-        let recent = &self.vault.inner.recent;
         let unreadable = |round: &Self| round.admitted.deny(Refusal::Unreadable, Some(record));
         let Some(bytes) = self.view.get(&key) else {
-            let gone = recent.is_older(id, row_key, None);
-            return Err(if gone {
+            return Err(if newest.is_some() {
                 unreadable(self)
             } else {
                 self.admitted.deny(Refusal::Unknown, Some(record))
             });
         };
         let card = self.state.keyring.card(id, row_key, bytes).map_err(|_| unreadable(self))?;
-        if card.row.record != record || recent.is_older(id, row_key, Some(card.row.version)) {
+        if card.row.record != record || newest.is_some_and(|newest| card.row.version < newest) {
             return Err(unreadable(self));
         }
         let mut part = Part::default();
@@ -390,7 +394,11 @@ impl<'a> Round<'a> {
         let shown = permit.show();
         self.view.rely(&mut part, &key);
         let filing = match (shown, card.sealed()) {
-            (Show::Full, Some(sealed)) => Filing::Disclose(permit, sealed, part),
+            (Show::Full, Some(sealed)) => {
+                // Before the log says that the card went out.
+                self.secret_of(card.row.subject).map_err(|Unopened| unreadable(self))?;
+                Filing::Disclose(permit, sealed, part)
+            }
             (Show::Full, None) => return Err(unreadable(self)),
             (Show::Masked | Show::LastFour | Show::Nothing, _) => Filing::Enact(permit, part),
         };
@@ -432,13 +440,16 @@ impl<'a> Round<'a> {
         Ok((Filing::Enact(permit, part), Card { merchant: card.merchant, row }, Show::Nothing))
     }
 
-    /// Keeps the request's hash with the first filing that can carry it, so that a retry is known as one.
-    fn keep_request(&mut self, filings: &mut [Filing]) {
-        let ([today, _], hash) = &self.request;
-        let row = Writer::default().u8(FORMAT).u64(self.now.0).fixed(hash).done();
-        if self.view.get(today).is_some_and(|kept| kept.len() == row.len() && kept.ends_with(hash)) {
-            return;
+    /// Keeps the request with the first filing that can carry it, so that a retry is known as one.
+    fn keep_request(&mut self, filings: &mut [Filing]) -> Result<(), Error> {
+        let request = self.request();
+        let (keyring, [today, _]) = (&self.state.keyring, &self.requests);
+        // An earlier round of this request has kept it already.
+        let kept = self.view.get(today).and_then(|row| request.read(keyring, row).ok());
+        if kept.is_some_and(|kept| kept.counts(self.now) && request.is(&kept)) {
+            return Ok(());
         }
+        let row = request.row(keyring, self.now, &[])?;
         let carrier = filings.iter_mut().find_map(|filing| match filing {
             Filing::Enact(_, part) | Filing::Disclose(_, _, part) => Some(part),
             Filing::Refuse(..) | Filing::State(..) => None,
@@ -447,6 +458,7 @@ impl<'a> Round<'a> {
             let today = today.clone();
             self.view.put(part, today, row);
         }
+        Ok(())
     }
 
     /// What may be shown of a card by the policy as it is now: a mask that was narrowed since narrows old rows too.
@@ -454,14 +466,14 @@ impl<'a> Round<'a> {
         row.mask.narrowed(self.merchant.mask(row.mask.length()))
     }
 
-    fn secret_of(&self, subject: SubjectId) -> Result<SubjectSecret, Error> {
+    fn secret_of(&self, subject: SubjectId) -> Result<SubjectSecret, Unopened> {
         if subject == SubjectId::NONE {
             return Ok(SubjectSecret::none());
         }
         let (id, keyring) = (self.merchant.id, &self.state.keyring);
-        let row = self.view.get(&merchant_row(rows::SUBJECT, id, &subject.0)).ok_or_else(Error::internal)?;
-        let index = keyring.open_subject(id, subject, row).map_err(|_| Error::internal())?;
-        keyring.subject_secret(id, subject, &index).map_err(|_| Error::internal())
+        let row = self.view.get(&merchant_row(rows::SUBJECT, id, &subject.0)).ok_or(Unopened)?;
+        let index = keyring.open_subject(id, subject, row)?;
+        keyring.subject_secret(id, subject, &index)
     }
 }
 

@@ -5,9 +5,11 @@ use std::sync::Arc;
 
 use zeroize::Zeroizing;
 
+use super::kept::{KEPT_DAYS, Kept, Request};
 use super::request::{Context, Header, MAX_BATCH, NewCard, Tokenized};
 use super::view::View;
 use super::{MAX_ROUNDS, State, Vault};
+use crate::aead::Unopened;
 use crate::audit::entry::Minting;
 use crate::audit::receipt::Receipt;
 use crate::codec::{Reader, Torn, Writer};
@@ -16,7 +18,6 @@ use crate::guard::{self, GuessCell};
 use crate::journal::{Filing, NotFiled};
 use crate::keyring::{
     Fingerprint, Likeness, MAX_SUBJECT_ROWS, RequestKey, SubjectIndex, SubjectSecret, day_row, merchant_row,
-    same_request,
 };
 use crate::name::{ChannelName, FormatName};
 use crate::pan::CardExpiry;
@@ -29,14 +30,11 @@ use crate::time::Timestamp;
 use crate::token::{MAX_REDRAWS, MAX_WALK, REDRAWS, Reuse, Scope, Shape, Token};
 use crate::words::{Action, Ref, Refusal, Show};
 
-/// Version of a kept answer and of an idempotency row.
+/// Version of a kept answer.
 const FORMAT: u8 = 1;
 
 /// How many tokens of a walk are looked up at once.
 const STRIDE: usize = 256;
-
-/// How long an answer is kept for a retry, in days: at least 24 hours, so a row is looked for on two days.
-const KEPT_DAYS: u32 = 1;
 
 impl Vault {
     /// Swaps one card for a token.
@@ -132,6 +130,8 @@ struct Round<'a> {
     view: View,
     /// The data subjects of the request, found or about to be made.
     subjects: HashMap<SubjectId, Subject>,
+    /// What this node knew of the rows of tokens that may be reused, before it read them.
+    newest: HashMap<RowKey, u32>,
 }
 
 /// A data subject: its secret, and its index as it will stand.
@@ -173,6 +173,20 @@ struct Outcome {
     changed: Changed,
 }
 
+/// Why an item gets no token.
+enum Undecided {
+    /// A row that it needs does not open, or was put back or taken away.
+    Unreadable,
+    /// This.
+    Told(Error),
+}
+
+impl<E: Into<Error>> From<E> for Undecided {
+    fn from(e: E) -> Self {
+        Self::Told(e.into())
+    }
+}
+
 /// What a round files, and what each filing comes to.
 #[derive(Default)]
 struct Work {
@@ -181,7 +195,8 @@ struct Work {
 }
 
 impl Work {
-    fn refuse(&mut self, place: usize, denial: Denial, counted: Part, told: Error) {
+    fn refuse(&mut self, place: usize, denial: Denial, counted: Part) {
+        let told = denial.error();
         self.filings.push(Filing::Refuse(denial, counted));
         self.outcomes.push(Outcome { place, told: Err(told), changed: None });
     }
@@ -211,8 +226,8 @@ impl<'a> Round<'a> {
         let channel = merchant.channel_name(admitted.channel_id()).ok_or_else(Error::internal)?.clone();
         let now = vault.inner.clock.now();
         let view = View::default();
-        let subjects = HashMap::new();
-        Ok(Self { vault, state, admitted, merchant, channel, header, cards, now, view, subjects })
+        let (subjects, newest) = (HashMap::new(), HashMap::new());
+        Ok(Self { vault, state, admitted, merchant, channel, header, cards, now, view, subjects, newest })
     }
 
     async fn go(mut self, answers: &mut [Option<Result<Tokenized, Error>>]) -> Result<(), Error> {
@@ -224,8 +239,13 @@ impl<'a> Round<'a> {
         let mut fresh = Vec::with_capacity(items.len());
         for item in items {
             match self.kept(&item).await? {
-                Some(answer) => self.settle(&item, answer, Part::default(), true, None, &mut work)?,
-                None => fresh.push(item),
+                Ok(Some(answer)) => self.settle(&item, answer, Part::default(), true, None, &mut work)?,
+                Ok(None) => fresh.push(item),
+                Err(Unopened) => {
+                    let mut counted = Part::default();
+                    self.count_guess(&item, &mut counted);
+                    work.refuse(item.place, self.admitted.deny(Refusal::Unreadable, None), counted);
+                }
             }
         }
         let drawn = self.read_candidates(&fresh).await?;
@@ -235,13 +255,19 @@ impl<'a> Round<'a> {
             let mut part = counted.clone();
             match self.decide(item, candidate, &mut part).await {
                 Ok((answer, changed)) => self.settle(item, answer, part, false, changed, &mut work)?,
-                Err(e @ (Error::SpaceExhausted | Error::Malformed { .. })) => {
-                    // The guess counts all the same: a card that is known here would have been answered.
-                    let why =
-                        if e == Error::SpaceExhausted { Refusal::SpaceExhausted } else { Refusal::Malformed };
-                    work.refuse(item.place, self.admitted.deny(why, None), counted, e);
+                // The guess counts all the same: a card that is known here would have been answered.
+                Err(Undecided::Unreadable) => {
+                    work.refuse(item.place, self.admitted.deny(Refusal::Unreadable, None), counted);
                 }
-                Err(e) => self.answer(answers, item.place, Err(e)),
+                Err(Undecided::Told(Error::SpaceExhausted)) => {
+                    work.refuse(item.place, self.admitted.deny(Refusal::SpaceExhausted, None), counted);
+                }
+                Err(Undecided::Told(e @ Error::Malformed { .. })) => {
+                    let denial = self.admitted.deny(Refusal::Malformed, None);
+                    work.filings.push(Filing::Refuse(denial, counted));
+                    work.outcomes.push(Outcome { place: item.place, told: Err(e), changed: None });
+                }
+                Err(Undecided::Told(e)) => self.answer(answers, item.place, Err(e)),
             }
         }
         let Work { filings, outcomes } = work;
@@ -282,8 +308,7 @@ impl<'a> Round<'a> {
                 continue;
             }
             let found = if let Some(bytes) = self.view.get(&merchant_row(rows::SUBJECT, id, &subject.0)) {
-                let index =
-                    state.keyring.open_subject(id, subject, bytes).map_err(|_| Error::internal())?;
+                let index = state.keyring.open_subject(id, subject, bytes).map_err(|_| Error::internal())?;
                 let secret =
                     state.keyring.subject_secret(id, subject, &index).map_err(|_| Error::internal())?;
                 Subject { secret, index: Some(index) }
@@ -473,7 +498,8 @@ impl<'a> Round<'a> {
         for item in items {
             let Some(guess) = &item.guess else { continue };
             // A retry of this very request is no new guess; the same id with another card is one.
-            if self.kept_row(item).is_some_and(|(_, hash, _)| same_request(&hash, &item.hash)) {
+            let request = self.request(item)?;
+            if self.kept_row(item).is_ok_and(|kept| kept.is_some_and(|k| request.is(&k))) {
                 continue;
             }
             let read = || (GuessCell::read(self.view.get(&guess.cell)), guess);
@@ -510,44 +536,47 @@ impl<'a> Round<'a> {
         Ok(guard::allowance(total))
     }
 
-    fn kept_row(&self, item: &Item<'_>) -> Option<(Timestamp, [u8; 32], Vec<u8>)> {
-        let read = |bytes: &[u8]| -> Result<(Timestamp, [u8; 32], Vec<u8>), Torn> {
-            let mut r = Reader::new(bytes);
-            if r.u8()? != FORMAT {
-                return Err(Torn);
-            }
-            Ok((Timestamp(r.u64()?), r.array()?, r.rest().to_vec()))
-        };
-        let found =
-            item.requests.iter().find_map(|key| self.view.get(key)).and_then(|bytes| read(bytes).ok())?;
-        (self.now < found.0.plus_days(KEPT_DAYS)).then_some(found)
+    fn request(&self, item: &Item<'_>) -> Result<Request<'_>, Error> {
+        let place = u32::try_from(item.place).map_err(|_| Error::internal())?;
+        let (principal, request_id) = (self.admitted.principal(), &self.header.request_id.0);
+        let key = RequestKey { principal, request_id, item: place };
+        Ok(Request { merchant: self.merchant.id, key, hash: item.hash })
     }
 
-    /// The answer kept of an earlier request with this id; an error if that was another request.
-    async fn kept(&mut self, item: &Item<'_>) -> Result<Option<Answer>, Error> {
-        let Some((_, hash, sealed)) = self.kept_row(item) else { return Ok(None) };
-        let place = u32::try_from(item.place).map_err(|_| Error::internal())?;
-        let request = RequestKey {
-            principal: self.admitted.principal(),
-            request_id: &self.header.request_id.0,
-            item: place,
-        };
-        if !same_request(&hash, &item.hash) {
-            let mut counted = Part::default();
-            self.count_guess(item, &mut counted);
-            let denial = self.admitted.deny(Refusal::IdempotencyMismatch, None);
-            let told = denial.error();
-            let filed =
-                self.vault.inner.journal.file(vec![Filing::Refuse(denial, counted)], self.header.deadline);
-            return Err(match filed.await?.into_iter().next() {
-                Some(Ok(_)) => told,
-                Some(Err(why)) => why.into(),
-                None => Error::internal(),
-            });
+    /// The row of an earlier request with this id, unless its time is over.
+    fn kept_row(&self, item: &Item<'_>) -> Result<Option<Kept<'_>>, Unopened> {
+        let Some(row) = item.requests.iter().find_map(|key| self.view.get(key)) else { return Ok(None) };
+        let kept = self.request(item).map_err(|_| Unopened)?.read(&self.state.keyring, row)?;
+        Ok(kept.counts(self.now).then_some(kept))
+    }
+
+    /// The answer kept of an earlier request with this id. The outer error is of the whole request: the earlier one was
+    /// another. Then the card counts as a guess, since the answer tells that it is not the earlier one's.
+    async fn kept(&mut self, item: &Item<'_>) -> Result<Result<Option<Answer>, Unopened>, Error> {
+        let request = self.request(item)?;
+        match self.kept_row(item) {
+            Err(Unopened) => return Ok(Err(Unopened)),
+            Ok(None) => return Ok(Ok(None)),
+            Ok(Some(kept)) if request.is(&kept) => {
+                let keyring = &self.state.keyring;
+                let opened = keyring.open_answer(request.merchant, &request.key, &item.bytes, kept.answer);
+                return Ok(opened
+                    .and_then(|bytes| Answer::decode(&bytes).map_err(|Torn| Unopened))
+                    .map(Some));
+            }
+            Ok(Some(_)) => {}
         }
-        let opened = self.state.keyring.open_answer(self.merchant.id, &request, &item.bytes, &sealed);
-        let answer = opened.ok().and_then(|bytes| Answer::decode(&bytes).ok());
-        answer.map(Some).ok_or_else(Error::internal)
+        let mut counted = Part::default();
+        self.count_guess(item, &mut counted);
+        let denial = self.admitted.deny(Refusal::IdempotencyMismatch, None);
+        let told = denial.error();
+        let filed =
+            self.vault.inner.journal.file(vec![Filing::Refuse(denial, counted)], self.header.deadline);
+        Err(match filed.await?.into_iter().next() {
+            Some(Ok(_)) => told,
+            Some(Err(why)) => why.into(),
+            None => Error::internal(),
+        })
     }
 
     /// A first candidate for each item, and the rows of it and of the token that might be reused, read together.
@@ -556,10 +585,16 @@ impl<'a> Round<'a> {
         let mut drawn = Vec::with_capacity(items.len());
         let mut keys = Vec::with_capacity(items.len() * 2);
         for item in items {
-            let known = self.known_token(item)?;
+            // One that does not open is told when its item is decided.
+            let known = self.known_token(item).unwrap_or_default();
             let candidate = item.shape.draw(&mut random::below)?;
             for token in known.iter().chain([&candidate]) {
                 keys.push(merchant_row(rows::CARD, id, &keyring.row_key(id, token)?.0));
+            }
+            if let Some(token) = &known {
+                let row_key = keyring.row_key(id, token)?;
+                self.newest
+                    .extend(self.vault.inner.recent.newest(id, row_key).map(|version| (row_key, version)));
             }
             drawn.push(candidate);
         }
@@ -568,15 +603,14 @@ impl<'a> Round<'a> {
     }
 
     /// The token that this card already has, as its fingerprint row says.
-    fn known_token(&self, item: &Item<'_>) -> Result<Option<Token>, Error> {
+    fn known_token(&self, item: &Item<'_>) -> Result<Option<Token>, Unopened> {
         let Some(fingerprint) = &item.fingerprint else { return Ok(None) };
         let id = self.merchant.id;
         let Some(row) = self.view.get(&merchant_row(rows::FINGERPRINT, id, &fingerprint.row)) else {
             return Ok(None);
         };
-        let like = self.likeness(item)?;
-        let opened = self.state.keyring.open_reuse(id, fingerprint, &like, &item.card.pan, row);
-        opened.map(Some).map_err(|_| Error::internal())
+        let like = self.likeness(item).map_err(|_| Unopened)?;
+        self.state.keyring.open_reuse(id, fingerprint, &like, &item.card.pan, row).map(Some)
     }
 
     /// Reuses the card's token where there is a working one, mints one where there is not.
@@ -585,9 +619,10 @@ impl<'a> Round<'a> {
         item: &Item<'_>,
         candidate: Token,
         part: &mut Part,
-    ) -> Result<(Answer, Changed), Error> {
+    ) -> Result<(Answer, Changed), Undecided> {
         // Looked up here, not with the candidates: an item before this one may be of the same card.
-        if let Some(token) = self.known_token(item)?
+        let known = self.known_token(item).map_err(|Unopened| Undecided::Unreadable)?;
+        if let Some(token) = known
             && let Some(reused) = self.reuse(item, token, part)?
         {
             return Ok(reused);
@@ -613,20 +648,17 @@ impl<'a> Round<'a> {
         item: &Item<'_>,
         token: Token,
         part: &mut Part,
-    ) -> Result<Option<(Answer, Changed)>, Error> {
+    ) -> Result<Option<(Answer, Changed)>, Undecided> {
         let (id, state) = (self.merchant.id, self.state.clone());
         let row_key = state.keyring.row_key(id, &token)?;
         let store_key = merchant_row(rows::CARD, id, &row_key.0);
+        let newest = self.newest.get(&row_key);
         let Some(bytes) = self.view.get(&store_key) else {
-            return if self.vault.inner.recent.is_older(id, row_key, None) {
-                Err(Error::internal())
-            } else {
-                Ok(None)
-            };
+            return if newest.is_some() { Err(Undecided::Unreadable) } else { Ok(None) };
         };
-        let card = state.keyring.card(id, row_key, bytes).map_err(|_| Error::internal())?;
-        if self.vault.inner.recent.is_older(id, row_key, Some(card.row.version)) {
-            return Err(Error::internal());
+        let card = state.keyring.card(id, row_key, bytes).map_err(|Unopened| Undecided::Unreadable)?;
+        if newest.is_some_and(|newest| card.row.version < *newest) {
+            return Err(Undecided::Unreadable);
         }
         let works = !card.is_revoked() && card.row.valid_until.is_none() && card.row.grants == item.grants;
         if !works || card.row.subject != item.subject {
@@ -774,7 +806,7 @@ impl<'a> Round<'a> {
         for ((token, key), row) in tokens.into_iter().zip(keys).zip(rows) {
             if row.is_none() && self.view.get(&key).is_none() {
                 let row_key = self.state.keyring.row_key(id, &token)?;
-                if !self.vault.inner.recent.is_older(id, row_key, None) {
+                if self.vault.inner.recent.newest(id, row_key).is_none() {
                     return Ok(Some((token, row_key)));
                 }
             }
@@ -788,7 +820,7 @@ impl<'a> Round<'a> {
         let key = merchant_row(rows::CARD, id, &row_key.0);
         self.view.read(self.vault.inner.store.as_ref(), vec![key.clone()]).await?;
         // A row that this node wrote and that is gone is not free: somebody took it away.
-        let taken = self.view.get(&key).is_some() || self.vault.inner.recent.is_older(id, row_key, None);
+        let taken = self.view.get(&key).is_some() || self.vault.inner.recent.newest(id, row_key).is_some();
         Ok((!taken).then_some((token, row_key)))
     }
 
@@ -804,8 +836,7 @@ impl<'a> Round<'a> {
     ) -> Result<(), Error> {
         match self.admitted.permit_token(answer.record, answer.minting, answer.version, again) {
             Err(denial) => {
-                let told = denial.error();
-                work.refuse(item.place, denial, Part::default(), told);
+                work.refuse(item.place, denial, Part::default());
             }
             Ok(permit) => {
                 if !again {
@@ -821,15 +852,10 @@ impl<'a> Round<'a> {
     }
 
     fn kept_bytes(&self, item: &Item<'_>, answer: &Answer) -> Result<Vec<u8>, Error> {
-        let place = u32::try_from(item.place).map_err(|_| Error::internal())?;
-        let request = RequestKey {
-            principal: self.admitted.principal(),
-            request_id: &self.header.request_id.0,
-            item: place,
-        };
+        let request = self.request(item)?;
         let plain = Zeroizing::new(answer.encode());
-        let sealed = self.state.keyring.seal_answer(self.merchant.id, &request, &item.bytes, &plain)?;
-        Ok(Writer::default().u8(FORMAT).u64(self.now.0).fixed(&item.hash).fixed(&sealed).done())
+        let sealed = self.state.keyring.seal_answer(request.merchant, &request.key, &item.bytes, &plain)?;
+        request.row(&self.state.keyring, self.now, &sealed)
     }
 
     fn tokenized(&self, place: usize, answer: Answer, receipt: Receipt) -> Result<Tokenized, Error> {
