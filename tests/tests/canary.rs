@@ -159,37 +159,25 @@ async fn look_into(engine: Engine, program: &Path) -> Found {
     let mut rig = Rig::made(engine, POLICY, "[metrics]\naddress = \"127.0.0.1:0\"\n");
     rig.start_program(program);
 
-    let mut clock = Instant::now();
-    let mut lap = |what: &str| {
-        eprintln!("{what}: {:.1} s", clock.elapsed().as_secs_f64());
-        clock = Instant::now();
-    };
     let mut exercise = Exercise::new(&rig);
     exercise.everything().await;
-    lap("exercise");
     let (breeder, heard) = exercise.done();
+    settled(&rig).await;
+    let core = core_of(rig.process_id(), rig.folder.path());
+
     let scanner = Scanner::new(breeder.drawn());
     let (shapes, canaries) = scanner.size();
-    lap("scanner");
-
-    let mut found =
-        Found { canaries, shapes, memory: Scan::default(), elsewhere: Scan::default(), lines: Vec::new() };
-    let export = rig.file("export.jsonl");
-    fs::write(&export, exported(&rig).await).unwrap();
-    let (metrics, health) = (get(&rig, "/metrics").await, get(&rig, "/healthz").await);
-    settled(&rig).await;
-    lap("settled");
-
-    let core = core_of(rig.process_id(), rig.folder.path());
-    lap("core");
-    found.memory = scanner.file(&core);
-    lap("scan core");
-    let memory = found.memory.sightings.iter().map(|s| format!("core: {s}"));
-    found.lines.extend(memory.collect::<Vec<_>>());
+    let memory = scanner.file(&core);
+    let lines = memory.sightings.iter().map(|s| format!("core: {s}")).collect();
+    let mut found = Found { canaries, shapes, memory, elsewhere: Scan::default(), lines };
     if let Some(kept) = std::env::var_os("VAULT_KEEP_CORE") {
         fs::copy(&core, kept).unwrap();
     }
     fs::remove_file(&core).unwrap();
+
+    let export = rig.file("export");
+    fs::write(&export, exported(&rig).await).unwrap();
+    let (metrics, health) = (get(&rig, "/metrics").await, get(&rig, "/healthz").await);
     let texts = [
         ("the log", rig.log().join("\n").into_bytes()),
         ("the metrics page", metrics.into_bytes()),
@@ -205,7 +193,6 @@ async fn look_into(engine: Engine, program: &Path) -> Found {
     let (scan, lines) = scanner.folder(rig.folder.path());
     found.elsewhere.and(scan);
     found.lines.extend(lines);
-    lap("scan rest");
     assert!(rig.stop(), "the server did not end well");
     let (scan, lines) = scanner.folder(rig.folder.path());
     found.elsewhere.and(scan);

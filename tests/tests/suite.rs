@@ -10,6 +10,7 @@
 )]
 
 mod canary;
+mod crashes;
 mod engines;
 mod foreign_clients;
 mod formats;

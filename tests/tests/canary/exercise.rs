@@ -162,6 +162,9 @@ impl<'a> Exercise<'a> {
         self.refused_callers().await;
         self.other_doors().await;
         self.operators_plane().await;
+        // Once more at the end: what the ways to fail would have written over is still there, if it stays at all.
+        self.every_verb(&first).await;
+        self.many_at_once(&second).await;
         close(first).await;
         close(second).await;
         // CANCELLED is told to nobody; what else there is came at least once, or this exercise is not what it says.

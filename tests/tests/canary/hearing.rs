@@ -25,7 +25,8 @@ pub(super) struct Ask {
     pub(super) body: Vec<Vec<u8>>,
     /// Cancelled after the last frame instead of ended.
     pub(super) cancel: bool,
-    headers: Vec<(String, Vec<u8>)>,
+    /// Header fields besides those that gRPC asks for, or instead of them.
+    pub(super) headers: Vec<(String, Vec<u8>)>,
 }
 
 impl Ask {
