@@ -10,6 +10,8 @@
 )]
 
 mod bad_input;
+mod canary;
+mod crashes;
 mod engines;
 mod foreign_clients;
 mod formats;
