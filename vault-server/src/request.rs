@@ -51,6 +51,8 @@ pub enum TurnedAway {
     DeadlineExceeded,
     /// `grpc-timeout` cannot be read.
     BadTimeout,
+    /// The content is not said to be gRPC: so a web page cannot make a browser that holds a certificate ask for it.
+    NotGrpc,
 }
 
 impl TurnedAway {
@@ -59,7 +61,7 @@ impl TurnedAway {
             Self::Certificate(_) => TurnedRequest::Certificate,
             Self::Overloaded => TurnedRequest::Overloaded,
             Self::DeadlineExceeded => TurnedRequest::Deadline,
-            Self::BadTimeout => TurnedRequest::Malformed,
+            Self::BadTimeout | Self::NotGrpc => TurnedRequest::Malformed,
         }
     }
 
@@ -75,6 +77,7 @@ impl TurnedAway {
             Self::BadTimeout => {
                 Status::invalid_argument("grpc-timeout must be 1 to 8 digits and one of H M S m u n")
             }
+            Self::NotGrpc => Status::invalid_argument("must be a POST with content-type application/grpc"),
         }
     }
 }
@@ -261,6 +264,7 @@ fn admit(connection: &Connection, mut request: Request<tonic::body::Body>) -> Re
     let edge = &connection.edge;
     let now = edge.clock.now();
     edge.tls.current().still_good(&connection.peer, now).map_err(TurnedAway::Certificate)?;
+    is_grpc(request.method(), request.headers())?;
     let asked = grpc_timeout(request.headers())?;
     let place = Arc::clone(&edge.queue).try_acquire_owned().map_err(|_| TurnedAway::Overloaded)?;
     let head = ms(edge.limits.deadline_ms);
@@ -306,6 +310,19 @@ fn turn_away(mut mark: Mark, why: TurnedAway) -> Response<Reply> {
     mark.head();
     let end = Instant::now() + ms(edge.limits.deadline_ms);
     Reply::wrap((edge.status_of)(why, &connection.peer).into_http(), mark, end)
+}
+
+/// gRPC's PROTOCOL-HTTP2: a POST of "application/grpc", then perhaps "+proto" and the like. A browser sends no such content to
+/// another site unless that site agreed before, and this one never does.
+fn is_grpc(method: &http::Method, headers: &HeaderMap) -> Result<(), TurnedAway> {
+    let content =
+        headers.get(http::header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    match content.strip_prefix("application/grpc") {
+        Some(rest) if method == http::Method::POST && (rest.is_empty() || rest.starts_with(['+', ';'])) => {
+            Ok(())
+        }
+        Some(_) | None => Err(TurnedAway::NotGrpc),
+    }
 }
 
 /// Reads `grpc-timeout`: up to eight digits and a unit.
@@ -417,6 +434,26 @@ impl Reply {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn content_that_a_browser_sends_unasked_is_no_grpc() {
+        for (content, taken) in [
+            (Some("application/grpc"), true),
+            (Some("application/grpc+proto"), true),
+            (Some("application/grpc;charset=utf-8"), true),
+            (Some("application/grpc-web"), false),
+            (Some("application/grpcx"), false),
+            (Some("text/plain"), false),
+            (Some("multipart/form-data"), false),
+            (Some(""), false),
+            (None, false),
+        ] {
+            let value = content.map(|text| (http::header::CONTENT_TYPE, text.parse().unwrap()));
+            let headers = HeaderMap::from_iter(value);
+            assert_eq!(is_grpc(&http::Method::POST, &headers).is_ok(), taken, "{content:?}");
+            assert!(is_grpc(&http::Method::GET, &headers).is_err(), "{content:?}");
+        }
+    }
 
     #[test]
     fn a_timeout_is_read_as_grpc_writes_it() {

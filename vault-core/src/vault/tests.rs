@@ -388,12 +388,12 @@ fn a_lock_is_exact_and_survives_a_restart() {
         LockTarget::Channel { merchant: MerchantName::parse("acme").unwrap(), channel: channel("web") };
     let operator = principal("olga");
     let (lock, _) =
-        block_on(desk.vault.set_lock(&operator, target, LockReason::Fraud, Some("case 7"))).unwrap();
+        block_on(desk.vault.set_lock(&operator, target, LockReason::Fraud, Some("case 7"), None)).unwrap();
     assert_eq!(desk.paid("web", &token), Err(Error::Locked { lockdown: lock }));
     assert_eq!(desk.paid("app", &token).as_deref(), Ok(VISA));
     let desk = desk.reopened();
     assert_eq!(desk.paid("web", &token), Err(Error::Locked { lockdown: lock }));
-    block_on(desk.vault.lift_lock(&operator, lock)).unwrap();
+    block_on(desk.vault.lift_lock(&operator, lock, None)).unwrap();
     assert_eq!(desk.paid("web", &token).as_deref(), Ok(VISA));
 }
 
@@ -402,7 +402,7 @@ fn a_rotated_dek_seals_new_rows_and_opens_old_ones() {
     let desk = Desk::new();
     let old = desk.stored("web", VISA);
     let acme = MerchantName::parse("acme").unwrap();
-    block_on(desk.vault.rotate_dek(&principal("olga"), &acme)).unwrap();
+    block_on(desk.vault.rotate_dek(&principal("olga"), &acme, None)).unwrap();
     let new = desk.stored("web", MASTERCARD);
     let desk = desk.reopened();
     assert_eq!(desk.paid("web", &old).as_deref(), Ok(VISA));
