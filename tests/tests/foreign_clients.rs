@@ -11,7 +11,9 @@ use std::sync::OnceLock;
 
 use prost::Message as _;
 use serde_json::{Value, json};
-use tonic_reflection::pb::v1 as reflection;
+use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
+use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
+use tonic_reflection::pb::v1::{ServerReflectionRequest, ServerReflectionResponse};
 use vault_client::{Zeroizing, ask};
 use vault_core::policy::Policy;
 use vault_core::store::Engine;
@@ -323,17 +325,14 @@ async fn who_streams_faster_than_the_vault_works_waits_by_flow_control() {
 async fn reflection_answers_in_v1_and_in_v1alpha() {
     let rig = Rig::new(Engine::Redb);
     let client = Raw::connect(&rig, "shop").await;
-    let request = reflection::ServerReflectionRequest {
+    let request = ServerReflectionRequest {
         host: String::new(),
-        message_request: Some(reflection::server_reflection_request::MessageRequest::ListServices(
-            String::new(),
-        )),
+        message_request: Some(MessageRequest::ListServices(String::new())),
     };
     // The two versions have the same messages, byte for byte.
     for version in ["v1", "v1alpha"] {
         let path = format!("/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo");
-        let answer: reflection::ServerReflectionResponse = client.call(&path, &request).await.unwrap();
-        use reflection::server_reflection_response::MessageResponse;
+        let answer: ServerReflectionResponse = client.call(&path, &request).await.unwrap();
         let Some(MessageResponse::ListServicesResponse(listed)) = answer.message_response else {
             panic!("{version}")
         };
@@ -343,17 +342,13 @@ async fn reflection_answers_in_v1_and_in_v1alpha() {
             "{version}: {names:?}"
         );
     }
-    let symbol = reflection::ServerReflectionRequest {
+    let symbol = ServerReflectionRequest {
         host: String::new(),
-        message_request: Some(reflection::server_reflection_request::MessageRequest::FileContainingSymbol(
-            "vault.v1.Vault".to_owned(),
-        )),
+        message_request: Some(MessageRequest::FileContainingSymbol("vault.v1.Vault".to_owned())),
     };
     let path = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo";
-    let answer: reflection::ServerReflectionResponse = client.call(path, &symbol).await.unwrap();
-    let Some(reflection::server_reflection_response::MessageResponse::FileDescriptorResponse(files)) =
-        answer.message_response
-    else {
+    let answer: ServerReflectionResponse = client.call(path, &symbol).await.unwrap();
+    let Some(MessageResponse::FileDescriptorResponse(files)) = answer.message_response else {
         panic!("no file")
     };
     let file = prost_types::FileDescriptorProto::decode(files.file_descriptor_proto[0].as_slice()).unwrap();

@@ -188,7 +188,7 @@ async fn a_certificate_revoked_while_connected_ends_its_next_request_and_its_ope
         match shop.vault::<v1::TokenizeResponse>("Tokenize", &request).await {
             Err(refused) => break refused,
             Ok(_) => {
-                assert!(since.elapsed() < Duration::from_secs(5), "a revoked certificate is still served")
+                assert!(since.elapsed() < Duration::from_secs(5), "a revoked certificate is still served");
             }
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
@@ -198,7 +198,7 @@ async fn a_certificate_revoked_while_connected_ends_its_next_request_and_its_ope
     assert!(ended.is_ok(), "its connection is ended");
 
     messages.send(message(2)).await.unwrap();
-    let end = answers.next().await.unwrap().err().expect("the stream ends");
+    let end = answers.next().await.unwrap().expect_err("the stream ends");
     assert_eq!(end.reason(), Some(Reason::CertificateRefused), "{end}");
     assert!(answers.next().await.is_none());
 

@@ -9,6 +9,9 @@
     reason = "all of this is tests"
 )]
 
+mod bad_input;
+mod canary;
+mod crashes;
 mod documents;
 mod engines;
 mod foreign_clients;
