@@ -1,2 +1,43 @@
-//! x
-fn main() {}
+//! `vault-bench`: what the vault costs, beside what nobody can do without.
+//!
+//! Figures are ratios of one run on one machine; absolute ones are printed beside them and judge nothing.
+
+use std::io::Write as _;
+
+use clap::{Parser, Subcommand};
+
+mod durable;
+
+/// Benchmarks of the vault beside its floors.
+#[derive(Parser)]
+#[command(
+    version,
+    after_help = "Examples:\n  vault-bench durable\n  vault-bench durable --engine sled --json"
+)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Acknowledged requests per second and flushes per thousand of them, beside the raw fsync rate of the same disk
+    Durable(durable::Durable),
+}
+
+fn main() -> std::process::ExitCode {
+    let done = match Arguments::parse().command {
+        Command::Durable(durable) => durable.run(),
+    };
+    match done {
+        Ok(report) => {
+            // A reader that went away needs no report.
+            let _gone = std::io::stdout().lock().write_all(report.as_bytes());
+            std::process::ExitCode::SUCCESS
+        }
+        Err(e) => {
+            let _gone = writeln!(std::io::stderr().lock(), "vault-bench: {e}");
+            std::process::ExitCode::from(2)
+        }
+    }
+}

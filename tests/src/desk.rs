@@ -17,7 +17,7 @@ use vault_core::vault::{
     Detokenized, Header, Inspected, NewCard, Place, RequestId, Reveal, Revealed, Revocation, RevokedToken,
     StoreReport, Tokenized, Vault,
 };
-use vault_core::words::{Initiator, Purpose, Refusal, Show};
+use vault_core::words::{Initiator, Purpose, Refusal};
 
 use crate::cards::card;
 
@@ -225,7 +225,8 @@ impl Desk {
     /// A fresh vault of this policy in a fresh folder.
     pub fn with(engine: Engine, policy: Policy) -> Self {
         let kept = tempfile::tempdir().unwrap();
-        let mut desk = Self::in_folder(kept.path(), engine, OPTIONS, policy).unwrap_or_else(|e| panic!("{e}"));
+        let mut desk =
+            Self::in_folder(kept.path(), engine, OPTIONS, policy).unwrap_or_else(|e| panic!("{e}"));
         desk.closed._kept = Some(Arc::new(kept));
         desk
     }
@@ -436,7 +437,12 @@ impl At<'_> {
     }
 
     /// The shop revokes a token.
-    pub fn revoke(&self, header: &Header, token: &Token, where_to: Revocation) -> Result<RevokedToken, Error> {
+    pub fn revoke(
+        &self,
+        header: &Header,
+        token: &Token,
+        where_to: Revocation,
+    ) -> Result<RevokedToken, Error> {
         let header = self.header(header);
         block_on(self.desk.vault.revoke(Caller::Local(&self.who("shop")), &header, token.copy(), where_to))
     }

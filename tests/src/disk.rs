@@ -51,7 +51,9 @@ impl SmallDisk {
     pub fn of_mib(size: u32) -> Self {
         as_root();
         let at = tempfile::tempdir().unwrap();
-        run(Command::new("mount").args(["-t", "tmpfs", "-o", &format!("size={size}m"), "tmpfs"]).arg(at.path()));
+        run(Command::new("mount")
+            .args(["-t", "tmpfs", "-o", &format!("size={size}m"), "tmpfs"])
+            .arg(at.path()));
         Self { at }
     }
 

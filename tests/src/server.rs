@@ -13,8 +13,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateRevocationListParams, CertifiedIssuer, DistinguishedName, DnType,
-    ExtendedKeyUsagePurpose, IsCa, KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams, SanType, SerialNumber,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, CertifiedIssuer, DistinguishedName,
+    DnType, ExtendedKeyUsagePurpose, IsCa, KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams, SanType,
+    SerialNumber,
 };
 use rustls_pki_types::CertificateDer;
 use vault_client::{AdminClient, Endpoint, Pem, VaultClient};
@@ -80,8 +81,11 @@ impl Authority {
         } else {
             vec![SanType::URI(san.try_into().unwrap())]
         };
-        params.extended_key_usages =
-            vec![if server { ExtendedKeyUsagePurpose::ServerAuth } else { ExtendedKeyUsagePurpose::ClientAuth }];
+        params.extended_key_usages = vec![if server {
+            ExtendedKeyUsagePurpose::ServerAuth
+        } else {
+            ExtendedKeyUsagePurpose::ClientAuth
+        }];
         let mut next = self.next_serial.lock().unwrap();
         let serial = *next;
         *next += 1;
@@ -202,7 +206,8 @@ impl Rig {
         let vault_folder = at.join("vault");
         let store = store::create(&vault_folder, engine, &OPTIONS).unwrap_or_else(|e| panic!("{e}"));
         let place = Place::new(store, vault_folder.join("esk"));
-        let vault = pollster::block_on(Vault::create(place, &custodian(), policy)).unwrap_or_else(|e| panic!("{e}"));
+        let vault =
+            pollster::block_on(Vault::create(place, &custodian(), policy)).unwrap_or_else(|e| panic!("{e}"));
         pollster::block_on(vault.close()).unwrap_or_else(|e| panic!("{e}"));
         drop(vault);
         Self {
@@ -219,7 +224,12 @@ impl Rig {
 
     /// Starts the server and waits until it serves.
     pub fn start(&mut self) {
-        let mut child = Command::new(program())
+        self.start_program(&program());
+    }
+
+    /// The same with another build of the program.
+    pub fn start_program(&mut self, program: &Path) {
+        let mut child = Command::new(program)
             .arg("serve")
             .arg("--settings")
             .arg(self.folder.path().join("settings.toml"))
@@ -227,7 +237,7 @@ impl Rig {
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()
-            .unwrap_or_else(|e| panic!("{}: {e}; `./test` builds it first", program().display()));
+            .unwrap_or_else(|e| panic!("{}: {e}; `./test` builds it first", program.display()));
         let lines = BufReader::new(child.stderr.take().unwrap());
         let (found, addresses) = std::sync::mpsc::channel();
         let log = self.log.clone();

@@ -7,7 +7,11 @@
 //! suite-tool golden ENGINE FOLDER  makes a golden folder of the format of this release
 //! ```
 
-#![allow(clippy::print_stdout, clippy::print_stderr, reason = "its output is what the test, or who runs it, reads")]
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "its output is what the test, or who runs it, reads"
+)]
 
 use std::io::Read as _;
 use std::path::Path;

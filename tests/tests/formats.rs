@@ -5,13 +5,17 @@ use std::fmt::Write as _;
 
 use vault_core::error::Error;
 use vault_core::policy::Policy;
+use vault_core::store::Engine;
 use vault_core::token::Token;
+use vault_tests::ON_DISK;
 use vault_tests::cards::{luhn, number};
 use vault_tests::desk::{Desk, in_format};
-use vault_tests::ON_DISK;
 
-/// How many cards of each length and keep.
-const CARDS: u32 = 200;
+/// How many cards of each length and keep: many on the first engine, and on the others as many as show that the tokens
+/// are kept, since how they are drawn has nothing to do with it.
+fn cards_on(engine: Engine) -> u32 {
+    if engine == ON_DISK[0] { 200 } else { 20 }
+}
 
 /// What may be kept of each length, as PCI SSC FAQ 1091 and this vault's own rules for other lengths than 15 and 16
 /// have it: at least four digits of 16 hidden, five of 15, and one end only of 12 to 14.
@@ -37,9 +41,8 @@ fn merchant(name: &str, keep: &str, ff1_slots: u8) -> String {
     let lengths: Vec<String> =
         (12..=19).filter(|l| allows(*l, keep)).map(|l| format!("{l} = \"{keep}\"")).collect();
     // A mask that shows as little as the tokens, so that formats and masks together show no more either.
-    let masks: Vec<String> = (12..=19)
-        .map(|l| format!("{l} = \"{}\"", if allows(l, keep) { keep } else { "0+0" }))
-        .collect();
+    let masks: Vec<String> =
+        (12..=19).map(|l| format!("{l} = \"{}\"", if allows(l, keep) { keep } else { "0+0" })).collect();
     let mut text = format!(
         "[[merchant]]\nid = \"{name}\"\nff1_slots = {ff1_slots}\nmask = {{ {} }}\n",
         masks.join(", ")
@@ -91,7 +94,9 @@ fn is_of_its_scheme(scheme: &str, token: &str, pan: &str, keep: &str) -> bool {
                 && hidden.bytes().any(|b| b.is_ascii_lowercase())
         }
         "opaque" => {
-            token.len() == 26 && token.starts_with("tok_") && token[4..].bytes().all(|b| b.is_ascii_alphanumeric())
+            token.len() == 26
+                && token.starts_with("tok_")
+                && token[4..].bytes().all(|b| b.is_ascii_alphanumeric())
         }
         _ => false,
     }
@@ -109,7 +114,8 @@ fn every_length_in_every_keep_that_is_allowed_makes_tokens_that_keep_their_promi
             let (name, mut seen) = (name(keep), HashSet::new());
             let at = desk.at(&name, "web");
             for (length, _) in ALLOWED.iter().filter(|(length, _)| allows(*length, keep)) {
-                let pans: Vec<String> = (0..CARDS).map(|n| number("412345", *length, n * 37)).collect();
+                let pans: Vec<String> =
+                    (0..cards_on(engine)).map(|n| number("412345", *length, n * 37)).collect();
                 for scheme in ["random", "mixed", "opaque", "same"] {
                     let tokens = at.imported(pans.iter().map(|pan| in_format(scheme, pan)).collect());
                     for (token, pan) in tokens.iter().zip(&pans) {
@@ -137,14 +143,12 @@ fn a_length_that_a_format_does_not_name_is_refused() {
     for engine in ON_DISK {
         let desk = Desk::with(engine, Policy::from_toml(&merchant("tight", "8+4", 0)).unwrap());
         for length in 12..=19 {
-            let answer = desk.at("tight", "web").import(vec![in_format("random", &number("412345", length, 7))]);
+            let answer =
+                desk.at("tight", "web").import(vec![in_format("random", &number("412345", length, 7))]);
             let answer = answer.unwrap().pop().unwrap();
             match length {
                 16 => assert!(answer.is_ok()),
-                _ => assert!(matches!(
-                    answer.err(),
-                    Some(Error::Malformed { field: "card.plain.pan", .. })
-                )),
+                _ => assert!(matches!(answer.err(), Some(Error::Malformed { field: "item.plain.pan", .. }))),
             }
         }
     }
@@ -164,14 +168,19 @@ fn tokens_leave_the_sums_that_are_reserved_for_vaultless_ones_alone() {
 #[test]
 fn a_keep_that_shows_too_much_is_refused_by_the_policy() {
     let format = |scheme: &str, length: usize, keep: &str| {
-        format!("[[merchant]]\nid = \"acme\"\nmask = {{ {length} = \"0+0\" }}\n[[merchant.format]]\nid = \"f\"\nscheme = \"{scheme}\"\nkeep = {{ {length} = \"{keep}\" }}\n")
+        format!(
+            "[[merchant]]\nid = \"acme\"\nmask = {{ {length} = \"0+0\" }}\n[[merchant.format]]\nid = \"f\"\nscheme = \"{scheme}\"\nkeep = {{ {length} = \"{keep}\" }}\n"
+        )
     };
-    let mask = |length: usize, keep: &str| format!("[[merchant]]\nid = \"acme\"\nmask = {{ {length} = \"{keep}\" }}\n");
+    let mask = |length: usize, keep: &str| {
+        format!("[[merchant]]\nid = \"acme\"\nmask = {{ {length} = \"{keep}\" }}\n")
+    };
     let (mut taken, mut refused) = (0, 0);
     for length in 10..=21 {
         for (first, last) in (0..=9).flat_map(|first| (0..=9).map(move |last| (first, last))) {
             let keep = format!("{first}+{last}");
-            let texts = [format("random", length, &keep), format("mixed", length, &keep), mask(length, &keep)];
+            let texts =
+                [format("random", length, &keep), format("mixed", length, &keep), mask(length, &keep)];
             for text in texts {
                 match Policy::from_toml(&text) {
                     Ok(_) => {
@@ -199,14 +208,20 @@ fn formats_and_masks_of_one_merchant_are_judged_together() {
     let text = |mask: &str, formats: &[&str]| {
         let mut text = format!("[[merchant]]\nid = \"acme\"\nmask = {{ 15 = \"{mask}\" }}\n");
         for (n, keep) in formats.iter().enumerate() {
-            writeln!(text, "[[merchant.format]]\nid = \"f{n}\"\nscheme = \"random\"\nkeep = {{ 15 = \"{keep}\" }}").unwrap();
+            writeln!(
+                text,
+                "[[merchant.format]]\nid = \"f{n}\"\nscheme = \"random\"\nkeep = {{ 15 = \"{keep}\" }}"
+            )
+            .unwrap();
         }
         Policy::from_toml(&text)
     };
     assert!(text("6+4", &["6+0", "0+4"]).is_ok());
     assert!(text("0+0", &["8+0"]).is_ok());
     // Eight in front by one answer and four at the end by another would leave three of fifteen digits.
-    for (mask, formats) in [("0+4", &["8+0"][..]), ("0+0", &["8+0", "0+4"]), ("8+0", &["6+4"]), ("6+4", &["8+0"])] {
+    for (mask, formats) in
+        [("0+4", &["8+0"][..]), ("0+0", &["8+0", "0+4"]), ("8+0", &["6+4"]), ("6+4", &["8+0"])]
+    {
         let told = text(mask, formats);
         assert!(matches!(&told, Err(Error::Config(why)) if why.contains("together")), "{mask} {formats:?}");
     }

@@ -10,9 +10,9 @@ use vault_core::audit::entry::{Event, Minting};
 use vault_core::error::Error;
 use vault_core::token::Token;
 use vault_core::vault::{NewCard, Reveal, Revocation};
+use vault_tests::ON_DISK;
 use vault_tests::cards::{MASTERCARD, VISA, card, luhn, number};
 use vault_tests::desk::{Desk, channel, header, in_format, merchant_name, principal, request};
-use vault_tests::ON_DISK;
 
 const REQUEST: &str = "5f0e2d9c-4b0a-4c8e-9d55-1c6f0d7e8a11";
 
@@ -35,8 +35,10 @@ fn together<T: Send>(count: usize, work: impl Fn(usize) -> T + Sync) -> Vec<T> {
 fn a_hundred_at_once_with_one_card_get_one_token_and_no_error() {
     for engine in ON_DISK {
         let desk = Desk::new(engine);
-        let answers = together(100, |_| desk.web().tokenize(&header(), card(VISA)).map(|t| (t.token, t.minting)));
-        let answers: Vec<_> = answers.into_iter().map(|answer| answer.unwrap_or_else(|e| panic!("{e}"))).collect();
+        let answers =
+            together(100, |_| desk.web().tokenize(&header(), card(VISA)).map(|t| (t.token, t.minting)));
+        let answers: Vec<_> =
+            answers.into_iter().map(|answer| answer.unwrap_or_else(|e| panic!("{e}"))).collect();
         let (first, _) = &answers[0];
         assert!(answers.iter().all(|(token, _)| token.same_as(first)), "{engine}");
         let minted = answers.iter().filter(|(_, minting)| *minting == Some(Minting::Minted)).count();
@@ -58,7 +60,8 @@ fn a_hundred_at_once_with_cards_of_one_customer_lose_none() {
         // Each thread its own BIN, so that nobody spends a guess budget; all write one subject row.
         let pans: Vec<String> = (0..100).map(|n| number(&format!("{}", 411_111 + n), 16, 7)).collect();
         let tokens = together(100, |n| desk.web().tokenize(&header(n), card(&pans[n])).map(|t| t.token));
-        let tokens: Vec<Token> = tokens.into_iter().map(|t| t.unwrap_or_else(|e| panic!("{engine}: {e}"))).collect();
+        let tokens: Vec<Token> =
+            tokens.into_iter().map(|t| t.unwrap_or_else(|e| panic!("{engine}: {e}"))).collect();
         let desk = desk.reopened();
         for (paid, pan) in desk.web().paid_all(&tokens).into_iter().zip(&pans) {
             assert_eq!(paid.as_ref(), Ok(pan));
@@ -72,7 +75,8 @@ fn a_retried_request_gets_the_same_answer_while_it_runs_after_it_and_after_a_res
     for engine in ON_DISK {
         let desk = Desk::new(engine);
         // Fresh: without the kept answer each try would mint another token.
-        let ask = |desk: &Desk| desk.web().tokenize(&request(REQUEST), in_format("mixed", VISA)).map(|t| t.token);
+        let ask =
+            |desk: &Desk| desk.web().tokenize(&request(REQUEST), in_format("mixed", VISA)).map(|t| t.token);
         let tokens: Vec<Token> = together(20, |_| ask(&desk))
             .into_iter()
             .filter_map(|answer| match answer {
@@ -100,8 +104,12 @@ fn a_retried_batch_gets_every_token_again_in_its_order() {
         let pans: Vec<String> = (0..50).map(|n| number(&format!("{}", 522_200 + n), 16, n)).collect();
         let batch = |desk: &Desk| -> Vec<String> {
             let cards = pans.iter().map(|pan| in_format("mixed", pan)).collect();
-            let answers = desk.web().tokenize_batch(&request(REQUEST), cards).unwrap_or_else(|e| panic!("{e}"));
-            answers.into_iter().map(|a| a.unwrap_or_else(|e| panic!("{e}")).token.as_str().to_owned()).collect()
+            let answers =
+                desk.web().tokenize_batch(&request(REQUEST), cards).unwrap_or_else(|e| panic!("{e}"));
+            answers
+                .into_iter()
+                .map(|a| a.unwrap_or_else(|e| panic!("{e}")).token.as_str().to_owned())
+                .collect()
         };
         let first = batch(&desk);
         assert_eq!(first.iter().collect::<HashSet<_>>().len(), 50);
@@ -120,7 +128,9 @@ fn a_retried_detokenize_discloses_again_and_says_so_in_the_log() {
         let asked = |desk: &Desk, again: bool| {
             let answer = desk.web().detokenized(&request(REQUEST), &token, Reveal::Plain);
             assert_eq!(answer.map(|card| vault_tests::desk::shown(&card.revealed)).as_deref(), Ok(VISA));
-            assert!(matches!(desk.last_event(), Event::Disclosed { redelivered, .. } if redelivered == again));
+            assert!(
+                matches!(desk.last_event(), Event::Disclosed { redelivered, .. } if redelivered == again)
+            );
         };
         asked(&desk, false);
         asked(&desk, true);
@@ -165,7 +175,11 @@ fn a_revoked_token_is_never_minted_again_however_full_its_space_is() {
         let late = desk.web().imported(tight(1_000));
         let every: HashSet<&str> = minted.iter().chain(&revoked).chain(&late).map(Token::as_str).collect();
         assert_eq!(every.len(), 9_000, "{engine}");
-        assert!(every.iter().all(|token| token.starts_with("41111111") && token.ends_with("1111") && luhn(token) != 0));
+        assert!(
+            every
+                .iter()
+                .all(|token| token.starts_with("41111111") && token.ends_with("1111") && luhn(token) != 0)
+        );
         let spent = desk.web().import(tight(1)).unwrap().pop().unwrap();
         assert_eq!(spent.err(), Some(Error::SpaceExhausted), "{engine}");
         for token in revoked.iter().step_by(50) {
@@ -181,7 +195,8 @@ fn nobody_is_paid_with_a_token_once_its_revocation_was_answered() {
         let desk = Desk::new(engine);
         for _ in 0..10 {
             let token = desk.web().added(in_format("mixed", VISA));
-            let (answered, paid, refused) = (AtomicBool::new(false), AtomicUsize::new(0), AtomicUsize::new(0));
+            let (answered, paid, refused) =
+                (AtomicBool::new(false), AtomicUsize::new(0), AtomicUsize::new(0));
             together(5, |thread| {
                 if thread == 0 {
                     while paid.load(Ordering::SeqCst) < 4 {
@@ -215,10 +230,14 @@ fn tokens_made_while_keys_rotate_locks_come_and_go_and_others_revoke_all_open() 
             let mut made = HashMap::new();
             for round in 0..15_u32 {
                 match thread {
-                    0 => drop(block_on(desk.vault.rotate_dek(&principal("olga"), &merchant_name("acme"))).unwrap()),
+                    0 => drop(
+                        block_on(desk.vault.rotate_dek(&principal("olga"), &merchant_name("acme"), None)).unwrap(),
+                    ),
                     1 => {
                         let token = desk.web().added(in_format("mixed", VISA));
-                        desk.web().revoke(&header(), &token, Revocation::On(channel("app"))).unwrap_or_else(|e| panic!("{e}"));
+                        desk.web()
+                            .revoke(&header(), &token, Revocation::On(channel("app")))
+                            .unwrap_or_else(|e| panic!("{e}"));
                         assert_eq!(desk.at("acme", "app").paid(&token), Err(Error::NotFound));
                         made.insert(token.as_str().to_owned(), VISA.to_owned());
                     }

@@ -14,7 +14,8 @@ async fn a_card_goes_in_over_mutual_tls_and_only_the_gateway_gets_it_back() {
         let shop = rig.client("shop").await;
         let stored = shop.tokenize(header(), card()).await.unwrap_or_else(|e| panic!("{e}"));
         let gateway = rig.client("gateway").await;
-        let paid = gateway.detokenize(header(), ask::plain(&stored.token)).await.unwrap_or_else(|e| panic!("{e}"));
+        let paid =
+            gateway.detokenize(header(), ask::plain(&stored.token)).await.unwrap_or_else(|e| panic!("{e}"));
         assert_eq!(ask::pan(paid).unwrap().as_slice(), b"4111111111111111");
         let refused = shop.detokenize(header(), ask::plain(&stored.token)).await.unwrap_err();
         assert_eq!(refused.reason(), Some(vault_client::Reason::PermissionDenied));
@@ -22,7 +23,8 @@ async fn a_card_goes_in_over_mutual_tls_and_only_the_gateway_gets_it_back() {
         rig.kill();
         rig.start();
         let gateway = rig.client("gateway").await;
-        let paid = gateway.detokenize(header(), ask::plain(&stored.token)).await.unwrap_or_else(|e| panic!("{e}"));
+        let paid =
+            gateway.detokenize(header(), ask::plain(&stored.token)).await.unwrap_or_else(|e| panic!("{e}"));
         assert_eq!(ask::pan(paid).unwrap().as_slice(), b"4111111111111111");
         assert!(rig.stop());
     }

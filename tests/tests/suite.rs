@@ -10,13 +10,16 @@
 )]
 
 mod bad_input;
+mod canary;
+mod crashes;
 mod engines;
 mod foreign_clients;
 mod formats;
 mod golden;
 mod idempotency_and_races;
-//PC
 mod over_the_wire;
+mod proofs_cannot_be_forged;
 mod raw;
+mod refused_is_refused;
 mod strangers;
 mod tampered_rows;

@@ -6,7 +6,7 @@
 
 use std::fmt;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, Write as _};
 use std::net::IpAddr;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -17,11 +17,15 @@ use rcgen::{
     IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, RevocationReason, RevokedCertParams, SanType,
     SerialNumber,
 };
+use ring::digest::{SHA256, digest};
 use rustls_pki_types::pem::{PemObject, SectionKind};
 use serde::{Deserialize, Serialize};
 use vault_core::name::AuthorityName;
 use vault_core::time::{Clock, SystemClock, Timestamp};
 use x509_parser::prelude::{CertificateRevocationList, FromDer, GeneralName, X509Certificate};
+
+use crate::fail::Failure;
+use crate::output::Out;
 
 /// Days that a development authority is good: longer than any trial.
 const CA_DAYS: u32 = 3_650;
@@ -143,6 +147,20 @@ impl fmt::Display for CertsError {
 
 impl std::error::Error for CertsError {}
 
+impl From<CertsError> for Failure {
+    fn from(error: CertsError) -> Self {
+        match error {
+            CertsError::Name(_) => Self::usage(error),
+            CertsError::File(_, ref why) if why.kind() == io::ErrorKind::AlreadyExists => Self::refused(
+                format_args!("{error}; nothing is overwritten: name a new one, or move the old away"),
+            ),
+            CertsError::File(..) => Self::failed(format_args!("{error}; check the path and its permissions")),
+            CertsError::Refused(_) | CertsError::Malformed(_) => Self::refused(error),
+            CertsError::Making(_) | CertsError::NoRandomness => Self::failed(error),
+        }
+    }
+}
+
 impl From<rcgen::Error> for CertsError {
     fn from(error: rcgen::Error) -> Self {
         Self::Making(error)
@@ -188,6 +206,16 @@ pub(crate) struct Found {
     pub(crate) not_after: String,
     /// Whole days from now to then; below zero if it is over.
     pub(crate) days_left: i64,
+    /// Of an authority: SHA-256 of its `SubjectPublicKeyInfo`, hexadecimal, by which a policy knows it.
+    pub(crate) key_sha256: Option<String>,
+}
+
+/// An authority that was made.
+#[derive(Debug, Serialize)]
+struct Made {
+    files: Vec<PathBuf>,
+    /// By which a policy knows it.
+    sha256: String,
 }
 
 /// What an authority has done. Kept beside its key, so that its list can be signed anew.
@@ -215,57 +243,42 @@ struct Revoked {
 }
 
 /// Does what the command line says, and tells on standard output: plain lines, or JSON.
-pub(crate) fn run(command: CertsCommand, json: bool) -> Result<(), CertsError> {
+pub(crate) fn run(command: CertsCommand, out: Out) -> Result<(), Failure> {
     let now = SystemClock.now();
-    let told = match command {
+    match command {
         CertsCommand::CreateCa { dir, name } => {
             let files = create_ca(&dir, &name, now)?;
-            told(json, &files, || {
-                files
-                    .iter()
-                    .fold(String::new(), |told, file| told + "wrote " + &file.display().to_string() + "\n")
+            let sha256 =
+                inventory(&[dir.join(format!("{name}.pem"))], now)?.into_iter().find_map(|f| f.key_sha256);
+            out.tell(&Made { files, sha256: sha256.unwrap_or_default() }, |made| {
+                let wrote: Vec<_> =
+                    made.files.iter().map(|file| format!("wrote {}", file.display())).collect();
+                format!("{}\nfor the policy: sha256 = \"{}\"", wrote.join("\n"), made.sha256)
             })
         }
         CertsCommand::Issue { dir, ca, server, uri, dns, ip, days, leaf } => {
             let issued = issue(&dir, &ca, &leaf, leaf_kind(server, uri, dns, ip)?, days, now)?;
-            told(json, &issued, || {
-                format!(
-                    "wrote {}\nwrote {}\nserial {}\n",
-                    issued.certificate.display(),
-                    issued.key.display(),
-                    issued.serial
-                )
+            out.tell(&issued, |issued| {
+                let (certificate, key) = (issued.certificate.display(), issued.key.display());
+                format!("wrote {certificate}\nwrote {key}\nserial {}", issued.serial)
             })
         }
-        CertsCommand::Revoke { dir, ca, serial } => {
-            let list = revoke(&dir, &ca, &serial, now)?;
-            told(json, &list, || format!("wrote {}\n", list.display()))
-        }
-        CertsCommand::Crl { dir, ca } => {
-            let list = renew_list(&dir, &ca, now)?;
-            told(json, &list, || format!("wrote {}\n", list.display()))
-        }
+        CertsCommand::Revoke { dir, ca, serial } => wrote(out, &revoke(&dir, &ca, &serial, now)?),
+        CertsCommand::Crl { dir, ca } => wrote(out, &renew_list(&dir, &ca, now)?),
         CertsCommand::Inventory { paths } => {
             let found = inventory(&paths, now)?;
-            told(json, &found, || found.iter().map(line).collect())
+            out.tell(&found, |found| found.iter().map(line).collect())
         }
-    };
-    // A reader that has seen enough, such as `head`, closes the pipe: no failure of ours.
-    match io::stdout().lock().write_all(told.as_bytes()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            Err(CertsError::File(PathBuf::from("standard output"), error))
-        }
-        Ok(()) | Err(_) => Ok(()),
     }
 }
 
-fn told<T: Serialize>(json: bool, value: &T, plain: impl FnOnce() -> String) -> String {
-    if json { serde_json::json!(value).to_string() + "\n" } else { plain() }
+fn wrote(out: Out, file: &Path) -> Result<(), Failure> {
+    out.tell(&serde_json::json!({ "wrote": file }), |_| format!("wrote {}", file.display()))
 }
 
 fn line(found: &Found) -> String {
     format!(
-        "{:>5} days  {}  {:<15}  {}  {}  {}  {}\n",
+        "{:>5} days  {}  {:<15}  {}  {}  {}  {}{}\n",
         found.days_left,
         found.not_after,
         found.kind,
@@ -273,6 +286,7 @@ fn line(found: &Found) -> String {
         found.subject,
         found.names.join(" "),
         found.serial.as_deref().unwrap_or("-"),
+        found.key_sha256.as_ref().map_or_else(String::new, |hash| format!("  sha256 {hash}")),
     )
 }
 
@@ -574,8 +588,10 @@ fn certificate(path: &Path, der: &[u8], now: Timestamp) -> Option<Found> {
         GeneralName::IPAddress(bytes) => Some(format!("ip:{}", address(bytes)?)),
         _ => None,
     });
+    let key = || hex(digest(&SHA256, certificate.public_key().raw).as_ref());
     Some(Found {
         kind: if certificate.is_ca() { "authority" } else { "certificate" },
+        key_sha256: certificate.is_ca().then(key),
         names: names.collect(),
         serial: Some(hex(certificate.raw_serial())),
         ..ending(path, certificate.subject().to_string(), certificate.validity().not_after, now)
@@ -599,6 +615,7 @@ fn ending(path: &Path, subject: String, end: x509_parser::time::ASN1Time, now: T
         serial: None,
         not_after: vault_server::logs::rfc3339(not_after),
         days_left: left.div_euclid(SECONDS_PER_DAY),
+        key_sha256: None,
     }
 }
 

@@ -114,3 +114,66 @@ impl Verification {
         Some(step)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rig::{Play, Rig};
+    use crate::v1::{GetStatusRequest, RotateKeyRequest};
+    use crate::{Failure, Reason, ask};
+
+    #[tokio::test]
+    async fn a_change_is_tried_again_under_its_own_id_and_never_past_a_refusal() {
+        let busy = Failure::new(Reason::StoreAway, "away").retry(Duration::from_millis(1));
+        let stale = Failure::new(Reason::EpochMismatch, "stale").retry(Duration::from_millis(1));
+        let plays = vec![
+            Play::Answer,
+            Play::Refuse(busy.into()),
+            Play::Cut,
+            Play::Answer,
+            Play::Refuse(stale.clone().into()),
+        ];
+        let rig = Rig::start(plays).await;
+        let admin = rig.admin().await;
+        let change = ask::change(Some(6));
+        let rotate = || RotateKeyRequest { header: Some(change.clone()), ..RotateKeyRequest::default() };
+        assert_eq!(admin.rotate_key(rotate()).await.unwrap().epoch, 7);
+        assert_eq!(admin.rotate_key(rotate()).await.unwrap_err(), ClientError::Refused(stale));
+        let told: Vec<_> = rig.calls().into_iter().map(|call| (call.method, call.request_id)).collect();
+        let mut expected = vec![("rotate_key", change.request_id); 4];
+        expected.insert(0, ("get_status", String::new()));
+        assert_eq!(told, expected);
+    }
+
+    #[tokio::test]
+    async fn an_operator_who_may_not_see_the_status_is_connected_and_a_stranger_is_not() {
+        let denied = Failure::new(Reason::PermissionDenied, "no");
+        let rig = Rig::start(vec![Play::Refuse(denied.into())]).await;
+        rig.admin().await.get_status(GetStatusRequest {}).await.unwrap();
+        let rig = Rig::start(vec![Play::Refuse(tonic::Status::unimplemented("no such service"))]).await;
+        let Err(ClientError::Refused(failure)) = AdminClient::connect(rig.endpoint()).await else { panic!() };
+        assert_eq!(failure.reason(), None);
+    }
+
+    #[tokio::test]
+    async fn a_verification_ends_with_its_verdict_or_says_why_there_is_none() {
+        let locked = Failure::new(Reason::Custody, "closed");
+        for (play, end) in [
+            (Play::Answer, None),
+            (Play::Refuse(locked.clone().into()), Some(ClientError::Refused(locked))),
+            (Play::Hollow, Some(ClientError::Answer("a verification ended without a verdict"))),
+            (Play::Late(Duration::from_secs(20)), Some(ClientError::Deadline)),
+        ] {
+            let rig = Rig::start(vec![Play::Answer, play]).await;
+            let admin = rig.admin().await.within(Duration::from_millis(300));
+            let mut steps = admin.verify_log(VerifyLogRequest::default()).await.unwrap();
+            assert!(matches!(steps.next().await, Some(Ok(Step::Progress(_)))));
+            match (steps.next().await.unwrap(), end) {
+                (Ok(Step::Verdict(verdict)), None) => assert!(verdict.intact),
+                (Err(error), Some(expected)) => assert_eq!(error, expected),
+                (step, expected) => panic!("{step:?}, not {expected:?}"),
+            }
+            assert!(steps.next().await.is_none());
+        }
+    }
+}

@@ -45,7 +45,7 @@ pub struct Outcome<T> {
 /// SHA-256(`"vault.v1/batch-chunk"` 0x00 `request_id` `number`), with the id as 16 bytes and the number as 4, big-endian.
 ///
 /// So a small batch is in the vault's log under the caller's id, and so is the beginning of a large one; and other items
-/// under the same id are still noticed, as IDEMPOTENCY_MISMATCH.
+/// under the same id are still noticed, as `IDEMPOTENCY_MISMATCH`.
 #[must_use]
 pub fn chunk_request_id(request_id: Uuid, number: u32) -> Uuid {
     if number == 0 {
@@ -109,10 +109,7 @@ pub(crate) async fn send<V: Verb>(
     Ok(merged.0)
 }
 
-fn counted<T>(
-    many: crate::verb::Many<T>,
-    expected: usize,
-) -> Result<crate::verb::Many<T>, ClientError> {
+fn counted<T>(many: crate::verb::Many<T>, expected: usize) -> Result<crate::verb::Many<T>, ClientError> {
     if many.0.len() == expected {
         Ok(many)
     } else {
@@ -154,9 +151,8 @@ struct Chunk<V> {
 }
 
 fn split<V: Verb>(fit: Fit, header: &RequestHeader, items: Vec<V>) -> Result<Vec<Chunk<V>>, ClientError> {
-    let id = Uuid::parse_str(&header.request_id).map_err(|_| {
-        ClientError::Config("`request_id` is not a UUID; `ask::header` makes one".to_owned())
-    })?;
+    let id = Uuid::parse_str(&header.request_id)
+        .map_err(|_| ClientError::Config("`request_id` is not a UUID; `ask::header` makes one".to_owned()))?;
     // Every derived id is as long as this one, so the headers of all chunks are.
     let header = RequestHeader { request_id: id.to_string(), ..header.clone() };
     let head = field_len(header.encoded_len());
@@ -196,17 +192,19 @@ fn field_len(len: usize) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
-    use crate::ask;
-    use crate::v1::{BatchInspectRequest, Context, InspectItem, Initiator, Purpose};
+    use crate::rig::{Play, Rig, token_of};
+    use crate::v1::{BatchInspectRequest, Initiator, InspectItem, Purpose, TokenizeItem};
+    use crate::{Failure, Reason, Zeroizing, ask};
 
     fn header() -> RequestHeader {
         ask::header("acme", "web", Purpose::Capture, Initiator::Merchant)
     }
 
     fn look(index: usize, padding: usize) -> InspectItem {
-        let context = (padding > 0).then(|| Context { session: "s".repeat(padding), ..Context::default() });
-        InspectItem { reference: index.to_string(), context, ..ask::look("tok_0000000000000000000000") }
+        InspectItem { reference: index.to_string(), ..ask::look(&"t".repeat(26 + padding)) }
     }
 
     #[test]
@@ -214,8 +212,8 @@ mod tests {
         let id = Uuid::from_u128(0x0f0e_0d0c_0b0a_4908_8706_0504_0302_0100);
         for (number, expected) in [
             (0, "0f0e0d0c-0b0a-4908-8706-050403020100"),
-            (1, "CHUNK1"),
-            (2, "CHUNK2"),
+            (1, "f9e128a1-3508-80f3-bb27-e1fcd8f46614"),
+            (2, "cf9b8f65-4658-8c89-8b85-b91ee105152f"),
         ] {
             assert_eq!(chunk_request_id(id, number).to_string(), expected);
         }
@@ -239,8 +237,7 @@ mod tests {
             let sizes: Vec<_> = chunks
                 .iter()
                 .map(|c| {
-                    let sent =
-                        BatchInspectRequest { header: Some(c.header.clone()), items: c.items.clone() };
+                    let sent = BatchInspectRequest { header: Some(c.header.clone()), items: c.items.clone() };
                     (c.items.len(), sent.encoded_len(), field_len(c.items[0].encoded_len()))
                 })
                 .collect();
@@ -249,7 +246,10 @@ mod tests {
             }
             for pair in sizes.windows(2) {
                 let (full, next) = (pair[0], pair[1]);
-                assert!(full.0 == fit.items || full.1 + next.2 >= fit.bytes, "the next item had room: {pair:?}");
+                assert!(
+                    full.0 == fit.items || full.1 + next.2 >= fit.bytes,
+                    "the next item had room: {pair:?}"
+                );
             }
             let order: Vec<_> = chunks.into_iter().flat_map(|c| c.items).map(|i| i.reference).collect();
             assert_eq!(order, (0..items).map(|i| i.to_string()).collect::<Vec<_>>());
@@ -274,10 +274,107 @@ mod tests {
             (None, 1_000, 1_048_576),
             (Some(Limits::default()), 1_000, 1_048_576),
             (Some(Limits { batch_items: 50, message_bytes: 65_536, ..Limits::default() }), 50, 65_536),
-            (Some(Limits { batch_items: u32::MAX, message_bytes: u32::MAX, ..Limits::default() }), 1_000, 1_048_576),
+            (
+                Some(Limits { batch_items: u32::MAX, message_bytes: u32::MAX, ..Limits::default() }),
+                1_000,
+                1_048_576,
+            ),
         ] {
             let fit = Fit::new(told.as_ref());
             assert_eq!((fit.items, fit.bytes), (items, bytes));
+        }
+    }
+
+    fn cards(count: usize) -> Vec<TokenizeItem> {
+        let card = || ask::card(Zeroizing::new(b"4111111111111111".to_vec()), None);
+        (0..count).map(|i| TokenizeItem { reference: i.to_string(), ..card() }).collect()
+    }
+
+    fn ids(rig: &Rig) -> Vec<String> {
+        rig.calls().into_iter().map(|call| call.request_id).collect()
+    }
+
+    #[tokio::test]
+    async fn a_large_batch_is_answered_whole_and_in_order_whatever_came_between() {
+        let busy = Failure::new(Reason::Overloaded, "busy").retry(Duration::from_millis(1));
+        let rig = Rig::start(vec![Play::Answer, Play::Cut, Play::Answer, Play::Refuse(busy.into())]).await;
+        let (client, header) = (rig.client().await, header());
+        let batch = client.batch_tokenize(header.clone(), cards(2_500)).await.unwrap();
+        for (index, outcome) in batch.outcomes.iter().enumerate() {
+            let reference = index.to_string();
+            assert_eq!(outcome.result.as_ref().unwrap().token, token_of(&reference));
+            assert_eq!(outcome.reference, reference);
+        }
+        assert_eq!((batch.outcomes.len(), batch.checkpoints.len()), (2_500, 1));
+
+        let id = Uuid::parse_str(&header.request_id).unwrap();
+        let chunk = |number| chunk_request_id(id, number).to_string();
+        assert_eq!(ids(&rig), [chunk(0), chunk(1), chunk(1), chunk(2), chunk(2)]);
+        for call in rig.calls() {
+            assert!(call.message.len() < MAX_BYTES);
+        }
+
+        let first = rig.calls();
+        client.batch_tokenize(header, cards(2_500)).await.unwrap();
+        let again: Vec<_> = rig.calls().split_off(first.len());
+        let sent = |call: &crate::rig::Call| (call.request_id.clone(), call.message.clone());
+        assert_eq!(
+            again.iter().map(sent).collect::<Vec<_>>(),
+            [&first[0], &first[1], &first[3]].map(sent),
+            "the whole again is the same parts again"
+        );
+    }
+
+    #[tokio::test]
+    async fn each_verb_has_its_batch_and_each_item_its_own_outcome() {
+        let rig = Rig::start(vec![]).await;
+        let client = rig.client().await;
+        let named = |name: &str| name.to_owned();
+        let looks = ["a", "bad", "c"].map(|r| InspectItem { reference: named(r), ..ask::look("t") });
+        let batch = client.batch_inspect(header(), looks.into()).await.unwrap();
+        let shown: Vec<_> = batch.outcomes.iter().map(|o| (o.reference.as_str(), o.result.is_ok())).collect();
+        assert_eq!(shown, [("a", true), ("bad", false), ("c", true)]);
+        let refused = batch.outcomes[1].result.as_ref().unwrap_err();
+        assert_eq!(refused.reason(), Some(Reason::NotFound));
+
+        let batch =
+            client.batch_detokenize(header(), vec![ask::plain("4111"), ask::plain("4112")]).await.unwrap();
+        let pans = batch.outcomes.into_iter().map(|o| ask::pan(o.result.unwrap()).unwrap().to_vec());
+        assert_eq!(pans.collect::<Vec<_>>(), [b"4111", b"4112"]);
+
+        let batch =
+            client.batch_revoke(header(), vec![ask::end("x"), ask::end_on("y", "web")]).await.unwrap();
+        let ended = batch.outcomes.into_iter().flat_map(|o| o.result.unwrap().channels);
+        assert_eq!(ended.collect::<Vec<_>>(), ["x", "y"]);
+        assert!(client.batch_revoke(header(), Vec::new()).await.unwrap().outcomes.is_empty());
+        let methods: Vec<_> = rig.calls().iter().map(|call| call.method).collect();
+        assert_eq!(methods, ["batch_inspect", "batch_detokenize", "batch_revoke"]);
+    }
+
+    #[tokio::test]
+    async fn what_was_answered_before_a_part_failed_is_not_lost() {
+        let spent = Failure::new(Reason::BudgetSpent, "spent");
+        let late = Play::Late(Duration::from_secs(20));
+        for (play, error) in [
+            (Play::Refuse(spent.clone().into()), ClientError::Refused(spent)),
+            (late, ClientError::Deadline),
+            (Play::Hollow, ClientError::Answer("a batch has not as many outcomes as items")),
+        ] {
+            let rig = Rig::start_with(
+                vec![Play::Answer, play.clone()],
+                Limits { batch_items: 2, ..Limits::default() },
+            )
+            .await;
+            let client = rig.client().await.within(Duration::from_secs(1));
+            let batch = client.batch_tokenize(header(), cards(7)).await.unwrap();
+            let told: Vec<_> = batch.outcomes.into_iter().map(|o| (o.reference, o.result.err())).collect();
+            let expected: Vec<_> = (0..7).map(|i| (i.to_string(), (i >= 2).then(|| error.clone()))).collect();
+            assert_eq!(told, expected);
+            assert_eq!(rig.calls().len(), 2, "the parts after it were not sent");
+
+            let rig = Rig::start(vec![play]).await;
+            let client = rig.client().await.within(Duration::from_secs(1));
+            assert_eq!(client.batch_tokenize(header(), cards(7)).await.unwrap_err(), error);
         }
     }
 }

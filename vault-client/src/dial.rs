@@ -149,3 +149,124 @@ impl AsyncWrite for Watched {
         self.noted(step)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use rustls::SupportedProtocolVersion;
+    use rustls::version::{TLS12, TLS13};
+    use tokio::io::AsyncWriteExt as _;
+    use tokio_rustls::TlsAcceptor;
+
+    use super::*;
+    use crate::rig::{Papers, Rig, other_server};
+    use crate::{ClientError, Endpoint, Pem, VaultClient};
+
+    async fn fault(endpoint: Endpoint) -> ConnectError {
+        match VaultClient::connect(endpoint).await {
+            Err(ClientError::Connect(fault)) => fault,
+            Err(other) => panic!("{other}"),
+            Ok(_) => panic!("connected"),
+        }
+    }
+
+    async fn with_tls(
+        papers: &Papers,
+        version: &'static SupportedProtocolVersion,
+        alpn: &[&[u8]],
+    ) -> Endpoint {
+        let tls = TlsAcceptor::from(Arc::new(papers.server(version, alpn)));
+        let (address, _serving) = other_server(move |tcp| {
+            let tls = tls.clone();
+            async move { drop(tls.accept(tcp).await) }
+        })
+        .await;
+        Endpoint::new(&address, papers.authority(), papers.client())
+    }
+
+    #[tokio::test]
+    async fn a_server_of_another_authority_is_refused_at_once() {
+        let (rig, other) = (Rig::start(vec![]).await, Papers::new("another"));
+        let found = fault(Endpoint::new(&rig.address(), other.authority(), rig.papers.client())).await;
+        assert!(matches!(&found, ConnectError::Untrusted { name, .. } if name == "localhost"), "{found:?}");
+        assert!(found.to_string().contains("another authority signed it"), "{found}");
+        assert_eq!(rig.dialled(), 1, "trying again cannot help");
+    }
+
+    #[tokio::test]
+    async fn a_server_is_held_to_the_name_that_was_asked_for() {
+        let rig = Rig::start(vec![]).await;
+        let found = fault(rig.endpoint().server_name("vault.example")).await;
+        assert!(
+            matches!(&found, ConnectError::Untrusted { name, .. } if name == "vault.example"),
+            "{found:?}"
+        );
+        let by_number = rig.address().replace("localhost", "127.0.0.1");
+        let endpoint = || Endpoint::new(&by_number, rig.papers.authority(), rig.papers.client());
+        assert!(matches!(fault(endpoint()).await, ConnectError::Untrusted { .. }));
+        assert!(VaultClient::connect(endpoint().server_name("localhost")).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn below_tls_1_3_nothing_is_said() {
+        let papers = Papers::new("ours");
+        assert_eq!(fault(with_tls(&papers, &TLS12, &[b"h2"]).await).await, ConnectError::OldTls);
+    }
+
+    #[tokio::test]
+    async fn whatever_is_not_a_vault_is_named_as_such() {
+        let papers = Papers::new("ours");
+        assert_eq!(fault(with_tls(&papers, &TLS13, &[]).await).await, ConnectError::NotVault);
+        assert_eq!(fault(with_tls(&papers, &TLS13, &[b"http/1.1"]).await).await, ConnectError::NotVault);
+        let plain = other_server(|mut tcp| async move {
+            let _ = tcp.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").await;
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        });
+        let endpoint = Endpoint::new(&plain.await.0, papers.authority(), papers.client());
+        assert_eq!(fault(endpoint).await, ConnectError::NotVault);
+    }
+
+    #[tokio::test]
+    async fn a_client_certificate_that_the_server_does_not_take_is_told_as_that() {
+        let (rig, other) = (Rig::start(vec![]).await, Papers::new("another"));
+        let found = fault(Endpoint::new(&rig.address(), rig.papers.authority(), other.client())).await;
+        assert!(matches!(found, ConnectError::CertificateRefused(_)), "{found:?}");
+    }
+
+    #[tokio::test]
+    async fn where_nobody_is_or_nobody_speaks_it_says_so_in_time() {
+        let papers = Papers::new("ours");
+        let (address, silent) = other_server(|tcp| async move {
+            tokio::time::sleep(Duration::from_mins(1)).await;
+            drop(tcp);
+        })
+        .await;
+        let endpoint = || {
+            Endpoint::new(&address, papers.authority(), papers.client())
+                .connect_timeout(Duration::from_millis(50))
+                .attempts(2)
+        };
+        let dialled = address.trim_start_matches("https://").to_owned();
+        assert_eq!(fault(endpoint()).await, ConnectError::TimedOut { address: dialled.clone() });
+        silent.abort();
+        let _ = silent.await;
+        let gone = fault(endpoint()).await;
+        assert!(
+            matches!(&gone, ConnectError::Unreachable { address, .. } if *address == dialled),
+            "{gone:?}"
+        );
+    }
+
+    #[tokio::test]
+    async fn certificates_may_lie_in_files() {
+        let rig = Rig::start(vec![]).await;
+        let folder = tempfile::tempdir().unwrap();
+        let (certificate, key) = rig.papers.client_pem();
+        let file = |name: &str, text: &str| {
+            std::fs::write(folder.path().join(name), text).unwrap();
+            Pem::file(folder.path().join(name))
+        };
+        let client = (file("shop.pem", &certificate), file("shop.key", &key));
+        let endpoint = Endpoint::new(&rig.address(), file("ca.pem", &rig.papers.authority_pem()), client);
+        assert_eq!(VaultClient::connect(endpoint).await.unwrap().capabilities().principal, "shop");
+    }
+}

@@ -166,7 +166,9 @@ fn parse_address(address: &str) -> Result<(Uri, String, u16), ClientError> {
 fn tls(authority: &[u8], certificate: &[u8], key: &[u8]) -> Result<Arc<ClientConfig>, ClientError> {
     let mut roots = RootCertStore::empty();
     for root in chain(authority, "authority")? {
-        roots.add(root).map_err(|why| config(format!("the authority's certificate cannot be used: {why}")))?;
+        roots
+            .add(root)
+            .map_err(|why| config(format!("the authority's certificate cannot be used: {why}")))?;
     }
     let chain = chain(certificate, "client certificate")?;
     let key = PrivateKeyDer::from_pem_slice(key)
@@ -238,7 +240,10 @@ mod tests {
             (at(ca(), (Pem::bytes(""), key())), "the client certificate holds no certificate"),
             (at(ca(), (certificate(), certificate())), "the client key holds no private key"),
             (at(ca(), (certificate(), other_key)), "do not go together"),
-            (at(Pem::file("/no/such.pem"), (certificate(), key())), "cannot read the authority `/no/such.pem`"),
+            (
+                at(Pem::file("/no/such.pem"), (certificate(), key())),
+                "cannot read the authority `/no/such.pem`",
+            ),
             (at(ca(), (certificate(), key())).server_name("not a name"), "neither a host name nor an IP"),
         ];
         for (endpoint, named) in cases {

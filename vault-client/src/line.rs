@@ -1,11 +1,11 @@
 //! A line to the vault that outlives its connections, and the one place where a call is tried again.
 //!
 //! Tried again, at most as often as the endpoint says and never past the deadline:
-//! * where the vault advised it (`RetryInfo` in its own domain) for OVERLOADED, STORE_AWAY or STILL_RUNNING, no earlier than
-//!   it said;
+//! * where the vault advised it (`RetryInfo` in its own domain) for `OVERLOADED`, `STORE_AWAY` or `STILL_RUNNING`,
+//!   no earlier than it said;
 //! * where no answer came: no connection, a connection lost, or UNAVAILABLE without details, which is how proxies say it.
 //!
-//! Nothing else is, BUDGET_SPENT included: its wait is for a person to plan. The message is the same each time, its
+//! Nothing else is, `BUDGET_SPENT` included: its wait is for a person to plan. The message is the same each time, its
 //! `request_id` with it, so that what was done once is answered again and not done again.
 
 use std::error::Error;
@@ -122,8 +122,8 @@ impl Line {
         F: Future<Output = Result<Response<A>, Status>>,
     {
         let deadline = self.deadline();
-        let sent = send(self.channel.clone(), Request::new(message));
-        match tokio::time::timeout_at(deadline, sent).await {
+        let call = send(self.channel.clone(), Request::new(message));
+        match tokio::time::timeout_at(deadline, call).await {
             Ok(Ok(answer)) => Ok(answer.into_inner()),
             Ok(Err(status)) => Err(self.judge(&status, deadline).error()),
             Err(_) => Err(ClientError::Deadline),
@@ -225,8 +225,7 @@ fn advice(failure: &Failure) -> Option<Duration> {
 /// Whether the connection went away under the call. Such a status is made here, not by the peer, so it has a source; its
 /// code depends on where in hyper and h2 the loss was seen.
 fn lost(status: &Status) -> bool {
-    status.source().is_some()
-        && matches!(status.code(), Code::Unavailable | Code::Cancelled | Code::Unknown)
+    status.source().is_some() && matches!(status.code(), Code::Unavailable | Code::Cancelled | Code::Unknown)
 }
 
 fn find<E: Error + 'static>(status: &Status) -> Option<&E> {
@@ -254,5 +253,192 @@ fn dice() -> u64 {
     match SystemRandom::new().fill(&mut bits) {
         Ok(()) => u64::from_be_bytes(bits),
         Err(_) => u64::MAX, // no luck to be had: the longest wait is the politest
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use vault_proto::status::DOMAIN;
+
+    use super::*;
+    use crate::ask;
+    use crate::rig::{Play, Rig, token_of};
+    use crate::v1::{Initiator, Purpose, RequestHeader, TokenizeItem};
+    use crate::{VaultClient, Zeroizing};
+
+    const SOON: Duration = Duration::from_millis(1);
+
+    fn header() -> RequestHeader {
+        ask::header("acme", "web", Purpose::Authorization, Initiator::Cardholder)
+    }
+
+    fn card() -> TokenizeItem {
+        let card = ask::card(Zeroizing::new(b"4111111111111111".to_vec()), None);
+        TokenizeItem { reference: "1".into(), ..card }
+    }
+
+    /// Tokenizes once against a server that does `plays`, and says how that ended and how often it was asked.
+    async fn tokenize(plays: Vec<Play>) -> (Result<String, ClientError>, usize) {
+        let rig = Rig::start(plays).await;
+        let result = rig.client().await.tokenize(header(), card()).await;
+        (result.map(|r| r.token), rig.calls().len())
+    }
+
+    #[tokio::test]
+    async fn a_refusal_is_tried_again_only_where_the_vault_says_so_and_a_program_may_act_on_it() {
+        for reason in Reason::ALL {
+            let acts = matches!(reason, Reason::Overloaded | Reason::StoreAway | Reason::StillRunning);
+            let advised = Failure::new(*reason, "said so").retry(SOON);
+            let (result, calls) = tokenize(vec![Play::Refuse(advised.into())]).await;
+            assert_eq!((result.is_ok(), calls), (acts, if acts { 2 } else { 1 }), "{reason:?}, advised");
+
+            let failure = Failure::new(*reason, "did not say so");
+            let (result, calls) = tokenize(vec![Play::Refuse(failure.clone().into())]).await;
+            let expected = match reason {
+                Reason::DeadlineExceeded => ClientError::Deadline,
+                _ => ClientError::Refused(failure),
+            };
+            assert_eq!((result, calls), (Err(expected), 1), "{reason:?}, not advised");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_others_say_is_tried_again_only_where_they_say_that_nobody_answered() {
+        let mut details = tonic_types::ErrorDetails::with_retry_info(Some(SOON));
+        details.set_error_info("OVERLOADED", "proxy.example", std::collections::HashMap::new());
+        let advised_by_a_proxy =
+            <Status as tonic_types::StatusExt>::with_error_details(Code::Unavailable, "busy", details);
+        let mut from_the_future = tonic_types::ErrorDetails::with_retry_info(Some(SOON));
+        from_the_future.set_error_info("NEW", DOMAIN, std::collections::HashMap::new());
+        let later_release =
+            <Status as tonic_types::StatusExt>::with_error_details(Code::Unavailable, "new", from_the_future);
+        for (status, calls) in [
+            (Status::unavailable("no upstream"), 2),
+            (advised_by_a_proxy, 1),
+            (later_release, 1),
+            (Status::internal("oops"), 1),
+            (Status::resource_exhausted("too large"), 1),
+            (Status::aborted("conflict"), 1),
+            (Status::cancelled("by whom?"), 1),
+            (Status::unknown("?"), 1),
+        ] {
+            let told = format!("{status:?}");
+            assert_eq!(tokenize(vec![Play::Refuse(status)]).await.1, calls, "{told}");
+        }
+    }
+
+    #[tokio::test]
+    async fn attempts_are_counted_and_the_last_refusal_is_told() {
+        let busy = Failure::new(Reason::Overloaded, "busy").retry(SOON);
+        for attempts in [1, 2, 3] {
+            let rig = Rig::start(vec![Play::Refuse(busy.clone().into()); 9]).await;
+            let client = VaultClient::connect(rig.endpoint().attempts(attempts)).await.unwrap();
+            let error = client.tokenize(header(), card()).await.unwrap_err();
+            assert_eq!(error, ClientError::Refused(busy.clone()));
+            assert_eq!(rig.calls().len(), usize::try_from(attempts).unwrap());
+        }
+    }
+
+    #[tokio::test]
+    async fn a_lost_connection_is_made_anew_and_the_same_request_sent_again() {
+        let rig = Rig::start(vec![Play::Cut, Play::Cut]).await;
+        let client = rig.client().await;
+        let header = header();
+        let result = client.tokenize(header.clone(), card()).await.unwrap();
+        assert_eq!(result.token, token_of("1"));
+        let calls = rig.calls();
+        assert_eq!((calls.len(), rig.dialled()), (3, 3));
+        for call in &calls {
+            assert_eq!((&call.request_id, &call.message), (&header.request_id, &calls[0].message));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_keeps_breaking_is_told_as_lost() {
+        let (result, calls) = tokenize(vec![Play::Cut; 9]).await;
+        assert_eq!((result, calls), (Err(ConnectError::Lost.into()), 5));
+    }
+
+    #[tokio::test]
+    async fn a_vault_that_restarts_is_waited_for() {
+        let rig = Rig::start(Vec::new()).await;
+        let client = VaultClient::connect(rig.endpoint().attempts(20)).await.unwrap();
+        client.tokenize(header(), card()).await.unwrap();
+        let (rig, result) = tokio::join!(rig.restart(Duration::from_millis(120)), async {
+            tokio::time::sleep(Duration::from_millis(60)).await;
+            client.tokenize(header(), card()).await
+        });
+        assert_eq!(result.unwrap().token, token_of("1"));
+        assert_eq!((rig.calls().len(), rig.dialled()), (2, 2));
+    }
+
+    #[tokio::test]
+    async fn no_call_outlives_its_deadline_and_the_vault_is_told_of_it() {
+        let allowed = Duration::from_millis(300);
+        let rig = Rig::start(vec![Play::Late(Duration::from_secs(20)); 2]).await;
+        let client = rig.client().await;
+        for client in
+            [client.within(allowed), VaultClient::connect(rig.endpoint().deadline(allowed)).await.unwrap()]
+        {
+            let begun = Instant::now();
+            let error = client.tokenize(header(), card()).await.unwrap_err();
+            let took = begun.elapsed();
+            assert_eq!(error, ClientError::Deadline);
+            assert!(took + TIMER_SLACK >= allowed && took < allowed * 4, "{took:?}");
+        }
+        for call in rig.calls() {
+            let told = call.timeout.unwrap();
+            assert!(told <= allowed && told > allowed / 2, "{told:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn each_attempt_has_only_the_time_that_is_left() {
+        let wait = Duration::from_millis(100);
+        let busy = Failure::new(Reason::StillRunning, "wait").retry(wait);
+        let rig = Rig::start(vec![Play::Refuse(busy.into()); 2]).await;
+        rig.client().await.within(Duration::from_secs(5)).tokenize(header(), card()).await.unwrap();
+        let told: Vec<_> = rig.calls().iter().map(|call| call.timeout.unwrap()).collect();
+        assert_eq!(told.len(), 3);
+        for pair in told.windows(2) {
+            assert!(pair[0] >= pair[1] + wait, "the vault's own wait was not kept: {told:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_wait_that_ends_past_the_deadline_is_not_begun() {
+        let busy = Failure::new(Reason::Overloaded, "busy").retry(Duration::from_hours(1));
+        let rig = Rig::start(vec![Play::Refuse(busy.clone().into())]).await;
+        let client = rig.client().await;
+        let begun = Instant::now();
+        assert_eq!(client.tokenize(header(), card()).await.unwrap_err(), ClientError::Refused(busy));
+        assert!(begun.elapsed() < Duration::from_secs(2));
+    }
+
+    #[tokio::test]
+    async fn the_longest_deadline_there_is_overflows_nothing() {
+        let rig = Rig::start(vec![]).await;
+        rig.client().await.within(Duration::MAX).tokenize(header(), card()).await.unwrap();
+        assert!(rig.calls()[0].timeout.unwrap() <= LONGEST_DEADLINE);
+    }
+
+    #[tokio::test]
+    async fn an_answer_without_a_result_is_named_as_such() {
+        let (result, calls) = tokenize(vec![Play::Hollow]).await;
+        assert!(matches!(result, Err(ClientError::Answer(_))), "{result:?}");
+        assert_eq!(calls, 1);
+    }
+
+    #[test]
+    fn backoff_doubles_up_to_a_ceiling_and_is_spread_from_nothing_to_all_of_it() {
+        for (sent, ceiling_ms) in
+            [(1, 50), (2, 100), (3, 200), (7, 3_200), (8, 5_000), (60, 5_000), (u32::MAX, 5_000)]
+        {
+            let ceiling = Duration::from_millis(ceiling_ms);
+            assert_eq!(backoff(sent, 0), Duration::ZERO);
+            assert_eq!(backoff(sent, 1 << 63), ceiling / 2);
+            assert!(backoff(sent, u64::MAX) < ceiling && backoff(sent, u64::MAX) > ceiling * 99 / 100);
+        }
+        assert_ne!((dice(), dice()), (dice(), dice()));
     }
 }

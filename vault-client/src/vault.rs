@@ -80,11 +80,7 @@ impl VaultClient {
     }
 
     /// Ends a token's use, on one channel or on all.
-    pub async fn revoke(
-        &self,
-        header: RequestHeader,
-        item: RevokeItem,
-    ) -> Result<RevokeResult, ClientError> {
+    pub async fn revoke(&self, header: RequestHeader, item: RevokeItem) -> Result<RevokeResult, ClientError> {
         self.one(header, item).await
     }
 
@@ -148,6 +144,11 @@ impl VaultClient {
         requests: impl Stream<Item = StreamDetokenizeRequest> + Send + 'static,
     ) -> Result<Answers<DetokenizeResult>, ClientError> {
         self.stream(requests, |channel, r| async move { wire(channel).stream_detokenize(r).await }).await
+    }
+
+    #[cfg(test)]
+    pub(crate) fn line(&self) -> &Line {
+        &self.line
     }
 
     async fn one<V: Verb>(&self, header: RequestHeader, item: V) -> Result<V::Result, ClientError> {

@@ -123,9 +123,7 @@ fn open_body(
     let (ciphertext, tag) = body.split_last_chunk::<TAG>().ok_or(Unopened)?;
     let mut plaintext = Zeroizing::new(ciphertext.to_vec());
     let tag = Tag::<Aes256Gcm>::from(*tag);
-    cipher
-        .decrypt_inout_detached(nonce, aad, plaintext.as_mut_slice().into(), &tag)
-        .map_err(|_| Unopened)?;
+    cipher.decrypt_inout_detached(nonce, aad, plaintext.as_mut_slice().into(), &tag).map_err(|_| Unopened)?;
     Ok(plaintext)
 }
 
@@ -179,7 +177,10 @@ mod tests {
         }
         let mut digest = [0; 32];
         answers.finalize_xof().read(&mut digest);
-        assert_eq!(HEXLOWER.encode(&digest), "e6b9edf2df6cec60c8cbd864e2211b597fb69a529160cd040d56c0c210081939");
+        assert_eq!(
+            HEXLOWER.encode(&digest),
+            "e6b9edf2df6cec60c8cbd864e2211b597fb69a529160cd040d56c0c210081939"
+        );
     }
 
     #[test]

@@ -12,17 +12,17 @@ use serde::{Deserialize, Serialize};
 
 use crate::audit::tree::Hash;
 use crate::codec::{Reader, Torn, Writer};
-use crate::custody::{CustodyBlock, Custodian};
+use crate::custody::{Custodian, CustodyBlock};
 use crate::envelope::{
     self, Adm, Ctl, Dek, Fpk, Fpr, Idm, Idx, Kek, KeyId, KeyKind, KeyMaterial, KeyName, Log, Rcv, Ref, Root,
     Trk, Wrapped, Wraps, ctx,
 };
 use crate::error::Error;
 use crate::name::{ChannelName, FormatName, MerchantName, PrincipalName};
-use crate::policy::Policy;
 use crate::record::{ChannelId, FormatId, MerchantId};
 use crate::rows;
 use crate::store::{Expect, Key, Write};
+use crate::table::{Format, Policy};
 use crate::time::Timestamp;
 use crate::words::{KeyState, LockReason};
 
@@ -71,8 +71,18 @@ pub struct Numbers {
     pub ff1_slots: u8,
     /// Its channels'.
     pub channels: BTreeMap<ChannelName, ChannelId>,
-    /// Its formats'.
-    pub formats: BTreeMap<FormatName, FormatId>,
+    /// Its formats', each as it was made: a format never changes, or the tokens of one name would have two shapes.
+    pub formats: BTreeMap<FormatName, MadeFormat>,
+}
+
+/// A format's number, and what it is for good.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MadeFormat {
+    /// Its number.
+    pub id: FormatId,
+    /// What it is.
+    pub format: Format,
 }
 
 /// A key's line in Control.
@@ -435,14 +445,21 @@ impl Control {
             }
             let numbers = self.numbers.get_mut(&merchant.id).ok_or_else(Error::internal)?;
             for channel in &merchant.channels {
-                let next = ChannelId(u32::try_from(numbers.channels.len()).map_err(|_| Error::internal())? + 1);
+                let next =
+                    ChannelId(u32::try_from(numbers.channels.len()).map_err(|_| Error::internal())? + 1);
                 numbers.channels.entry(channel.id.clone()).or_insert(next);
             }
             for format in &merchant.formats {
                 let next = u16::try_from(numbers.formats.len() + 1).map_err(|_| {
                     Error::Config(format!("policy: merchant {}: more than 65,535 formats ever", merchant.id))
                 })?;
-                numbers.formats.entry(format.id.clone()).or_insert(FormatId(next));
+                let made = MadeFormat { id: FormatId(next), format: format.clone() };
+                if numbers.formats.entry(format.id.clone()).or_insert(made).format != *format {
+                    return Err(Error::Config(format!(
+                        "policy: merchant {}: format {} never changes; add one of another name",
+                        merchant.id, format.id
+                    )));
+                }
             }
         }
         if let Some(orphan) = self.numbers.keys().find(|id| policy.merchant(id).is_none()) {
@@ -510,7 +527,8 @@ impl Control {
             return false;
         };
         lock.lifted = Some(Lifted { by: by.clone(), at: now });
-        let mut surplus = self.locks.iter().filter(|l| l.lifted.is_some()).count().saturating_sub(KEPT_LIFTED);
+        let mut surplus =
+            self.locks.iter().filter(|l| l.lifted.is_some()).count().saturating_sub(KEPT_LIFTED);
         self.locks.retain(|lock| {
             let drop = lock.lifted.is_some() && surplus > 0;
             surplus -= usize::from(drop);

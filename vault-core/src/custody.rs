@@ -95,7 +95,9 @@ impl Passphrase {
 
     /// The same passphrase at a higher cost: `memory_kib` at least 65,536 and `passes` at least 3, for new wraps.
     pub fn with_cost(self, memory_kib: u32, passes: u32) -> Result<Self, Error> {
-        if !(MIN_MEMORY_KIB..=MAX_MEMORY_KIB).contains(&memory_kib) || !(MIN_PASSES..=MAX_PASSES).contains(&passes) {
+        if !(MIN_MEMORY_KIB..=MAX_MEMORY_KIB).contains(&memory_kib)
+            || !(MIN_PASSES..=MAX_PASSES).contains(&passes)
+        {
             return Err(Error::malformed("argon2", "needs 64 MiB to 4 GiB and 3 to 64 passes"));
         }
         Ok(Self { memory_kib, passes, ..self })
@@ -151,8 +153,7 @@ impl Custodian for Passphrase {
             return Err(Error::Custody);
         }
         let stretched = self.stretch(salt, memory_kib, passes, lanes)?;
-        let mut opened =
-            Xaes::new(&stretched).open(&aad(kind, vault), sealed).map_err(|_| Error::Custody)?;
+        let mut opened = Xaes::new(&stretched).open(&aad(kind, vault), sealed).map_err(|_| Error::Custody)?;
         let key = Secret32::take(&mut opened).ok_or(Error::Custody)?;
         if same_bytes(&check_value(&key), check) { Ok(key) } else { Err(Error::Custody) }
     }
@@ -186,9 +187,17 @@ mod tests {
         let bytes = w.done();
         let block = CustodyBlock::read(&mut Reader::new(&bytes)).unwrap();
 
-        assert!(passphrase("correct horse battery").unwrap(&block, KeyKind::Root, &[1; 16]).unwrap().same_as(&key));
+        assert!(
+            passphrase("correct horse battery")
+                .unwrap(&block, KeyKind::Root, &[1; 16])
+                .unwrap()
+                .same_as(&key)
+        );
         let failed = |c: Result<Secret32, Error>| c.err();
-        assert_eq!(failed(passphrase("correct horse batterz").unwrap(&block, KeyKind::Root, &[1; 16])), Some(Error::Custody));
+        assert_eq!(
+            failed(passphrase("correct horse batterz").unwrap(&block, KeyKind::Root, &[1; 16])),
+            Some(Error::Custody)
+        );
         assert_eq!(failed(custodian.unwrap(&block, KeyKind::Esk, &[1; 16])), Some(Error::Custody));
         assert_eq!(failed(custodian.unwrap(&block, KeyKind::Root, &[2; 16])), Some(Error::Custody));
     }

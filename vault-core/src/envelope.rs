@@ -311,7 +311,11 @@ fn wrap_aad(kind: KeyKind, name: &KeyName<'_>) -> Vec<u8> {
 }
 
 /// Wraps `key` under its parent, bound to its kind and name.
-pub fn wrap<K: KeyMaterial, P: Wraps<K>>(key: &K, name: &KeyName<'_>, under: &P) -> Result<Wrapped, NoRandomness> {
+pub fn wrap<K: KeyMaterial, P: Wraps<K>>(
+    key: &K,
+    name: &KeyName<'_>,
+    under: &P,
+) -> Result<Wrapped, NoRandomness> {
     let bytes = under.seal_wrap(&wrap_aad(K::KIND, name), key.secret().expose_bytes())?;
     Ok(Wrapped { bytes, check: key.check_value() })
 }

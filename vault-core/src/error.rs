@@ -124,7 +124,7 @@ impl Error {
             Self::Budget { retry_after_ms } => Retry::AfterMs(*retry_after_ms),
             Self::StillRunning => Retry::AfterMs(100),
             Self::Overloaded => Retry::AfterMs(50),
-            Self::Store(_) => Retry::AfterMs(1_000),
+            Self::Store(StoreError::Full | StoreError::Away | StoreError::Io(_)) => Retry::AfterMs(1_000),
             Self::Malformed { .. }
             | Self::Denied
             | Self::NotFound
@@ -136,6 +136,15 @@ impl Error {
             | Self::Custody
             | Self::EpochMismatch { .. }
             | Self::Config(_)
+            | Self::Store(
+                StoreError::InUse
+                | StoreError::Missing
+                | StoreError::Exists
+                | StoreError::Newer(..)
+                | StoreError::Corrupt
+                | StoreError::Forbidden
+                | StoreError::TooLarge,
+            )
             | Self::Internal { .. } => Retry::No,
         }
     }
@@ -145,13 +154,17 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Malformed { field, rule } => write!(f, "{field} {rule}"),
-            Self::Denied => f.write_str("this principal may not do this here; ask an operator for `policy explain`"),
+            Self::Denied => {
+                f.write_str("this principal may not do this here; ask an operator for `policy explain`")
+            }
             Self::NotFound => f.write_str("no such token for this request"),
             Self::Budget { .. } => f.write_str("a budget is used up; wait as RetryInfo says"),
             Self::IdempotencyMismatch => f.write_str("request_id was used before with another request"),
             Self::StillRunning => f.write_str("a request with this request_id is still running; try again"),
             Self::Locked { lockdown } => write!(f, "locked by lockdown {lockdown}; ask an operator"),
-            Self::SpaceExhausted => f.write_str("every token of this shape is used up; choose another format"),
+            Self::SpaceExhausted => {
+                f.write_str("every token of this shape is used up; choose another format")
+            }
             Self::Overloaded => f.write_str("the vault is overloaded; try again"),
             Self::DeadlineExceeded => f.write_str("the deadline passed; nothing was changed"),
             Self::Unimplemented { what } => write!(f, "{what} is not available in this release"),

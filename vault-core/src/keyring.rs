@@ -20,7 +20,8 @@ use crate::record::{Card, InnerSeal, MerchantId, Row, RowKey, SubjectId};
 use crate::rows;
 use crate::secret::{Secret32, same_bytes};
 use crate::store::Key;
-use crate::token::{MAX_TOKEN, Token};
+use crate::time::Timestamp;
+use crate::token::{MAX_TOKEN, Shape, Token};
 use crate::words::{KeyState, Ref};
 
 /// Version byte in front of every sealed row.
@@ -30,7 +31,7 @@ const ROW_FORMAT: u8 = 1;
 const TOKEN_BUCKET: usize = 32;
 
 /// The most cards of one data subject: its index is one row, rewritten with each.
-pub const MAX_SUBJECT_ROWS: usize = 2_000;
+pub const MAX_SUBJECT_ROWS: usize = 1_000;
 
 /// A data subject's secret; zero bytes where a card has no subject.
 pub struct SubjectSecret(Secret32);
@@ -51,6 +52,8 @@ impl SubjectSecret {
 /// A subject's index row, opened: its secret still sealed under ESK, and which rows are its own.
 #[derive(Clone)]
 pub struct SubjectIndex {
+    /// Which erasure epoch key sealed it.
+    esk: KeyId,
     sealed_secret: Vec<u8>,
     /// Its card rows.
     pub cards: Vec<RowKey>,
@@ -64,10 +67,19 @@ pub struct Likeness<'a> {
     pub scope: Option<&'a ChannelName>,
     /// The token format.
     pub format: &'a FormatName,
-    /// The data subject.
-    pub subject: SubjectId,
+    /// The data subject's secret: with it gone, nobody can tell whose card a fingerprint was.
+    pub subject: &'a SubjectSecret,
     /// The restrictions asked for, canonically.
     pub restrictions: &'a [u8],
+}
+
+/// A card's fingerprint. The row is named by the chain's newest link; what only the card's holder opens is bound to the
+/// first, so that a rotation needs no card to move it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Fingerprint {
+    first: [u8; 16],
+    /// The 16 bytes that name the row.
+    pub row: [u8; 16],
 }
 
 /// A request, as its idempotency rows know it.
@@ -95,18 +107,19 @@ struct MerchantKeys {
 /// The keys of one epoch, unwrapped and prepared.
 pub struct Keyring {
     merchants: HashMap<MerchantId, MerchantKeys>,
-    esk: std::sync::Arc<Esk>,
-    adm: Adm,
+    esk: std::sync::Arc<(KeyId, Esk)>,
+    adm: (KeyId, Adm),
 }
 
 impl Keyring {
     /// Unwraps every key that Control has not destroyed.
-    pub fn unwrap(control: &Control, root: &Root, esk: std::sync::Arc<Esk>) -> Result<Self, Error> {
+    pub fn unwrap(control: &Control, root: &Root, esk: std::sync::Arc<(KeyId, Esk)>) -> Result<Self, Error> {
         let mut merchants = HashMap::new();
         for (name, numbers) in &control.numbers {
             merchants.insert(numbers.id, MerchantKeys::unwrap(control, name, root)?);
         }
-        let adm = control.active(KeyKind::Adm, None).ok_or(Error::Custody)?.unwrap(root)?;
+        let adm = control.active(KeyKind::Adm, None).ok_or(Error::Custody)?;
+        let adm = (adm.id, adm.unwrap(root)?);
         Ok(Self { merchants, esk, adm })
     }
 
@@ -117,8 +130,9 @@ impl Keyring {
     /// The key of a token's card row: r1 = HMAC(IDX1, ctx("row") e(token)), r(n+1) = HMAC(IDX(n+1), ctx("row+") e(r(n))).
     pub fn row_key(&self, merchant: MerchantId, token: &Token) -> Result<RowKey, Error> {
         let keys = self.of(merchant)?;
-        let first = ctx("row", keys.name()).e(token.as_bytes()).done();
-        Ok(RowKey(chain(&keys.idx, first, "row+", keys.name(), Idx::name_of)))
+        let message = ctx("row", keys.name()).e(token.as_bytes()).done();
+        let first = keys.idx.first().ok_or_else(Error::internal)?.name_of(&message);
+        Ok(RowKey(links(&keys.idx, first, "row+", keys.name(), Idx::name_of)))
     }
 
     /// The record's name in the log: HMAC(REF, ctx("ref") e(token)).
@@ -134,19 +148,25 @@ impl Keyring {
         Ok(SubjectId(keys.reference.name_of(&message)))
     }
 
-    /// The key of a card's fingerprint row, chained over FPR as row keys are over IDX.
-    pub fn fingerprint(&self, merchant: MerchantId, like: &Likeness<'_>, pan: &Pan) -> Result<[u8; 16], Error> {
+    /// The name of a card's fingerprint row, chained over FPR as row keys are over IDX.
+    pub fn fingerprint(
+        &self,
+        merchant: MerchantId,
+        like: &Likeness<'_>,
+        pan: &Pan,
+    ) -> Result<Fingerprint, Error> {
         let keys = self.of(merchant)?;
         let message = Zeroizing::new(
             ctx("fpr", keys.name())
                 .e(like.scope.map_or("", ChannelName::as_str).as_bytes())
                 .e(like.format.as_str().as_bytes())
-                .fixed(&like.subject.0)
+                .fixed(like.subject.0.expose_bytes())
                 .e(like.restrictions)
                 .e(pan.expose_digits())
                 .done(),
         );
-        Ok(chain(&keys.fpr, message.to_vec(), "fpr+", keys.name(), Fpr::name_of))
+        let first = keys.fpr.first().ok_or_else(Error::internal)?.name_of(&message);
+        Ok(Fingerprint { first, row: links(&keys.fpr, first, "fpr+", keys.name(), Fpr::name_of) })
     }
 
     /// Seals a card row: version u8, DEK id u32, XAES message; bound to kind, merchant, row key and key id.
@@ -174,7 +194,8 @@ impl Keyring {
         let record_key = Secret32::random()?;
         let sealed = aead::seal_once(&record_key, &pan_aad(keys.name(), record), pan.padded().as_slice());
         let wrapper = token_key(trk, keys.name(), token, subject);
-        let wrapped = wrapper.seal(&record_key_aad(keys.name(), record, keys.trk), record_key.expose_bytes())?;
+        let wrapped =
+            wrapper.seal(&record_key_aad(keys.name(), record, keys.trk), record_key.expose_bytes())?;
         Ok(InnerSeal {
             trk: keys.trk,
             wrapped_key: wrapped.try_into().map_err(|_| Error::internal())?,
@@ -183,7 +204,12 @@ impl Keyring {
     }
 
     /// The one way out: opens the inner seal of a card whose disclosure is on disk.
-    pub fn open(&self, disclosed: Disclosed, token: &Token, subject: &SubjectSecret) -> Result<Pan, Unopened> {
+    pub fn open(
+        &self,
+        disclosed: Disclosed,
+        token: &Token,
+        subject: &SubjectSecret,
+    ) -> Result<Pan, Unopened> {
         let record = disclosed.into_sealed();
         let keys = self.merchants.get(&record.merchant).ok_or(Unopened)?;
         let trk = keys.trks.get(&record.inner.trk).ok_or(Unopened)?;
@@ -201,34 +227,35 @@ impl Keyring {
     pub fn seal_reuse(
         &self,
         merchant: MerchantId,
-        fingerprint: &[u8; 16],
-        scope: Option<&ChannelName>,
+        fingerprint: &Fingerprint,
+        like: &Likeness<'_>,
         pan: &Pan,
         token: &Token,
     ) -> Result<Vec<u8>, Error> {
         let keys = self.of(merchant)?;
         let trk = keys.trks.get(&keys.trk).ok_or_else(Error::internal)?;
-        let inner = reuse_key(trk, keys.name(), scope, pan).seal(&reuse_aad(keys.name(), fingerprint), &pad(token))?;
+        let aad = reuse_aad(keys.name(), fingerprint, keys.trk);
+        let inner = reuse_key(trk, keys.name(), like, pan).seal(&aad, &pad(token))?;
         let plain = Writer::default().u32(keys.trk.0).fixed(&inner).done();
-        self.seal_outer(merchant, rows::FINGERPRINT, fingerprint, &plain)
+        self.seal_outer(merchant, rows::FINGERPRINT, &fingerprint.row, &plain)
     }
 
     /// Opens a fingerprint row with the card in hand.
     pub fn open_reuse(
         &self,
         merchant: MerchantId,
-        fingerprint: &[u8; 16],
-        scope: Option<&ChannelName>,
+        fingerprint: &Fingerprint,
+        like: &Likeness<'_>,
         pan: &Pan,
         bytes: &[u8],
     ) -> Result<Token, Unopened> {
-        let plain = self.open_outer(merchant, rows::FINGERPRINT, fingerprint, bytes)?;
+        let plain = self.open_outer(merchant, rows::FINGERPRINT, &fingerprint.row, bytes)?;
         let mut r = Reader::new(&plain);
         let id = KeyId(r.u32().map_err(|_| Unopened)?);
         let keys = self.merchants.get(&merchant).ok_or(Unopened)?;
         let trk = keys.trks.get(&id).ok_or(Unopened)?;
-        let padded =
-            reuse_key(trk, keys.name(), scope, pan).open(&reuse_aad(keys.name(), fingerprint), r.rest())?;
+        let aad = reuse_aad(keys.name(), fingerprint, id);
+        let padded = reuse_key(trk, keys.name(), like, pan).open(&aad, r.rest())?;
         unpad(&padded)
     }
 
@@ -240,8 +267,10 @@ impl Keyring {
         secret: &SubjectSecret,
     ) -> Result<SubjectIndex, Error> {
         let keys = self.of(merchant)?;
-        let sealed_secret = self.esk.seal(&subject_secret_aad(keys.name(), subject), secret.0.expose_bytes())?;
-        Ok(SubjectIndex { sealed_secret, cards: Vec::new(), fingerprints: Vec::new() })
+        let (id, esk) = self.esk.as_ref();
+        let sealed_secret =
+            esk.seal(&subject_secret_aad(keys.name(), subject, *id), secret.0.expose_bytes())?;
+        Ok(SubjectIndex { esk: *id, sealed_secret, cards: Vec::new(), fingerprints: Vec::new() })
     }
 
     /// A subject's secret.
@@ -252,7 +281,11 @@ impl Keyring {
         index: &SubjectIndex,
     ) -> Result<SubjectSecret, Unopened> {
         let keys = self.merchants.get(&merchant).ok_or(Unopened)?;
-        let mut opened = self.esk.open(&subject_secret_aad(keys.name(), subject), &index.sealed_secret)?;
+        let (id, esk) = self.esk.as_ref();
+        if *id != index.esk {
+            return Err(Unopened);
+        }
+        let mut opened = esk.open(&subject_secret_aad(keys.name(), subject, *id), &index.sealed_secret)?;
         Secret32::take(&mut opened).map(SubjectSecret).ok_or(Unopened)
     }
 
@@ -264,7 +297,7 @@ impl Keyring {
         index: &SubjectIndex,
     ) -> Result<Vec<u8>, Error> {
         let mut w = Writer::default();
-        w.e(&index.sealed_secret);
+        w.u32(index.esk.0).e(&index.sealed_secret);
         w.u16(u16::try_from(index.cards.len()).map_err(|_| Error::internal())?);
         for key in &index.cards {
             w.fixed(&key.0);
@@ -286,11 +319,12 @@ impl Keyring {
         let plain = self.open_outer(merchant, rows::SUBJECT, &subject.0, bytes)?;
         let read = || -> Result<SubjectIndex, crate::codec::Torn> {
             let mut r = Reader::new(&plain);
+            let esk = KeyId(r.u32()?);
             let sealed_secret = r.e()?.to_vec();
             let cards = (0..r.u16()?).map(|_| r.array().map(RowKey)).collect::<Result<_, _>>()?;
             let fingerprints = (0..r.u16()?).map(|_| r.array()).collect::<Result<_, _>>()?;
             r.end()?;
-            Ok(SubjectIndex { sealed_secret, cards, fingerprints })
+            Ok(SubjectIndex { esk, sealed_secret, cards, fingerprints })
         };
         read().map_err(|_| Unopened)
     }
@@ -309,8 +343,21 @@ impl Keyring {
         bytes: &[u8],
     ) -> Result<[u8; 32], Error> {
         let keys = self.of(merchant)?;
-        let message = Zeroizing::new(request_message("idem-hash", keys.name(), request).e(bytes).done());
-        Ok(keys.idm.name_of(&message))
+        // A batch's bytes may be longer than e() takes: their digest stands for them.
+        let digest = ring::digest::digest(&ring::digest::SHA256, bytes);
+        Ok(keys.idm.name_of(&request_message("idem-hash", keys.name(), request).e(digest.as_ref()).done()))
+    }
+
+    /// What shows that a kept request is as this vault wrote it: its time and hash, under the request's own name.
+    pub fn request_tag(
+        &self,
+        merchant: MerchantId,
+        request: &RequestKey<'_>,
+        at: Timestamp,
+        hash: &[u8; 32],
+    ) -> Result<[u8; 16], Error> {
+        let keys = self.of(merchant)?;
+        Ok(keys.idm.name_of(&request_message("idem-tag", keys.name(), request).u64(at.0).fixed(hash).done()))
     }
 
     /// Seals an answer so that only who brings the same request opens it: TRK id u32, XAES message.
@@ -323,7 +370,8 @@ impl Keyring {
     ) -> Result<Vec<u8>, Error> {
         let keys = self.of(merchant)?;
         let trk = keys.trks.get(&keys.trk).ok_or_else(Error::internal)?;
-        let sealed = answer_key(trk, keys.name(), request, bytes).seal(&ctx("idem-seal", keys.name()).done(), answer)?;
+        let sealed =
+            answer_key(trk, keys.name(), request, bytes).seal(&answer_aad(keys.name(), keys.trk), answer)?;
         Ok(Writer::default().u32(keys.trk.0).fixed(&sealed).done())
     }
 
@@ -337,12 +385,18 @@ impl Keyring {
     ) -> Result<Zeroizing<Vec<u8>>, Unopened> {
         let keys = self.merchants.get(&merchant).ok_or(Unopened)?;
         let mut r = Reader::new(sealed);
-        let trk = keys.trks.get(&KeyId(r.u32().map_err(|_| Unopened)?)).ok_or(Unopened)?;
-        answer_key(trk, keys.name(), request, bytes).open(&ctx("idem-seal", keys.name()).done(), r.rest())
+        let id = KeyId(r.u32().map_err(|_| Unopened)?);
+        let trk = keys.trks.get(&id).ok_or(Unopened)?;
+        answer_key(trk, keys.name(), request, bytes).open(&answer_aad(keys.name(), id), r.rest())
     }
 
     /// The guess cell of a card: principal, BIN of six, last four and length.
-    pub fn guess_cell(&self, merchant: MerchantId, principal: &PrincipalName, pan: &Pan) -> Result<[u8; 16], Error> {
+    pub fn guess_cell(
+        &self,
+        merchant: MerchantId,
+        principal: &PrincipalName,
+        pan: &Pan,
+    ) -> Result<[u8; 16], Error> {
         let keys = self.of(merchant)?;
         let message = Zeroizing::new(
             ctx("guess-cell", keys.name())
@@ -375,7 +429,12 @@ impl Keyring {
     }
 
     /// The counter of distinct cards of one principal, BIN of six and length.
-    pub fn volume(&self, merchant: MerchantId, principal: &PrincipalName, pan: &Pan) -> Result<[u8; 16], Error> {
+    pub fn volume(
+        &self,
+        merchant: MerchantId,
+        principal: &PrincipalName,
+        pan: &Pan,
+    ) -> Result<[u8; 16], Error> {
         let keys = self.of(merchant)?;
         let message = Zeroizing::new(
             ctx("volume", keys.name())
@@ -387,21 +446,30 @@ impl Keyring {
         Ok(keys.idm.name_of(&message))
     }
 
-    /// The counter of used token space: format, length and kept digits.
-    pub fn space(&self, merchant: MerchantId, format: &FormatName, pan_length: u8, kept: &[u8]) -> Result<[u8; 16], Error> {
+    /// The counter of used token space: by what tokens share it, so scheme, length, keep and kept digits.
+    pub fn space(&self, merchant: MerchantId, shape: &Shape) -> Result<[u8; 16], Error> {
         let keys = self.of(merchant)?;
-        let message = ctx("space", keys.name()).e(format.as_str().as_bytes()).u8(pan_length).e(kept).done();
+        let length = u8::try_from(shape.length()).unwrap_or(0);
+        let message = ctx("space", keys.name()).u8(shape.scheme().id()).u8(length).e(shape.kept()).done();
         Ok(keys.idm.name_of(&message))
     }
 
-    /// Seals an operator's note: key by the hash that the log names.
-    pub fn seal_note(&self, hash: &[u8; 32], text: &str) -> Result<Vec<u8>, Error> {
-        Ok(self.adm.seal(&ctx("note", "").fixed(hash).done(), text.as_bytes())?)
+    /// Seals an operator's note: ADM id u32, XAES message. The log names it by the hash of these bytes, which tells
+    /// nobody whether a guessed text is right.
+    pub fn seal_note(&self, text: &str) -> Result<Vec<u8>, Error> {
+        let (id, adm) = &self.adm;
+        let sealed = adm.seal(&ctx("note", "").u32(id.0).done(), text.as_bytes())?;
+        Ok(Writer::default().u32(id.0).fixed(&sealed).done())
     }
 
     /// Opens an operator's note.
-    pub fn open_note(&self, hash: &[u8; 32], sealed: &[u8]) -> Result<String, Unopened> {
-        let text = self.adm.open(&ctx("note", "").fixed(hash).done(), sealed)?;
+    pub fn open_note(&self, bytes: &[u8]) -> Result<String, Unopened> {
+        let (id, adm) = &self.adm;
+        let mut r = Reader::new(bytes);
+        if r.u32().map_err(|_| Unopened)? != id.0 {
+            return Err(Unopened);
+        }
+        let text = adm.open(&ctx("note", "").u32(id.0).done(), r.rest())?;
         String::from_utf8(text.to_vec()).map_err(|_| Unopened)
     }
 
@@ -412,7 +480,13 @@ impl Keyring {
         (r.u8().ok()? == ROW_FORMAT).then(|| r.u32().ok().map(KeyId)).flatten()
     }
 
-    fn seal_outer(&self, merchant: MerchantId, kind: u8, key: &[u8; 16], plain: &[u8]) -> Result<Vec<u8>, Error> {
+    fn seal_outer(
+        &self,
+        merchant: MerchantId,
+        kind: u8,
+        key: &[u8; 16],
+        plain: &[u8],
+    ) -> Result<Vec<u8>, Error> {
         let keys = self.of(merchant)?;
         let dek = keys.deks.get(&keys.dek).ok_or_else(Error::internal)?;
         let sealed = dek.seal(&outer_aad(keys.name(), kind, key, keys.dek), plain)?;
@@ -490,26 +564,27 @@ pub fn day_row(kind: u8, day: u32, merchant: MerchantId, name: &[u8; 16]) -> Key
     Writer::with_capacity(25).u8(kind).u32(day).u32(merchant.0).fixed(name).done()
 }
 
-fn chain<K>(keys: &[K], first: Vec<u8>, label: &str, merchant: &str, mac: fn(&K, &[u8]) -> [u8; 16]) -> [u8; 16] {
-    let first = Zeroizing::new(first);
-    let mut links = keys.iter();
-    let mut name = links.next().map_or([0; 16], |key| mac(key, &first));
-    for key in links {
-        name = mac(key, &ctx(label, merchant).e(&name).done());
-    }
-    name
+/// The later links of a chain: each over the one before.
+fn links<K>(
+    keys: &[K],
+    first: [u8; 16],
+    label: &str,
+    merchant: &str,
+    mac: fn(&K, &[u8]) -> [u8; 16],
+) -> [u8; 16] {
+    keys.iter().skip(1).fold(first, |link, key| mac(key, &ctx(label, merchant).e(&link).done()))
 }
 
 /// W = HMAC(TRK, ctx("tok") e(token) e(SUB)), prepared.
 fn token_key(trk: &Trk, merchant: &str, token: &Token, subject: &SubjectSecret) -> Xaes {
-    let message =
-        Zeroizing::new(ctx("tok", merchant).e(token.as_bytes()).e(subject.0.expose_bytes()).done());
+    let message = Zeroizing::new(ctx("tok", merchant).e(token.as_bytes()).e(subject.0.expose_bytes()).done());
     Xaes::new(&trk.derive(&message))
 }
 
-fn reuse_key(trk: &Trk, merchant: &str, scope: Option<&ChannelName>, pan: &Pan) -> Xaes {
-    let scope = scope.map_or("", ChannelName::as_str).as_bytes();
-    let message = Zeroizing::new(ctx("reuse", merchant).e(scope).e(pan.expose_digits()).done());
+fn reuse_key(trk: &Trk, merchant: &str, like: &Likeness<'_>, pan: &Pan) -> Xaes {
+    let scope = like.scope.map_or("", ChannelName::as_str).as_bytes();
+    let subject = like.subject.0.expose_bytes();
+    let message = Zeroizing::new(ctx("reuse", merchant).e(scope).e(subject).e(pan.expose_digits()).done());
     Xaes::new(&trk.derive(&message))
 }
 
@@ -536,12 +611,16 @@ fn record_key_aad(merchant: &str, record: Ref, trk: KeyId) -> Vec<u8> {
     ctx("rkey", merchant).fixed(&record.0).u32(trk.0).done()
 }
 
-fn reuse_aad(merchant: &str, fingerprint: &[u8; 16]) -> Vec<u8> {
-    ctx("reuse-seal", merchant).fixed(fingerprint).done()
+fn reuse_aad(merchant: &str, fingerprint: &Fingerprint, trk: KeyId) -> Vec<u8> {
+    ctx("reuse-seal", merchant).fixed(&fingerprint.first).u32(trk.0).done()
 }
 
-fn subject_secret_aad(merchant: &str, subject: SubjectId) -> Vec<u8> {
-    ctx("sub-key", merchant).fixed(&subject.0).done()
+fn answer_aad(merchant: &str, trk: KeyId) -> Vec<u8> {
+    ctx("idem-seal", merchant).u32(trk.0).done()
+}
+
+fn subject_secret_aad(merchant: &str, subject: SubjectId, esk: KeyId) -> Vec<u8> {
+    ctx("sub-key", merchant).fixed(&subject.0).u32(esk.0).done()
 }
 
 fn length(pan: &Pan) -> u8 {

@@ -52,6 +52,7 @@ pub mod record;
 pub mod rows;
 pub mod secret;
 pub mod store;
+pub mod table;
 pub mod time;
 pub mod token;
 pub mod vault;

@@ -38,7 +38,9 @@ fn check(text: &str) -> Result<(), NameError> {
     if text.is_empty() || text.len() > MAX_NAME {
         return Err(NameError::Length);
     }
-    if text.starts_with('-') || !text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-') {
+    if text.starts_with('-')
+        || !text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+    {
         return Err(NameError::Alphabet);
     }
     if crate::pan::holds_card_number(text) {

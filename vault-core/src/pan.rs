@@ -351,6 +351,30 @@ impl MaskedPan {
         Self { length: self.length, keep: self.keep.without_first(), kept: kept(&[], self.last().as_bytes()) }
     }
 
+    /// The same showing no more than `keep` says: each end the shorter of the two.
+    #[must_use]
+    pub fn narrowed(&self, keep: Keep) -> Self {
+        match (keep.first < self.keep.first, keep.last < self.keep.last) {
+            (false, false) => *self,
+            (true, false) if keep.first == 0 => self.last_four_only(),
+            (true, false) => {
+                let first = self.first().get(..usize::from(keep.first)).unwrap_or_default();
+                let narrower = Keep { first: keep.first, last: self.keep.last };
+                Self {
+                    length: self.length,
+                    keep: narrower,
+                    kept: kept(first.as_bytes(), self.last().as_bytes()),
+                }
+            }
+            (narrow, true) => {
+                let count = if narrow { keep.first } else { self.keep.first };
+                let first = self.first().get(..usize::from(count)).unwrap_or_default();
+                let narrower = Keep { first: count, last: 0 };
+                Self { length: self.length, keep: narrower, kept: kept(first.as_bytes(), b"") }
+            }
+        }
+    }
+
     /// Length u8, count of first digits u8, these, count of last digits u8, these.
     pub fn write(&self, w: &mut Writer) {
         w.u8(self.length).u8(self.keep.first).fixed(self.first().as_bytes());
@@ -490,26 +514,46 @@ pub fn luhn_valid(digits: &[u8]) -> bool {
     luhn_sum(digits) == 0
 }
 
-/// Whether a free text holds a card number: a maximal run of 12 to 19 digits, single spaces and hyphens between two
-/// digits ignored, that passes the Luhn check. A longer run is no card.
+/// Whether a free text holds a card number: a maximal run of 12 to 19 digits that passes the Luhn check, both with single
+/// spaces and hyphens between two digits ignored and without: `12-4111...` holds one too. A longer run is no card.
 #[must_use]
 pub fn holds_card_number(text: &str) -> bool {
-    let mut luhn = Luhn::default();
-    let mut length = 0_usize;
+    let (mut grouped, mut plain) = (Run::default(), Run::default());
     let mut after_digit = false;
     for byte in text.bytes() {
-        match byte {
-            b'0'..=b'9' => {
-                luhn = luhn.then(byte);
-                length += 1;
-                after_digit = true;
-            }
-            b' ' | b'-' if after_digit => after_digit = false,
-            _ if is_card(length, luhn) => return true,
-            _ => (luhn, length, after_digit) = (Luhn::default(), 0, false),
+        if byte.is_ascii_digit() {
+            (grouped, plain) = (grouped.then(byte), plain.then(byte));
+            after_digit = true;
+            continue;
         }
+        let groups_go_on = after_digit && matches!(byte, b' ' | b'-');
+        if plain.is_card() || (!groups_go_on && grouped.is_card()) {
+            return true;
+        }
+        plain = Run::default();
+        if !groups_go_on {
+            grouped = Run::default();
+        }
+        after_digit = false;
     }
-    is_card(length, luhn)
+    grouped.is_card() || plain.is_card()
+}
+
+/// A run of digits as it grows.
+#[derive(Default, Clone, Copy)]
+struct Run {
+    luhn: Luhn,
+    length: usize,
+}
+
+impl Run {
+    fn then(self, digit: u8) -> Self {
+        Self { luhn: self.luhn.then(digit), length: self.length + 1 }
+    }
+
+    fn is_card(self) -> bool {
+        is_card(self.length, self.luhn)
+    }
 }
 
 fn is_card(length: usize, luhn: Luhn) -> bool {
@@ -675,6 +719,16 @@ mod tests {
         assert_eq!((mask.first(), mask.last()), ("424242", "4242"));
         assert_eq!(mask.last_four_only().to_string(), "************4242");
         assert_eq!(mask.last_four_only(), pan.mask(keep("0+4")));
+        let wide = pan.mask(keep("8+4"));
+        for narrower in ["8+4", "8+0", "6+4", "6+0", "0+4", "0+0"] {
+            assert_eq!(wide.narrowed(keep(narrower)), pan.mask(keep(narrower)), "{narrower}");
+            assert_eq!(
+                pan.mask(keep(narrower)).narrowed(keep("8+4")),
+                pan.mask(keep(narrower)),
+                "{narrower}"
+            );
+        }
+        assert_eq!(pan.mask(keep("8+0")).narrowed(keep("6+4")), pan.mask(keep("6+0")));
     }
 
     #[test]
@@ -832,6 +886,10 @@ mod tests {
             "501800000009",
             "6304000000000000000",
             "- 4111111111111111 -",
+            // Digits beside it do not hide it.
+            "4111111111111111 1111",
+            "4111111111111111-5",
+            "12-4111111111111111",
         ] {
             assert!(holds_card_number(card), "{card}");
         }
@@ -842,9 +900,7 @@ mod tests {
             "411111111111111",
             "50180000000",
             "00000000000000000000",
-            // The maximal run is longer than the card in it.
-            "4111111111111111 1111",
-            "4111111111111111-5",
+            // The run is longer than any card.
             "4111.1111.1111.1111",
             "4111  1111  1111  1111",
             "4111111111111111".repeat(2).as_str(),
@@ -925,7 +981,9 @@ mod tests {
                     joined.push(if byte.is_ascii_digit() { char::from(*byte) } else { '|' });
                 }
             }
-            let plain = joined.split('|').any(|run| (12..=19).contains(&run.len()) && by_the_book(run.as_bytes()) == 0);
+            let card = |run: &str| (12..=19).contains(&run.len()) && by_the_book(run.as_bytes()) == 0;
+            let bare = |c: char| !c.is_ascii_digit();
+            let plain = joined.split('|').any(card) || text.split(bare).any(card);
             prop_assert_eq!(holds_card_number(&text), plain);
         }
     }

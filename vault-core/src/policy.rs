@@ -6,13 +6,12 @@
 //!
 //! It reads no clock and no disk, so a decision can be replayed from its inputs alone.
 
-mod table;
-
 use std::collections::HashMap;
 use std::sync::Arc;
 
-pub use table::{
-    Authority, Channel, ChannelKind, Effect, Format, MAX_POLICY, MAX_ROWS, Merchant, Operator, Policy, Principal, Rule,
+pub use crate::table::{
+    Authority, Channel, ChannelKind, Effect, Format, MAX_POLICY, MAX_ROWS, Merchant, Operator, Policy,
+    Principal, Rule,
 };
 
 use crate::audit::entry::{Event, Minting, RevokedOn, Who};
@@ -31,7 +30,7 @@ const MAX_SPREAD: usize = 4_000_000;
 /// Who is at the door, before the policy has a name for them.
 #[derive(Clone, Copy)]
 pub enum Caller<'a> {
-    /// The holder of a verified certificate: its authority's key (SHA-256 of SubjectPublicKeyInfo) and its one name.
+    /// The holder of a verified certificate: its authority's key (SHA-256 of `SubjectPublicKeyInfo`) and its one name.
     Certificate {
         /// The authority.
         authority: &'a [u8; 32],
@@ -156,8 +155,19 @@ impl Admitted {
         }
     }
 
+    /// Whether a token may be given out at all: asked before anything is looked up, since it depends on no token.
+    pub fn may_tokenize(&self) -> Result<(), Denial> {
+        self.most_shown().map(|_| ()).map_err(|why| self.deny(why, None))
+    }
+
     /// Asks for a new or reused token to be given out. Depends on no token, so a wrong purpose is plainly denied.
-    pub fn permit_token(&self, record: Ref, minting: Minting, version: u32, again: bool) -> Result<Permit, Denial> {
+    pub fn permit_token(
+        &self,
+        record: Ref,
+        minting: Minting,
+        version: u32,
+        again: bool,
+    ) -> Result<Permit, Denial> {
         self.most_shown().map_err(|why| self.deny(why, None))?;
         let (purpose, initiator) = (self.purpose, self.initiator);
         let event = Event::Tokenized { record, version, minting, purpose, initiator, redelivered: again };
@@ -165,7 +175,13 @@ impl Admitted {
     }
 
     /// Asks to disclose, show or revoke one card. Every refusal here depends on the token.
-    pub fn permit_card(&self, card: &Card, wanted: Show, now: Timestamp, again: bool) -> Result<Permit, Denial> {
+    pub fn permit_card(
+        &self,
+        card: &Card,
+        wanted: Show,
+        now: Timestamp,
+        again: bool,
+    ) -> Result<Permit, Denial> {
         let record = card.row.record;
         let deny = |why| Err(self.deny(why, Some(record)));
         if card.merchant != self.merchant_id {
@@ -181,7 +197,8 @@ impl Admitted {
         if !card.row.grants.include(self.channel_id) {
             return deny(Refusal::Foreign);
         }
-        if card.is_expired(now) {
+        // An expired token may still be revoked: that is how its card number goes for good.
+        if card.is_expired(now) && self.action != Action::Revoke {
             return deny(Refusal::Expired);
         }
         if wanted > most {
@@ -211,14 +228,15 @@ impl Admitted {
         Ok(self.permit(record, show, event))
     }
 
-    /// Asks to answer a retry of a revocation that was done: the card is a tombstone already.
-    pub fn permit_revoked_again(&self, card: &Card) -> Result<Permit, Denial> {
+    /// Asks to answer a retry of a revocation that was done: the caller has seen that the row says so.
+    pub fn permit_revoked_again(&self, card: &Card, only: Option<ChannelName>) -> Result<Permit, Denial> {
         let record = card.row.record;
-        if card.merchant != self.merchant_id || !card.is_revoked() {
+        if card.merchant != self.merchant_id {
             return Err(self.deny(Refusal::Unknown, Some(record)));
         }
         self.most_shown().map_err(|why| self.deny(why, Some(record)))?;
-        let event = Event::Revoked { record, version: card.row.version, channels: RevokedOn::All };
+        let channels = only.map_or(RevokedOn::All, RevokedOn::One);
+        let event = Event::Revoked { record, version: card.row.version, channels };
         Ok(self.permit(record, Show::Nothing, event))
     }
 
@@ -259,6 +277,11 @@ impl Permit {
         self
     }
 
+    /// Who asked.
+    pub(crate) fn who(&self) -> &Who {
+        &self.subject.who
+    }
+
     /// What the log will say, used up.
     pub(crate) fn into_statement(self) -> Statement {
         let Subject { who, merchant, channel } = self.subject;
@@ -288,7 +311,9 @@ impl Denial {
             | Refusal::ActionNotAllowed
             | Refusal::ChannelNotAllowed => Error::Denied,
             // A tokenize has no token to depend on.
-            Refusal::WrongPurpose | Refusal::DeniedByRule | Refusal::ShowsTooMuch if self.record.is_none() => {
+            Refusal::WrongPurpose | Refusal::DeniedByRule | Refusal::ShowsTooMuch
+                if self.record.is_none() =>
+            {
                 Error::Denied
             }
             Refusal::WrongPurpose
@@ -307,6 +332,11 @@ impl Denial {
             Refusal::Unreadable => Error::internal(),
             Refusal::Malformed => Error::malformed("request", "is malformed"),
         }
+    }
+
+    /// Who asked.
+    pub(crate) fn who(&self) -> &Who {
+        &self.subject.who
     }
 
     /// Why, as the log says it.
@@ -466,7 +496,8 @@ impl Rules {
         }
         let authority = |name: &crate::name::AuthorityName| -> Result<[u8; 32], Error> {
             let found = policy.authorities.iter().find(|a| a.id == *name).ok_or_else(Error::internal)?;
-            let bytes = data_encoding::HEXLOWER.decode(found.sha256.as_bytes()).map_err(|_| Error::internal())?;
+            let bytes =
+                data_encoding::HEXLOWER.decode(found.sha256.as_bytes()).map_err(|_| Error::internal())?;
             bytes.try_into().map_err(|_| Error::internal())
         };
         let mut rules = Self {
@@ -493,7 +524,9 @@ impl Rules {
             });
         }
         for operator in &policy.operators {
-            rules.operators.insert((authority(&operator.authority)?, operator.name.clone()), operator.id.clone());
+            rules
+                .operators
+                .insert((authority(&operator.authority)?, operator.name.clone()), operator.id.clone());
         }
         rules.spread(policy)?;
         Ok(rules)
@@ -505,16 +538,27 @@ impl Rules {
         for (index, rule) in policy.rules.iter().enumerate() {
             let Some(merchant) = self.merchants.get(&rule.merchant) else { continue };
             let named = |id: &ChannelName| rule.channels.is_empty() || rule.channels.contains(id);
-            let channels: Vec<ChannelId> =
-                merchant.channels.iter().filter(|(id, _)| named(id)).map(|(_, (number, _))| *number).collect();
+            let channels: Vec<ChannelId> = merchant
+                .channels
+                .iter()
+                .filter(|(id, _)| named(id))
+                .map(|(_, (number, _))| *number)
+                .collect();
             let mine = |p: &&PrincipalInForce| {
-                p.merchant == rule.merchant && (rule.principals.is_empty() || rule.principals.contains(&p.name))
+                p.merchant == rule.merchant
+                    && (rule.principals.is_empty() || rule.principals.contains(&p.name))
             };
-            let principals: Vec<usize> =
-                self.principals.iter().filter(mine).filter_map(|p| self.by_name.get(&p.name).copied()).collect();
+            let principals: Vec<usize> = self
+                .principals
+                .iter()
+                .filter(mine)
+                .filter_map(|p| self.by_name.get(&p.name).copied())
+                .collect();
             size = size.saturating_add(channels.len() * principals.len() * rule.actions.len());
             if size > MAX_SPREAD {
-                return Err(Error::Config(format!("policy: its rules spread over more than {MAX_SPREAD} cases")));
+                return Err(Error::Config(format!(
+                    "policy: its rules spread over more than {MAX_SPREAD} cases"
+                )));
             }
             for &principal in &principals {
                 for &channel in &channels {
@@ -558,6 +602,24 @@ impl Rules {
         self.principal(caller).is_some()
     }
 
+    /// A refusal of somebody who asked before being admitted to anything.
+    #[must_use]
+    pub fn stranger(&self, caller: Caller<'_>) -> Denial {
+        let subject = Subject { who: unlisted(caller), merchant: None, channel: None };
+        let why = Refusal::UnlistedPrincipal;
+        let action = Action::Connect;
+        Denial {
+            subject,
+            action,
+            purpose: None,
+            initiator: None,
+            record: None,
+            why,
+            lock: 0,
+            epoch: self.epoch,
+        }
+    }
+
     /// Who a caller is, for whom it acts, and the one channel it is bound to if it is bound to one.
     #[must_use]
     pub fn who_is(&self, caller: Caller<'_>) -> Option<(PrincipalName, MerchantName, Option<ChannelName>)> {
@@ -589,7 +651,10 @@ impl Rules {
     pub fn admit(&self, asked: &Asked<'_>) -> Result<Admitted, Denial> {
         // An operator's question is answered by explain(); it never becomes an admission.
         if let Caller::Named(name) = asked.caller {
-            return self.decide(&Asked { caller: Caller::Certificate { authority: &[0; 32], name: name.as_str() }, ..*asked });
+            return self.decide(&Asked {
+                caller: Caller::Certificate { authority: &[0; 32], name: name.as_str() },
+                ..*asked
+            });
         }
         self.decide(asked)
     }
@@ -624,7 +689,8 @@ impl Rules {
             (None, Some(bound)) => Some(bound),
             (None, None) => None,
         };
-        let Some((channel, channel_id)) = channel.and_then(|name| Some((name, merchant.channel(name)?))) else {
+        let Some((channel, channel_id)) = channel.and_then(|name| Some((name, merchant.channel(name)?)))
+        else {
             return Err(deny(&subject, Refusal::ChannelNotAllowed, 0));
         };
         subject.channel = Some(channel.clone());
@@ -680,7 +746,12 @@ impl Rules {
         }
     }
 
-    fn lock_on(&self, principal: &PrincipalName, merchant: &MerchantName, channel: &ChannelName) -> Option<u32> {
+    fn lock_on(
+        &self,
+        principal: &PrincipalName,
+        merchant: &MerchantName,
+        channel: &ChannelName,
+    ) -> Option<u32> {
         let on = |target: &LockTarget| match target {
             LockTarget::Merchant { merchant: m } => m == merchant,
             LockTarget::Channel { merchant: m, channel: c } => m == merchant && c == channel,
@@ -702,7 +773,7 @@ fn in_force(control: &Control, merchant: &Merchant) -> Result<MerchantInForce, E
     let numbers = control.numbers.get(&merchant.id).ok_or_else(Error::internal)?;
     let mut formats = HashMap::new();
     for row in &merchant.formats {
-        let id = *numbers.formats.get(&row.id).ok_or_else(Error::internal)?;
+        let id = numbers.formats.get(&row.id).ok_or_else(Error::internal)?.id;
         let format = row.build().map_err(Error::Config)?;
         formats.insert(row.id.clone(), Arc::new(FormatInForce { id, name: row.id.clone(), format }));
     }
@@ -711,8 +782,9 @@ fn in_force(control: &Control, merchant: &Merchant) -> Result<MerchantInForce, E
         let id = *numbers.channels.get(&row.id).ok_or_else(Error::internal)?;
         channels.insert(row.id.clone(), (id, row.format.clone()));
     }
-    let masks =
-        (12..=MAX_DIGITS).map(|n| Ok((n, merchant.mask_keep(n)?))).collect::<Result<HashMap<_, _>, Error>>()?;
+    let masks = (12..=MAX_DIGITS)
+        .map(|n| Ok((n, merchant.mask_keep(n)?)))
+        .collect::<Result<HashMap<_, _>, Error>>()?;
     Ok(MerchantInForce {
         id: numbers.id,
         name: merchant.id.clone(),

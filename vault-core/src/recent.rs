@@ -13,8 +13,11 @@ type Name = (MerchantId, [u8; 16]);
 
 #[derive(Default)]
 struct Memory {
-    versions: HashMap<Name, u32>,
-    order: VecDeque<Name>,
+    /// The newest version, and the number of the change that made it.
+    versions: HashMap<Name, (u32, u64)>,
+    /// Every change in order; one that is not its row's newest any more counts for nothing.
+    order: VecDeque<(Name, u64)>,
+    changes: u64,
 }
 
 /// The versions of the last rows changed.
@@ -34,23 +37,27 @@ impl RecentRows {
     pub fn changed(&self, merchant: MerchantId, row: RowKey, version: u32) {
         let mut memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
         let name = (merchant, row.0);
-        let newest = memory.versions.get(&name).copied();
-        if newest.is_none() {
-            memory.order.push_back(name);
-        }
-        memory.versions.insert(name, newest.unwrap_or(0).max(version));
-        while memory.order.len() > self.bound {
-            if let Some(oldest) = memory.order.pop_front() {
+        memory.changes += 1;
+        let change = memory.changes;
+        let newest = memory.versions.get(&name).map_or(0, |(version, _)| *version);
+        memory.versions.insert(name, (newest.max(version), change));
+        memory.order.push_back((name, change));
+        while memory.versions.len() > self.bound || memory.order.len() > self.bound.saturating_mul(2) {
+            let Some((oldest, change)) = memory.order.pop_front() else { break };
+            if memory.versions.get(&oldest).is_some_and(|(_, newest)| *newest == change) {
                 memory.versions.remove(&oldest);
             }
         }
     }
 
-    /// Whether a row of this version (`None`: no row at all) is older than what this node wrote.
+    /// The version that this node last wrote of a row; none if it never did, or has forgotten.
+    ///
+    /// Ask before the row is read: only then is an older row one that was put back, and not one that was read just
+    /// before another request changed it.
     #[must_use]
-    pub fn is_older(&self, merchant: MerchantId, row: RowKey, version: Option<u32>) -> bool {
+    pub fn newest(&self, merchant: MerchantId, row: RowKey) -> Option<u32> {
         let memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
-        memory.versions.get(&(merchant, row.0)).is_some_and(|newest| version.is_none_or(|v| v < *newest))
+        memory.versions.get(&(merchant, row.0)).map(|(version, _)| *version)
     }
 }
 
@@ -59,16 +66,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_older_or_missing_row_is_noticed_until_it_is_forgotten() {
+    fn the_newest_version_is_known_until_it_is_forgotten() {
         let recent = RecentRows::new(2);
         let (m, row) = (MerchantId(1), |n: u8| RowKey([n; 16]));
         recent.changed(m, row(1), 2);
         recent.changed(m, row(1), 1);
-        assert!(recent.is_older(m, row(1), Some(1)) && recent.is_older(m, row(1), None));
-        assert!(!recent.is_older(m, row(1), Some(2)) && !recent.is_older(m, row(9), None));
-        assert!(!recent.is_older(MerchantId(2), row(1), None));
+        assert_eq!((recent.newest(m, row(1)), recent.newest(m, row(9))), (Some(2), None));
+        assert_eq!(recent.newest(MerchantId(2), row(1)), None);
         recent.changed(m, row(2), 1);
         recent.changed(m, row(3), 1);
-        assert!(!recent.is_older(m, row(1), None) && recent.is_older(m, row(3), None));
+        assert_eq!((recent.newest(m, row(1)), recent.newest(m, row(3))), (None, Some(1)));
+        // A row that was changed again is the newest again.
+        recent.changed(m, row(2), 2);
+        recent.changed(m, row(4), 1);
+        assert_eq!((recent.newest(m, row(2)), recent.newest(m, row(3))), (Some(2), None));
     }
 }

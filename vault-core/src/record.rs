@@ -13,6 +13,9 @@ use crate::words::Ref;
 /// Version of the outer plaintext.
 const FORMAT: u8 = 1;
 
+/// Outer plaintexts are padded with zeros to a multiple of this, in bytes.
+const BUCKET: usize = 32;
+
 /// A merchant's number in row keys: given once, never again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
 pub struct MerchantId(pub u32);
@@ -160,7 +163,10 @@ impl Row {
             None => w.u8(0),
             Some(inner) => w.u8(1).u32(inner.trk.0).fixed(&inner.wrapped_key).fixed(&inner.pan),
         };
-        w.done()
+        // Padded to a bucket, so that a ciphertext's length tells little of network and grants.
+        let mut plain = w.done();
+        plain.resize(plain.len().next_multiple_of(BUCKET), 0);
+        plain
     }
 
     /// Reads an outer plaintext.
@@ -189,14 +195,15 @@ impl Row {
                 }
                 match r.u8()? {
                     0 => None,
-                    1 => {
-                        Some(InnerSeal { trk: KeyId(r.u32()?), wrapped_key: r.array()?, pan: r.array()? })
-                    }
+                    1 => Some(InnerSeal { trk: KeyId(r.u32()?), wrapped_key: r.array()?, pan: r.array()? }),
                     _ => return Err(Torn),
                 }
             },
         };
-        r.end()?;
+        let padding = r.rest();
+        if padding.len() >= BUCKET || padding.iter().any(|b| *b != 0) || !bytes.len().is_multiple_of(BUCKET) {
+            return Err(Torn);
+        }
         Ok(row)
     }
 }
@@ -226,12 +233,7 @@ impl Card {
     #[must_use]
     pub fn sealed(&self) -> Option<SealedRecord> {
         let inner = self.row.inner.clone()?;
-        Some(SealedRecord {
-            merchant: self.merchant,
-            record: self.row.record,
-            mask: self.row.mask,
-            inner,
-        })
+        Some(SealedRecord { merchant: self.merchant, record: self.row.record, mask: self.row.mask, inner })
     }
 }
 

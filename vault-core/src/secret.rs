@@ -8,7 +8,7 @@ use crate::random::{self, NoRandomness};
 
 /// 32 secret bytes of whatever kind. Each kind of key is its own type around this one.
 ///
-/// It has no Debug, Display, Clone, PartialEq or Serialize, and lives on the heap: a moved inline array leaves copies
+/// It has no Debug, Display, Clone, `PartialEq` or Serialize, and lives on the heap: a moved inline array leaves copies
 /// of itself on the stack.
 pub struct Secret32(SecretBox<[u8; 32]>);
 
@@ -27,7 +27,8 @@ impl Secret32 {
 
     /// Takes the bytes over and wipes where they came from. `None` if there are not exactly 32.
     pub fn take(from: &mut [u8]) -> Option<Self> {
-        let secret = <&[u8; 32]>::try_from(&*from).ok().map(|bytes| Self::filled_by(|b| b.copy_from_slice(bytes)));
+        let secret =
+            <&[u8; 32]>::try_from(&*from).ok().map(|bytes| Self::filled_by(|b| b.copy_from_slice(bytes)));
         from.zeroize();
         secret
     }

@@ -7,6 +7,7 @@
 mod blocking;
 mod cards;
 mod esk;
+mod kept;
 mod operate;
 mod request;
 mod running;
@@ -23,8 +24,8 @@ use std::sync::{Arc, PoisonError, RwLock};
 pub use blocking::Blocking;
 pub use operate::{KeyLine, MAX_ENTRIES, MAX_NOTE, PolicyChange, Status};
 pub use request::{
-    Context, Detokenized, Header, Inspected, MAX_BATCH, MAX_CONTEXT, NewCard, RequestId, Reveal, Revealed, Revocation,
-    RevokedToken, Tokenized,
+    Context, Detokenized, Header, Inspected, MAX_BATCH, MAX_CONTEXT, NewCard, RequestId, Reveal, Revealed,
+    Revocation, RevokedToken, Tokenized,
 };
 pub use verify::StoreReport;
 
@@ -40,7 +41,7 @@ use crate::network::Networks;
 use crate::policy::{Policy, Rules, Statement};
 use crate::recent::{REMEMBERED_ROWS, RecentRows};
 use crate::store::{Part, Store, StoreError, Write};
-use crate::time::{Clock, SystemClock};
+use crate::time::{Clock, SystemClock, Timestamp};
 
 /// How often a verb decides anew before it says that the vault is overloaded. Each time, another request got through.
 const MAX_ROUNDS: usize = 64;
@@ -90,13 +91,13 @@ struct Inner {
     networks: Arc<Networks>,
     journal: Journal,
     state: RwLock<Arc<State>>,
-    recent: RecentRows,
+    recent: Arc<RecentRows>,
     running: running::Running,
     changing: tokio::sync::Mutex<()>,
     vault: [u8; 16],
     root: (KeyId, Root),
     ctl: (KeyId, Ctl),
-    esk: Arc<Esk>,
+    esk: Arc<(KeyId, Esk)>,
 }
 
 /// A vault that is open. Cheap to clone; the last clone to be dropped lets the journal finish and closes it.
@@ -116,7 +117,7 @@ impl Vault {
     /// vault is; a store in which a vault stands already is refused and not touched.
     pub async fn create(place: Place, custodian: &dyn Custodian, policy: Policy) -> Result<Self, Error> {
         let held = place.store.get(&[header_key(), control_key(), epoch_key()]).await?;
-        if held.iter().any(Option::is_some) {
+        if held.iter().any(Option::is_some) || esk::stands(&place.esk) {
             return Err(Error::Store(StoreError::Exists));
         }
         let now = place.clock.now();
@@ -124,7 +125,7 @@ impl Vault {
         let (root, esk) = (Root::generate()?, Esk::generate()?);
         let mut control = Control::first(now);
         let root_id = control.note_held(KeyKind::Root, root.check_value(), now);
-        control.note_held(KeyKind::Esk, esk.check_value(), now);
+        let esk_id = control.note_held(KeyKind::Esk, esk.check_value(), now);
         let (ctl_id, ctl) = control.draw::<Ctl, Root>(None, (&root, root_id), now)?;
         let (log_key, seed) = control.add_own_keys((&root, root_id), now)?;
         let signer = signer(&vault, &seed)?;
@@ -141,10 +142,11 @@ impl Vault {
         let (row, epoch) = control.seal(&vault, ctl_id, &ctl)?;
         let mut writes = Control::writes(row, &epoch);
         writes.push(Write::Put(header_key(), header.encode()));
-        esk::write(&place.esk, &esk, custodian, &vault)?;
+        esk::write(&place.esk, (esk_id, &esk), custodian, &vault)?;
         let founding = journal::found(FIRST_LOG, &signer, &epoch, header_key(), writes, now);
         let store = place.store.clone();
         founding_commit(&store, &founding)?;
+        esk::settle(&place.esk)?;
         Self::open(place, custodian).await
     }
 
@@ -162,7 +164,8 @@ impl Vault {
         let epoch = Epoch::decode(&epoch_row.ok_or_else(damaged)?).map_err(|_| damaged())?;
         let (root, ctl) = header.unlock(custodian)?;
         let control = Control::open(&control_row, &epoch, &header.vault, header.ctl.0, &ctl)?;
-        let esk = Arc::new(esk::read(&esk_file, custodian, &header.vault)?);
+        let esk_id = control.active(KeyKind::Esk, None).ok_or_else(damaged)?.id;
+        let esk = Arc::new((esk_id, esk::read(&esk_file, custodian, &header.vault, esk_id)?));
         let rules = Rules::of(&control)?;
         let keyring = Keyring::unwrap(&control, &root, esk.clone())?;
         let log = control.logs.iter().find(|l| l.id == FIRST_LOG).ok_or_else(damaged)?;
@@ -172,6 +175,7 @@ impl Vault {
             return Err(damaged());
         }
         let end = journal::end_of(store.as_ref(), FIRST_LOG, &signer, &epoch).await?;
+        let recent = Arc::new(RecentRows::new(remembered_rows));
         let journal = Journal::open(Opening {
             store: store.clone(),
             log: FIRST_LOG,
@@ -179,6 +183,7 @@ impl Vault {
             end: Some(end),
             epoch,
             clock: clock.clone(),
+            recent: recent.clone(),
         })?;
         let version = control.version;
         let state = RwLock::new(Arc::new(State { control, epoch, rules, keyring }));
@@ -189,7 +194,7 @@ impl Vault {
                 networks,
                 journal,
                 state,
-                recent: RecentRows::new(remembered_rows),
+                recent,
                 running: running::Running::default(),
                 changing: tokio::sync::Mutex::new(()),
                 vault: header.vault,
@@ -199,7 +204,6 @@ impl Vault {
             }),
         };
         vault.state_of_vault(Event::VaultOpened, version).await?;
-        vault.sweep().await?;
         Ok(vault)
     }
 
@@ -223,6 +227,17 @@ impl Vault {
         (self.inner.store.engine(), self.inner.store.commits(), self.inner.journal.waiting())
     }
 
+    /// Whether nothing can be written any more until the vault is opened anew.
+    #[must_use]
+    pub fn has_failed(&self) -> bool {
+        self.inner.journal.has_failed()
+    }
+
+    /// What time it is: never before the newest entry of the log.
+    fn now(&self) -> Timestamp {
+        self.inner.clock.now().max(self.inner.journal.newest())
+    }
+
     fn state(&self) -> Arc<State> {
         self.inner.state.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -233,7 +248,8 @@ impl Vault {
 
     async fn state_of_vault(&self, event: Event, epoch: u64) -> Result<(), Error> {
         let statement = Statement { who: Who::Vault, merchant: None, channel: None, event, epoch };
-        let answers = self.inner.journal.file(vec![Filing::State(statement, Part::default())], None).await?;
+        let answers =
+            self.inner.journal.file(vec![Filing::State(statement, Part::default())], None, None).await?;
         answers.into_iter().try_for_each(|a| a.map(|_| ()).map_err(Error::from))
     }
 }

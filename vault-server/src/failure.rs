@@ -33,13 +33,18 @@ pub fn failure(error: &Error) -> Failure {
     }
     match error {
         Error::Malformed { field, rule } => failure.field(*field, *rule),
-        Error::IdempotencyMismatch => failure.field("header.request_id", "was used before with another request"),
+        Error::IdempotencyMismatch => {
+            failure.field("header.request_id", "was used before with another request")
+        }
         Error::Locked { lockdown } => failure.with(LOCKDOWN, lockdown.to_string()),
         Error::EpochMismatch { epoch } => failure.with(EPOCH, epoch.to_string()),
         Error::Config(what) => failure.field("toml", what),
         Error::Internal { incident } => {
             let incident = format!("{incident:012x}");
-            tracing::error!(incident, "a row did not open, or the machine failed; look at the audit log's last refusals");
+            tracing::error!(
+                incident,
+                "a row did not open, or the machine failed; look at the audit log's last refusals"
+            );
             failure.with(INCIDENT, incident)
         }
         Error::Store(what) => {

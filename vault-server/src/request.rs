@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use http::{HeaderMap, Request, Response};
+use http::{HeaderMap, HeaderValue, Request, Response};
 use hyper::body::{Body as HttpBody, Bytes, Frame, SizeHint};
 use tokio::sync::{Notify, OwnedSemaphorePermit};
 use tokio::time::{Instant, Sleep};
@@ -31,6 +31,12 @@ use crate::tls::Refused;
 const GRPC_TIMEOUT: &str = "grpc-timeout";
 /// Digits of a gRPC timeout (its PROTOCOL-HTTP2 document, `TimeoutValue`).
 const TIMEOUT_DIGITS: usize = 8;
+
+/// The header by which a caller says how its messages are compressed.
+const GRPC_ENCODING: &str = "grpc-encoding";
+/// What it may say (gRPC's compression document). The vault takes `identity` and refuses the others by name; any other
+/// text might be a card number in the wrong place, which an error must not repeat.
+const ENCODINGS: [&str; 5] = ["identity", "gzip", "deflate", "snappy", "zstd"];
 
 /// When the answer is of no more use, by the vault's clock: the caller's own deadline or the server's, the earlier.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -266,6 +272,9 @@ fn admit(connection: &Connection, mut request: Request<tonic::body::Body>) -> Re
     edge.tls.current().still_good(&connection.peer, now).map_err(TurnedAway::Certificate)?;
     is_grpc(request.method(), request.headers())?;
     let asked = grpc_timeout(request.headers())?;
+    if request.headers().get(GRPC_ENCODING).is_some_and(|e| !ENCODINGS.iter().any(|known| e == known)) {
+        request.headers_mut().insert(GRPC_ENCODING, HeaderValue::from_static("unknown"));
+    }
     let place = Arc::clone(&edge.queue).try_acquire_owned().map_err(|_| TurnedAway::Overloaded)?;
     let head = ms(edge.limits.deadline_ms);
     let head = asked.map_or(head, |asked| asked.min(head));

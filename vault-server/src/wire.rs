@@ -13,7 +13,8 @@ use vault_core::pan::{CardExpiry, MaskedPan, Pan};
 use vault_core::time::Timestamp;
 use vault_core::token::{Scheme, Token};
 use vault_core::vault::{
-    Context, Detokenized, Header, Inspected, NewCard, RequestId, Reveal, Revealed, Revocation, RevokedToken, Tokenized,
+    Context, Detokenized, Header, Inspected, NewCard, RequestId, Reveal, Revealed, Revocation, RevokedToken,
+    Tokenized,
 };
 use vault_core::words::{Initiator, Purpose};
 use vault_proto::v1;
@@ -114,7 +115,9 @@ pub fn new_card(item: v1::TokenizeItem) -> Result<NewCard, Error> {
             "item.plain.pan",
             match e {
                 PanError::Length => "must have 12 to 19 digits",
-                PanError::NotDigits => "must be ASCII digits, with single spaces or hyphens between groups at most",
+                PanError::NotDigits => {
+                    "must be ASCII digits, with single spaces or hyphens between groups at most"
+                }
                 PanError::CheckDigit => "must pass the Luhn check",
             },
         )
@@ -141,7 +144,8 @@ pub fn new_card(item: v1::TokenizeItem) -> Result<NewCard, Error> {
 }
 
 fn expiry(expiry: v1::CardExpiry) -> Result<CardExpiry, Error> {
-    let wrong = || Error::malformed("item.plain.card_expiry", "must have month 1 to 12 and year 2000 to 2099");
+    let wrong =
+        || Error::malformed("item.plain.card_expiry", "must have month 1 to 12 and year 2000 to 2099");
     let year = u16::try_from(expiry.year).map_err(|_| wrong())?;
     let month = u8::try_from(expiry.month).map_err(|_| wrong())?;
     CardExpiry::new(year, month).map_err(|_| wrong())
@@ -168,7 +172,9 @@ pub fn detokenize(item: &v1::DetokenizeItem) -> Result<(Token, Reveal), Error> {
     let reveal = match item.form() {
         v1::RevealForm::Unspecified => return Err(Error::malformed("item.form", "is required")),
         v1::RevealForm::Plain => Reveal::Plain,
-        v1::RevealForm::SealedToRecipient => return Err(Error::Unimplemented { what: "sealed_to_recipient" }),
+        v1::RevealForm::SealedToRecipient => {
+            return Err(Error::Unimplemented { what: "sealed_to_recipient" });
+        }
         v1::RevealForm::Masked => Reveal::Masked,
     };
     if !item.recipient.is_empty() {

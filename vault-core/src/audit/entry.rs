@@ -574,12 +574,30 @@ pub(super) mod tests {
         let (purpose, initiator) = (Purpose::Export, Initiator::Merchant);
         let changed = |change| Event::ControlChanged { version: 9, hash: Hash([3; 32]), change };
         vec![
-            Event::Tokenized { record, version: 1, minting: Minting::Minted, purpose, initiator, redelivered: false },
-            Event::Tokenized { record, version: 1, minting: Minting::Reused, purpose, initiator, redelivered: true },
+            Event::Tokenized {
+                record,
+                version: 1,
+                minting: Minting::Minted,
+                purpose,
+                initiator,
+                redelivered: false,
+            },
+            Event::Tokenized {
+                record,
+                version: 1,
+                minting: Minting::Reused,
+                purpose,
+                initiator,
+                redelivered: true,
+            },
             Event::Disclosed { record, purpose, initiator, show: Show::Masked, redelivered: true },
             Event::Inspected { record, show: Show::LastFour },
             Event::Revoked { record, version: 2, channels: RevokedOn::All },
-            Event::Revoked { record, version: 2, channels: RevokedOn::One(ChannelName::parse(&"c".repeat(63)).unwrap()) },
+            Event::Revoked {
+                record,
+                version: 2,
+                channels: RevokedOn::One(ChannelName::parse(&"c".repeat(63)).unwrap()),
+            },
             Event::Refused {
                 action: Action::Detokenize,
                 record: Some(record),

@@ -1,8 +1,6 @@
 //! The verbs for programs without async: each call waits on its own thread.
 
-use super::request::{
-    Detokenized, Header, Inspected, NewCard, Reveal, Revocation, RevokedToken, Tokenized,
-};
+use super::request::{Detokenized, Header, Inspected, NewCard, Reveal, Revocation, RevokedToken, Tokenized};
 use super::{Place, Vault};
 use crate::custody::Custodian;
 use crate::error::Error;
@@ -65,12 +63,7 @@ impl Blocking {
     }
 
     /// See [`Vault::inspect`].
-    pub fn inspect(
-        &self,
-        caller: Caller<'_>,
-        header: &Header,
-        token: Token,
-    ) -> Result<Inspected, Error> {
+    pub fn inspect(&self, caller: Caller<'_>, header: &Header, token: Token) -> Result<Inspected, Error> {
         pollster::block_on(self.0.inspect(caller, header, token))
     }
 

@@ -3,17 +3,19 @@
 
 use std::sync::Arc;
 
-use super::request::{
-    Detokenized, Header, Inspected, Reveal, Revealed, Revocation, RevokedToken,
-};
-use super::tokenize::within_batch;
+use super::kept::{KEPT_DAYS, Request};
+use super::request::{Detokenized, Header, Inspected, Reveal, Revealed, Revocation, RevokedToken};
+use super::running::Run;
+use super::tokenize::{told_to_the_rest, within_batch};
 use super::view::View;
 use super::{MAX_ROUNDS, State, Vault};
-use crate::codec::{Reader, Torn, Writer};
+use crate::aead::Unopened;
+use crate::codec::Writer;
 use crate::error::Error;
 use crate::journal::{Filed, Filing, NotFiled};
-use crate::keyring::{RequestKey, SubjectSecret, day_row, merchant_row, same_request};
+use crate::keyring::{RequestKey, SubjectSecret, day_row, merchant_row};
 use crate::name::ChannelName;
+use crate::pan::MaskedPan;
 use crate::policy::{Admitted, Asked, Caller, Denial, MerchantInForce};
 use crate::record::{Card, Grants, Row, RowKey, SubjectId};
 use crate::rows;
@@ -21,9 +23,6 @@ use crate::store::{Key, Part};
 use crate::time::Timestamp;
 use crate::token::Token;
 use crate::words::{Action, Ref, Refusal, Show};
-
-/// Version of an idempotency row without an answer.
-const FORMAT: u8 = 1;
 
 impl Vault {
     /// Gives one card back.
@@ -44,13 +43,16 @@ impl Vault {
         header: &Header,
         tokens: Vec<(Token, Reveal)>,
     ) -> Result<Vec<Result<Detokenized, Error>>, Error> {
-        let wants = tokens.into_iter().map(|(token, reveal)| Want { token, show: reveal.show(), only: None }).collect();
+        let wants = tokens
+            .into_iter()
+            .map(|(token, reveal)| Want { token, show: reveal.show(), only: None })
+            .collect();
         self.on_cards(caller, header, Action::Detokenize, wants, |round, want, done| {
             let Done { card: Card { row, .. }, filed: Filed { receipt, disclosed }, .. } = done;
             let revealed = match disclosed {
-                None => Revealed::Masked(row.mask),
+                None => Revealed::Masked(round.shown(&row)),
                 Some(proof) => {
-                    let secret = round.secret_of(row.subject)?;
+                    let secret = round.secret_of(row.subject).map_err(|Unopened| Error::internal())?;
                     let keyring = &round.state.keyring;
                     Revealed::Plain(keyring.open(proof, &want.token, &secret).map_err(|_| Error::internal())?)
                 }
@@ -61,7 +63,12 @@ impl Vault {
     }
 
     /// Says what may be known of one card without its number.
-    pub async fn inspect(&self, caller: Caller<'_>, header: &Header, token: Token) -> Result<Inspected, Error> {
+    pub async fn inspect(
+        &self,
+        caller: Caller<'_>,
+        header: &Header,
+        token: Token,
+    ) -> Result<Inspected, Error> {
         one(self.inspect_batch(caller, header, vec![token]).await?)
     }
 
@@ -72,12 +79,16 @@ impl Vault {
         header: &Header,
         tokens: Vec<Token>,
     ) -> Result<Vec<Result<Inspected, Error>>, Error> {
-        let wants = tokens.into_iter().map(|token| Want { token, show: Show::LastFour, only: None }).collect();
+        let wants =
+            tokens.into_iter().map(|token| Want { token, show: Show::LastFour, only: None }).collect();
         self.on_cards(caller, header, Action::Inspect, wants, |round, _, done| {
             let Done { card: Card { row, .. }, filed, shown } = done;
             let format = round.merchant.format_by_id(row.format);
             Ok(Inspected {
-                mask: if shown == Show::Masked { row.mask } else { row.mask.last_four_only() },
+                mask: match shown {
+                    Show::Masked | Show::Full => round.shown(&row),
+                    Show::LastFour | Show::Nothing => row.mask.last_four_only(),
+                },
                 network: row.network,
                 card_expiry: row.card_expiry,
                 valid_until: row.valid_until,
@@ -121,7 +132,8 @@ impl Vault {
         let wants = tokens.into_iter().map(want).collect();
         self.on_cards(caller, header, Action::Revoke, wants, |round, _, done| {
             let everywhere = done.card.is_revoked();
-            let channels = if everywhere { Vec::new() } else { round.merchant.granted(&done.card.row.grants) };
+            let channels =
+                if everywhere { Vec::new() } else { round.merchant.granted(&done.card.row.grants) };
             Ok(RevokedToken { everywhere, channels, receipt: done.filed.receipt })
         })
         .await
@@ -146,30 +158,39 @@ impl Vault {
             show: wants.iter().map(|w| w.show).max().unwrap_or(Show::Nothing),
         };
         let mut answers: Vec<Option<Result<T, Error>>> = wants.iter().map(|_| None).collect();
-        let (mut run, mut again) = (None, None);
+        let (mut run, mut kept) = (None, false);
         for _ in 0..MAX_ROUNDS {
             let state = self.state();
             let admitted = match state.rules.admit(&asked) {
                 Ok(admitted) => admitted,
-                Err(denial) => return Err(self.inner.journal.refuse(denial, header.deadline).await),
+                Err(denial) => {
+                    let told = self.inner.journal.refuse(denial, header.deadline).await;
+                    return told_to_the_rest(answers, told);
+                }
             };
             if run.is_none() {
-                run = Some(self.inner.running.begin(admitted.principal(), header.request_id)?);
+                run = Some(Arc::new(self.inner.running.begin(admitted.principal(), header.request_id)?));
             }
-            let mut round = Round::new(self, state, admitted, header, action, &wants)?;
+            let mut round = match Round::new(self, state, admitted, header, action, &wants) {
+                Ok(round) => round,
+                Err(e) => return told_to_the_rest(answers, e),
+            };
             round.answer_malformed(&mut answers);
             let open: Vec<usize> =
                 answers.iter().enumerate().filter(|(_, a)| a.is_none()).map(|(place, _)| place).collect();
-            if open.is_empty() {
-                break;
-            }
-            round.read(&open).await?;
-            // Told once: the first round of this very request writes the row that a later round would find.
-            let redelivered = match again {
-                Some(known) => known,
-                None => *again.insert(round.was_asked_before().await?),
+            let hold = run.clone();
+            let tried = async {
+                round.read(&open).await?;
+                // What this very call has kept of the request is no sign of an earlier one.
+                let again = !kept && round.was_asked_before().await?;
+                round.file(&open, again, hold).await
             };
-            for (place, answer) in round.file(&open, redelivered).await? {
+            let (filed, keeps) = match tried.await {
+                Ok(tried) => tried,
+                Err(e) => return told_to_the_rest(answers, e),
+            };
+            kept |= keeps;
+            for (place, answer) in filed {
                 let answer = match (answer, wants.get(place)) {
                     (Ok(done), Some(want)) => finish(&round, want, done),
                     (Ok(_), None) => Err(Error::internal()),
@@ -207,6 +228,14 @@ struct Done {
     shown: Show,
 }
 
+/// One token's names, and the version of its row that this node knew of before it read it.
+#[derive(Clone, Copy)]
+struct Name {
+    row_key: RowKey,
+    record: Ref,
+    newest: Option<u32>,
+}
+
 /// One try at what is still open of a request, under one version of Control.
 struct Round<'a> {
     vault: &'a Vault,
@@ -217,8 +246,9 @@ struct Round<'a> {
     action: Action,
     wants: &'a [Want],
     now: Timestamp,
-    names: Vec<(RowKey, Ref)>,
-    request: ([Key; 2], [u8; 32]),
+    names: Vec<Name>,
+    requests: [Key; 2],
+    hash: [u8; 32],
     view: View,
 }
 
@@ -236,18 +266,22 @@ impl<'a> Round<'a> {
     ) -> Result<Self, Error> {
         let id = admitted.merchant_id();
         let merchant = state.rules.merchant(admitted.merchant()).ok_or_else(Error::internal)?.clone();
-        let now = vault.inner.clock.now();
+        let now = vault.now();
         let mut names = Vec::with_capacity(wants.len());
         for Want { token, .. } in wants {
-            names.push((state.keyring.row_key(id, token)?, state.keyring.reference(id, token)?));
+            let (row_key, record) = (state.keyring.row_key(id, token)?, state.keyring.reference(id, token)?);
+            names.push(Name { row_key, record, newest: vault.inner.recent.newest(id, row_key) });
         }
-        let request = RequestKey { principal: admitted.principal(), request_id: &header.request_id.0, item: 0 };
+        let request =
+            RequestKey { principal: admitted.principal(), request_id: &header.request_id.0, item: 0 };
         let name = state.keyring.request_row(id, &request)?;
-        let hash = state.keyring.request_hash(id, &request, &request_bytes(&admitted, header, action, wants))?;
+        let hash =
+            state.keyring.request_hash(id, &request, &request_bytes(&admitted, header, action, wants))?;
         let today = now.day();
-        let rows = [today, today.saturating_sub(1)].map(|d| day_row(rows::IDEMPOTENCY, d, id, &name));
+        let requests =
+            [today, today.saturating_sub(KEPT_DAYS)].map(|d| day_row(rows::IDEMPOTENCY, d, id, &name));
         let view = View::default();
-        Ok(Self { vault, state, admitted, merchant, header, action, wants, now, names, request: (rows, hash), view })
+        Ok(Self { vault, state, admitted, merchant, header, action, wants, now, names, requests, hash, view })
     }
 
     /// An item that names a channel that is not the merchant's fails by itself, before anything is looked up.
@@ -263,13 +297,14 @@ impl<'a> Round<'a> {
     async fn read(&mut self, open: &[usize]) -> Result<(), Error> {
         let id = self.merchant.id;
         let store = self.vault.inner.store.as_ref();
-        let mut keys: Vec<Key> = self.request.0.to_vec();
-        keys.extend(open.iter().filter_map(|p| self.names.get(*p)).map(|(k, _)| merchant_row(rows::CARD, id, &k.0)));
+        let mut keys: Vec<Key> = self.requests.to_vec();
+        let named = || open.iter().filter_map(|place| self.names.get(*place)).map(|name| name.row_key);
+        keys.extend(named().map(|key| merchant_row(rows::CARD, id, &key.0)));
         self.view.read(store, keys).await?;
         if self.action == Action::Detokenize {
-            let subjects = open.iter().filter_map(|p| self.names.get(*p)).map(|(key, _)| {
+            let subjects = named().map(|key| {
                 let card = self.view.get(&merchant_row(rows::CARD, id, &key.0));
-                let card = card.and_then(|bytes| self.state.keyring.card(id, *key, bytes).ok());
+                let card = card.and_then(|bytes| self.state.keyring.card(id, key, bytes).ok());
                 merchant_row(rows::SUBJECT, id, &card.map_or(SubjectId::NONE, |c| c.row.subject).0)
             });
             let keys = subjects.collect();
@@ -278,85 +313,81 @@ impl<'a> Round<'a> {
         Ok(())
     }
 
-    /// Whether this very request was answered before; an error if its id was used for another one.
-    async fn was_asked_before(&self) -> Result<bool, Error> {
-        let (keys, hash) = &self.request;
-        let read = |bytes: &[u8]| -> Result<(Timestamp, [u8; 32]), Torn> {
-            let mut r = Reader::new(bytes);
-            if r.u8()? != FORMAT {
-                return Err(Torn);
-            }
-            // What follows is the answer of a tokenize: another request, as its hash says.
-            Ok((Timestamp(r.u64()?), r.array()?))
-        };
-        let kept = keys.iter().find_map(|key| self.view.get(key)).and_then(|bytes| read(bytes).ok());
-        match kept {
-            Some((at, kept)) if self.now < at.plus_days(1) => {
-                if same_request(&kept, hash) {
-                    return Ok(true);
-                }
-                let denial = self.admitted.deny(Refusal::IdempotencyMismatch, None);
-                Err(self.vault.inner.journal.refuse(denial, self.header.deadline).await)
-            }
-            _ => Ok(false),
+    fn request(&self) -> Request<'_> {
+        let (principal, request_id) = (self.admitted.principal(), &self.header.request_id.0);
+        Request {
+            merchant: self.merchant.id,
+            key: RequestKey { principal, request_id, item: 0 },
+            hash: self.hash,
         }
     }
 
-    /// Decides on every open item and writes all of it down in one commit. What went stale is left out.
-    async fn file(&mut self, open: &[usize], again: bool) -> Result<Vec<(usize, Found)>, Error> {
+    /// Whether this very request was answered before; an error if its id was used for another one.
+    async fn was_asked_before(&self) -> Result<bool, Error> {
+        let Some(row) = self.requests.iter().find_map(|key| self.view.get(key)) else { return Ok(false) };
+        let request = self.request();
+        let why = match request.read(&self.state.keyring, row) {
+            Ok(kept) if !kept.counts(self.now) => return Ok(false),
+            Ok(kept) if !request.is(&kept) => Refusal::IdempotencyMismatch,
+            Ok(kept) if kept.answer.is_empty() => return Ok(true),
+            Ok(_) | Err(Unopened) => Refusal::Unreadable,
+        };
+        let denial = self.admitted.deny(why, None);
+        Err(self.vault.inner.journal.refuse(denial, self.header.deadline).await)
+    }
+
+    /// Decides on every open item and writes all of it down in one commit. What went stale is left out. Also tells whether
+    /// the request is kept by now.
+    async fn file(
+        &mut self,
+        open: &[usize],
+        again: bool,
+        hold: Option<Arc<Run>>,
+    ) -> Result<(Vec<(usize, Found)>, bool), Error> {
         let (mut filings, mut cards) = (Vec::with_capacity(open.len()), Vec::with_capacity(open.len()));
         for &place in open {
-            let Some((row_key, record)) = self.names.get(place).copied() else { continue };
+            let Some(name) = self.names.get(place).copied() else { continue };
             let Some(want) = self.wants.get(place) else { continue };
-            let (filing, card) = match self.decide(want, row_key, record, again) {
+            let (filing, card) = match self.decide(want, name, again) {
                 Ok((filing, card, shown)) => (filing, Ok((card, shown))),
                 Err(denial) => {
                     let told = denial.error();
-                    (Filing::Refuse(denial), Err(told))
+                    (Filing::Refuse(denial, Part::default()), Err(told))
                 }
             };
             filings.push(filing);
-            cards.push((place, row_key, card));
+            cards.push((place, card));
         }
-        if !again {
-            self.keep_request(&mut filings);
-        }
-        let filed = self.vault.inner.journal.file(filings, self.header.deadline).await?;
+        let carrier = if again { None } else { self.keep_request(&mut filings)? };
+        let hold = hold.map(|run| run as Arc<dyn Send + Sync>);
+        let filed = self.vault.inner.journal.file(filings, self.header.deadline, hold).await?;
+        let keeps = carrier.is_some_and(|at| filed.get(at).is_some_and(Result::is_ok));
         let mut found = Vec::with_capacity(cards.len());
-        for ((place, row_key, card), filed) in cards.into_iter().zip(filed) {
+        for ((place, card), filed) in cards.into_iter().zip(filed) {
             let answer = match (card, filed) {
                 (_, Err(NotFiled::Stale)) => continue,
                 (_, Err(e)) => Err(e.into()),
                 (Err(told), Ok(_)) => Err(told),
-                (Ok((card, shown)), Ok(filed)) => {
-                    if self.action == Action::Revoke {
-                        self.vault.inner.recent.changed(self.merchant.id, row_key, card.row.version);
-                    }
-                    Ok(Done { card, filed, shown })
-                }
+                (Ok((card, shown)), Ok(filed)) => Ok(Done { card, filed, shown }),
             };
             found.push((place, answer));
         }
-        Ok(found)
+        Ok((found, keeps))
     }
 
-    fn decide(
-        &mut self,
-        want: &Want,
-        row_key: RowKey,
-        record: Ref,
-        again: bool,
-    ) -> Decided {
-        let id = self.merchant.id;
+    fn decide(&mut self, want: &Want, name: Name, again: bool) -> Decided {
+        let (id, Name { row_key, record, newest }) = (self.merchant.id, name);
         let key = merchant_row(rows::CARD, id, &row_key.0);
-        let recent = &self.vault.inner.recent;
         let unreadable = |round: &Self| round.admitted.deny(Refusal::Unreadable, Some(record));
         let Some(bytes) = self.view.get(&key) else {
-            let gone = recent.is_older(id, row_key, None);
-            return Err(if gone { unreadable(self) } else { self.admitted.deny(Refusal::Unknown, Some(record)) });
+            return Err(if newest.is_some() {
+                unreadable(self)
+            } else {
+                self.admitted.deny(Refusal::Unknown, Some(record))
+            });
         };
         let card = self.state.keyring.card(id, row_key, bytes).map_err(|_| unreadable(self))?;
-        if card.row.record != record || recent.is_older(id, row_key, Some(card.row.version)) {
+        if card.row.record != record || newest.is_some_and(|newest| card.row.version < newest) {
             return Err(unreadable(self));
         }
         let mut part = Part::default();
@@ -367,28 +398,30 @@ impl<'a> Round<'a> {
         let shown = permit.show();
         self.view.rely(&mut part, &key);
         let filing = match (shown, card.sealed()) {
-            (Show::Full, Some(sealed)) => Filing::Disclose(permit, sealed, part),
+            (Show::Full, Some(sealed)) => {
+                // Before the log says that the card went out.
+                self.secret_of(card.row.subject).map_err(|Unopened| unreadable(self))?;
+                Filing::Disclose(permit, sealed, part)
+            }
             (Show::Full, None) => return Err(unreadable(self)),
-            (Show::Masked | Show::LastFour | Show::Nothing, _) => Filing::Enact(permit, part),
+            (Show::Masked | Show::LastFour | Show::Nothing, _) => Filing::Enact(permit, part, None),
         };
         Ok((filing, card, shown))
     }
 
-    fn decide_revoke(
-        &mut self,
-        want: &Want,
-        card: Card,
-        key: &Key,
-        row_key: RowKey,
-        again: bool,
-    ) -> Decided {
+    fn decide_revoke(&mut self, want: &Want, card: Card, key: &Key, row_key: RowKey, again: bool) -> Decided {
         let record = card.row.record;
         let mut part = Part::default();
         // A retry of a revocation that was done finds it done: that is its answer.
-        if again && card.is_revoked() {
-            let permit = self.admitted.permit_revoked_again(&card)?;
+        let done = match want.only.as_ref().and_then(|only| self.merchant.channel(only)) {
+            _ if card.is_revoked() => true,
+            Some(only) => !card.row.grants.include(only),
+            None => false,
+        };
+        if again && done {
+            let permit = self.admitted.permit_revoked_again(&card, want.only.clone())?;
             self.view.rely(&mut part, key);
-            return Ok((Filing::Enact(permit, part), card, Show::Nothing));
+            return Ok((Filing::Enact(permit, part, None), card, Show::Nothing));
         }
         let mut permit = self.admitted.permit_card(&card, want.show, self.now, again)?;
         let unreadable = || self.admitted.deny(Refusal::Unreadable, Some(record));
@@ -405,36 +438,47 @@ impl<'a> Round<'a> {
                 permit = permit.on_channel(only.clone());
             }
         }
-        let sealed = self.state.keyring.seal_row(self.merchant.id, row_key, &row).map_err(|_| unreadable())?;
+        let sealed =
+            self.state.keyring.seal_row(self.merchant.id, row_key, &row).map_err(|_| unreadable())?;
         self.view.put(&mut part, key.clone(), sealed);
-        Ok((Filing::Enact(permit, part), Card { merchant: card.merchant, row }, Show::Nothing))
+        let changed = Some((self.merchant.id, row_key, row.version));
+        let card = Card { merchant: card.merchant, row };
+        Ok((Filing::Enact(permit, part, changed), card, Show::Nothing))
     }
 
-    /// Keeps the request's hash with the first filing that can carry it, so that a retry is known as one.
-    fn keep_request(&mut self, filings: &mut [Filing]) {
-        let ([today, _], hash) = &self.request;
-        let row = Writer::default().u8(FORMAT).u64(self.now.0).fixed(hash).done();
-        if self.view.get(today).is_some_and(|kept| kept.len() == row.len() && kept.ends_with(hash)) {
-            return;
+    /// Keeps the request with the first filing that can carry it, so that a retry is known as one.
+    fn keep_request(&mut self, filings: &mut [Filing]) -> Result<Option<usize>, Error> {
+        let request = self.request();
+        let (keyring, [today, _]) = (&self.state.keyring, &self.requests);
+        // An earlier round of this request has kept it already.
+        let kept = self.view.get(today).and_then(|row| request.read(keyring, row).ok());
+        if kept.is_some_and(|kept| kept.counts(self.now) && request.is(&kept)) {
+            return Ok(None);
         }
-        let carrier = filings.iter_mut().find_map(|filing| match filing {
-            Filing::Enact(_, part) | Filing::Disclose(_, _, part) => Some(part),
-            Filing::Refuse(_) | Filing::State(_, _) => None,
+        let row = request.row(keyring, self.now, &[])?;
+        let carrier = filings.iter_mut().enumerate().find_map(|(at, filing)| match filing {
+            Filing::Enact(_, part, _) | Filing::Disclose(_, _, part) => Some((at, part)),
+            Filing::Refuse(..) | Filing::State(..) => None,
         });
-        if let Some(part) = carrier {
-            let today = today.clone();
-            self.view.put(part, today, row);
-        }
+        let Some((at, part)) = carrier else { return Ok(None) };
+        let today = today.clone();
+        self.view.put(part, today, row);
+        Ok(Some(at))
     }
 
-    fn secret_of(&self, subject: SubjectId) -> Result<SubjectSecret, Error> {
+    /// What may be shown of a card by the policy as it is now: a mask that was narrowed since narrows old rows too.
+    fn shown(&self, row: &Row) -> MaskedPan {
+        row.mask.narrowed(self.merchant.mask(row.mask.length()))
+    }
+
+    fn secret_of(&self, subject: SubjectId) -> Result<SubjectSecret, Unopened> {
         if subject == SubjectId::NONE {
             return Ok(SubjectSecret::none());
         }
         let (id, keyring) = (self.merchant.id, &self.state.keyring);
-        let row = self.view.get(&merchant_row(rows::SUBJECT, id, &subject.0)).ok_or_else(Error::internal)?;
-        let index = keyring.open_subject(id, subject, row).map_err(|_| Error::internal())?;
-        keyring.subject_secret(id, subject, &index).map_err(|_| Error::internal())
+        let row = self.view.get(&merchant_row(rows::SUBJECT, id, &subject.0)).ok_or(Unopened)?;
+        let index = keyring.open_subject(id, subject, row)?;
+        keyring.subject_secret(id, subject, &index)
     }
 }
 
@@ -443,7 +487,9 @@ fn request_bytes(admitted: &Admitted, header: &Header, action: Action, wants: &[
     let context = &header.context;
     let mut w = Writer::with_capacity(256 + wants.len() * 32);
     w.u8(action.id()).u32(admitted.channel_id().0).u8(header.purpose.id()).u8(header.initiator.id());
-    w.e(context.customer_reference.as_bytes()).e(context.session.as_bytes()).e(context.client_address.as_bytes());
+    w.e(context.customer_reference.as_bytes())
+        .e(context.session.as_bytes())
+        .e(context.client_address.as_bytes());
     w.u32(u32::try_from(wants.len()).unwrap_or(u32::MAX));
     for want in wants {
         w.e(want.token.as_bytes()).u8(want.show.id());

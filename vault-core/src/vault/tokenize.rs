@@ -5,9 +5,12 @@ use std::sync::Arc;
 
 use zeroize::Zeroizing;
 
+use super::kept::{KEPT_DAYS, Kept, Request};
 use super::request::{Context, Header, MAX_BATCH, NewCard, Tokenized};
+use super::running::Run;
 use super::view::View;
 use super::{MAX_ROUNDS, State, Vault};
+use crate::aead::Unopened;
 use crate::audit::entry::Minting;
 use crate::audit::receipt::Receipt;
 use crate::codec::{Reader, Torn, Writer};
@@ -15,11 +18,11 @@ use crate::error::Error;
 use crate::guard::{self, GuessCell};
 use crate::journal::{Filing, NotFiled};
 use crate::keyring::{
-    Likeness, MAX_SUBJECT_ROWS, RequestKey, SubjectIndex, SubjectSecret, day_row, merchant_row, same_request,
+    Fingerprint, Likeness, MAX_SUBJECT_ROWS, RequestKey, SubjectIndex, SubjectSecret, day_row, merchant_row,
 };
 use crate::name::{ChannelName, FormatName};
 use crate::pan::CardExpiry;
-use crate::policy::{Admitted, Asked, Caller, FormatInForce, MerchantInForce};
+use crate::policy::{Admitted, Asked, Caller, Denial, FormatInForce, MerchantInForce};
 use crate::random;
 use crate::record::{ChannelId, Grants, Row, RowKey, SubjectId};
 use crate::rows;
@@ -28,15 +31,23 @@ use crate::time::Timestamp;
 use crate::token::{MAX_REDRAWS, MAX_WALK, REDRAWS, Reuse, Scope, Shape, Token};
 use crate::words::{Action, Ref, Refusal, Show};
 
-/// Version of a kept answer and of an idempotency row.
+/// Version of a kept answer.
 const FORMAT: u8 = 1;
 
-/// How long an answer is kept for a retry, in days: at least 24 hours, so a row is looked for on two days.
-const KEPT_DAYS: u32 = 1;
+/// How many cards of one data subject are worked on in one commit.
+const SUBJECT_STRIDE: usize = 64;
+
+/// How many tokens of a walk are looked up at once.
+const STRIDE: usize = 256;
 
 impl Vault {
     /// Swaps one card for a token.
-    pub async fn tokenize(&self, caller: Caller<'_>, header: &Header, card: NewCard) -> Result<Tokenized, Error> {
+    pub async fn tokenize(
+        &self,
+        caller: Caller<'_>,
+        header: &Header,
+        card: NewCard,
+    ) -> Result<Tokenized, Error> {
         let mut answers = self.tokenize_batch(caller, header, vec![card]).await?;
         answers.pop().unwrap_or_else(|| Err(Error::internal()))
     }
@@ -65,17 +76,29 @@ impl Vault {
         let mut run = None;
         for _ in 0..MAX_ROUNDS {
             let state = self.state();
-            let admitted = match state.rules.admit(&asked) {
+            let admitted = state.rules.admit(&asked).and_then(|a| a.may_tokenize().map(|()| a));
+            let admitted = match admitted {
                 Ok(admitted) => admitted,
-                Err(denial) => return Err(self.inner.journal.refuse(denial, header.deadline).await),
+                Err(denial) => {
+                    let told = self.inner.journal.refuse(denial, header.deadline).await;
+                    return told_to_the_rest(answers, told);
+                }
             };
             if run.is_none() {
-                run = Some(self.inner.running.begin(admitted.principal(), header.request_id)?);
+                run = Some(Arc::new(self.inner.running.begin(admitted.principal(), header.request_id)?));
             }
-            let round = Round::new(self, state, admitted, header, &cards)?;
-            round.go(&mut answers).await?;
+            let round = match Round::new(self, state, admitted, header, &cards) {
+                Ok(round) => Round { hold: run.clone(), ..round },
+                Err(e) => return told_to_the_rest(answers, e),
+            };
+            if let Err(e) = round.go(&mut answers).await {
+                return told_to_the_rest(answers, e);
+            }
             if answers.iter().all(Option::is_some) {
-                return Ok(answers.into_iter().map(|a| a.unwrap_or_else(|| Err(Error::internal()))).collect());
+                return Ok(answers
+                    .into_iter()
+                    .map(|a| a.unwrap_or_else(|| Err(Error::internal())))
+                    .collect());
             }
         }
         Ok(answers.into_iter().map(|a| a.unwrap_or(Err(Error::Overloaded))).collect())
@@ -89,6 +112,18 @@ pub(super) fn within_batch(items: usize) -> Result<(), Error> {
     Ok(())
 }
 
+/// An error of a whole request. Items of it that an earlier round put on disk keep their answers: it is theirs that are
+/// still open.
+pub(super) fn told_to_the_rest<T>(
+    answers: Vec<Option<Result<T, Error>>>,
+    error: Error,
+) -> Result<Vec<Result<T, Error>>, Error> {
+    if answers.iter().any(|a| matches!(a, Some(Ok(_)))) {
+        return Ok(answers.into_iter().map(|a| a.unwrap_or_else(|| Err(error.clone()))).collect());
+    }
+    Err(error)
+}
+
 /// One try at what is still open of a request, under one version of Control.
 struct Round<'a> {
     vault: &'a Vault,
@@ -100,6 +135,19 @@ struct Round<'a> {
     cards: &'a [NewCard],
     now: Timestamp,
     view: View,
+    /// The data subjects of the request, found or about to be made.
+    subjects: HashMap<SubjectId, Subject>,
+    /// What this node knew of the rows of tokens that may be reused, before it read them.
+    newest: HashMap<RowKey, u32>,
+    /// Keeps the request's id taken until the journal has answered.
+    hold: Option<Arc<Run>>,
+}
+
+/// A data subject: its secret, and its index as it will stand.
+struct Subject {
+    secret: SubjectSecret,
+    /// None for cards without a subject.
+    index: Option<SubjectIndex>,
 }
 
 /// An item whose names are all worked out.
@@ -113,7 +161,8 @@ struct Item<'a> {
     bytes: Zeroizing<Vec<u8>>,
     hash: [u8; 32],
     requests: [Key; 2],
-    fingerprint: Option<[u8; 16]>,
+    restrictions: Vec<u8>,
+    fingerprint: Option<Fingerprint>,
     guess: Option<Guess>,
 }
 
@@ -123,11 +172,42 @@ struct Guess {
     volume: [u8; 16],
 }
 
+/// Which row an item changes, and to what version.
+type Changed = Option<(RowKey, u32)>;
+
 /// What an item comes to, before it is on disk.
 struct Outcome {
     place: usize,
-    answer: Answer,
-    changed: Option<(RowKey, u32)>,
+    told: Result<Answer, Error>,
+}
+
+/// Why an item gets no token.
+enum Undecided {
+    /// A row that it needs does not open, or was put back or taken away.
+    Unreadable,
+    /// This.
+    Told(Error),
+}
+
+impl<E: Into<Error>> From<E> for Undecided {
+    fn from(e: E) -> Self {
+        Self::Told(e.into())
+    }
+}
+
+/// What a round files, and what each filing comes to.
+#[derive(Default)]
+struct Work {
+    filings: Vec<Filing>,
+    outcomes: Vec<Outcome>,
+}
+
+impl Work {
+    fn refuse(&mut self, place: usize, denial: Denial, counted: Part) {
+        let told = denial.error();
+        self.filings.push(Filing::Refuse(denial, counted));
+        self.outcomes.push(Outcome { place, told: Err(told) });
+    }
 }
 
 /// What a tokenize answers, and what is kept of it for a retry.
@@ -152,53 +232,135 @@ impl<'a> Round<'a> {
     ) -> Result<Self, Error> {
         let merchant = state.rules.merchant(admitted.merchant()).ok_or_else(Error::internal)?.clone();
         let channel = merchant.channel_name(admitted.channel_id()).ok_or_else(Error::internal)?.clone();
-        let now = vault.inner.clock.now();
+        let now = vault.now();
         let view = View::default();
-        Ok(Self { vault, state, admitted, merchant, channel, header, cards, now, view })
+        let (subjects, newest) = (HashMap::new(), HashMap::new());
+        Ok(Self {
+            vault,
+            state,
+            admitted,
+            merchant,
+            channel,
+            header,
+            cards,
+            now,
+            view,
+            subjects,
+            newest,
+            hold: None,
+        })
     }
 
     async fn go(mut self, answers: &mut [Option<Result<Tokenized, Error>>]) -> Result<(), Error> {
+        self.read_subjects(answers).await?;
         let items = self.items(answers)?;
         self.read_for(&items).await?;
         self.check_guesses(&items).await?;
-        let (mut filings, mut outcomes) = (Vec::new(), Vec::new());
+        let mut work = Work::default();
         let mut fresh = Vec::with_capacity(items.len());
         for item in items {
             match self.kept(&item).await? {
-                Some(answer) => self.settle(&item, answer, Part::default(), true, None, &mut filings, &mut outcomes)?,
-                None => fresh.push(item),
+                Ok(Some(answer)) => self.settle(&item, answer, Part::default(), true, None, &mut work)?,
+                Ok(None) => fresh.push(item),
+                Err(Unopened) => {
+                    let mut counted = Part::default();
+                    self.count_guess(&item, &mut counted);
+                    work.refuse(item.place, self.admitted.deny(Refusal::Unreadable, None), counted);
+                }
             }
         }
         let drawn = self.read_candidates(&fresh).await?;
-        for (item, first) in fresh.iter().zip(drawn) {
-            match self.decide(item, first).await {
-                Ok((answer, part, changed)) => {
-                    self.settle(item, answer, part, false, changed, &mut filings, &mut outcomes)?;
+        for (item, candidate) in fresh.iter().zip(drawn) {
+            let mut counted = Part::default();
+            self.count_guess(item, &mut counted);
+            let mut part = counted.clone();
+            match self.decide(item, candidate, &mut part).await {
+                Ok((answer, changed)) => self.settle(item, answer, part, false, changed, &mut work)?,
+                // The guess counts all the same: a card that is known here would have been answered.
+                Err(Undecided::Unreadable) => {
+                    work.refuse(item.place, self.admitted.deny(Refusal::Unreadable, None), counted);
                 }
-                Err(Error::SpaceExhausted) => {
-                    let denial = self.admitted.deny(Refusal::SpaceExhausted, None);
-                    let told = self.vault.inner.journal.refuse(denial, self.header.deadline).await;
-                    self.answer(answers, item.place, Err(told));
+                Err(Undecided::Told(Error::SpaceExhausted)) => {
+                    work.refuse(item.place, self.admitted.deny(Refusal::SpaceExhausted, None), counted);
                 }
-                Err(e) => self.answer(answers, item.place, Err(e)),
+                Err(Undecided::Told(e @ Error::Malformed { .. })) => {
+                    let denial = self.admitted.deny(Refusal::Malformed, None);
+                    work.filings.push(Filing::Refuse(denial, counted));
+                    work.outcomes.push(Outcome { place: item.place, told: Err(e) });
+                }
+                Err(Undecided::Told(e)) => self.answer(answers, item.place, Err(e)),
             }
         }
-        let filed = self.vault.inner.journal.file(filings, self.header.deadline).await?;
+        let Work { filings, outcomes } = work;
+        let hold = self.hold.clone().map(|run| run as Arc<dyn Send + Sync>);
+        let filed = self.vault.inner.journal.file(filings, self.header.deadline, hold).await?;
         for (outcome, filed) in outcomes.into_iter().zip(filed) {
-            let Outcome { place, answer, changed } = outcome;
-            match filed {
-                Ok(filed) => {
-                    if let Some((row, version)) = changed {
-                        self.vault.inner.recent.changed(self.merchant.id, row, version);
-                    }
+            let Outcome { place, told } = outcome;
+            match (filed, told) {
+                (Ok(filed), Ok(answer)) => {
                     let tokenized = self.tokenized(place, answer, filed.receipt)?;
                     self.answer(answers, place, Ok(tokenized));
                 }
-                Err(NotFiled::Stale) => {}
-                Err(e) => self.answer(answers, place, Err(e.into())),
+                (Ok(_), Err(told)) => self.answer(answers, place, Err(told)),
+                (Err(NotFiled::Stale), _) => {}
+                (Err(e), _) => self.answer(answers, place, Err(e.into())),
             }
         }
         Ok(())
+    }
+
+    /// The request's data subjects: fingerprints are made with their secrets, so they come first. One that is new gets
+    /// its secret here, and its row with its first card.
+    async fn read_subjects(&mut self, answers: &[Option<Result<Tokenized, Error>>]) -> Result<(), Error> {
+        let (id, state) = (self.merchant.id, self.state.clone());
+        let mut wanted = Vec::new();
+        for (card, answer) in self.cards.iter().zip(answers) {
+            let reference = self.context(card).customer_reference.as_str();
+            if answer.is_none() && !reference.is_empty() {
+                wanted.push(state.keyring.subject(id, reference)?);
+            }
+        }
+        let keys = wanted.iter().map(|subject| merchant_row(rows::SUBJECT, id, &subject.0)).collect();
+        self.view.read(self.vault.inner.store.as_ref(), keys).await?;
+        for subject in wanted {
+            if self.subjects.contains_key(&subject) {
+                continue;
+            }
+            let found = if let Some(bytes) = self.view.get(&merchant_row(rows::SUBJECT, id, &subject.0)) {
+                let index = state.keyring.open_subject(id, subject, bytes).map_err(|_| Error::internal())?;
+                let secret =
+                    state.keyring.subject_secret(id, subject, &index).map_err(|_| Error::internal())?;
+                Subject { secret, index: Some(index) }
+            } else {
+                let secret = SubjectSecret::random()?;
+                let index = state.keyring.new_subject(id, subject, &secret)?;
+                Subject { secret, index: Some(index) }
+            };
+            self.subjects.insert(subject, found);
+        }
+        self.subjects.insert(SubjectId::NONE, Subject { secret: SubjectSecret::none(), index: None });
+        Ok(())
+    }
+
+    fn context<'c>(&self, card: &'c NewCard) -> &'c Context
+    where
+        'a: 'c,
+    {
+        card.context.as_ref().unwrap_or(&self.header.context)
+    }
+
+    fn likeness<'l>(&'l self, item: &'l Item<'_>) -> Result<Likeness<'l>, Error> {
+        self.like(&item.format, item.subject, &item.restrictions)
+    }
+
+    fn like<'l>(
+        &'l self,
+        format: &'l FormatInForce,
+        subject: SubjectId,
+        restrictions: &'l [u8],
+    ) -> Result<Likeness<'l>, Error> {
+        let subject = &self.subjects.get(&subject).ok_or_else(Error::internal)?.secret;
+        Ok(Likeness { scope: self.scope(format), format: &format.name, subject, restrictions })
     }
 
     #[allow(clippy::unused_self, reason = "reads as what it is: this round's answer")]
@@ -216,9 +378,19 @@ impl<'a> Round<'a> {
     /// The open items with their names; a malformed one is answered at once.
     fn items(&self, answers: &mut [Option<Result<Tokenized, Error>>]) -> Result<Vec<Item<'a>>, Error> {
         let mut items = Vec::with_capacity(self.cards.len());
+        let mut of_subject: HashMap<&str, usize> = HashMap::new();
         for (place, card) in self.cards.iter().enumerate() {
             if answers.get(place).is_some_and(Option::is_some) {
                 continue;
+            }
+            let subject = self.context(card).customer_reference.as_str();
+            if !subject.is_empty() {
+                let count = of_subject.entry(subject).or_insert(0);
+                *count += 1;
+                // The rest of them in the next round: each item rewrites its subject's index.
+                if *count > SUBJECT_STRIDE {
+                    continue;
+                }
             }
             match self.item(place, card) {
                 Ok(item) => items.push(item),
@@ -240,11 +412,12 @@ impl<'a> Round<'a> {
         if card.valid_until.is_some_and(|until| until <= self.now) {
             return Err(Error::malformed("item.valid_until", "must be in the future"));
         }
-        let shape = Shape::of(&format.format, &card.pan, self.merchant.ff1_slots)
-            .ok_or_else(|| Error::malformed("item.plain.pan", "has a length that this token format does not take"))?;
+        let shape = Shape::of(&format.format, &card.pan, self.merchant.ff1_slots).ok_or_else(|| {
+            Error::malformed("item.plain.pan", "has a length that this token format does not take")
+        })?;
         let grants = self.grants(card, &format)?;
         let restrictions = restrictions(&grants);
-        let context = card.context.as_ref().unwrap_or(&self.header.context);
+        let context = self.context(card);
         let subject = match context.customer_reference.as_str() {
             "" => SubjectId::NONE,
             reference => keyring.subject(id, reference)?,
@@ -256,9 +429,7 @@ impl<'a> Round<'a> {
         let today = self.now.day();
         let reusable = format.format.reuse() == Reuse::Reuse && card.valid_until.is_none();
         let fingerprint = if reusable {
-            let scope = self.scope(&format);
-            let like = Likeness { scope, format: &format.name, subject, restrictions: &restrictions };
-            Some(keyring.fingerprint(id, &like, &card.pan)?)
+            Some(keyring.fingerprint(id, &self.like(&format, subject, &restrictions)?, &card.pan)?)
         } else {
             None
         };
@@ -277,9 +448,11 @@ impl<'a> Round<'a> {
             shape,
             grants,
             subject,
+            restrictions,
             hash: keyring.request_hash(id, &request, &bytes)?,
             bytes,
-            requests: [today, today.saturating_sub(KEPT_DAYS)].map(|d| day_row(rows::IDEMPOTENCY, d, id, &name)),
+            requests: [today, today.saturating_sub(KEPT_DAYS)]
+                .map(|d| day_row(rows::IDEMPOTENCY, d, id, &name)),
             fingerprint,
             guess,
             format,
@@ -301,7 +474,9 @@ impl<'a> Round<'a> {
         let mut named = Vec::with_capacity(card.channels.len());
         for name in &card.channels {
             let known = self.merchant.channel(name);
-            named.push(known.ok_or_else(|| Error::malformed("item.channels", "names no channel of the merchant"))?);
+            named.push(
+                known.ok_or_else(|| Error::malformed("item.channels", "names no channel of the merchant"))?,
+            );
         }
         named.sort_unstable();
         named.dedup();
@@ -311,21 +486,22 @@ impl<'a> Round<'a> {
             (Scope::Merchant, false) => Ok(Grants::Only(named)),
             (Scope::Channel, true) => Ok(Grants::Only(vec![own])),
             (Scope::Channel, false) if named == [own] => Ok(Grants::Only(named)),
-            (Scope::Channel, false) => {
-                Err(Error::malformed("item.channels", "may name only the request's own channel: the format has channel scope"))
-            }
+            (Scope::Channel, false) => Err(Error::malformed(
+                "item.channels",
+                "may name only the request's own channel: the format has channel scope",
+            )),
         }
     }
 
     /// The request's bytes, canonically: what the idempotency hash and the kept answer's key are made over.
     fn request_bytes(&self, card: &NewCard, context: &Context, restrictions: &[u8]) -> Zeroizing<Vec<u8>> {
-        let mut w = Writer::with_capacity(512);
+        let mut w = Writer::with_capacity(1_024); // never outgrown: a card number is written into it
         w.u8(Action::Tokenize.id()).u32(u32::try_from(self.cards.len()).unwrap_or(u32::MAX));
         w.u32(self.admitted.channel_id().0).u8(self.header.purpose.id()).u8(self.header.initiator.id());
         w.e(context.customer_reference.as_bytes()).e(context.session.as_bytes());
         w.e(context.client_address.as_bytes());
         w.e(card.pan.expose_digits());
-        w.u16(card.card_expiry.map_or(0, |e| e.year())).u8(card.card_expiry.map_or(0, |e| e.month()));
+        w.u16(card.card_expiry.map_or(0, CardExpiry::year)).u8(card.card_expiry.map_or(0, CardExpiry::month));
         w.e(card.format.as_ref().map_or("", |f| f.as_str()).as_bytes());
         w.u64(card.valid_until.map_or(0, |t| t.0)).e(restrictions);
         Zeroizing::new(w.done())
@@ -336,7 +512,7 @@ impl<'a> Round<'a> {
         let mut keys = Vec::with_capacity(items.len() * 4 + 1);
         for item in items {
             keys.extend(item.requests.iter().cloned());
-            keys.extend(item.fingerprint.iter().map(|f| merchant_row(rows::FINGERPRINT, id, f)));
+            keys.extend(item.fingerprint.iter().map(|f| merchant_row(rows::FINGERPRINT, id, &f.row)));
             keys.extend(item.guess.iter().map(|g| g.cell.clone()));
             if item.subject != SubjectId::NONE {
                 keys.push(merchant_row(rows::SUBJECT, id, &item.subject.0));
@@ -350,7 +526,9 @@ impl<'a> Round<'a> {
         let mut cells: HashMap<&Key, (GuessCell, &Guess)> = HashMap::new();
         for item in items {
             let Some(guess) = &item.guess else { continue };
-            if self.kept_row(item).is_some() {
+            // A retry of this very request is no new guess; the same id with another card is one.
+            let request = self.request(item)?;
+            if self.kept_row(item).is_ok_and(|kept| kept.is_some_and(|k| request.is(&k))) {
                 continue;
             }
             let read = || (GuessCell::read(self.view.get(&guess.cell)), guess);
@@ -379,86 +557,107 @@ impl<'a> Round<'a> {
     async fn allowance(&self, guess: &Guess) -> Result<usize, Error> {
         let today = self.now.day();
         let days = (1..=guard::MEAN_DAYS).map(|back| today.saturating_sub(back));
-        let keys: Vec<Key> = days.map(|d| day_row(rows::VOLUME, d, self.merchant.id, &guess.volume)).collect();
+        let keys: Vec<Key> =
+            days.map(|d| day_row(rows::VOLUME, d, self.merchant.id, &guess.volume)).collect();
         let counts = self.vault.inner.store.get(&keys).await?;
         let count = |v: &Vec<u8>| v.as_slice().try_into().map_or(0, u64::from_be_bytes);
         let total = counts.iter().flatten().map(count).fold(0, u64::saturating_add);
         Ok(guard::allowance(total))
     }
 
-    fn kept_row(&self, item: &Item<'_>) -> Option<(Timestamp, [u8; 32], Vec<u8>)> {
-        let read = |bytes: &[u8]| -> Result<(Timestamp, [u8; 32], Vec<u8>), Torn> {
-            let mut r = Reader::new(bytes);
-            if r.u8()? != FORMAT {
-                return Err(Torn);
-            }
-            Ok((Timestamp(r.u64()?), r.array()?, r.rest().to_vec()))
-        };
-        let found = item.requests.iter().find_map(|key| self.view.get(key)).and_then(|bytes| read(bytes).ok())?;
-        (self.now < found.0.plus_days(KEPT_DAYS)).then_some(found)
+    fn request(&self, item: &Item<'_>) -> Result<Request<'_>, Error> {
+        let place = u32::try_from(item.place).map_err(|_| Error::internal())?;
+        let (principal, request_id) = (self.admitted.principal(), &self.header.request_id.0);
+        let key = RequestKey { principal, request_id, item: place };
+        Ok(Request { merchant: self.merchant.id, key, hash: item.hash })
     }
 
-    /// The answer kept of an earlier request with this id; an error if that was another request.
-    async fn kept(&self, item: &Item<'_>) -> Result<Option<Answer>, Error> {
-        let Some((_, hash, sealed)) = self.kept_row(item) else { return Ok(None) };
-        let place = u32::try_from(item.place).map_err(|_| Error::internal())?;
-        let request = RequestKey {
-            principal: self.admitted.principal(),
-            request_id: &self.header.request_id.0,
-            item: place,
-        };
-        if !same_request(&hash, &item.hash) {
-            let denial = self.admitted.deny(Refusal::IdempotencyMismatch, None);
-            return Err(self.vault.inner.journal.refuse(denial, self.header.deadline).await);
+    /// The row of an earlier request with this id, unless its time is over.
+    fn kept_row(&self, item: &Item<'_>) -> Result<Option<Kept<'_>>, Unopened> {
+        let Some(row) = item.requests.iter().find_map(|key| self.view.get(key)) else { return Ok(None) };
+        let kept = self.request(item).map_err(|_| Unopened)?.read(&self.state.keyring, row)?;
+        Ok(kept.counts(self.now).then_some(kept))
+    }
+
+    /// The answer kept of an earlier request with this id. The outer error is of the whole request: the earlier one was
+    /// another. Then the card counts as a guess, since the answer tells that it is not the earlier one's.
+    async fn kept(&mut self, item: &Item<'_>) -> Result<Result<Option<Answer>, Unopened>, Error> {
+        let request = self.request(item)?;
+        match self.kept_row(item) {
+            Err(Unopened) => return Ok(Err(Unopened)),
+            Ok(None) => return Ok(Ok(None)),
+            Ok(Some(kept)) if request.is(&kept) => {
+                let keyring = &self.state.keyring;
+                let opened = keyring.open_answer(request.merchant, &request.key, &item.bytes, kept.answer);
+                return Ok(opened
+                    .and_then(|bytes| Answer::decode(&bytes).map_err(|Torn| Unopened))
+                    .map(Some));
+            }
+            Ok(Some(_)) => {}
         }
-        let opened = self.state.keyring.open_answer(self.merchant.id, &request, &item.bytes, &sealed);
-        let answer = opened.ok().and_then(|bytes| Answer::decode(&bytes).ok());
-        answer.map(Some).ok_or_else(Error::internal)
+        let mut counted = Part::default();
+        self.count_guess(item, &mut counted);
+        let denial = self.admitted.deny(Refusal::IdempotencyMismatch, None);
+        let told = denial.error();
+        let filed =
+            self.vault.inner.journal.file(vec![Filing::Refuse(denial, counted)], self.header.deadline, None);
+        Err(match filed.await?.into_iter().next() {
+            Some(Ok(_)) => told,
+            Some(Err(why)) => why.into(),
+            None => Error::internal(),
+        })
     }
 
     /// A first candidate for each item, and the rows of it and of the token that might be reused, read together.
-    async fn read_candidates(&mut self, items: &[Item<'_>]) -> Result<Vec<(Option<Token>, Token)>, Error> {
+    async fn read_candidates(&mut self, items: &[Item<'_>]) -> Result<Vec<Token>, Error> {
         let (id, keyring) = (self.merchant.id, &self.state.keyring);
         let mut drawn = Vec::with_capacity(items.len());
         let mut keys = Vec::with_capacity(items.len() * 2);
         for item in items {
-            let known = self.known_token(item)?;
+            // One that does not open is told when its item is decided.
+            let known = self.known_token(item).unwrap_or_default();
             let candidate = item.shape.draw(&mut random::below)?;
             for token in known.iter().chain([&candidate]) {
                 keys.push(merchant_row(rows::CARD, id, &keyring.row_key(id, token)?.0));
             }
-            drawn.push((known, candidate));
+            if let Some(token) = &known {
+                let row_key = keyring.row_key(id, token)?;
+                self.newest
+                    .extend(self.vault.inner.recent.newest(id, row_key).map(|version| (row_key, version)));
+            }
+            drawn.push(candidate);
         }
         self.view.read(self.vault.inner.store.as_ref(), keys).await?;
         Ok(drawn)
     }
 
     /// The token that this card already has, as its fingerprint row says.
-    fn known_token(&self, item: &Item<'_>) -> Result<Option<Token>, Error> {
+    fn known_token(&self, item: &Item<'_>) -> Result<Option<Token>, Unopened> {
         let Some(fingerprint) = &item.fingerprint else { return Ok(None) };
         let id = self.merchant.id;
-        let Some(row) = self.view.get(&merchant_row(rows::FINGERPRINT, id, fingerprint)) else { return Ok(None) };
-        let scope = self.scope(&item.format);
-        let opened = self.state.keyring.open_reuse(id, fingerprint, scope, &item.card.pan, row);
-        opened.map(Some).map_err(|_| Error::internal())
+        let Some(row) = self.view.get(&merchant_row(rows::FINGERPRINT, id, &fingerprint.row)) else {
+            return Ok(None);
+        };
+        let like = self.likeness(item).map_err(|_| Unopened)?;
+        self.state.keyring.open_reuse(id, fingerprint, &like, &item.card.pan, row).map(Some)
     }
 
     /// Reuses the card's token where there is a working one, mints one where there is not.
     async fn decide(
         &mut self,
         item: &Item<'_>,
-        (_, candidate): (Option<Token>, Token),
-    ) -> Result<(Answer, Part, Option<(RowKey, u32)>), Error> {
-        let mut part = Part::default();
-        self.count_guess(item, &mut part);
-        // Read again, since an item before this one may be of the same card.
-        if let Some(known) = self.known_token(item)? {
-            if let Some((answer, changed)) = self.reuse(item, known, &mut part)? {
-                return Ok((answer, part, changed));
-            }
+        candidate: Token,
+        part: &mut Part,
+    ) -> Result<(Answer, Changed), Undecided> {
+        // Looked up here, not with the candidates: an item before this one may be of the same card.
+        let known = self.known_token(item).map_err(|Unopened| Undecided::Unreadable)?;
+        if let Some(token) = known
+            && let Some(reused) = self.reuse(item, token, part)?
+        {
+            return Ok(reused);
         }
-        let (answer, row) = self.mint(item, candidate, &mut part).await?;
-        Ok((answer, part, Some((row, 1))))
+        let (answer, row) = self.mint(item, candidate, part).await?;
+        Ok((answer, Some((row, 1))))
     }
 
     fn count_guess(&mut self, item: &Item<'_>, part: &mut Part) {
@@ -478,16 +677,17 @@ impl<'a> Round<'a> {
         item: &Item<'_>,
         token: Token,
         part: &mut Part,
-    ) -> Result<Option<(Answer, Option<(RowKey, u32)>)>, Error> {
+    ) -> Result<Option<(Answer, Changed)>, Undecided> {
         let (id, state) = (self.merchant.id, self.state.clone());
         let row_key = state.keyring.row_key(id, &token)?;
         let store_key = merchant_row(rows::CARD, id, &row_key.0);
+        let newest = self.newest.get(&row_key);
         let Some(bytes) = self.view.get(&store_key) else {
-            return if self.vault.inner.recent.is_older(id, row_key, None) { Err(Error::internal()) } else { Ok(None) };
+            return if newest.is_some() { Err(Undecided::Unreadable) } else { Ok(None) };
         };
-        let card = state.keyring.card(id, row_key, bytes).map_err(|_| Error::internal())?;
-        if self.vault.inner.recent.is_older(id, row_key, Some(card.row.version)) {
-            return Err(Error::internal());
+        let card = state.keyring.card(id, row_key, bytes).map_err(|Unopened| Undecided::Unreadable)?;
+        if newest.is_some_and(|newest| card.row.version < *newest) {
+            return Err(Undecided::Unreadable);
         }
         let works = !card.is_revoked() && card.row.valid_until.is_none() && card.row.grants == item.grants;
         if !works || card.row.subject != item.subject {
@@ -518,12 +718,18 @@ impl<'a> Round<'a> {
         Ok(Some((answer, changed)))
     }
 
-    async fn mint(&mut self, item: &Item<'_>, first: Token, part: &mut Part) -> Result<(Answer, RowKey), Error> {
+    async fn mint(
+        &mut self,
+        item: &Item<'_>,
+        first: Token,
+        part: &mut Part,
+    ) -> Result<(Answer, RowKey), Error> {
         let (id, state) = (self.merchant.id, self.state.clone());
         let (token, row_key) = self.unused(item, first).await?;
         let record = state.keyring.reference(id, &token)?;
-        let secret = self.subject_row(item, row_key, part)?;
-        let inner = state.keyring.seal_pan(id, &token, &secret, record, &item.card.pan)?;
+        self.note_subject(item, row_key, part)?;
+        let secret = &self.subjects.get(&item.subject).ok_or_else(Error::internal)?.secret;
+        let inner = state.keyring.seal_pan(id, &token, secret, record, &item.card.pan)?;
         let network =
             self.vault.inner.networks.find(&item.card.pan).map_or_else(String::new, |n| n.id().to_owned());
         let row = Row {
@@ -542,9 +748,9 @@ impl<'a> Round<'a> {
         let sealed = state.keyring.seal_row(id, row_key, &row)?;
         self.view.put(part, merchant_row(rows::CARD, id, &row_key.0), sealed);
         if let Some(fingerprint) = &item.fingerprint {
-            let scope = self.scope(&item.format);
-            let sealed = state.keyring.seal_reuse(id, fingerprint, scope, &item.card.pan, &token)?;
-            self.view.put(part, merchant_row(rows::FINGERPRINT, id, fingerprint), sealed);
+            let like = self.likeness(item)?;
+            let sealed = state.keyring.seal_reuse(id, fingerprint, &like, &item.card.pan, &token)?;
+            self.view.put(part, merchant_row(rows::FINGERPRINT, id, &fingerprint.row), sealed);
         }
         part.writes.push(Write::Add(self.space_key(item)?, 1));
         let answer = Answer {
@@ -560,28 +766,20 @@ impl<'a> Round<'a> {
         Ok((answer, row_key))
     }
 
-    /// The subject's secret; the subject's index gets the new rows.
-    fn subject_row(&mut self, item: &Item<'_>, row: RowKey, part: &mut Part) -> Result<SubjectSecret, Error> {
-        if item.subject == SubjectId::NONE {
-            return Ok(SubjectSecret::none());
-        }
-        let (id, subject, state) = (self.merchant.id, item.subject, self.state.clone());
-        let key = merchant_row(rows::SUBJECT, id, &subject.0);
-        let mut index: SubjectIndex = match self.view.get(&key) {
-            None => state.keyring.new_subject(id, subject, &SubjectSecret::random()?)?,
-            Some(bytes) => state.keyring.open_subject(id, subject, bytes).map_err(|_| Error::internal())?,
-        };
+    /// Puts a new card into its subject's index.
+    fn note_subject(&mut self, item: &Item<'_>, row: RowKey, part: &mut Part) -> Result<(), Error> {
+        let (id, subject) = (self.merchant.id, item.subject);
+        let Some(Subject { index: Some(index), .. }) = self.subjects.get_mut(&subject) else { return Ok(()) };
         if index.cards.len() >= MAX_SUBJECT_ROWS {
-            return Err(Error::malformed("context.customer_reference", "already has 2,000 tokens"));
+            return Err(Error::malformed("context.customer_reference", "already has 1,000 tokens"));
         }
-        let secret = state.keyring.subject_secret(id, subject, &index).map_err(|_| Error::internal())?;
         index.cards.push(row);
-        if let Some(fingerprint) = item.fingerprint.filter(|f| !index.fingerprints.contains(f)) {
-            index.fingerprints.push(fingerprint);
+        if let Some(fingerprint) = item.fingerprint.filter(|f| !index.fingerprints.contains(&f.row)) {
+            index.fingerprints.push(fingerprint.row);
         }
-        let sealed = state.keyring.seal_subject(id, subject, &index)?;
-        self.view.put(part, key, sealed);
-        Ok(secret)
+        let sealed = self.state.keyring.seal_subject(id, subject, index)?;
+        self.view.put(part, merchant_row(rows::SUBJECT, id, &subject.0), sealed);
+        Ok(())
     }
 
     /// A token that no row has: the first candidate, 31 more, then the walk where the space is small, else 992 more.
@@ -598,9 +796,14 @@ impl<'a> Round<'a> {
             }
         }
         if small && !self.is_used_up(item).await? {
-            for index in item.shape.walk(&mut random::below)? {
-                let Some(token) = item.shape.nth(index) else { continue };
-                if let Some(found) = self.if_unused(token).await? {
+            let mut walk = item.shape.walk(&mut random::below)?;
+            loop {
+                let tokens: Vec<Token> =
+                    walk.by_ref().take(STRIDE).filter_map(|i| item.shape.nth(i)).collect();
+                if tokens.is_empty() {
+                    break;
+                }
+                if let Some(found) = self.first_unused(tokens).await? {
                     return Ok(found);
                 }
             }
@@ -617,10 +820,27 @@ impl<'a> Round<'a> {
     }
 
     fn space_key(&self, item: &Item<'_>) -> Result<Key, Error> {
-        let length = u8::try_from(item.card.pan.len()).map_err(|_| Error::internal())?;
-        let name = &item.format.name;
-        let space = self.state.keyring.space(self.merchant.id, name, length, item.shape.kept())?;
+        let space = self.state.keyring.space(self.merchant.id, &item.shape)?;
         Ok(merchant_row(rows::SPACE, self.merchant.id, &space))
+    }
+
+    /// The first of these tokens that no row has. What is looked at is not kept: a walk may look at a million.
+    async fn first_unused(&self, tokens: Vec<Token>) -> Result<Option<(Token, RowKey)>, Error> {
+        let id = self.merchant.id;
+        let mut keys = Vec::with_capacity(tokens.len());
+        for token in &tokens {
+            keys.push(merchant_row(rows::CARD, id, &self.state.keyring.row_key(id, token)?.0));
+        }
+        let rows = self.vault.inner.store.get(&keys).await?;
+        for ((token, key), row) in tokens.into_iter().zip(keys).zip(rows) {
+            if row.is_none() && self.view.get(&key).is_none() {
+                let row_key = self.state.keyring.row_key(id, &token)?;
+                if self.vault.inner.recent.newest(id, row_key).is_none() {
+                    return Ok(Some((token, row_key)));
+                }
+            }
+        }
+        Ok(None)
     }
 
     async fn if_unused(&mut self, token: Token) -> Result<Option<(Token, RowKey)>, Error> {
@@ -629,56 +849,49 @@ impl<'a> Round<'a> {
         let key = merchant_row(rows::CARD, id, &row_key.0);
         self.view.read(self.vault.inner.store.as_ref(), vec![key.clone()]).await?;
         // A row that this node wrote and that is gone is not free: somebody took it away.
-        let taken = self.view.get(&key).is_some() || self.vault.inner.recent.is_older(id, row_key, None);
+        let taken = self.view.get(&key).is_some() || self.vault.inner.recent.newest(id, row_key).is_some();
         Ok((!taken).then_some((token, row_key)))
     }
 
     /// Asks for the permit, and puts the item's filing and its kept answer together.
-    #[allow(clippy::too_many_arguments, reason = "what one item comes to, said once")]
     fn settle(
         &mut self,
         item: &Item<'_>,
         answer: Answer,
         mut part: Part,
         again: bool,
-        changed: Option<(RowKey, u32)>,
-        filings: &mut Vec<Filing>,
-        outcomes: &mut Vec<Outcome>,
+        changed: Changed,
+        work: &mut Work,
     ) -> Result<(), Error> {
-        let filing = match self.admitted.permit_token(answer.record, answer.minting, answer.version, again) {
-            Err(denial) => Filing::Refuse(denial),
+        match self.admitted.permit_token(answer.record, answer.minting, answer.version, again) {
+            Err(denial) => {
+                work.refuse(item.place, denial, Part::default());
+            }
             Ok(permit) => {
                 if !again {
                     let row = self.kept_bytes(item, &answer)?;
                     let [today, _] = &item.requests;
                     self.view.put(&mut part, today.clone(), row);
                 }
-                Filing::Enact(permit, part)
+                work.filings.push(Filing::Enact(
+                    permit,
+                    part,
+                    changed.map(|(row, version)| (self.merchant.id, row, version)),
+                ));
+                work.outcomes.push(Outcome { place: item.place, told: Ok(answer) });
             }
-        };
-        filings.push(filing);
-        outcomes.push(Outcome { place: item.place, answer, changed });
+        }
         Ok(())
     }
 
     fn kept_bytes(&self, item: &Item<'_>, answer: &Answer) -> Result<Vec<u8>, Error> {
-        let place = u32::try_from(item.place).map_err(|_| Error::internal())?;
-        let request = RequestKey {
-            principal: self.admitted.principal(),
-            request_id: &self.header.request_id.0,
-            item: place,
-        };
+        let request = self.request(item)?;
         let plain = Zeroizing::new(answer.encode());
-        let sealed = self.state.keyring.seal_answer(self.merchant.id, &request, &item.bytes, &plain)?;
-        Ok(Writer::default().u8(FORMAT).u64(self.now.0).fixed(&item.hash).fixed(&sealed).done())
+        let sealed = self.state.keyring.seal_answer(request.merchant, &request.key, &item.bytes, &plain)?;
+        request.row(&self.state.keyring, self.now, &sealed)
     }
 
-    fn tokenized(
-        &self,
-        place: usize,
-        answer: Answer,
-        receipt: Receipt,
-    ) -> Result<Tokenized, Error> {
+    fn tokenized(&self, place: usize, answer: Answer, receipt: Receipt) -> Result<Tokenized, Error> {
         let pan = &self.cards.get(place).ok_or_else(Error::internal)?.pan;
         Ok(Tokenized {
             mask: pan.mask(self.merchant.mask(pan.len())),
@@ -710,14 +923,14 @@ fn restrictions(grants: &Grants) -> Vec<u8> {
 impl Answer {
     /// What is kept for a retry: version u8, token, record 16, version u32, minting u8, format, network, expiry, valid until.
     fn encode(&self) -> Vec<u8> {
-        let mut w = Writer::with_capacity(128);
+        let mut w = Writer::with_capacity(256); // never outgrown: a token is written into it
         w.u8(FORMAT).e(self.token.as_bytes()).fixed(&self.record.0).u32(self.version);
         w.u8(match self.minting {
             Minting::Minted => 1,
             Minting::Reused => 2,
         });
         w.e(self.format.as_str().as_bytes()).e(self.network.as_bytes());
-        w.u16(self.card_expiry.map_or(0, |e| e.year())).u8(self.card_expiry.map_or(0, |e| e.month()));
+        w.u16(self.card_expiry.map_or(0, CardExpiry::year)).u8(self.card_expiry.map_or(0, CardExpiry::month));
         w.u64(self.valid_until.map_or(0, |t| t.0)).done()
     }
 

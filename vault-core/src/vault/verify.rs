@@ -9,9 +9,9 @@ use crate::audit::entry::{AuditEntry, Event};
 use crate::audit::note::LogVerifier;
 use crate::audit::tree::entry_key;
 use crate::audit::verify::{self, Report};
+use crate::codec::Reader;
 use crate::error::Error;
-use crate::keyring::merchant_row;
-use crate::record::RowKey;
+use crate::record::{MerchantId, RowKey};
 use crate::rows;
 use crate::store::MAX_SCAN;
 use crate::words::Ref;
@@ -110,29 +110,25 @@ impl Vault {
         let mut logged = self.logged_versions(log.entries).await?;
         let mut report = StoreReport { log: Some(log), ..StoreReport::default() };
         let state = self.state();
-        for merchant in state.control.numbers.values().map(|n| n.id) {
-            let prefix = merchant_row(rows::CARD, merchant, &[0; 16]);
-            let prefix = prefix.get(..5).unwrap_or_default().to_vec();
-            let mut after: Option<Vec<u8>> = None;
-            loop {
-                let page = self.inner.store.scan(&prefix, after.as_deref(), MAX_SCAN).await?;
-                let Some((last, _)) = page.last() else { break };
-                after = Some(last.clone());
-                for (key, bytes) in page {
-                    let row_key = key.get(5..).and_then(|k| k.try_into().ok()).map(RowKey);
-                    let card = row_key.and_then(|k| state.keyring.card(merchant, k, &bytes).ok());
-                    let Some(card) = card else {
-                        report.note(Finding::Unreadable { row: data_encoding::HEXLOWER.encode(&key) });
-                        continue;
-                    };
-                    let (record, found) = (card.row.record, card.row.version);
-                    match logged.remove(&record) {
-                        None => report.note(Finding::Extra { record }),
-                        Some(version) if version > found => {
-                            report.note(Finding::RolledBack { record, found, logged: version });
-                        }
-                        Some(_) => report.good += 1,
+        let mut after: Option<Vec<u8>> = None;
+        loop {
+            let page = self.inner.store.scan(&[rows::CARD], after.as_deref(), MAX_SCAN).await?;
+            let Some((last, _)) = page.last() else { break };
+            after = Some(last.clone());
+            for (key, bytes) in page {
+                let named = card_key(&key);
+                let card = named.and_then(|(merchant, row)| state.keyring.card(merchant, row, &bytes).ok());
+                let Some(card) = card else {
+                    report.note(Finding::Unreadable { row: data_encoding::HEXLOWER.encode(&key) });
+                    continue;
+                };
+                let (record, found) = (card.row.record, card.row.version);
+                match logged.remove(&record) {
+                    None => report.note(Finding::Extra { record }),
+                    Some(version) if version > found => {
+                        report.note(Finding::RolledBack { record, found, logged: version });
                     }
+                    Some(_) => report.good += 1,
                 }
             }
         }
@@ -148,10 +144,13 @@ impl Vault {
         let page = u64::try_from(MAX_SCAN).unwrap_or(u64::MAX);
         let mut from = 0;
         while from < entries {
-            let keys: Vec<_> = (from..entries.min(from.saturating_add(page))).map(|i| entry_key(FIRST_LOG, i)).collect();
+            let keys: Vec<_> =
+                (from..entries.min(from.saturating_add(page))).map(|i| entry_key(FIRST_LOG, i)).collect();
             for bytes in self.inner.store.get(&keys).await?.into_iter().flatten() {
                 let Ok(entry) = AuditEntry::decode(&bytes) else { continue };
-                if let Event::Tokenized { record, version, .. } | Event::Revoked { record, version, .. } = entry.event {
+                if let Event::Tokenized { record, version, .. } | Event::Revoked { record, version, .. } =
+                    entry.event
+                {
                     let newest = versions.entry(record).or_insert(0);
                     *newest = version.max(*newest);
                 }
@@ -160,4 +159,12 @@ impl Vault {
         }
         Ok(versions)
     }
+}
+
+/// Merchant and row key of a card row's key.
+fn card_key(key: &[u8]) -> Option<(MerchantId, RowKey)> {
+    let mut r = Reader::new(key);
+    r.u8().ok().filter(|kind| *kind == rows::CARD)?;
+    let found = (MerchantId(r.u32().ok()?), RowKey(r.array().ok()?));
+    r.end().ok().map(|()| found)
 }

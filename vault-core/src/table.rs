@@ -40,13 +40,13 @@ pub struct Policy {
     pub rules: Vec<Rule>,
 }
 
-/// A certificate authority, known by the SHA-256 of its SubjectPublicKeyInfo.
+/// A certificate authority, known by the SHA-256 of its `SubjectPublicKeyInfo`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Authority {
     /// Its name in this policy.
     pub id: AuthorityName,
-    /// SHA-256 of its SubjectPublicKeyInfo, 64 hexadecimal digits, as `vaultctl certs inventory` prints it.
+    /// SHA-256 of its `SubjectPublicKeyInfo`, 64 hexadecimal digits, as `vaultctl certs inventory` prints it.
     pub sha256: String,
 }
 
@@ -207,8 +207,13 @@ fn is_nothing(show: &Show) -> bool {
     *show == Show::Nothing
 }
 
+/// What is wrong with a policy. The words may quote the file; if that brings a card number, nothing is quoted.
 fn wrong(what: impl std::fmt::Display) -> Error {
-    Error::Config(format!("policy: {what}"))
+    let said = format!("policy: {what}");
+    if crate::pan::holds_card_number(&said) {
+        return Error::Config("policy: a card number stands where a name or a length belongs".to_owned());
+    }
+    Error::Config(said)
 }
 
 impl Policy {
@@ -239,7 +244,10 @@ impl Policy {
         for authority in &self.authorities {
             let hex = &authority.sha256;
             if hex.len() != 64 || !hex.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')) {
-                return Err(wrong(format!("authority {}: sha256 must be 64 lower-case hex digits", authority.id)));
+                return Err(wrong(format!(
+                    "authority {}: sha256 must be 64 lower-case hex digits",
+                    authority.id
+                )));
             }
         }
         once("merchant", self.merchants.iter().map(|m| m.id.as_str()))?;
@@ -261,7 +269,10 @@ impl Policy {
         let named = self.principals.iter().filter_map(|p| Some((p.authority.as_ref()?, p.name.as_ref()?)));
         for certificate in named.chain(self.operators.iter().map(|o| (&o.authority, &o.name))) {
             if !certificates.insert(certificate) {
-                return Err(wrong(format!("two rows for one certificate name of authority {}", certificate.0)));
+                return Err(wrong(format!(
+                    "two rows for one certificate name of authority {}",
+                    certificate.0
+                )));
             }
         }
         once("rule", self.rules.iter().map(|r| r.id.as_str()))?;
@@ -280,9 +291,9 @@ impl Policy {
             }
             _ => return Err(wrong(format!("principal {id}: authority and name go together"))),
         }
-        let merchant = self.merchant(&principal.merchant).ok_or_else(|| {
-            wrong(format!("principal {id}: no merchant {}", principal.merchant))
-        })?;
+        let merchant = self
+            .merchant(&principal.merchant)
+            .ok_or_else(|| wrong(format!("principal {id}: no merchant {}", principal.merchant)))?;
         match &principal.channel {
             Some(channel) if !merchant.channels.iter().any(|c| c.id == *channel) => {
                 Err(wrong(format!("principal {id}: merchant {} has no channel {channel}", merchant.id)))
@@ -293,8 +304,9 @@ impl Policy {
 
     fn check_rule(&self, rule: &Rule) -> Result<(), Error> {
         let id = &rule.id;
-        let merchant =
-            self.merchant(&rule.merchant).ok_or_else(|| wrong(format!("rule {id}: no merchant {}", rule.merchant)))?;
+        let merchant = self
+            .merchant(&rule.merchant)
+            .ok_or_else(|| wrong(format!("rule {id}: no merchant {}", rule.merchant)))?;
         if let Some(channel) = rule.channels.iter().find(|c| !merchant.channels.iter().any(|m| m.id == **c)) {
             return Err(wrong(format!("rule {id}: merchant {} has no channel {channel}", merchant.id)));
         }
@@ -318,7 +330,9 @@ impl Policy {
         }
         let shows = rule.actions.iter().any(|a| matches!(a, Action::Detokenize | Action::Inspect));
         if rule.effect == Effect::Allow && shows && rule.show == Show::Nothing {
-            return Err(wrong(format!("rule {id}: say what it shows: show = \"full\", \"masked\" or \"last_four\"")));
+            return Err(wrong(format!(
+                "rule {id}: say what it shows: show = \"full\", \"masked\" or \"last_four\""
+            )));
         }
         if rule.show == Show::Full && !rule.actions.contains(&Action::Detokenize) {
             return Err(wrong(format!("rule {id}: only detokenize can show a card number in full")));
@@ -343,18 +357,20 @@ impl Merchant {
         once(&format!("merchant {id}: channel"), self.channels.iter().map(|c| c.id.as_str()))?;
         for channel in &self.channels {
             if !self.formats.iter().any(|f| f.id == channel.format) {
-                return Err(wrong(format!("merchant {id}: channel {}: no format {}", channel.id, channel.format)));
+                return Err(wrong(format!(
+                    "merchant {id}: channel {}: no format {}",
+                    channel.id, channel.format
+                )));
             }
         }
         let mut kept = self.masks()?;
-        let masks = kept.clone();
         for format in &self.formats {
-            let built = format.build().map_err(|e| wrong(format!("merchant {id}: format {}: {e}", format.id)))?;
+            let built =
+                format.build().map_err(|e| wrong(format!("merchant {id}: format {}: {e}", format.id)))?;
             for (length, keeps) in &mut kept {
                 keeps.extend(built.keep(*length));
             }
         }
-        drop(masks);
         for (length, keeps) in kept {
             token::union_allowed(length, &keeps).map_err(|e| {
                 wrong(format!("merchant {id}: formats and masks of {length} digits together: {e}"))
@@ -366,7 +382,10 @@ impl Merchant {
     /// What a mask shows, for each card number length from 12 to 19.
     fn masks(&self) -> Result<BTreeMap<usize, Vec<Keep>>, Error> {
         if let Some(odd) = self.mask.keys().find(|k| length_of(k).is_none()) {
-            return Err(wrong(format!("merchant {}: mask: {odd} is no card number length (12 to 19)", self.id)));
+            return Err(wrong(format!(
+                "merchant {}: mask: {odd} is no card number length (12 to 19)",
+                self.id
+            )));
         }
         (12..=19).map(|length| self.mask_keep(length).map(|keep| (length, vec![keep]))).collect()
     }
@@ -375,7 +394,9 @@ impl Merchant {
     pub fn mask_keep(&self, length: usize) -> Result<Keep, Error> {
         match self.mask.get(&length.to_string()) {
             None => Ok(Keep::default_for(length)),
-            Some(text) => keep_of(length, text).map_err(|e| wrong(format!("merchant {}: mask: {e}", self.id))),
+            Some(text) => {
+                keep_of(length, text).map_err(|e| wrong(format!("merchant {}: mask: {e}", self.id)))
+            }
         }
     }
 }
@@ -388,8 +409,8 @@ impl Format {
         } else {
             let mut keeps = Vec::with_capacity(self.keep.len());
             for (length, text) in &self.keep {
-                let digits =
-                    length_of(length).ok_or_else(|| format!("keep: {length} is no card number length (12 to 19)"))?;
+                let digits = length_of(length)
+                    .ok_or_else(|| format!("keep: {length} is no card number length (12 to 19)"))?;
                 keeps.push((digits, keep_of(digits, text)?));
             }
             keeps
@@ -431,6 +452,10 @@ fn once<'a>(what: &str, names: impl Iterator<Item = &'a str>) -> Result<BTreeSet
 
 /// toml's message with its line, without the line's content: a policy file may hold what does not belong in a log.
 fn describe(text: &str, e: &toml::de::Error) -> String {
-    let line = e.span().and_then(|span| text.get(..span.start)).map_or(1, |before| before.matches('\n').count() + 1);
-    format!("line {line}: {}", e.message())
+    let line =
+        e.span().and_then(|span| text.get(..span.start)).map_or(1, |before| before.matches('\n').count() + 1);
+    // A message may quote a value; one that quotes a card number is not passed on.
+    let message = e.message();
+    let message = if crate::pan::holds_card_number(message) { "is not what this key takes" } else { message };
+    format!("line {line}: {message}")
 }

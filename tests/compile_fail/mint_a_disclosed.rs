@@ -1,0 +1,12 @@
+//@ error: E0451
+//@ says: Disclosed
+use vault_core::journal::Disclosed;
+use vault_core::record::SealedRecord;
+
+fn forge(sealed: SealedRecord) -> Disclosed {
+    Disclosed { sealed }
+}
+
+fn main() {
+    let _ = forge;
+}

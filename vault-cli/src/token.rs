@@ -1,0 +1,706 @@
+//! `vaultctl token`: cards in, tokens out, and what is known of a token.
+//!
+//! A card number is shown to a person at a terminal who says what for, and to nothing else: not to a pipe, not to a file.
+//! Cards come from standard input, a file or a hidden prompt.
+
+use std::fs::OpenOptions;
+use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+
+use clap::{Args, Subcommand};
+use serde::Serialize;
+use uuid::Uuid;
+use vault_client::{Batch, ClientError, Outcome, ask, chunk_request_id, v1};
+use vault_core::pan::{self, CardExpiry};
+use zeroize::Zeroizing;
+
+use crate::dial::{self, Dialled, VaultOptions};
+use crate::fail::{Exit, Failure, exit_of};
+use crate::input::{self, Card, Line};
+use crate::output::{self, Out};
+use crate::wire::{self, ReceiptText, Shown, Words};
+
+/// Items that are sent at once where the vault does not say: the contract's batch.
+const CHUNK: usize = 1_000;
+
+/// The most tokens on one command line; more come from a file.
+const MAX_ARGUMENTS: usize = 1_000;
+
+/// The subcommands of `vaultctl token`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum TokenCommand {
+    /// Swap cards for tokens
+    #[command(after_help = concat!("Cards are read from --file, from standard input, or asked for without being shown: one \
+        per line, number[,expiry[,anything]]. They are never taken from the command line.\n\nExamples:\n  \
+        vaultctl token tokenize --profile web.toml\n  \
+        vaultctl token tokenize --profile web.toml --file cards.csv --format opaque\n  \
+        vaultctl --json token tokenize --profile web.toml < cards.csv > tokens.jsonl"))]
+    Tokenize(Tokenize),
+    /// Show a token's card masked, or at a terminal and with a purpose in full
+    #[command(
+        after_help = "The card number is shown only with --reveal and --purpose, and only on a terminal.\n\nExamples:\n  \
+        vaultctl token detokenize --profile web.toml 4111119773421111\n  \
+        vaultctl token detokenize --profile gateway.toml --reveal --purpose dispute 4111119773421111"
+    )]
+    Detokenize(Detokenize),
+    /// Show what is known of tokens, without their card numbers
+    #[command(after_help = "Examples:\n  \
+        vaultctl token inspect --profile web.toml 4111119773421111\n  \
+        vaultctl --json token inspect --profile web.toml --file tokens.txt")]
+    Inspect(Inspect),
+    /// End tokens, on one channel or on all; it cannot be undone
+    #[command(after_help = "Examples:\n  \
+        vaultctl token revoke --profile web.toml --everywhere 4111119773421111\n  \
+        vaultctl token revoke --profile web.toml --on till --file tokens.txt")]
+    Revoke(Revoke),
+}
+
+/// What every request says about itself.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Request")]
+pub(crate) struct Asked {
+    /// Who set the payment off
+    #[arg(long, value_parser = v1::Initiator::parser(), default_value = "cardholder", hide_possible_values = false)]
+    initiator: v1::Initiator,
+    /// The merchant's own name for the customer
+    #[arg(long, value_name = "REFERENCE")]
+    customer: Option<String>,
+    /// The same again: the id of the request whose answer was lost
+    #[arg(long, value_name = "UUID")]
+    request_id: Option<Uuid>,
+    /// Keep the receipts in this new file, one per line
+    #[arg(long, value_name = "FILE")]
+    receipts: Option<PathBuf>,
+}
+
+/// Which tokens.
+#[derive(Debug, Args)]
+pub(crate) struct Tokens {
+    /// The tokens
+    #[arg(value_name = "TOKEN", required_unless_present = "file", conflicts_with = "file", num_args = 1..=MAX_ARGUMENTS)]
+    tokens: Vec<String>,
+    /// A file of tokens, one per line; - is standard input
+    #[arg(long, value_name = "FILE")]
+    file: Option<PathBuf>,
+}
+
+/// `token tokenize`.
+#[derive(Debug, Args)]
+pub(crate) struct Tokenize {
+    /// A file of cards, number[,expiry[,anything]] per line; - is standard input
+    #[arg(long, value_name = "FILE")]
+    file: Option<PathBuf>,
+    /// The date on the cards that come without one, MM/YY
+    #[arg(long, value_name = "MM/YY", value_parser = parse_expiry)]
+    expiry: Option<CardExpiry>,
+    /// The token format by its name in the policy; else the channel's own
+    #[arg(long, value_name = "NAME")]
+    format: Option<String>,
+    /// From when on the tokens no longer work: 2026-12-31, or 2026-12-31T12:00:00Z
+    #[arg(long, value_name = "MOMENT", value_parser = wire::parse_moment)]
+    valid_until: Option<prost_types::Timestamp>,
+    /// A channel that may use the tokens; may be given again; else as the format's scope says
+    #[arg(long = "grant", value_name = "CHANNEL")]
+    grants: Vec<String>,
+    /// What the cards are wanted for
+    #[arg(long, value_parser = v1::Purpose::parser(), default_value = "authorization")]
+    purpose: v1::Purpose,
+    #[command(flatten)]
+    asked: Asked,
+    #[command(flatten)]
+    vault: VaultOptions,
+}
+
+/// `token detokenize`.
+#[derive(Debug, Args)]
+pub(crate) struct Detokenize {
+    #[command(flatten)]
+    tokens: Tokens,
+    /// Show the card number: needs --purpose, and a terminal
+    #[arg(long, requires = "purpose")]
+    reveal: bool,
+    /// What the card is wanted for; authorization unless said
+    #[arg(long, value_parser = v1::Purpose::parser())]
+    purpose: Option<v1::Purpose>,
+    #[command(flatten)]
+    asked: Asked,
+    #[command(flatten)]
+    vault: VaultOptions,
+}
+
+/// `token inspect`.
+#[derive(Debug, Args)]
+pub(crate) struct Inspect {
+    #[command(flatten)]
+    tokens: Tokens,
+    /// What the card is wanted for
+    #[arg(long, value_parser = v1::Purpose::parser(), default_value = "authorization")]
+    purpose: v1::Purpose,
+    #[command(flatten)]
+    asked: Asked,
+    #[command(flatten)]
+    vault: VaultOptions,
+}
+
+/// `token revoke`.
+#[derive(Debug, Args)]
+pub(crate) struct Revoke {
+    #[command(flatten)]
+    tokens: Tokens,
+    /// End them on all channels, for good
+    #[arg(long, required_unless_present = "on", conflicts_with = "on")]
+    everywhere: bool,
+    /// End them on this channel only
+    #[arg(long, value_name = "CHANNEL")]
+    on: Option<String>,
+    /// What the card is wanted for
+    #[arg(long, value_parser = v1::Purpose::parser(), default_value = "authorization")]
+    purpose: v1::Purpose,
+    #[command(flatten)]
+    asked: Asked,
+    #[command(flatten)]
+    vault: VaultOptions,
+}
+
+fn parse_expiry(text: &str) -> Result<CardExpiry, vault_core::pan::ExpiryError> {
+    CardExpiry::parse(text)
+}
+
+/// Does what the command line says.
+pub(crate) fn run(command: TokenCommand, out: Out) -> Result<(), Failure> {
+    match command {
+        TokenCommand::Tokenize(asked) => tokenize(asked, out),
+        TokenCommand::Detokenize(asked) => detokenize(asked, out),
+        TokenCommand::Inspect(asked) => inspect(asked, out),
+        TokenCommand::Revoke(asked) => revoke(asked, out),
+    }
+}
+
+fn tokenize(command: Tokenize, out: Out) -> Result<(), Failure> {
+    let Tokenize { file, expiry, format, valid_until, grants, purpose, asked, vault } = command;
+    asked.check()?;
+    let cards = input::cards(file.as_deref(), expiry)?;
+    let item = |card: Card| v1::TokenizeItem {
+        format: format.clone().unwrap_or_default(),
+        valid_until,
+        channels: grants.clone(),
+        ..plain(&card)
+    };
+    dial::run(async {
+        let session = Session::open(vault, asked, purpose, out).await?;
+        session.all(cards, item, Told::tokenized).await
+    })
+}
+
+fn plain(card: &Card) -> v1::TokenizeItem {
+    let date = |e: CardExpiry| v1::CardExpiry { month: e.month().into(), year: e.year().into() };
+    ask::card(Zeroizing::new(card.pan.expose_digits().to_vec()), card.expiry.map(date))
+}
+
+fn detokenize(command: Detokenize, out: Out) -> Result<(), Failure> {
+    let Detokenize { tokens, reveal, purpose, asked, vault } = command;
+    if reveal && !output::is_seen() {
+        return Err(Failure::refused(
+            "a card number is shown on a terminal only, and standard output is none; leave --reveal out to see the mask",
+        ));
+    }
+    asked.check()?;
+    let tokens = input::tokens(&tokens.tokens, tokens.file.as_deref())?;
+    let item = |token: vault_core::token::Token| {
+        if reveal { ask::plain(token.as_str()) } else { ask::masked(token.as_str()) }
+    };
+    dial::run(async {
+        let purpose = purpose.unwrap_or(v1::Purpose::Authorization);
+        let session = Session::open(vault, asked, purpose, out).await?;
+        session.all(tokens, item, Told::detokenized).await
+    })
+}
+
+fn inspect(command: Inspect, out: Out) -> Result<(), Failure> {
+    let Inspect { tokens, purpose, asked, vault } = command;
+    asked.check()?;
+    let tokens = input::tokens(&tokens.tokens, tokens.file.as_deref())?;
+    dial::run(async {
+        let session = Session::open(vault, asked, purpose, out).await?;
+        session.all(tokens, |token| ask::look(token.as_str()), Told::inspected).await
+    })
+}
+
+fn revoke(command: Revoke, out: Out) -> Result<(), Failure> {
+    let Revoke { tokens, everywhere: _, on, purpose, asked, vault } = command;
+    asked.check()?;
+    let tokens = input::tokens(&tokens.tokens, tokens.file.as_deref())?;
+    let item = |token: vault_core::token::Token| match &on {
+        Some(channel) => ask::end_on(token.as_str(), channel),
+        None => ask::end(token.as_str()),
+    };
+    dial::run(async {
+        let session = Session::open(vault, asked, purpose, out).await?;
+        session.all(tokens, item, Told::revoked).await
+    })
+}
+
+impl Asked {
+    /// Refuses here what the vault would: a card number must not even travel in such a field.
+    fn check(&self) -> Result<(), Failure> {
+        if self.customer.as_deref().is_some_and(pan::holds_card_number) {
+            return Err(Failure::usage("--customer must not hold a card number"));
+        }
+        Ok(())
+    }
+}
+
+/// A verb as this command uses it: alone for one item, in batches for more.
+trait Verb: Sized {
+    type Result;
+    fn with_reference(self, reference: String) -> Self;
+    async fn one(self, at: &Dialled, header: v1::RequestHeader) -> Result<Self::Result, ClientError>;
+    async fn many(
+        items: Vec<Self>,
+        at: &Dialled,
+        header: v1::RequestHeader,
+    ) -> Result<Batch<Self::Result>, ClientError>;
+}
+
+macro_rules! verbs {
+    ($($item:ident -> $result:ident by $one:ident, $many:ident;)+) => {$(
+        impl Verb for v1::$item {
+            type Result = v1::$result;
+            fn with_reference(self, reference: String) -> Self {
+                Self { reference, ..self }
+            }
+            async fn one(self, at: &Dialled, header: v1::RequestHeader) -> Result<Self::Result, ClientError> {
+                at.vault.$one(header, self).await
+            }
+            async fn many(
+                items: Vec<Self>,
+                at: &Dialled,
+                header: v1::RequestHeader,
+            ) -> Result<Batch<Self::Result>, ClientError> {
+                at.vault.$many(header, items).await
+            }
+        }
+    )+};
+}
+
+verbs! {
+    TokenizeItem -> TokenizeResult by tokenize, batch_tokenize;
+    DetokenizeItem -> DetokenizeResult by detokenize, batch_detokenize;
+    InspectItem -> InspectResult by inspect, batch_inspect;
+    RevokeItem -> RevokeResult by revoke, batch_revoke;
+}
+
+/// One command's dealings with the vault.
+struct Session {
+    at: Dialled,
+    header: v1::RequestHeader,
+    request_id: Uuid,
+    receipts: Option<Receipts>,
+    out: Out,
+}
+
+impl Session {
+    async fn open(
+        vault: VaultOptions,
+        asked: Asked,
+        purpose: v1::Purpose,
+        out: Out,
+    ) -> Result<Self, Failure> {
+        let receipts = asked.receipts.as_deref().map(Receipts::create).transpose()?;
+        let at = vault.connect().await?;
+        let request_id = asked.request_id.unwrap_or_else(Uuid::new_v4);
+        let context = asked
+            .customer
+            .map(|customer_reference| v1::Context { customer_reference, ..v1::Context::default() });
+        let header = v1::RequestHeader {
+            request_id: request_id.to_string(),
+            context,
+            ..ask::header(&at.merchant, &at.channel, purpose, asked.initiator)
+        };
+        Ok(Self { at, header, request_id, receipts, out })
+    }
+
+    /// Sends every line that could be read, and tells each line's answer in the lines' order.
+    async fn all<I, V: Verb>(
+        mut self,
+        lines: Vec<Line<I>>,
+        item: impl Fn(I) -> V,
+        told: impl Fn(V::Result, &[v1::Checkpoint]) -> Told,
+    ) -> Result<(), Failure> {
+        let mut tally = Tally { lines: lines.len(), ..Tally::default() };
+        let limit =
+            self.at.vault.capabilities().limits.as_ref().and_then(|l| usize::try_from(l.batch_items).ok());
+        let chunk = limit.filter(|n| (1..CHUNK).contains(n)).unwrap_or(CHUNK);
+        if let [Line { read: Ok(_), .. }] = lines.as_slice() {
+            for Line { read, .. } in lines {
+                let Ok(one) = read else { continue };
+                let answer = item(one).one(&self.at, self.header.clone()).await;
+                let answer = answer.map_err(|e| self.advised(e))?;
+                self.tell(None, told(answer, &[]))?;
+            }
+            return Ok(());
+        }
+        let mut lines = lines.into_iter().peekable();
+        for number in 0.. {
+            if lines.peek().is_none() {
+                break;
+            }
+            let mut unread = Vec::new();
+            let mut places = Vec::new();
+            let mut items = Vec::new();
+            for Line { number, read } in lines.by_ref().take(chunk) {
+                match read {
+                    Ok(one) => {
+                        places.push(number);
+                        items.push(item(one).with_reference(number.to_string()));
+                    }
+                    Err(rule) => unread.push((number, rule)),
+                }
+            }
+            let id = chunk_request_id(self.request_id, number);
+            let header = v1::RequestHeader { request_id: id.to_string(), ..self.header.clone() };
+            let batch = if items.is_empty() {
+                Batch { outcomes: Vec::new(), checkpoints: Vec::new() }
+            } else {
+                let sent = V::many(items, &self.at, header).await;
+                sent.map_err(|e| self.advised(e))?
+            };
+            self.tell_chunk(places, unread, batch, &told, &mut tally)?;
+        }
+        tally.end(self.request_id)
+    }
+
+    fn tell_chunk<T>(
+        &mut self,
+        places: Vec<u64>,
+        unread: Vec<(u64, String)>,
+        batch: Batch<T>,
+        told: impl Fn(T, &[v1::Checkpoint]) -> Told,
+        tally: &mut Tally,
+    ) -> Result<(), Failure> {
+        let Batch { outcomes, checkpoints } = batch;
+        let mut unread = unread.into_iter().peekable();
+        for (place, Outcome { result, .. }) in places.into_iter().zip(outcomes) {
+            while let Some((number, rule)) = unread.next_if(|(number, _)| *number < place) {
+                self.tell_refusal(number, &rule, None, tally)?;
+            }
+            match result {
+                Ok(answer) => self.tell(Some(place), told(answer, &checkpoints))?,
+                Err(error) => {
+                    tally.worst = Some(worse(tally.worst, exit_of(&error)));
+                    let reason = error.reason().map(vault_client::Reason::as_str);
+                    self.tell_refusal(place, &error.to_string(), reason, tally)?;
+                }
+            }
+        }
+        unread.try_for_each(|(number, rule)| self.tell_refusal(number, &rule, None, tally))
+    }
+
+    fn tell(&mut self, line: Option<u64>, told: Told) -> Result<(), Failure> {
+        if let (Some(receipts), Some(receipt)) = (&mut self.receipts, &told.receipt) {
+            receipts.keep(receipt)?;
+        }
+        self.out.tell(&Numbered { line, told }, |numbered| numbered.told.words.to_string())
+    }
+
+    fn tell_refusal(
+        &self,
+        line: u64,
+        why: &str,
+        reason: Option<&'static str>,
+        tally: &mut Tally,
+    ) -> Result<(), Failure> {
+        tally.refused += 1;
+        tally.worst = Some(worse(tally.worst, Exit::Refused));
+        if self.out.is_json() {
+            let error = Refused { line, error: Why { reason, message: crate::fail::quiet(why) } };
+            return self.out.tell(&error, |_| String::new());
+        }
+        output::note(&format!("line {line}: {why}"));
+        Ok(())
+    }
+
+    /// What to do where it is not known what became of a request: it is known by its id.
+    fn advised(&self, error: ClientError) -> Failure {
+        let unknown = exit_of(&error) == Exit::Failed;
+        let failure = Failure::from(error);
+        if unknown {
+            failure.and(format_args!("the id is --request-id {}", self.request_id))
+        } else {
+            failure
+        }
+    }
+}
+
+fn worse(known: Option<Exit>, found: Exit) -> Exit {
+    match (known, found) {
+        (Some(Exit::Failed), _) | (_, Exit::Failed) => Exit::Failed,
+        _ => found,
+    }
+}
+
+/// What became of all lines.
+#[derive(Default)]
+struct Tally {
+    lines: usize,
+    refused: usize,
+    worst: Option<Exit>,
+}
+
+impl Tally {
+    fn end(self, id: Uuid) -> Result<(), Failure> {
+        let Self { lines, refused, worst } = self;
+        let line = format!("{refused} of {lines} lines were refused; correct them and send them again");
+        match worst {
+            None => Ok(()),
+            Some(Exit::Failed) => Err(Failure::failed(format_args!(
+                "{refused} of {lines} lines have no answer; send the whole again with --request-id {id}"
+            ))),
+            Some(Exit::Refused | Exit::Usage) => Err(Failure::refused(line)),
+        }
+    }
+}
+
+/// What a command tells of one answer.
+struct Told {
+    json: Answer,
+    words: Zeroizing<String>,
+    receipt: Option<ReceiptText>,
+}
+
+#[derive(Serialize)]
+struct Numbered {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    line: Option<u64>,
+    #[serde(flatten)]
+    told: Told,
+}
+
+impl Serialize for Told {
+    fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        #[derive(Serialize)]
+        struct Whole<'a> {
+            #[serde(flatten)]
+            answer: &'a Answer,
+            receipt: &'a Option<ReceiptText>,
+        }
+        Whole { answer: &self.json, receipt: &self.receipt }.serialize(to)
+    }
+}
+
+#[derive(Serialize)]
+struct Refused {
+    line: u64,
+    error: Why,
+}
+
+#[derive(Serialize)]
+struct Why {
+    reason: Option<&'static str>,
+    message: String,
+}
+
+/// The answers' JSON.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Answer {
+    Tokenized { token: String, format: String, valid_until: Option<String>, novelty: String, card: Shown },
+    Plain { pan: Digits, card_expiry: Option<String> },
+    Masked { card: Shown },
+    Inspected(Box<Inspected>),
+    Revoked { state: String, channels: Vec<String> },
+}
+
+#[derive(Serialize)]
+struct Inspected {
+    state: String,
+    scheme: String,
+    format: String,
+    channels: Vec<String>,
+    valid_until: Option<String>,
+    created_at: Option<String>,
+    card: Shown,
+}
+
+/// A card number on its way to a terminal.
+struct Digits(Zeroizing<Vec<u8>>);
+
+impl Digits {
+    fn expose(&self) -> &str {
+        std::str::from_utf8(&self.0).unwrap_or_default()
+    }
+}
+
+impl Serialize for Digits {
+    fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_str(self.expose())
+    }
+}
+
+impl Told {
+    fn new(json: Answer, words: String, receipt: Option<&v1::Receipt>, heads: &[v1::Checkpoint]) -> Self {
+        let receipt = receipt.and_then(|r| ReceiptText::of(r, heads));
+        Self { json, words: Zeroizing::new(words), receipt }
+    }
+
+    fn tokenized(answer: v1::TokenizeResult, heads: &[v1::Checkpoint]) -> Self {
+        let card = Shown::of(answer.card);
+        let novelty = wire::word::<v1::Novelty>(answer.novelty);
+        let known = if novelty == "-" { String::new() } else { format!("  {novelty}") };
+        let words = format!("{}  {}{known}", answer.token, card.words());
+        let valid_until = wire::moment(answer.valid_until.as_ref());
+        let json =
+            Answer::Tokenized { token: answer.token, format: answer.format, valid_until, novelty, card };
+        Self::new(json, words, answer.receipt.as_ref(), heads)
+    }
+
+    fn detokenized(answer: v1::DetokenizeResult, heads: &[v1::Checkpoint]) -> Self {
+        use v1::detokenize_result::Reveal;
+        let receipt = answer.receipt;
+        let (json, words) = match answer.reveal {
+            Some(Reveal::Plain(mut card)) => {
+                let card_expiry = wire::expiry(card.card_expiry.as_ref());
+                let pan = Digits(card.take_pan());
+                let words = format!("{}  {}", pan.expose(), card_expiry.as_deref().unwrap_or("-"));
+                (Answer::Plain { pan, card_expiry }, words)
+            }
+            Some(Reveal::Masked(card)) => {
+                let card = Shown::of(Some(card));
+                let words = card.words();
+                (Answer::Masked { card }, words)
+            }
+            Some(Reveal::SealedToRecipient(_)) | None => {
+                let card = Shown::default();
+                let words = card.words();
+                (Answer::Masked { card }, words)
+            }
+        };
+        Self::new(json, words, receipt.as_ref(), heads)
+    }
+
+    fn inspected(answer: v1::InspectResult, heads: &[v1::Checkpoint]) -> Self {
+        let inspected = Inspected {
+            state: wire::word::<v1::TokenState>(answer.state),
+            scheme: wire::word::<v1::TokenScheme>(answer.scheme),
+            format: answer.format,
+            channels: answer.channels,
+            valid_until: wire::moment(answer.valid_until.as_ref()),
+            created_at: wire::moment(answer.created_at.as_ref()),
+            card: Shown::of(answer.card),
+        };
+        let until = inspected.valid_until.as_deref().map_or_else(String::new, |at| format!("  until {at}"));
+        let words = format!(
+            "{}  {}  {} {}  on {}{until}",
+            inspected.card.words(),
+            inspected.state,
+            inspected.scheme,
+            inspected.format,
+            some(&inspected.channels)
+        );
+        Self::new(Answer::Inspected(Box::new(inspected)), words, answer.receipt.as_ref(), heads)
+    }
+
+    fn revoked(answer: v1::RevokeResult, heads: &[v1::Checkpoint]) -> Self {
+        let state = wire::word::<v1::TokenState>(answer.state);
+        let words = format!("{state}  on {}", some(&answer.channels));
+        let json = Answer::Revoked { state, channels: answer.channels };
+        Self::new(json, words, answer.receipt.as_ref(), heads)
+    }
+}
+
+fn some(names: &[String]) -> String {
+    if names.is_empty() { "no channel".to_owned() } else { names.join(",") }
+}
+
+/// A new file of receipts, one per line.
+struct Receipts {
+    file: std::fs::File,
+    path: PathBuf,
+}
+
+impl Receipts {
+    fn create(path: &Path) -> Result<Self, Failure> {
+        let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
+        let file =
+            file.map_err(|e| Failure::usage(format_args!("{}: {e}; name a new file", path.display())))?;
+        Ok(Self { file, path: path.to_owned() })
+    }
+
+    fn keep(&mut self, receipt: &ReceiptText) -> Result<(), Failure> {
+        writeln!(self.file, "{}", receipt.text()).map_err(|e| {
+            Failure::failed(format_args!("{}: {e}; the receipt is not kept", self.path.display()))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn json(told: Told, line: Option<u64>) -> String {
+        serde_json::to_string(&Numbered { line, told }).unwrap()
+    }
+
+    #[test]
+    fn an_answer_is_told_for_people_and_for_programs() {
+        let card = || {
+            Some(v1::MaskedCard {
+                masked_pan: "411111******1111".into(),
+                last_four: "1111".into(),
+                network: "visa".into(),
+                card_expiry: Some(v1::CardExpiry { month: 3, year: 2029 }),
+            })
+        };
+        let tokenized = || v1::TokenizeResult {
+            token: "4111110000021111".into(),
+            format: "cards".into(),
+            card: card(),
+            novelty: v1::Novelty::Reused.into(),
+            ..v1::TokenizeResult::default()
+        };
+        assert_eq!(
+            *Told::tokenized(tokenized(), &[]).words,
+            "4111110000021111  411111******1111  visa  03/2029  reused"
+        );
+        assert_eq!(
+            json(Told::tokenized(tokenized(), &[]), Some(2)),
+            "{\"line\":2,\"token\":\"4111110000021111\",\"format\":\"cards\",\"valid_until\":null,\"novelty\":\"reused\",\
+             \"card\":{\"masked_pan\":\"411111******1111\",\"last_four\":\"1111\",\"network\":\"visa\",\
+             \"card_expiry\":\"03/2029\"},\"receipt\":null}"
+        );
+        let nothing = Told::inspected(v1::InspectResult { state: 2, ..v1::InspectResult::default() }, &[]);
+        assert_eq!(*nothing.words, "-  -  -  expired  -   on no channel");
+        let revoked = v1::RevokeResult { state: 1, channels: vec!["a".into(), "b".into()], receipt: None };
+        assert_eq!(*Told::revoked(revoked.clone(), &[]).words, "active  on a,b");
+        assert_eq!(
+            json(Told::revoked(revoked, &[]), None),
+            "{\"state\":\"active\",\"channels\":[\"a\",\"b\"],\"receipt\":null}"
+        );
+    }
+
+    #[test]
+    fn a_fault_outweighs_a_refusal() {
+        let end = |worst| {
+            let tally = Tally { lines: 3, refused: 1, worst };
+            tally.end(Uuid::nil()).map_err(|failure| failure.exit())
+        };
+        assert_eq!(end(None), Ok(()));
+        assert_eq!(end(Some(worse(None, Exit::Refused))), Err(Exit::Refused));
+        assert_eq!(end(Some(worse(Some(Exit::Failed), Exit::Refused))), Err(Exit::Failed));
+        assert_eq!(end(Some(worse(Some(Exit::Refused), Exit::Failed))), Err(Exit::Failed));
+    }
+
+    #[test]
+    fn a_customer_reference_that_holds_a_card_number_goes_nowhere() {
+        let asked = |customer: &str| Asked {
+            initiator: v1::Initiator::Cardholder,
+            customer: Some(customer.to_owned()),
+            request_id: None,
+            receipts: None,
+        };
+        assert!(asked("c-17").check().is_ok());
+        let failure = asked("c 4111 1111 1111 1111").check().unwrap_err();
+        assert!(!failure.to_string().contains("4111"));
+    }
+}

@@ -1,0 +1,299 @@
+//! `vaultctl` against a server that it serves itself: every command that dials, over mutual TLS.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test that cannot go on stops, and says where"
+)]
+
+use std::fs;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::PathBuf;
+use std::process::{Child, Command, Output, Stdio};
+
+use serde_json::Value;
+
+/// Card numbers that everyone knows.
+const VISA: &str = "4111111111111111";
+const MASTERCARD: &str = "5555555555554444";
+
+/// A vault that is served, and who dials it.
+struct Served {
+    folder: tempfile::TempDir,
+    server: Child,
+    log_key: String,
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        // Whether it still runs is the test's to say; here it only must not outlive it.
+        let _ = self.server.kill();
+        let _ = self.server.wait();
+    }
+}
+
+impl Served {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        let run = |line: &str| answer(&command(&folder, line).output().unwrap(), line);
+        let mut policy = String::new();
+        for (name, leaf) in [("shop", "web"), ("operators", "ada"), ("servers", "server")] {
+            let made = run(&format!("certs create-ca {name}"));
+            let names = if leaf == "server" {
+                "--server --ip 127.0.0.1".into()
+            } else {
+                format!("--uri spiffe://rig/{leaf}")
+            };
+            run(&format!("certs issue --ca {name} {leaf} {names}"));
+            let sha256 = made["sha256"].as_str().unwrap();
+            policy = policy + &format!("[[authority]]\nid = \"{name}\"\nsha256 = \"{sha256}\"\n");
+        }
+        policy.push_str(include_str!("served.toml"));
+        private(&at("policy.toml"), &policy);
+        private(&at("passphrase"), "a passphrase of tests");
+        let made = run(
+            "init --folder vault --passphrase-file passphrase --policy policy.toml --settings vault.toml",
+        );
+        let settings = fs::read_to_string(at("vault.toml")).unwrap();
+        private(&at("vault.toml"), &settings.replace(":7443", ":0").replace(":7444", ":0"));
+        let (server, data, admin) = serve(&folder);
+        let part = |table: &str, address: &str, leaf: &str| {
+            format!(
+                "[{table}]\nserver = \"https://{address}\"\nca = \"certs/servers.pem\"\ncert = \"certs/{leaf}.pem\"\n\
+                 key = \"certs/{leaf}.key\"\n"
+            )
+        };
+        private(&at("profile.toml"), &(part("vault", &data, "web") + &part("admin", &admin, "ada")));
+        Self { folder, server, log_key: made["log_key"].as_str().unwrap().to_owned() }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// Runs a line with something on standard input.
+    fn feed(&self, line: &str, input: &str) -> Output {
+        let mut child = command(&self.folder, line)
+            .env("VAULTCTL_PROFILE", "profile.toml")
+            .stdin(Stdio::piped())
+            .spawn()
+            .unwrap();
+        child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+        let told = child.wait_with_output().unwrap();
+        let said = [told.stdout.clone(), told.stderr.clone()].concat();
+        let said = String::from_utf8(said).unwrap();
+        for card in [VISA, MASTERCARD] {
+            assert!(!said.contains(card), "{line}: a card number was told");
+        }
+        told
+    }
+
+    /// The answers of a command that succeeds: JSON lines.
+    fn all(&self, line: &str, input: &str) -> Vec<Value> {
+        let told = self.feed(line, input);
+        assert_eq!(told.status.code(), Some(0), "{line}: {}", error(&told));
+        lines(&told)
+    }
+
+    fn one(&self, line: &str) -> Value {
+        self.all(line, "").pop().unwrap_or_else(|| panic!("{line}: no answer"))
+    }
+
+    fn refused(&self, line: &str, code: i32, says: &str) {
+        let told = self.feed(line, "");
+        assert_eq!(told.status.code(), Some(code), "{line}: {}", error(&told));
+        assert!(error(&told).contains(says), "{line}: {}", error(&told));
+    }
+}
+
+fn command(folder: &tempfile::TempDir, line: &str) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_vaultctl"));
+    command.arg("--json").args(line.split(' ')).env_clear().current_dir(folder.path());
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+/// Starts the server and reads from its log where it listens.
+fn serve(folder: &tempfile::TempDir) -> (Child, String, String) {
+    let mut server = command(folder, "serve --settings vault.toml").spawn().unwrap();
+    let mut log = BufReader::new(server.stderr.take().unwrap());
+    let mut address = |door: &str| {
+        let mut line = String::new();
+        loop {
+            line.clear();
+            assert_ne!(log.read_line(&mut line).unwrap(), 0, "the server ended");
+            let Ok(told) = serde_json::from_str::<Value>(&line) else { panic!("{line}") };
+            if told["door"] == door {
+                return told["address"].as_str().unwrap().to_owned();
+            }
+        }
+    };
+    let (data, admin) = (address("data"), address("admin"));
+    // Read to its end, so that the server never waits for a reader.
+    std::thread::spawn(move || log.lines().map_while(Result::ok).for_each(drop));
+    (server, data, admin)
+}
+
+fn private(path: &std::path::Path, text: &str) {
+    fs::write(path, text).unwrap();
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
+}
+
+fn lines(told: &Output) -> Vec<Value> {
+    let text = String::from_utf8(told.stdout.clone()).unwrap();
+    text.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{line}: {e}"))).collect()
+}
+
+fn answer(told: &Output, line: &str) -> Value {
+    assert_eq!(told.status.code(), Some(0), "{line}: {}", error(told));
+    lines(told).pop().unwrap()
+}
+
+fn error(told: &Output) -> String {
+    String::from_utf8(told.stderr.clone()).unwrap()
+}
+
+#[test]
+fn a_vault_is_run_from_the_command_line() {
+    let served = Served::new();
+    cards_become_tokens(&served);
+    operators_stop_and_let_go(&served);
+    the_policy_is_changed_as_it_was_shown(&served);
+    the_log_proves_what_was_done(&served);
+    the_server_ends_in_good_order_and_its_folder_is_whole(served);
+}
+
+fn cards_become_tokens(served: &Served) {
+    let cards = format!("number,expiry,name\n{VISA},12/29,Ada\n4111111111111112,,\n{MASTERCARD}\n");
+    let told = served.feed("token tokenize --receipts receipts.jsonl", &cards);
+    assert_eq!(told.status.code(), Some(1), "{}", error(&told));
+    assert!(error(&told).contains("1 of 3 lines"), "{}", error(&told));
+    let answers = lines(&told);
+    let places: Vec<_> = answers.iter().map(|a| a["line"].as_u64().unwrap()).collect();
+    assert_eq!(places, [2, 3, 4]);
+    assert_eq!(answers[0]["card"]["masked_pan"], "411111******1111");
+    assert_eq!(answers[0]["card"]["card_expiry"], "12/2029");
+    assert!(answers[1]["error"]["message"].as_str().unwrap().contains("check digit"));
+    let receipts = fs::read_to_string(served.path("receipts.jsonl")).unwrap();
+    assert_eq!(receipts.lines().count(), 2);
+
+    let token = answers[0]["token"].as_str().unwrap();
+    let again = served.all("token tokenize", VISA);
+    assert_eq!((again[0]["token"].as_str(), &again[0]["novelty"]), (Some(token), &Value::from("reused")));
+    fs::write(served.path("receipt.json"), again[0].to_string()).unwrap();
+
+    assert_eq!(served.one(&format!("token inspect {token}"))["state"], "active");
+    assert_eq!(served.one(&format!("token detokenize {token}"))["card"]["masked_pan"], "411111******1111");
+    served.refused(&format!("token detokenize --reveal --purpose dispute {token}"), 1, "terminal");
+    fs::write(served.path("tokens.txt"), format!("{token}\n\n{VISA}\n4111110000021112\n")).unwrap();
+    let told = served.feed("token inspect --file tokens.txt", "");
+    let answers = lines(&told);
+    assert_eq!((told.status.code(), answers.len()), (Some(1), 3));
+    assert!(answers[1]["error"]["message"].as_str().unwrap().contains("must not look like a card number"));
+    assert_eq!(answers[2]["error"]["reason"], "NOT_FOUND");
+
+    let other = lines(&served.feed("token tokenize", MASTERCARD)).pop().unwrap();
+    let other = other["token"].as_str().unwrap();
+    assert_eq!(served.one(&format!("token revoke --everywhere {other}"))["state"], "revoked");
+    served.refused(&format!("token inspect {other}"), 1, "NOT_FOUND");
+
+    // The answer is given again, the giving is logged anew.
+    let retry = "token tokenize --request-id 0f0e0d0c-0b0a-4908-8706-050403020100";
+    let twice = [served.all(retry, VISA), served.all(retry, VISA)];
+    assert_eq!(twice[0][0]["token"], twice[1][0]["token"]);
+    let mismatch = served.feed(retry, MASTERCARD);
+    assert!(mismatch.status.code() == Some(1) && error(&mismatch).contains("IDEMPOTENCY_MISMATCH"));
+}
+
+fn operators_stop_and_let_go(served: &Served) {
+    let deks = |served: &Served| served.one("keys list --kind dek --merchant acme").as_array().unwrap().len();
+    assert_eq!(deks(served), 1);
+    let rotated = served.one("keys rotate dek --merchant acme");
+    assert_eq!(
+        (&rotated["key"]["version"], &rotated["previous"]["state"]),
+        (&Value::from(2), &Value::from("deactivated"))
+    );
+    assert_eq!(deks(served), 2);
+    served.refused("keys rotate dek --merchant nobody", 1, "merchant");
+
+    let set = served.one("lock set --principal web --reason drill --note rehearsal");
+    let lockdown = set["lock"]["lockdown"].as_u64().unwrap();
+    served.refused("token inspect 4111110000021112", 1, "LOCKED");
+    assert_eq!(served.one("lock list")[0]["note"], "rehearsal");
+    served.one(&format!("lock lift {lockdown}"));
+    assert_eq!(served.one("lock list"), Value::Array(Vec::new()));
+    assert_eq!(served.one("lock list --lifted")[0]["lifted_by"], "ada");
+    served.refused("token inspect 4111110000021112", 1, "NOT_FOUND");
+}
+
+fn the_policy_is_changed_as_it_was_shown(served: &Served) {
+    let shown = served.one("policy show");
+    fs::write(served.path("shown.toml"), shown["toml"].as_str().unwrap()).unwrap();
+    assert_eq!(served.one("policy diff shown.toml")["changes"], Value::Array(Vec::new()));
+
+    let explained = served.one("policy explain web revoke acme/web");
+    assert_eq!(
+        (&explained["decision"], &explained["rules"][0]["rule"]),
+        (&Value::from("allow"), &Value::from("web-stores"))
+    );
+    let text = shown["toml"].as_str().unwrap().replace("\"tokenize\", \"revoke\"", "\"tokenize\"");
+    fs::write(served.path("less.toml"), text).unwrap();
+    let diff = served.one("policy diff less.toml");
+    assert_eq!(diff["changes"][0]["path"], "rule.web-stores");
+    let epoch = diff["epoch"].as_u64().unwrap();
+    served.refused("policy apply less.toml", 64, "--yes");
+    served.refused("policy apply less.toml --yes --epoch 1", 1, "EPOCH_MISMATCH");
+    assert_eq!(served.one(&format!("policy apply less.toml --yes --epoch {epoch}"))["epoch"], epoch + 1);
+    assert_eq!(served.one("policy explain web revoke web --merchant acme")["decision"], "deny");
+    fs::write(served.path("bad.toml"), "rule = 1").unwrap();
+    served.refused("policy apply bad.toml --yes", 1, "POLICY_REFUSED");
+}
+
+fn the_log_proves_what_was_done(served: &Served) {
+    fs::write(served.path("log.vkey"), &served.log_key).unwrap();
+    let there = served.one("audit verify");
+    assert_eq!((&there["intact"], &there["by"]), (&Value::Bool(true), &Value::from("vault")));
+    let here = served.one("audit verify --log-key log.vkey");
+    assert_eq!((&here["intact"], &here["by"]), (&Value::Bool(true), &Value::from("vaultctl")));
+    let exported = served.one("audit export log.jsonl");
+    assert_eq!(exported["log_key"], *served.log_key);
+    let verified = served.one("audit verify --export log.jsonl --log-key log.vkey");
+    assert_eq!(verified["entries"], exported["entries"]);
+
+    for receipts in ["receipt.json", "receipts.jsonl"] {
+        let proofs = served.feed(&format!("audit prove {receipts} --log-key log.vkey"), "");
+        assert_eq!(proofs.status.code(), Some(0), "{}", error(&proofs));
+        fs::write(served.path("proof.json"), &proofs.stdout).unwrap();
+        let held = served.all(&format!("audit check proof.json --log-key log.vkey --receipt {receipts}"), "");
+        assert!(held.iter().all(|h| h["holds"] == true && h["entry"]["event"] == "tokenized"));
+    }
+    served.refused(
+        "audit check proof.json --log-key log.vkey --receipt receipt.json",
+        64,
+        "as many receipts",
+    );
+    let proof = fs::read_to_string(served.path("proof.json")).unwrap();
+    fs::write(served.path("proof.json"), proof.replacen("\"index\":", "\"index\":1", 1)).unwrap();
+    served.refused("audit check proof.json --log-key log.vkey", 1, "does not hold");
+
+    let first = served.all("audit show --from 1 --limit 2", "");
+    assert_eq!(first.iter().map(|e| e["index"].as_u64().unwrap()).collect::<Vec<_>>(), [1, 2]);
+    let newest = served.all("audit show --limit 2", "");
+    assert!(newest[0]["index"].as_u64() > newest[1]["index"].as_u64());
+    let refusals = served.all("audit show --outcome refused --principal web", "");
+    assert!(refusals.iter().any(|e| e["why"] == "locked"), "{refusals:?}");
+    assert!(served.all("audit show --since 2090-01-01", "").is_empty());
+}
+
+fn the_server_ends_in_good_order_and_its_folder_is_whole(mut served: Served) {
+    served.refused("store verify --folder vault --passphrase-file passphrase", 2, "in use");
+    let id = served.server.id().to_string();
+    assert!(Command::new("kill").args(["-TERM", &id]).status().unwrap().success());
+    assert_eq!(served.server.wait().unwrap().code(), Some(0));
+    let verified = served.one("store verify --folder vault --passphrase-file passphrase");
+    assert_eq!((&verified["whole"], &verified["good"]), (&Value::Bool(true), &Value::from(2)));
+    served.refused("audit show", 2, "cannot reach");
+}
