@@ -12,6 +12,7 @@
     reason = "the suite's own tools: a failure here is a failed test"
 )]
 
+pub mod canary;
 pub mod cards;
 pub mod desk;
 pub mod disk;

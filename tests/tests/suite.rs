@@ -9,6 +9,9 @@
     reason = "all of this is tests"
 )]
 
+mod bad_input;
+mod canary;
+mod crashes;
 mod engines;
 mod foreign_clients;
 mod formats;
@@ -16,7 +19,7 @@ mod golden;
 mod idempotency_and_races;
 mod over_the_wire;
 mod proofs_cannot_be_forged;
-mod refused_is_refused;
 mod raw;
+mod refused_is_refused;
 mod strangers;
 mod tampered_rows;

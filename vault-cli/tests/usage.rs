@@ -58,7 +58,7 @@ fn what_is_wrong_with_a_command_line_is_one_line_and_exit_code_64() {
         (&["keys", "list"], "give --admin"),
         (&["lock", "set", "--reason", "drill"], "--merchant"),
         (&["lock", "set", "--merchant", "a"], "--reason"),
-        (&["lock", "set", "--channel", "web", "--reason", "drill"], "--merchant"),
+        (&["lock", "set", "--channel", "web", "--reason", "drill"], "MERCHANT/CHANNEL"),
         (&["lock", "set", "--merchant", "a", "--principal", "b", "--reason", "drill"], "cannot be used with"),
         (
             &["policy", "explain", "web", "tokenize", "web", "--admin", "https://127.0.0.1:1"],
