@@ -54,7 +54,7 @@ pub fn write(folder: &Path, engine: Engine) {
     };
     let only_web = web.added(dated);
     pays("web", &only_web, MASTERCARD);
-    block_on(desk.vault.rotate_dek(&principal("olga"), &merchant_name("acme"))).unwrap();
+    block_on(desk.vault.rotate_dek(&principal("olga"), &merchant_name("acme"), None)).unwrap();
     pays("web", &web.added(in_format("mixed", MASTERCARD)), MASTERCARD);
     let expiring = NewCard { valid_until: Some(START.plus_hours(1)), ..card(VISA) };
     let expired = web.added(expiring);
@@ -70,7 +70,7 @@ pub fn write(folder: &Path, engine: Engine) {
     }
     writeln!(list, "kept {}", kept.as_str()).unwrap();
     let pos = LockTarget::Channel { merchant: merchant_name("zenith"), channel: channel("pos") };
-    block_on(desk.vault.set_lock(&principal("olga"), pos, LockReason::Fraud, Some("a note"))).unwrap();
+    block_on(desk.vault.set_lock(&principal("olga"), pos, LockReason::Fraud, Some("a note"), None)).unwrap();
     drop(desk.close());
     fs::write(folder.join(LIST), list).unwrap();
 }

@@ -7,11 +7,14 @@
     clippy::expect_used,
     clippy::panic,
     clippy::indexing_slicing,
-    clippy::missing_panics_doc,
-    clippy::must_use_candidate,
+    clippy::disallowed_methods,
+    clippy::print_stdout,
+    clippy::type_complexity,
+    clippy::pedantic,
     reason = "the suite's own tools: a failure here is a failed test"
 )]
 
+pub mod canary;
 pub mod cards;
 pub mod desk;
 pub mod disk;

@@ -224,7 +224,12 @@ impl Rig {
 
     /// Starts the server and waits until it serves.
     pub fn start(&mut self) {
-        let mut child = Command::new(program())
+        self.start_program(&program());
+    }
+
+    /// The same with another build of the program.
+    pub fn start_program(&mut self, program: &Path) {
+        let mut child = Command::new(program)
             .arg("serve")
             .arg("--settings")
             .arg(self.folder.path().join("settings.toml"))
@@ -232,7 +237,7 @@ impl Rig {
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()
-            .unwrap_or_else(|e| panic!("{}: {e}; `./test` builds it first", program().display()));
+            .unwrap_or_else(|e| panic!("{}: {e}; `./test` builds it first", program.display()));
         let lines = BufReader::new(child.stderr.take().unwrap());
         let (found, addresses) = std::sync::mpsc::channel();
         let log = self.log.clone();

@@ -11,7 +11,9 @@ use std::sync::OnceLock;
 
 use prost::Message as _;
 use serde_json::{Value, json};
-use tonic_reflection::pb::v1 as reflection;
+use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
+use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
+use tonic_reflection::pb::v1::{ServerReflectionRequest, ServerReflectionResponse};
 use vault_client::{Zeroizing, ask};
 use vault_core::policy::Policy;
 use vault_core::store::Engine;
@@ -62,12 +64,8 @@ fn done(output: &Output) -> String {
 /// The Python classes of the contract, made by grpcio-tools from the same files that ours are made from.
 fn stubs(folder: &Path) {
     let proto = tests_folder().join("../proto");
-    let files = [
-        "vault/v1/types.proto",
-        "vault/v1/vault.proto",
-        "vault/v1/admin.proto",
-        "google/rpc/status.proto",
-    ];
+    let files =
+        ["vault/v1/types.proto", "vault/v1/vault.proto", "vault/v1/admin.proto", "google/rpc/status.proto"];
     let made = Command::new(tools().join("bin/python"))
         .args(["-m", "grpc_tools.protoc"])
         .arg(format!("-I{}", proto.display()))
@@ -199,15 +197,26 @@ async fn every_keep_that_is_not_allowed_is_refused_at_configuration() {
             let more = policy_that_keeps(length, first, last);
             let toml = server::policy(&rig.clients, &rig.operators, &more);
             let checked = operator.check_policy(v1::CheckPolicyRequest { toml }).await.unwrap();
-            let errors = checked.findings.iter().filter(|f| f.severity() == v1::FindingSeverity::Error).count();
-            assert_eq!(errors == 0, allowed(length, first, last), "{length} {first}+{last}: {:?}", checked.findings);
+            let errors =
+                checked.findings.iter().filter(|f| f.severity() == v1::FindingSeverity::Error).count();
+            assert_eq!(
+                errors == 0,
+                allowed(length, first, last),
+                "{length} {first}+{last}: {:?}",
+                checked.findings
+            );
         }
     }
     let epoch = operator.get_policy(v1::GetPolicyRequest {}).await.unwrap().epoch;
     let toml = server::policy(&rig.clients, &rig.operators, &policy_that_keeps(14, 6, 4));
-    let applied = operator.apply_policy(v1::ApplyPolicyRequest { header: Some(ask::change(Some(epoch))), toml }).await;
+    let applied =
+        operator.apply_policy(v1::ApplyPolicyRequest { header: Some(ask::change(Some(epoch))), toml }).await;
     assert_eq!(applied.unwrap_err().reason(), Some(vault_client::Reason::PolicyRefused));
-    assert_eq!(operator.get_policy(v1::GetPolicyRequest {}).await.unwrap().epoch, epoch, "nothing was changed");
+    assert_eq!(
+        operator.get_policy(v1::GetPolicyRequest {}).await.unwrap().epoch,
+        epoch,
+        "nothing was changed"
+    );
 }
 
 /// Runs grpcurl at the data plane as a principal, or as nobody, with `message` as what it sends.
@@ -256,7 +265,8 @@ fn grpcurl_lists_and_calls_by_reflection_alone() {
     // `MTIz...` is how JSON writes a field of bytes: base64 of the digits in ASCII.
     let pan = data_encoding::BASE64.encode(b"4111111111111111");
     let card = json!({"header": header(), "item": {"plain": {"pan": pan}}});
-    let stored: Value = serde_json::from_str(&done(&shop(&["vault.v1.Vault/Tokenize"], Some(&card)))).unwrap();
+    let stored: Value =
+        serde_json::from_str(&done(&shop(&["vault.v1.Vault/Tokenize"], Some(&card)))).unwrap();
     assert_eq!(stored["result"]["card"]["maskedPan"], "411111******1111", "{stored}");
     let token = stored["result"]["token"].as_str().unwrap();
     let wanted = json!({"header": header(), "item": {"token": token, "form": "REVEAL_FORM_PLAIN"}});
@@ -268,7 +278,10 @@ fn grpcurl_lists_and_calls_by_reflection_alone() {
     let told = String::from_utf8_lossy(&refused.stderr).into_owned();
     assert!(!refused.status.success() && told.contains("PermissionDenied"), "{told}");
     assert!(told.contains("\"reason\":\"PERMISSION_DENIED\""), "its details can be read: {told}");
-    assert!(!grpcurl(&rig, None, &["list"], None).status.success(), "a client without a certificate was served");
+    assert!(
+        !grpcurl(&rig, None, &["list"], None).status.success(),
+        "a client without a certificate was served"
+    );
 }
 
 /// Many gRPC libraries send each message in a frame of its own, and as fast as the connection takes them.
@@ -281,7 +294,8 @@ async fn who_streams_faster_than_the_vault_works_waits_by_flow_control() {
     let mut streams = Vec::new();
     for stream in 0..STREAMS {
         let mut send = client.send.clone().ready().await.unwrap();
-        let (response, mut body) = send.send_request(Raw::head("/vault.v1.Vault/StreamTokenize"), false).unwrap();
+        let (response, mut body) =
+            send.send_request(Raw::head("/vault.v1.Vault/StreamTokenize"), false).unwrap();
         for n in 0..MESSAGES {
             let pan = number("512345", 16, stream * MESSAGES + n).into_bytes();
             let header = ask::header("acme", "web", v1::Purpose::Authorization, v1::Initiator::Merchant);
@@ -311,30 +325,30 @@ async fn who_streams_faster_than_the_vault_works_waits_by_flow_control() {
 async fn reflection_answers_in_v1_and_in_v1alpha() {
     let rig = Rig::new(Engine::Redb);
     let client = Raw::connect(&rig, "shop").await;
-    let request = reflection::ServerReflectionRequest {
+    let request = ServerReflectionRequest {
         host: String::new(),
-        message_request: Some(reflection::server_reflection_request::MessageRequest::ListServices(String::new())),
+        message_request: Some(MessageRequest::ListServices(String::new())),
     };
     // The two versions have the same messages, byte for byte.
     for version in ["v1", "v1alpha"] {
         let path = format!("/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo");
-        let answer: reflection::ServerReflectionResponse = client.call(&path, &request).await.unwrap();
-        use reflection::server_reflection_response::MessageResponse;
-        let Some(MessageResponse::ListServicesResponse(listed)) = answer.message_response else { panic!("{version}") };
+        let answer: ServerReflectionResponse = client.call(&path, &request).await.unwrap();
+        let Some(MessageResponse::ListServicesResponse(listed)) = answer.message_response else {
+            panic!("{version}")
+        };
         let names: Vec<&str> = listed.service.iter().map(|s| s.name.as_str()).collect();
-        assert!(names.contains(&"vault.v1.Vault") && !names.contains(&"vault.v1.Admin"), "{version}: {names:?}");
+        assert!(
+            names.contains(&"vault.v1.Vault") && !names.contains(&"vault.v1.Admin"),
+            "{version}: {names:?}"
+        );
     }
-    let symbol = reflection::ServerReflectionRequest {
+    let symbol = ServerReflectionRequest {
         host: String::new(),
-        message_request: Some(
-            reflection::server_reflection_request::MessageRequest::FileContainingSymbol("vault.v1.Vault".to_owned()),
-        ),
+        message_request: Some(MessageRequest::FileContainingSymbol("vault.v1.Vault".to_owned())),
     };
     let path = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo";
-    let answer: reflection::ServerReflectionResponse = client.call(path, &symbol).await.unwrap();
-    let Some(reflection::server_reflection_response::MessageResponse::FileDescriptorResponse(files)) =
-        answer.message_response
-    else {
+    let answer: ServerReflectionResponse = client.call(path, &symbol).await.unwrap();
+    let Some(MessageResponse::FileDescriptorResponse(files)) = answer.message_response else {
         panic!("no file")
     };
     let file = prost_types::FileDescriptorProto::decode(files.file_descriptor_proto[0].as_slice()).unwrap();

@@ -5,13 +5,17 @@ use std::fmt::Write as _;
 
 use vault_core::error::Error;
 use vault_core::policy::Policy;
+use vault_core::store::Engine;
 use vault_core::token::Token;
 use vault_tests::ON_DISK;
 use vault_tests::cards::{luhn, number};
 use vault_tests::desk::{Desk, in_format};
 
-/// How many cards of each length and keep.
-const CARDS: u32 = 200;
+/// How many cards of each length and keep: many on the first engine, and on the others as many as show that the tokens
+/// are kept, since how they are drawn has nothing to do with it.
+fn cards_on(engine: Engine) -> u32 {
+    if engine == ON_DISK[0] { 200 } else { 20 }
+}
 
 /// What may be kept of each length, as PCI SSC FAQ 1091 and this vault's own rules for other lengths than 15 and 16
 /// have it: at least four digits of 16 hidden, five of 15, and one end only of 12 to 14.
@@ -110,7 +114,8 @@ fn every_length_in_every_keep_that_is_allowed_makes_tokens_that_keep_their_promi
             let (name, mut seen) = (name(keep), HashSet::new());
             let at = desk.at(&name, "web");
             for (length, _) in ALLOWED.iter().filter(|(length, _)| allows(*length, keep)) {
-                let pans: Vec<String> = (0..CARDS).map(|n| number("412345", *length, n * 37)).collect();
+                let pans: Vec<String> =
+                    (0..cards_on(engine)).map(|n| number("412345", *length, n * 37)).collect();
                 for scheme in ["random", "mixed", "opaque", "same"] {
                     let tokens = at.imported(pans.iter().map(|pan| in_format(scheme, pan)).collect());
                     for (token, pan) in tokens.iter().zip(&pans) {

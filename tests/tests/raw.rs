@@ -24,8 +24,6 @@ use tokio::task::JoinHandle;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tonic::{Code, Status};
-use vault_proto::RpcStatus;
-use vault_proto::status::Failure;
 use vault_proto::v1;
 use vault_tests::server::{Leaf, Rig};
 
@@ -72,7 +70,11 @@ pub(crate) fn put(rig: &Rig, name: &str, text: &str) {
 }
 
 /// What a client offers: one TLS version, and a certificate or none.
-pub(crate) fn config(rig: &Rig, version: &'static SupportedProtocolVersion, papers: Option<&Papers>) -> ClientConfig {
+pub(crate) fn config(
+    rig: &Rig,
+    version: &'static SupportedProtocolVersion,
+    papers: Option<&Papers>,
+) -> ClientConfig {
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from_pem_file(rig.file("servers.pem")).unwrap()).unwrap();
     let builder = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
@@ -83,7 +85,9 @@ pub(crate) fn config(rig: &Rig, version: &'static SupportedProtocolVersion, pape
         None => builder.with_no_client_auth(),
         Some((certificate, key)) => {
             let chain = CertificateDer::pem_slice_iter(certificate.as_bytes()).map(Result::unwrap).collect();
-            builder.with_client_auth_cert(chain, PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap()).unwrap()
+            builder
+                .with_client_auth_cert(chain, PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap())
+                .unwrap()
         }
     };
     config.alpn_protocols = vec![b"h2".to_vec()];
@@ -134,7 +138,8 @@ impl Raw {
         let asked = async {
             let mut send = self.send.clone().ready().await.map_err(cut)?;
             let (response, mut stream) = send.send_request(head, false).map_err(cut)?;
-            stream.send_data(body.into(), true).map_err(cut)?;
+            // A server may answer before it has heard all: then there is nobody to send the rest to, and an answer.
+            let _heard = stream.send_data(body.into(), true);
             Self::answer(response).await
         };
         tokio::time::timeout(SOON, asked).await.map_err(cut)?
@@ -151,13 +156,21 @@ impl Raw {
         }
         let trailers: HeaderMap = body.trailers().await.map_err(cut)?.unwrap_or_default();
         let status = Status::from_header_map(&head.headers).or_else(|| Status::from_header_map(&trailers));
-        Ok((bytes, status.unwrap_or_else(|| Status::unknown(format!("HTTP {} without a status", head.status)))))
+        Ok((
+            bytes,
+            status.unwrap_or_else(|| Status::unknown(format!("HTTP {} without a status", head.status))),
+        ))
     }
 
     /// One call with one message, answered by one message or a status.
-    pub(crate) async fn call<A: Message + Default>(&self, path: &str, request: &impl Message) -> Result<A, Status> {
+    pub(crate) async fn call<A: Message + Default>(
+        &self,
+        path: &str,
+        request: &impl Message,
+    ) -> Result<A, Status> {
         let asked = self.ask(Self::head(path), framed(&request.encode_to_vec())).await;
-        let (bytes, status) = asked.unwrap_or_else(|Cut(why)| panic!("{path}: the connection was cut: {why}"));
+        let (bytes, status) =
+            asked.unwrap_or_else(|Cut(why)| panic!("{path}: the connection was cut: {why}"));
         if status.code() != Code::Ok {
             return Err(status);
         }
@@ -165,13 +178,20 @@ impl Raw {
     }
 
     /// A call of `vault.v1.Vault`.
-    pub(crate) async fn vault<A: Message + Default>(&self, method: &str, request: &impl Message) -> Result<A, Status> {
+    pub(crate) async fn vault<A: Message + Default>(
+        &self,
+        method: &str,
+        request: &impl Message,
+    ) -> Result<A, Status> {
         self.call(&format!("/vault.v1.Vault/{method}"), request).await
     }
 }
 
 /// Whether a client that offers this is served: its answer, or how it was sent away.
-pub(crate) async fn served(address: SocketAddr, config: ClientConfig) -> Result<v1::GetCapabilitiesResponse, Cut> {
+pub(crate) async fn served(
+    address: SocketAddr,
+    config: ClientConfig,
+) -> Result<v1::GetCapabilitiesResponse, Cut> {
     let stream = dial(address, config).await.map_err(cut)?;
     let client = Raw::over(stream).await.map_err(cut)?;
     let request = framed(&v1::GetCapabilitiesRequest {}.encode_to_vec());
@@ -180,11 +200,6 @@ pub(crate) async fn served(address: SocketAddr, config: ClientConfig) -> Result<
         Code::Ok => Ok(v1::GetCapabilitiesResponse::decode(&bytes[5..]).unwrap()),
         other => Err(Cut(format!("{other:?}: {}", status.message()))),
     }
-}
-
-/// What an item of a batch or stream was refused with, as if it were a call's own status.
-pub(crate) fn of_item(status: &RpcStatus) -> (Failure, Vec<u8>) {
-    (Failure::from(status), status.encode_to_vec())
 }
 
 /// Where the server's page for Prometheus and balancers listens, as its log tells it.

@@ -20,7 +20,7 @@ use vault_tests::cards::number;
 use vault_tests::server::{Authority, Leaf, Rig};
 
 use crate::raw::{
-    Cut, NEW_TLS, Papers, Raw, config, eventually, framed, get, health, papers, put, served, SOON,
+    Cut, NEW_TLS, Papers, Raw, SOON, config, eventually, framed, get, health, papers, put, served,
 };
 
 const OLD_TLS: &rustls::SupportedProtocolVersion = &rustls::version::TLS12;
@@ -118,7 +118,10 @@ async fn nobody_is_served_without_a_good_certificate_over_tls_1_3() {
     let (other, _) = of(&Authority::new("others"), Leaf::Good);
     let (of_the_same_name, _) = of(&Authority::new("rig clients"), Leaf::Good);
     let operators = papers(&rig, "olga");
-    assert!(served(rig.data(), config(&rig, NEW_TLS, Some(&revoked))).await.is_ok(), "it is good until it is revoked");
+    assert!(
+        served(rig.data(), config(&rig, NEW_TLS, Some(&revoked))).await.is_ok(),
+        "it is good until it is revoked"
+    );
     put(&rig, "clients.crl", &rig.clients.revocation_list(&[serial]));
     eventually("the revocation", || async {
         served(rig.data(), config(&rig, NEW_TLS, Some(&revoked))).await.is_err()
@@ -138,12 +141,17 @@ async fn nobody_is_served_without_a_good_certificate_over_tls_1_3() {
         let before = turned(&rig, why).await;
         assert!(served(rig.data(), config(&rig, version, papers)).await.is_err(), "{what} was served");
         eventually(what, || async { turned(&rig, why).await == before + 1 }).await;
-        assert!(served(rig.admin(), config(&rig, version, papers)).await.is_err(), "{what} at the operators' door");
+        assert!(
+            served(rig.admin(), config(&rig, version, papers)).await.is_err(),
+            "{what} at the operators' door"
+        );
     }
     // Without TLS: HTTP/2 and HTTP/1.1, as clients say them that take the port for an open one.
     let request = framed(&[]);
     let preface = [&b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0"[..], &request].concat();
-    for plain in [preface.as_slice(), b"POST /vault.v1.Vault/GetCapabilities HTTP/1.1\r\nhost: localhost\r\n\r\n"] {
+    for plain in
+        [preface.as_slice(), b"POST /vault.v1.Vault/GetCapabilities HTTP/1.1\r\nhost: localhost\r\n\r\n"]
+    {
         for door in [rig.data(), rig.admin()] {
             let mut socket = TcpStream::connect(door).await.unwrap();
             socket.write_all(plain).await.unwrap();
@@ -179,7 +187,9 @@ async fn a_certificate_revoked_while_connected_ends_its_next_request_and_its_ope
         let request = tokenize(header("acme", "web"), card("5555555555554444"));
         match shop.vault::<v1::TokenizeResponse>("Tokenize", &request).await {
             Err(refused) => break refused,
-            Ok(_) => assert!(since.elapsed() < Duration::from_secs(5), "a revoked certificate is still served"),
+            Ok(_) => {
+                assert!(since.elapsed() < Duration::from_secs(5), "a revoked certificate is still served");
+            }
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     };
@@ -188,18 +198,25 @@ async fn a_certificate_revoked_while_connected_ends_its_next_request_and_its_ope
     assert!(ended.is_ok(), "its connection is ended");
 
     messages.send(message(2)).await.unwrap();
-    let end = answers.next().await.unwrap().err().expect("the stream ends");
+    let end = answers.next().await.unwrap().expect_err("the stream ends");
     assert_eq!(end.reason(), Some(Reason::CertificateRefused), "{end}");
     assert!(answers.next().await.is_none());
 
     for name in ["shop", "importer"] {
-        assert!(served(rig.data(), config(&rig, NEW_TLS, Some(&papers(&rig, name)))).await.is_err(), "{name}");
+        assert!(
+            served(rig.data(), config(&rig, NEW_TLS, Some(&papers(&rig, name)))).await.is_err(),
+            "{name}"
+        );
     }
     store(&app, "acme", "app", card("5555555555554444")).await;
     let operator = rig.operator().await;
     for name in ["shop", "importer"] {
         let entry = last_of(&operator, name).await;
-        assert_eq!((entry.outcome(), entry.reason.as_str()), (AuditOutcome::Refused, "certificate_not_valid"), "{name}");
+        assert_eq!(
+            (entry.outcome(), entry.reason.as_str()),
+            (AuditOutcome::Refused, "certificate_not_valid"),
+            "{name}"
+        );
     }
     let stored = log_of(&operator, "importer").await.iter().filter(|e| e.kind == "tokenized").count();
     assert_eq!(stored, 1, "what came after the revocation was not done");
@@ -273,16 +290,21 @@ async fn who_may_not_is_told_so_alike_and_stands_in_the_log() {
     }
     assert_eq!(answers.len(), 1, "denials differ: {answers:#?}");
     let stranger = Raw::connect(&rig, "stranger").await;
-    let who = stranger.vault::<v1::GetCapabilitiesResponse>("GetCapabilities", &v1::GetCapabilitiesRequest {}).await;
+    let who = stranger
+        .vault::<v1::GetCapabilitiesResponse>("GetCapabilities", &v1::GetCapabilitiesRequest {})
+        .await;
     assert_eq!(who.unwrap_err().code(), Code::PermissionDenied);
 
     // The operators' door: a certificate of their authority that is no operator's.
     let (certificate, key, _) = rig.operators.issue("spiffe://rig/oscar", Leaf::Good);
-    let stream = crate::raw::dial(rig.admin(), config(&rig, NEW_TLS, Some(&(certificate, key)))).await.unwrap();
+    let stream =
+        crate::raw::dial(rig.admin(), config(&rig, NEW_TLS, Some(&(certificate, key)))).await.unwrap();
     let oscar = Raw::over(stream).await.unwrap();
-    let refused = oscar.call::<v1::GetStatusResponse>("/vault.v1.Admin/GetStatus", &v1::GetStatusRequest {}).await;
+    let refused =
+        oscar.call::<v1::GetStatusResponse>("/vault.v1.Admin/GetStatus", &v1::GetStatusRequest {}).await;
     assert_eq!(reason(&refused.unwrap_err()), Some(Reason::PermissionDenied));
-    let entry = log_of(&operator, "").await.into_iter().rfind(|e| e.principal.starts_with("unlisted:")).unwrap();
+    let entry =
+        log_of(&operator, "").await.into_iter().rfind(|e| e.principal.starts_with("unlisted:")).unwrap();
     assert_eq!(entry.reason, "unlisted_principal");
     assert_eq!(entry.details["action"], "read_policy");
 }
@@ -308,7 +330,8 @@ async fn a_token_that_is_not_for_this_request_gets_one_answer_at_one_price_whate
     let ended = store(&shop, "acme", "web", card("378282246310005")).await;
     let ended_here = store(&shop, "acme", "web", card("6011111111111117")).await;
     let of_the_till = store(&Raw::connect(&rig, "till").await, "acme", "pos", card("4111111111111111")).await;
-    let of_another = store(&Raw::connect(&rig, "other-shop").await, "zenith", "web", card("4111111111111111")).await;
+    let of_another =
+        store(&Raw::connect(&rig, "other-shop").await, "zenith", "web", card("4111111111111111")).await;
     for item in [ask::end(&ended), ask::end_on(&ended_here, "web")] {
         let request = v1::RevokeRequest { header: Some(header("acme", "web")), item: Some(item) };
         shop.vault::<v1::RevokeResponse>("Revoke", &request).await.unwrap();
@@ -335,9 +358,14 @@ async fn a_token_that_is_not_for_this_request_gets_one_answer_at_one_price_whate
         for _ in 0..3 {
             let before = commits(&rig).await;
             let request = v1::DetokenizeRequest { header: Some(header()), item: Some(ask::plain(token)) };
-            let refused = gateway.vault::<v1::DetokenizeResponse>("Detokenize", &request).await.expect_err(what);
+            let refused =
+                gateway.vault::<v1::DetokenizeResponse>("Detokenize", &request).await.expect_err(what);
             prices.insert(commits(&rig).await - before);
-            assert_eq!((refused.code(), reason(&refused)), (Code::NotFound, Some(Reason::NotFound)), "{what}");
+            assert_eq!(
+                (refused.code(), reason(&refused)),
+                (Code::NotFound, Some(Reason::NotFound)),
+                "{what}"
+            );
             answers.insert(seen(&refused));
         }
         let entry = last_of(&operator, "gateway").await;
@@ -353,7 +381,8 @@ async fn a_token_that_is_not_for_this_request_gets_one_answer_at_one_price_whate
     let marketing = Raw::connect(&rig, "marketing").await;
     let tokens = cases.iter().take(8).map(|(what, token, ..)| (*what, *token));
     for (what, token) in tokens.clone() {
-        let request = v1::InspectRequest { header: Some(header("acme", "web")), item: Some(ask::look(token)) };
+        let request =
+            v1::InspectRequest { header: Some(header("acme", "web")), item: Some(ask::look(token)) };
         let refused = marketing.vault::<v1::InspectResponse>("Inspect", &request).await.expect_err(what);
         answers.insert(seen(&refused));
         let request = v1::RevokeRequest { header: Some(header("acme", "web")), item: Some(ask::end(token)) };
@@ -406,7 +435,10 @@ async fn kept_out(rig: &Rig, lockdown: u32) -> Vec<&'static str> {
             Ok(_) => {}
             Err(refused) => {
                 let failure = Failure::from(&refused);
-                assert_eq!((refused.code(), failure.reason()), (Code::FailedPrecondition, Some(Reason::Locked)));
+                assert_eq!(
+                    (refused.code(), failure.reason()),
+                    (Code::FailedPrecondition, Some(Reason::Locked))
+                );
                 assert_eq!(failure.metadata(LOCKDOWN), Some(lockdown.to_string().as_str()));
                 assert_eq!(failure.retry_after(), None, "waiting lifts no lock");
                 out.push(place);
@@ -448,7 +480,10 @@ async fn a_lock_keeps_out_whom_it_names_from_its_own_entry_on_and_over_a_restart
     for task in traffic {
         acknowledged = acknowledged.max(tokio::time::timeout(SOON, task).await.unwrap().unwrap());
     }
-    assert!(acknowledged > 0 && acknowledged < locked_at, "{acknowledged} was acknowledged, {locked_at} was the lock");
+    assert!(
+        acknowledged > 0 && acknowledged < locked_at,
+        "{acknowledged} was acknowledged, {locked_at} was the lock"
+    );
     let behind = log_of(&operator, "shop").await.into_iter().filter(|e| e.index > locked_at);
     let words: BTreeSet<String> = behind.map(|e| format!("{:?} {}", e.outcome(), e.reason)).collect();
     assert!(words.iter().all(|word| word == "Refused locked"), "{words:?}");
@@ -465,7 +500,8 @@ async fn a_lock_keeps_out_whom_it_names_from_its_own_entry_on_and_over_a_restart
     let operator = rig.operator().await;
     let listed = operator.list_locks(v1::ListLocksRequest::default()).await.unwrap().locks;
     assert_eq!(listed.iter().map(|l| l.lockdown).collect::<Vec<_>>(), [first]);
-    let lift = |lockdown| v1::LiftLockRequest { header: Some(ask::change(None)), lockdown, note: String::new() };
+    let lift =
+        |lockdown| v1::LiftLockRequest { header: Some(ask::change(None)), lockdown, note: String::new() };
     operator.lift_lock(lift(first)).await.unwrap();
     let again = operator.lift_lock(lift(first)).await;
     assert_eq!(again.unwrap_err().reason(), Some(Reason::NotFound), "it is lifted already");
@@ -517,14 +553,18 @@ async fn a_listing_of_the_log_gives_each_entry_once_in_either_direction() {
         assert_eq!(found.len(), 25, "{found:?}");
         assert!(found.is_sorted_by(|a, b| a < b), "{found:?}");
     }
-    let request = v1::ListAuditEntriesRequest { log: "another".to_owned(), ..v1::ListAuditEntriesRequest::default() };
+    let request =
+        v1::ListAuditEntriesRequest { log: "another".to_owned(), ..v1::ListAuditEntriesRequest::default() };
     assert_eq!(operator.list_audit_entries(request).await.unwrap_err().reason(), Some(Reason::NotFound));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_request_sent_again_is_answered_again_and_another_one_under_its_id_is_refused() {
     let mut rig = Rig::new(Engine::Redb);
-    let once = tokenize(header("acme", "web"), v1::TokenizeItem { format: "fresh".to_owned(), ..card("4111111111111111") });
+    let once = tokenize(
+        header("acme", "web"),
+        v1::TokenizeItem { format: "fresh".to_owned(), ..card("4111111111111111") },
+    );
     let mut tokens = BTreeSet::new();
     let mut paid = None;
     for round in 0..3 {
@@ -549,7 +589,10 @@ async fn a_request_sent_again_is_answered_again_and_another_one_under_its_id_is_
         for other in &others {
             let refused = shop.vault::<v1::TokenizeResponse>("Tokenize", other).await.unwrap_err();
             let failure = Failure::from(&refused);
-            assert_eq!((refused.code(), failure.reason()), (Code::InvalidArgument, Some(Reason::IdempotencyMismatch)));
+            assert_eq!(
+                (refused.code(), failure.reason()),
+                (Code::InvalidArgument, Some(Reason::IdempotencyMismatch))
+            );
             assert_eq!(failure.fields()[0].0, "header.request_id");
         }
         let look = v1::InspectRequest { header: once.header.clone(), item: Some(ask::look(&token)) };
@@ -611,7 +654,8 @@ async fn a_request_that_still_runs_is_not_run_twice() {
         }
     }
     assert!(!given.is_empty() && told_to_wait > 0, "{} answers, {told_to_wait} told to wait", given.len());
-    let again: v1::BatchTokenizeResponse = Raw::connect(&rig, "importer").await.vault("BatchTokenize", &request).await.unwrap();
+    let again: v1::BatchTokenizeResponse =
+        Raw::connect(&rig, "importer").await.vault("BatchTokenize", &request).await.unwrap();
     given.insert(tokens(again));
     assert_eq!(given.len(), 1, "one request has one answer");
     let operator = rig.operator().await;

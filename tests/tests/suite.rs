@@ -6,9 +6,16 @@
     clippy::panic,
     clippy::indexing_slicing,
     clippy::cast_possible_truncation,
-    reason = "all of this is tests"
+    clippy::disallowed_methods,
+    clippy::print_stdout,
+    clippy::type_complexity,
+    clippy::pedantic,
+    reason = "all of this is tests: they measure, they print what they found, and a failure is a panic"
 )]
 
+mod bad_input;
+mod canary;
+mod crashes;
 mod engines;
 mod foreign_clients;
 mod formats;
@@ -16,7 +23,7 @@ mod golden;
 mod idempotency_and_races;
 mod over_the_wire;
 mod proofs_cannot_be_forged;
-mod refused_is_refused;
 mod raw;
+mod refused_is_refused;
 mod strangers;
 mod tampered_rows;

@@ -413,7 +413,7 @@ fn a_vault_whose_frame_was_changed_does_not_open_and_says_what_is_wrong() {
         let frame =
             |desk: &Desk| [rows::CONTROL, rows::EPOCH, rows::HEAD].map(|kind| desk.rows(kind).pop().unwrap());
         let [old_control, old_epoch, old_head] = frame(&desk);
-        block_on(desk.vault.rotate_dek(&principal("olga"), &merchant_name("acme"))).unwrap();
+        block_on(desk.vault.rotate_dek(&principal("olga"), &merchant_name("acme"), None)).unwrap();
         desk.web().stored(MASTERCARD);
         let [control, epoch, head] = frame(&desk);
         assert!(control != old_control && epoch != old_epoch && head != old_head);

@@ -68,8 +68,9 @@ pub(crate) enum AuditCommand {
         vaultctl audit check proof.json --log-key log.vkey\n  \
         vaultctl audit check proof.json --log-key log.vkey --receipt receipt.json")]
     Check(Check),
-    /// Write the whole log to a new file, for `audit verify --export` anywhere
+    /// Write the whole log out, for `audit verify --export` anywhere
     #[command(after_help = "Examples:\n  vaultctl audit export --profile ops.toml log.jsonl\n  \
+        vaultctl audit export --profile ops.toml > log.jsonl\n  \
         vaultctl audit export --folder /var/lib/vault --passphrase-file passphrase log.jsonl")]
     Export(Export),
 }
@@ -152,7 +153,7 @@ pub(crate) struct Check {
 #[derive(Debug, Args)]
 pub(crate) struct Export {
     /// The new file; - is standard output
-    #[arg(value_name = "FILE")]
+    #[arg(value_name = "FILE", default_value = "-")]
     file: PathBuf,
     /// Read the vault's folder instead of asking a running vault, which must be stopped
     #[arg(long, value_name = "DIR")]
@@ -330,7 +331,7 @@ async fn verify_here(admin: AdminOptions, key: LogVerifier, out: Out) -> Result<
     let walk = tokio::task::spawn_blocking(move || {
         let mut progress = Progress::of("entries");
         verify_export(&mut BufReader::new(Pages::new(from)), &key, &mut |done, total| {
-            progress.step(done, total)
+            progress.step(done, total);
         })
     });
     let sent = head.send(&vault, async |page: Vec<u8>| to.send(page).await.is_ok()).await;

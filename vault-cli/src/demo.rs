@@ -40,6 +40,7 @@ pub(crate) struct DemoArgs {
     #[arg(long, value_enum, default_value_t = Engine::Redb)]
     pub(crate) engine: Engine,
     /// From the global flag.
+    #[allow(dead_code, reason = "it is the story's to read")]
     #[arg(skip)]
     pub(crate) json: bool,
 }

@@ -21,7 +21,7 @@ pub(crate) enum LockCommand {
     #[command(
         after_help = "Everything that it is on is refused from the epoch on that the answer names.\n\nExamples:\n  \
         vaultctl lock set --profile ops.toml --principal till-7 --reason stolen_credential --note 'ticket 4711'\n  \
-        vaultctl lock set --profile ops.toml --merchant shop --channel web --reason fraud\n  \
+        vaultctl lock set --profile ops.toml --channel shop/web --reason fraud\n  \
         vaultctl lock set --profile ops.toml --merchant shop --reason drill"
     )]
     Set(Set),
@@ -38,16 +38,16 @@ pub(crate) enum LockCommand {
 
 /// `lock set`.
 #[derive(Debug, Args)]
-#[command(group = ArgGroup::new("target").required(true).args(["merchant", "principal"]))]
+#[command(group = ArgGroup::new("target").required(true).multiple(true).args(["merchant", "channel", "principal"]))]
 pub(crate) struct Set {
     /// The merchant, with all its channels unless --channel names one
     #[arg(long, value_name = "NAME")]
     merchant: Option<String>,
-    /// One channel of the merchant
-    #[arg(long, value_name = "NAME", requires = "merchant")]
+    /// One channel: MERCHANT/CHANNEL, or the channel alone with --merchant
+    #[arg(long, value_name = "NAME")]
     channel: Option<String>,
     /// A principal, by its name in the policy
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["merchant", "channel"])]
     principal: Option<String>,
     /// Why
     #[arg(long, value_parser = v1::LockReason::parser())]
@@ -193,23 +193,31 @@ pub(crate) fn run(command: LockCommand, out: Out) -> Result<(), Failure> {
     })
 }
 
-fn target(merchant: Option<String>, channel: Option<String>, principal: Option<String>) -> v1::LockTarget {
+fn target(
+    merchant: Option<String>,
+    channel: Option<String>,
+    principal: Option<String>,
+) -> Result<v1::LockTarget, Failure> {
     use v1::lock_target::Target;
     let target = match (merchant, channel, principal) {
-        (Some(merchant), Some(channel), _) => Some(Target::Channel(v1::ChannelRef { merchant, channel })),
+        (merchant, Some(channel), _) => {
+            let (merchant, channel) = wire::place(&channel, merchant)?;
+            Some(Target::Channel(v1::ChannelRef { merchant, channel }))
+        }
         (Some(merchant), None, _) => Some(Target::Merchant(merchant)),
-        (None, _, Some(principal)) => Some(Target::Principal(principal)),
-        (None, _, None) => None,
+        (None, None, Some(principal)) => Some(Target::Principal(principal)),
+        (None, None, None) => None,
     };
-    v1::LockTarget { target }
+    Ok(v1::LockTarget { target })
 }
 
 async fn set(asked: Set, out: Out) -> Result<(), Failure> {
     let Set { merchant, channel, principal, reason, change: Change { note, epoch, admin } } = asked;
+    let target = target(merchant, channel, principal)?;
     let vault = admin.connect().await?;
     let request = v1::SetLockRequest {
         header: Some(ask::change(epoch)),
-        target: Some(target(merchant, channel, principal)),
+        target: Some(target),
         reason: reason.into(),
         note: note.unwrap_or_default(),
     };
@@ -256,11 +264,14 @@ mod tests {
         for (merchant, channel, principal, on) in [
             (s("shop"), None, None, "merchant shop"),
             (s("shop"), s("web"), None, "channel shop/web"),
+            (None, s("shop/web"), None, "channel shop/web"),
             (None, None, s("till"), "principal till"),
         ] {
-            let lock = v1::Lock { target: Some(target(merchant, channel, principal)), ..v1::Lock::default() };
+            let target = target(merchant, channel, principal).unwrap();
+            let lock = v1::Lock { target: Some(target), ..v1::Lock::default() };
             assert_eq!(Lock::of(lock).on(), on);
         }
+        assert!(target(None, s("web"), None).is_err() && target(s("shop"), s("shop/web"), None).is_err());
     }
 
     #[test]

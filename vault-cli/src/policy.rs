@@ -282,7 +282,7 @@ fn agreed(question: &str) -> Result<bool, Failure> {
 
 async fn explain(asked: Explain, out: Out) -> Result<(), Failure> {
     let Explain { principal, action, channel, merchant, purpose, initiator, form, token, admin } = asked;
-    let (merchant, channel) = place(&channel, merchant)?;
+    let (merchant, channel) = wire::place(&channel, merchant)?;
     let token = token.map(|text| Token::parse(&text)).transpose();
     let token = token.map_err(|rule| Failure::usage(format_args!("--token {rule}")))?;
     let request = v1::ExplainPolicyRequest {
@@ -297,16 +297,6 @@ async fn explain(asked: Explain, out: Out) -> Result<(), Failure> {
     };
     let answer = admin.connect().await?.explain_policy(request).await?;
     out.tell(&Explained::of(answer), Explained::words)
-}
-
-fn place(channel: &str, merchant: Option<String>) -> Result<(String, String), Failure> {
-    match (channel.split_once('/'), merchant) {
-        (Some((merchant, channel)), None) => Ok((merchant.to_owned(), channel.to_owned())),
-        (None, Some(merchant)) => Ok((merchant, channel.to_owned())),
-        (None, None) | (Some(_), Some(_)) => {
-            Err(Failure::usage("name the channel as MERCHANT/CHANNEL, or the channel alone with --merchant"))
-        }
-    }
 }
 
 #[derive(Serialize)]
@@ -381,13 +371,5 @@ mod tests {
             "! rule.gateway\n  - show = \"masked\"\n  + show = \"full\"\n  + purposes = [\"dispute\"]\n"
         );
         assert_eq!(Changes::of(Vec::new(), 7, None).words(), "no change\n");
-    }
-
-    #[test]
-    fn a_place_is_named_in_one_of_two_ways() {
-        let s = |text: &str| text.to_owned();
-        assert_eq!(place("shop/web", None).unwrap(), (s("shop"), s("web")));
-        assert_eq!(place("web", Some(s("shop"))).unwrap(), (s("shop"), s("web")));
-        assert!(place("web", None).is_err() && place("shop/web", Some(s("shop"))).is_err());
     }
 }

@@ -209,6 +209,17 @@ impl ReceiptText {
     }
 }
 
+/// A channel that was named as `MERCHANT/CHANNEL`, or by itself beside its merchant: merchant and channel.
+pub(crate) fn place(channel: &str, merchant: Option<String>) -> Result<(String, String), Failure> {
+    match (channel.split_once('/'), merchant) {
+        (Some((merchant, channel)), None) => Ok((merchant.to_owned(), channel.to_owned())),
+        (None, Some(merchant)) => Ok((merchant, channel.to_owned())),
+        (None, None) | (Some(_), Some(_)) => {
+            Err(Failure::usage("name the channel as MERCHANT/CHANNEL, or the channel alone with --merchant"))
+        }
+    }
+}
+
 /// A log's number: the last part of its origin.
 pub(crate) fn log_number(origin: &str) -> Option<u32> {
     origin.rsplit('/').next()?.parse().ok()
@@ -259,5 +270,13 @@ mod tests {
         assert_eq!(kept.to_wire().unwrap(), bare);
         assert!(ReceiptText::parse("{}").is_err());
         assert!(ReceiptText::parse(&kept.text().replace("\"version\":1", "\"version\":2")).is_err());
+    }
+
+    #[test]
+    fn a_place_is_named_in_one_of_two_ways() {
+        let s = |text: &str| text.to_owned();
+        assert_eq!(place("shop/web", None).unwrap(), (s("shop"), s("web")));
+        assert_eq!(place("web", Some(s("shop"))).unwrap(), (s("shop"), s("web")));
+        assert!(place("web", None).is_err() && place("shop/web", Some(s("shop"))).is_err());
     }
 }

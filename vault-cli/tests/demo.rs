@@ -1,6 +1,7 @@
 //! `vaultctl demo`, as people run it: nothing prepared, nothing left behind, and no card number told.
 
 #![allow(
+    clippy::pedantic,
     clippy::unwrap_used,
     clippy::panic,
     clippy::indexing_slicing,

@@ -257,4 +257,20 @@ mod tests {
         assert!(begun.elapsed() >= allowed && begun.elapsed() < allowed * 4);
         assert!(answers.next().await.is_none());
     }
+
+    #[tokio::test]
+    async fn patience_is_counted_from_when_somebody_began_to_wait() {
+        let (gate, pause) = (Gate::new(2), Duration::from_millis(30));
+        gate.enter();
+        gate.leave();
+        tokio::time::sleep(pause).await;
+        let begun = Instant::now();
+        gate.enter();
+        assert!(gate.patience_ends(pause) >= begun + pause, "nobody waited during the pause");
+        tokio::time::sleep(pause).await;
+        gate.enter();
+        assert!(gate.patience_ends(pause) <= Instant::now(), "the first one has waited all the time");
+        gate.leave();
+        assert!(gate.patience_ends(pause) > Instant::now(), "an answer is a sign of life");
+    }
 }

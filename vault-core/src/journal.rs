@@ -7,6 +7,7 @@
 //! It mints the second proof: a [`Disclosed`] exists only for a record whose disclosure is on disk.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -22,14 +23,18 @@ use crate::control::Epoch;
 use crate::error::Error;
 use crate::name::MerchantName;
 use crate::policy::{Denial, Permit, Statement};
-use crate::record::SealedRecord;
-use crate::store::{Batch, CommitError, Expect, Key, Part, Store, StoreError, Write};
+use crate::recent::RecentRows;
+use crate::record::{MerchantId, RowKey, SealedRecord};
+use crate::store::{Batch, CommitError, Expect, Key, MAX_VALUE, Part, Store, StoreError, Write};
 use crate::time::{Clock, Timestamp};
 use crate::words::{Action, Refusal, Show};
 
-/// The most filings that wait or are being written: beyond it, work is refused at once as overload. A filing is about
-/// one kilobyte.
-pub const QUEUE: usize = 16_384;
+/// How much may wait or be being written, in kilobytes (each filing begun counts as one): beyond it, work is refused at
+/// once as overload.
+pub const QUEUE: usize = 65_536;
+
+/// How much of the queue one principal may take: one busy caller does not shut out the others.
+pub const QUEUE_SHARE: usize = QUEUE / 2;
 
 /// The most filings in one batch: bounds how long one flush can take.
 const GROUP: usize = 4_096;
@@ -53,8 +58,8 @@ impl Disclosed {
 
 /// One thing to write down.
 pub(crate) enum Filing {
-    /// A permitted change or reading.
-    Enact(Permit, Part),
+    /// A permitted change or reading, and which card row it changes to what version.
+    Enact(Permit, Part, Changed),
     /// A permitted disclosure.
     Disclose(Permit, SealedRecord, Part),
     /// A refusal, and what it counts against the caller all the same.
@@ -70,6 +75,12 @@ pub(crate) struct Filed {
     /// For a disclosure: the proof.
     pub(crate) disclosed: Option<Disclosed>,
 }
+
+/// A card row that a filing changes, and the version that it then has.
+pub(crate) type Changed = Option<(MerchantId, RowKey, u32)>;
+
+/// What a submission keeps alive until it is answered, whether or not its caller still waits.
+pub(crate) type Hold = Option<Arc<dyn Send + Sync>>;
 
 /// Why something was not written down. Nothing of it was.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -94,6 +105,8 @@ impl From<NotFiled> for Error {
 
 /// A new version of Control, to be put in force.
 pub(crate) struct ControlStep {
+    /// The epoch that it was made from: under any other it is stale.
+    pub(crate) from: Epoch,
     /// Its epoch.
     pub(crate) epoch: Epoch,
     /// What it changes in the store.
@@ -107,21 +120,35 @@ pub(crate) struct ControlStep {
 type Answers = Vec<Result<Filed, NotFiled>>;
 
 enum Job {
-    File { filings: Vec<Filing>, deadline: Option<Timestamp>, answer: oneshot::Sender<Answers> },
+    File { filings: Vec<Filing>, deadline: Option<Timestamp>, answer: oneshot::Sender<Answers>, hold: Hold },
     Control { step: ControlStep, answer: oneshot::Sender<Result<Receipt, NotFiled>> },
     Stop,
 }
 
 struct Submission {
     job: Job,
-    room: Option<OwnedSemaphorePermit>,
+    room: Room,
 }
+
+/// A submission's places in the queue: of all, and of its principal's share.
+type Room = Option<(OwnedSemaphorePermit, OwnedSemaphorePermit)>;
 
 /// The way to the journal's thread. Dropping it lets the thread finish what it has and end.
 pub struct Journal {
     submissions: Sender<Submission>,
     room: Arc<Semaphore>,
+    shares: Mutex<HashMap<Who, Arc<Semaphore>>>,
     thread: Mutex<Option<JoinHandle<()>>>,
+    health: Arc<Health>,
+}
+
+/// What the journal's thread tells without being asked.
+#[derive(Default)]
+struct Health {
+    /// Whether commits are refused until the vault is opened anew.
+    failed: AtomicBool,
+    /// The time of the newest checkpoint, in milliseconds.
+    newest: AtomicU64,
 }
 
 /// What a journal begins with.
@@ -138,18 +165,22 @@ pub(crate) struct Opening {
     pub(crate) epoch: Epoch,
     /// What time it is.
     pub(crate) clock: Arc<dyn Clock>,
+    /// Is told of every card row that a commit changed.
+    pub(crate) recent: Arc<RecentRows>,
 }
 
 impl Journal {
     /// Starts the journal's thread.
     pub(crate) fn open(opening: Opening) -> Result<Self, Error> {
         let (submissions, inbox) = channel();
-        let Opening { store, log, signer, end, epoch, clock } = opening;
+        let Opening { store, log, signer, end, epoch, clock, recent } = opening;
+        let health = Arc::new(Health::default());
         let (edge, head) = match end {
             Some((edge, head)) => (edge, Some(head)),
             None => (Edge::empty(log), None),
         };
         let newest = head.as_ref().map_or(Timestamp(0), |h| h.checkpoint().time);
+        health.newest.store(newest.0, Ordering::Release);
         let mut writer = Writer {
             store,
             log,
@@ -161,35 +192,58 @@ impl Journal {
             newest,
             failed: None,
             refusals: HashMap::new(),
+            recent,
+            health: health.clone(),
         };
         let thread = std::thread::Builder::new()
             .name("journal".into())
             .spawn(move || writer.run(&inbox))
             .map_err(|_| Error::internal())?;
-        Ok(Self { submissions, room: Arc::new(Semaphore::new(QUEUE)), thread: Mutex::new(Some(thread)) })
+        Ok(Self {
+            submissions,
+            room: Arc::new(Semaphore::new(QUEUE)),
+            shares: Mutex::default(),
+            thread: Mutex::new(Some(thread)),
+            health,
+        })
     }
 
-    /// Writes these down in one batch if it can, and answers each once it is on disk.
+    /// Writes these down in one batch if it can, and answers each once it is on disk. `hold` lives until then, also if
+    /// the caller does not wait.
     pub(crate) async fn file(
         &self,
         filings: Vec<Filing>,
         deadline: Option<Timestamp>,
+        hold: Hold,
     ) -> Result<Answers, Error> {
-        let count = filings.len();
-        if count == 0 {
+        if filings.is_empty() {
             return Ok(Vec::new());
         }
-        let places = u32::try_from(count).map_err(|_| Error::Overloaded)?;
-        let room = self.room.clone().try_acquire_many_owned(places).map_err(|_| Error::Overloaded)?;
+        let room = self.room_for(&filings)?;
         let (answer, answered) = oneshot::channel();
-        self.submit(Job::File { filings, deadline, answer }, Some(room))?;
+        self.submit(Job::File { filings, deadline, answer, hold }, Some(room))?;
         answered.await.map_err(|_| Error::Store(StoreError::Away))
+    }
+
+    /// Takes places for filings, by their weight; overload if there are none.
+    fn room_for(&self, filings: &[Filing]) -> Result<(OwnedSemaphorePermit, OwnedSemaphorePermit), Error> {
+        let weight = filings.iter().map(Filing::kilobytes).fold(0_u32, u32::saturating_add);
+        let who = filings.first().map_or(Who::Vault, Filing::who);
+        let share = {
+            let mut shares = self.shares.lock().unwrap_or_else(PoisonError::into_inner);
+            // A stranger leaves nothing behind: who has nothing in the queue is forgotten.
+            shares.retain(|_, share| share.available_permits() < QUEUE_SHARE || Arc::strong_count(share) > 1);
+            shares.entry(who).or_insert_with(|| Arc::new(Semaphore::new(QUEUE_SHARE))).clone()
+        };
+        let mine = share.try_acquire_many_owned(weight).map_err(|_| Error::Overloaded)?;
+        let room = self.room.clone().try_acquire_many_owned(weight).map_err(|_| Error::Overloaded)?;
+        Ok((room, mine))
     }
 
     /// Writes down a refusal and gives what to tell the caller.
     pub(crate) async fn refuse(&self, denial: Denial, deadline: Option<Timestamp>) -> Error {
         let told = denial.error();
-        match self.file(vec![Filing::Refuse(denial, Part::default())], deadline).await {
+        match self.file(vec![Filing::Refuse(denial, Part::default())], deadline, None).await {
             Err(e) => e,
             Ok(answers) => match answers.into_iter().next() {
                 Some(Ok(_)) => told,
@@ -206,7 +260,21 @@ impl Journal {
         answered.await.map_err(|_| NotFiled::Store(StoreError::Away))?
     }
 
-    /// How many filings wait or are being written.
+    /// Whether the journal is lost: a flush failed, or its thread ended. Nothing can be written until the vault is opened
+    /// anew.
+    #[must_use]
+    pub fn has_failed(&self) -> bool {
+        let ended = self.thread.lock().unwrap_or_else(PoisonError::into_inner);
+        self.health.failed.load(Ordering::Acquire) || ended.as_ref().is_none_or(JoinHandle::is_finished)
+    }
+
+    /// The time of the newest checkpoint: no verb decides by an earlier one, whatever the clock says.
+    #[must_use]
+    pub fn newest(&self) -> Timestamp {
+        Timestamp(self.health.newest.load(Ordering::Acquire))
+    }
+
+    /// How much waits or is being written, in kilobytes; at most [`QUEUE`].
     #[must_use]
     pub fn waiting(&self) -> usize {
         QUEUE.saturating_sub(self.room.available_permits())
@@ -216,12 +284,13 @@ impl Journal {
     pub fn close(&self) {
         let _ended_already = self.submit(Job::Stop, None);
         let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(thread) = thread {
+        // The last owner of a vault may be what the journal itself was about to put in force: no thread waits for itself.
+        if let Some(thread) = thread.filter(|t| t.thread().id() != std::thread::current().id()) {
             let _panicked = thread.join();
         }
     }
 
-    fn submit(&self, job: Job, room: Option<OwnedSemaphorePermit>) -> Result<(), Error> {
+    fn submit(&self, job: Job, room: Room) -> Result<(), Error> {
         self.submissions.send(Submission { job, room }).map_err(|_| Error::Store(StoreError::Away))
     }
 }
@@ -232,32 +301,79 @@ impl Drop for Journal {
     }
 }
 
+impl Filing {
+    fn part(&self) -> &Part {
+        match self {
+            Self::Enact(_, part, _)
+            | Self::Disclose(_, _, part)
+            | Self::Refuse(_, part)
+            | Self::State(_, part) => part,
+        }
+    }
+
+    /// How much it weighs in the queue: one, and its part's kilobytes.
+    fn kilobytes(&self) -> u32 {
+        let part = self.part();
+        let expected = part.expects.iter().map(|e| match e {
+            Expect::Absent(key) => key.len(),
+            Expect::Is(key, value) => key.len() + value.len(),
+        });
+        let written = part.writes.iter().map(|w| match w {
+            Write::Put(key, value) => key.len() + value.len(),
+            Write::Delete(key) | Write::Add(key, _) => key.len(),
+        });
+        let bytes: usize = expected.chain(written).sum();
+        u32::try_from(bytes / 1_024).unwrap_or(u32::MAX).saturating_add(1)
+    }
+
+    fn who(&self) -> Who {
+        match self {
+            Self::Enact(permit, ..) | Self::Disclose(permit, ..) => permit.who().clone(),
+            Self::Refuse(denial, _) => denial.who().clone(),
+            Self::State(statement, _) => statement.who.clone(),
+        }
+    }
+
+    /// Whether it stands whatever changes meanwhile: what was refused or done is said under the epoch of its entry.
+    fn stands(&self) -> bool {
+        match self {
+            Self::Enact(..) | Self::Disclose(..) => false,
+            Self::Refuse(..) | Self::State(..) => true,
+        }
+    }
+}
+
 /// One filing on its way to disk.
 struct Pending {
     statement: Statement,
     part: Part,
     sealed: Option<SealedRecord>,
+    changed: Changed,
+    stands: bool,
     /// Which submission of the group, and which filing of it.
     place: (usize, usize),
 }
 
 impl Pending {
     fn of(filing: Filing, place: (usize, usize)) -> Self {
+        let stands = filing.stands();
         match filing {
-            Filing::Enact(permit, part) => {
-                Self { statement: permit.into_statement(), part, sealed: None, place }
+            Filing::Enact(permit, part, changed) => {
+                Self { statement: permit.into_statement(), part, sealed: None, changed, stands, place }
             }
             Filing::Disclose(permit, sealed, part) => {
                 // A permit is for one record and one measure: anything else would be a proof of something else.
                 let agrees = permit.record() == sealed.record && permit.show() == Show::Full;
                 let statement = permit.into_statement();
                 let agrees = agrees && matches!(statement.event, Event::Disclosed { .. });
-                Self { statement, part, sealed: agrees.then_some(sealed), place }
+                Self { statement, part, sealed: agrees.then_some(sealed), changed: None, stands, place }
             }
             Filing::Refuse(denial, part) => {
-                Self { statement: denial.into_statement(), part, sealed: None, place }
+                Self { statement: denial.into_statement(), part, sealed: None, changed: None, stands, place }
             }
-            Filing::State(statement, part) => Self { statement, part, sealed: None, place },
+            Filing::State(statement, part) => {
+                Self { statement, part, sealed: None, changed: None, stands, place }
+            }
         }
     }
 }
@@ -265,7 +381,8 @@ impl Pending {
 struct Group {
     answers: Vec<Option<Result<Filed, NotFiled>>>,
     answer: oneshot::Sender<Answers>,
-    _room: Option<OwnedSemaphorePermit>,
+    room: Room,
+    hold: Hold,
 }
 
 struct Writer {
@@ -281,6 +398,8 @@ struct Writer {
     failed: Option<StoreError>,
     /// Refusals of each principal in one second of the clock.
     refusals: Refusals,
+    recent: Arc<RecentRows>,
+    health: Arc<Health>,
 }
 
 /// Refusals of each principal: in which second, and how many.
@@ -293,8 +412,21 @@ struct Draft {
     head: SignedCheckpoint,
     /// For each pending filing, the index of its entry.
     indices: Vec<(u64, Hash)>,
+    /// How many writes each part had before its entry was added.
+    lined: Vec<usize>,
     /// How many refusals each principal has had in this second by then.
     refusals: Refusals,
+}
+
+impl Draft {
+    /// Gives the parts back to their filings, without the entries of this draft.
+    fn give_back(&mut self, pending: &mut [Pending]) {
+        let parts = std::mem::take(&mut self.batch.parts);
+        for ((p, mut part), writes) in pending.iter_mut().zip(parts).zip(&self.lined) {
+            part.writes.truncate(*writes);
+            p.part = part;
+        }
+    }
 }
 
 impl Writer {
@@ -307,13 +439,13 @@ impl Writer {
                 Job::Control { step, answer } => {
                     let _gone = answer.send(self.change_control(step));
                 }
-                Job::File { filings, deadline, answer } => {
+                Job::File { filings, deadline, answer, hold } => {
                     let mut gathered = Gathered::default();
-                    gathered.add(filings, deadline, answer, first.room, self.clock.now());
+                    gathered.add(filings, deadline, answer, (first.room, hold), self.clock.now());
                     while gathered.pending.len() < GROUP {
                         match inbox.try_recv() {
-                            Ok(Submission { job: Job::File { filings, deadline, answer }, room }) => {
-                                gathered.add(filings, deadline, answer, room, self.clock.now());
+                            Ok(Submission { job: Job::File { filings, deadline, answer, hold }, room }) => {
+                                gathered.add(filings, deadline, answer, (room, hold), self.clock.now());
                             }
                             Ok(other) => {
                                 put_back = Some(other);
@@ -342,6 +474,9 @@ impl Writer {
                 break;
             }
             let epoch = self.epoch.version;
+            for p in pending.iter_mut().filter(|p| p.stands) {
+                p.statement.epoch = epoch;
+            }
             let (fresh, stale): (Vec<_>, Vec<_>) =
                 pending.into_iter().partition(|p| p.statement.epoch == epoch);
             for p in stale {
@@ -351,7 +486,7 @@ impl Writer {
             if pending.is_empty() {
                 break;
             }
-            let draft = self.draft(&pending);
+            let mut draft = self.draft(&mut pending);
             match self.store.commit(&draft.batch) {
                 Ok(()) => {
                     let Draft { edge, head, indices, refusals, .. } = draft;
@@ -359,11 +494,15 @@ impl Writer {
                     self.committed(edge, head.clone());
                     for (p, (index, leaf)) in pending.drain(..).zip(indices) {
                         let receipt = Receipt { log: self.log, index, leaf, checkpoint: head.clone() };
+                        if let Some((merchant, row, version)) = p.changed {
+                            self.recent.changed(merchant, row, version);
+                        }
                         let disclosed = p.sealed.map(|sealed| Disclosed { sealed });
                         answer(p.place, Ok(Filed { receipt, disclosed }));
                     }
                 }
                 Err(CommitError::Parts(failed)) => {
+                    draft.give_back(&mut pending);
                     let mut at = 0;
                     pending.retain(|p| {
                         let keep = !failed.contains(&at);
@@ -375,35 +514,40 @@ impl Writer {
                     });
                     if failed.is_empty() {
                         // Against the contract; without this it would be tried for ever.
-                        self.failed = Some(StoreError::Away);
+                        self.fail();
                     }
                 }
-                Err(CommitError::Guard) => self.failed = Some(StoreError::Away),
+                Err(CommitError::Guard) => self.fail(),
                 // Nothing was changed, and the engine goes on.
                 Err(CommitError::Store(e @ (StoreError::Full | StoreError::TooLarge))) => {
                     pending.drain(..).for_each(|p| answer(p.place, Err(NotFiled::Store(e.clone()))));
                 }
                 Err(CommitError::Store(e)) => {
-                    self.failed = Some(StoreError::Away);
+                    self.fail();
                     pending.drain(..).for_each(|p| answer(p.place, Err(NotFiled::Store(e.clone()))));
                 }
             }
         }
         for group in groups {
-            let answers = group.answers.into_iter().map(|a| a.unwrap_or(Err(NotFiled::Stale))).collect();
-            let _gone = group.answer.send(answers);
+            let Group { answers, answer, room, hold } = group;
+            let answers = answers.into_iter().map(|a| a.unwrap_or(Err(NotFiled::Stale))).collect();
+            // Before the answer: who has it may ask again at once.
+            drop((room, hold));
+            let _gone = answer.send(answers);
         }
     }
 
-    fn draft(&self, pending: &[Pending]) -> Draft {
+    fn draft(&self, pending: &mut [Pending]) -> Draft {
         let now = self.clock.now().max(self.newest);
         let mut lines = Lines::new(self.log, self.edge.size());
         let mut parts = Vec::with_capacity(pending.len());
         let mut indices = Vec::with_capacity(pending.len());
-        let (counted, refusals) = self.counted(pending, now);
+        let (counted, refusals) = self.counted(pending);
         let mut shared: HashMap<Counted, (u64, Hash)> = HashMap::new();
-        for (p, counted) in pending.iter().zip(counted) {
-            let mut part = p.part.clone();
+        let mut lined = Vec::with_capacity(pending.len());
+        for (p, counted) in pending.iter_mut().zip(counted) {
+            let mut part = std::mem::take(&mut p.part);
+            let before = part.writes.len();
             let line = match counted {
                 None => lines.add(&entry(&p.statement, p.statement.event.clone(), now), &mut part),
                 Some((counted, count)) => *shared.entry(counted.clone()).or_insert_with(|| {
@@ -414,9 +558,10 @@ impl Writer {
                 }),
             };
             indices.push(line);
+            lined.push(before);
             parts.push(part);
         }
-        Draft { refusals, ..self.finish(&lines, parts, indices, now, self.epoch) }
+        Draft { lined, refusals, ..self.finish(&lines, parts, indices, now, self.epoch) }
     }
 
     fn finish(
@@ -447,18 +592,26 @@ impl Writer {
         let mut writes = tiles;
         writes.push(head.write(self.log));
         let batch = Batch { guard, parts, head: writes };
-        Draft { batch, edge, head, indices, refusals: self.refusals.clone() }
+        Draft { batch, edge, head, indices, lined: Vec::new(), refusals: self.refusals.clone() }
+    }
+
+    /// Nothing more is written until the vault is opened anew.
+    fn fail(&mut self) {
+        self.failed = Some(StoreError::Away);
+        self.health.failed.store(true, Ordering::Release);
     }
 
     fn committed(&mut self, edge: Edge, head: SignedCheckpoint) {
         self.newest = head.checkpoint().time;
+        self.health.newest.store(self.newest.0, Ordering::Release);
         self.edge = edge;
         self.head = Some(head);
     }
 
     /// Which refusals are only counted, with how many there are of their like in this batch.
-    fn counted(&self, pending: &[Pending], now: Timestamp) -> (Vec<Option<(Counted, u32)>>, Refusals) {
-        let second = now.0 / MS_PER_SECOND;
+    fn counted(&self, pending: &[Pending]) -> (Vec<Option<(Counted, u32)>>, Refusals) {
+        // By the clock as it is: the log's time may stand still after a jump.
+        let second = self.clock.now().0 / MS_PER_SECOND;
         let mut seen = self.refusals.clone();
         seen.retain(|_, (at, _)| *at == second);
         let mut counts: HashMap<Counted, u32> = HashMap::new();
@@ -484,7 +637,10 @@ impl Writer {
             return Err(NotFiled::Store(e.clone()));
         }
         let now = self.clock.now().max(self.newest);
-        let ControlStep { epoch, mut part, changes, in_force } = step;
+        let ControlStep { from, epoch, mut part, changes, in_force } = step;
+        if self.epoch != from {
+            return Err(NotFiled::Stale);
+        }
         let mut lines = Lines::new(self.log, self.edge.size());
         let mut last = None;
         for (who, change) in changes {
@@ -510,12 +666,12 @@ impl Writer {
             }
             Err(CommitError::Parts(_)) => Err(NotFiled::Stale),
             Err(CommitError::Guard) => {
-                self.failed = Some(StoreError::Away);
+                self.fail();
                 Err(NotFiled::Store(StoreError::Away))
             }
             Err(CommitError::Store(e @ (StoreError::Full | StoreError::TooLarge))) => Err(NotFiled::Store(e)),
             Err(CommitError::Store(e)) => {
-                self.failed = Some(StoreError::Away);
+                self.fail();
                 Err(NotFiled::Store(e))
             }
         }
@@ -590,16 +746,26 @@ impl Gathered {
         filings: Vec<Filing>,
         deadline: Option<Timestamp>,
         answer: oneshot::Sender<Answers>,
-        room: Option<OwnedSemaphorePermit>,
+        (room, hold): (Room, Hold),
         now: Timestamp,
     ) {
-        if deadline.is_some_and(|d| d <= now) {
-            let _gone = answer.send(filings.iter().map(|_| Err(NotFiled::Late)).collect());
-            return;
-        }
+        let late = deadline.is_some_and(|d| d <= now);
         let group = self.groups.len();
-        self.groups.push(Group { answers: filings.iter().map(|_| None).collect(), answer, _room: room });
-        self.pending.extend(filings.into_iter().enumerate().map(|(i, f)| Pending::of(f, (group, i))));
+        let mut answers = Vec::with_capacity(filings.len());
+        for (index, filing) in filings.into_iter().enumerate() {
+            let too_large =
+                filing.part().writes.iter().any(|w| matches!(w, Write::Put(_, v) if v.len() > MAX_VALUE));
+            // What was refused is written down however late it is.
+            answers.push(if late && !filing.stands() {
+                Some(Err(NotFiled::Late))
+            } else if too_large {
+                Some(Err(NotFiled::Store(StoreError::TooLarge)))
+            } else {
+                self.pending.push(Pending::of(filing, (group, index)));
+                None
+            });
+        }
+        self.groups.push(Group { answers, answer, room, hold });
     }
 }
 

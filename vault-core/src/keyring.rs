@@ -31,7 +31,7 @@ const ROW_FORMAT: u8 = 1;
 const TOKEN_BUCKET: usize = 32;
 
 /// The most cards of one data subject: its index is one row, rewritten with each.
-pub const MAX_SUBJECT_ROWS: usize = 2_000;
+pub const MAX_SUBJECT_ROWS: usize = 1_000;
 
 /// A data subject's secret; zero bytes where a card has no subject.
 pub struct SubjectSecret(Secret32);

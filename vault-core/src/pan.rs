@@ -514,26 +514,46 @@ pub fn luhn_valid(digits: &[u8]) -> bool {
     luhn_sum(digits) == 0
 }
 
-/// Whether a free text holds a card number: a maximal run of 12 to 19 digits, single spaces and hyphens between two
-/// digits ignored, that passes the Luhn check. A longer run is no card.
+/// Whether a free text holds a card number: a maximal run of 12 to 19 digits that passes the Luhn check, both with single
+/// spaces and hyphens between two digits ignored and without: `12-4111...` holds one too. A longer run is no card.
 #[must_use]
 pub fn holds_card_number(text: &str) -> bool {
-    let mut luhn = Luhn::default();
-    let mut length = 0_usize;
+    let (mut grouped, mut plain) = (Run::default(), Run::default());
     let mut after_digit = false;
     for byte in text.bytes() {
-        match byte {
-            b'0'..=b'9' => {
-                luhn = luhn.then(byte);
-                length += 1;
-                after_digit = true;
-            }
-            b' ' | b'-' if after_digit => after_digit = false,
-            _ if is_card(length, luhn) => return true,
-            _ => (luhn, length, after_digit) = (Luhn::default(), 0, false),
+        if byte.is_ascii_digit() {
+            (grouped, plain) = (grouped.then(byte), plain.then(byte));
+            after_digit = true;
+            continue;
         }
+        let groups_go_on = after_digit && matches!(byte, b' ' | b'-');
+        if plain.is_card() || (!groups_go_on && grouped.is_card()) {
+            return true;
+        }
+        plain = Run::default();
+        if !groups_go_on {
+            grouped = Run::default();
+        }
+        after_digit = false;
     }
-    is_card(length, luhn)
+    grouped.is_card() || plain.is_card()
+}
+
+/// A run of digits as it grows.
+#[derive(Default, Clone, Copy)]
+struct Run {
+    luhn: Luhn,
+    length: usize,
+}
+
+impl Run {
+    fn then(self, digit: u8) -> Self {
+        Self { luhn: self.luhn.then(digit), length: self.length + 1 }
+    }
+
+    fn is_card(self) -> bool {
+        is_card(self.length, self.luhn)
+    }
 }
 
 fn is_card(length: usize, luhn: Luhn) -> bool {
@@ -866,6 +886,10 @@ mod tests {
             "501800000009",
             "6304000000000000000",
             "- 4111111111111111 -",
+            // Digits beside it do not hide it.
+            "4111111111111111 1111",
+            "4111111111111111-5",
+            "12-4111111111111111",
         ] {
             assert!(holds_card_number(card), "{card}");
         }
@@ -876,9 +900,7 @@ mod tests {
             "411111111111111",
             "50180000000",
             "00000000000000000000",
-            // The maximal run is longer than the card in it.
-            "4111111111111111 1111",
-            "4111111111111111-5",
+            // The run is longer than any card.
             "4111.1111.1111.1111",
             "4111  1111  1111  1111",
             "4111111111111111".repeat(2).as_str(),
@@ -959,7 +981,9 @@ mod tests {
                     joined.push(if byte.is_ascii_digit() { char::from(*byte) } else { '|' });
                 }
             }
-            let plain = joined.split('|').any(|run| (12..=19).contains(&run.len()) && by_the_book(run.as_bytes()) == 0);
+            let card = |run: &str| (12..=19).contains(&run.len()) && by_the_book(run.as_bytes()) == 0;
+            let bare = |c: char| !c.is_ascii_digit();
+            let plain = joined.split('|').any(card) || text.split(bare).any(card);
             prop_assert_eq!(holds_card_number(&text), plain);
         }
     }

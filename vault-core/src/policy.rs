@@ -277,6 +277,11 @@ impl Permit {
         self
     }
 
+    /// Who asked.
+    pub(crate) fn who(&self) -> &Who {
+        &self.subject.who
+    }
+
     /// What the log will say, used up.
     pub(crate) fn into_statement(self) -> Statement {
         let Subject { who, merchant, channel } = self.subject;
@@ -327,6 +332,11 @@ impl Denial {
             Refusal::Unreadable => Error::internal(),
             Refusal::Malformed => Error::malformed("request", "is malformed"),
         }
+    }
+
+    /// Who asked.
+    pub(crate) fn who(&self) -> &Who {
+        &self.subject.who
     }
 
     /// Why, as the log says it.
@@ -590,6 +600,24 @@ impl Rules {
     #[must_use]
     pub fn knows(&self, caller: Caller<'_>) -> bool {
         self.principal(caller).is_some()
+    }
+
+    /// A refusal of somebody who asked before being admitted to anything.
+    #[must_use]
+    pub fn stranger(&self, caller: Caller<'_>) -> Denial {
+        let subject = Subject { who: unlisted(caller), merchant: None, channel: None };
+        let why = Refusal::UnlistedPrincipal;
+        let action = Action::Connect;
+        Denial {
+            subject,
+            action,
+            purpose: None,
+            initiator: None,
+            record: None,
+            why,
+            lock: 0,
+            epoch: self.epoch,
+        }
     }
 
     /// Who a caller is, for whom it acts, and the one channel it is bound to if it is bound to one.

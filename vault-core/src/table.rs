@@ -207,8 +207,13 @@ fn is_nothing(show: &Show) -> bool {
     *show == Show::Nothing
 }
 
+/// What is wrong with a policy. The words may quote the file; if that brings a card number, nothing is quoted.
 fn wrong(what: impl std::fmt::Display) -> Error {
-    Error::Config(format!("policy: {what}"))
+    let said = format!("policy: {what}");
+    if crate::pan::holds_card_number(&said) {
+        return Error::Config("policy: a card number stands where a name or a length belongs".to_owned());
+    }
+    Error::Config(said)
 }
 
 impl Policy {

@@ -41,7 +41,7 @@ use crate::network::Networks;
 use crate::policy::{Policy, Rules, Statement};
 use crate::recent::{REMEMBERED_ROWS, RecentRows};
 use crate::store::{Part, Store, StoreError, Write};
-use crate::time::{Clock, SystemClock};
+use crate::time::{Clock, SystemClock, Timestamp};
 
 /// How often a verb decides anew before it says that the vault is overloaded. Each time, another request got through.
 const MAX_ROUNDS: usize = 64;
@@ -91,7 +91,7 @@ struct Inner {
     networks: Arc<Networks>,
     journal: Journal,
     state: RwLock<Arc<State>>,
-    recent: RecentRows,
+    recent: Arc<RecentRows>,
     running: running::Running,
     changing: tokio::sync::Mutex<()>,
     vault: [u8; 16],
@@ -175,6 +175,7 @@ impl Vault {
             return Err(damaged());
         }
         let end = journal::end_of(store.as_ref(), FIRST_LOG, &signer, &epoch).await?;
+        let recent = Arc::new(RecentRows::new(remembered_rows));
         let journal = Journal::open(Opening {
             store: store.clone(),
             log: FIRST_LOG,
@@ -182,6 +183,7 @@ impl Vault {
             end: Some(end),
             epoch,
             clock: clock.clone(),
+            recent: recent.clone(),
         })?;
         let version = control.version;
         let state = RwLock::new(Arc::new(State { control, epoch, rules, keyring }));
@@ -192,7 +194,7 @@ impl Vault {
                 networks,
                 journal,
                 state,
-                recent: RecentRows::new(remembered_rows),
+                recent,
                 running: running::Running::default(),
                 changing: tokio::sync::Mutex::new(()),
                 vault: header.vault,
@@ -202,7 +204,6 @@ impl Vault {
             }),
         };
         vault.state_of_vault(Event::VaultOpened, version).await?;
-        vault.sweep().await?;
         Ok(vault)
     }
 
@@ -226,6 +227,17 @@ impl Vault {
         (self.inner.store.engine(), self.inner.store.commits(), self.inner.journal.waiting())
     }
 
+    /// Whether nothing can be written any more until the vault is opened anew.
+    #[must_use]
+    pub fn has_failed(&self) -> bool {
+        self.inner.journal.has_failed()
+    }
+
+    /// What time it is: never before the newest entry of the log.
+    fn now(&self) -> Timestamp {
+        self.inner.clock.now().max(self.inner.journal.newest())
+    }
+
     fn state(&self) -> Arc<State> {
         self.inner.state.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -236,7 +248,8 @@ impl Vault {
 
     async fn state_of_vault(&self, event: Event, epoch: u64) -> Result<(), Error> {
         let statement = Statement { who: Who::Vault, merchant: None, channel: None, event, epoch };
-        let answers = self.inner.journal.file(vec![Filing::State(statement, Part::default())], None).await?;
+        let answers =
+            self.inner.journal.file(vec![Filing::State(statement, Part::default())], None, None).await?;
         answers.into_iter().try_for_each(|a| a.map(|_| ()).map_err(Error::from))
     }
 }

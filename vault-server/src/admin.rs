@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use prost::Message;
@@ -25,7 +25,6 @@ use vault_proto::v1;
 
 use crate::failure::status;
 use crate::identity::PeerCertificate;
-use crate::limits::Limits;
 use crate::metrics::{Door, Metrics};
 use crate::tls::Tls;
 use crate::wire;
@@ -34,7 +33,10 @@ use crate::wire;
 const PAGE: usize = 100;
 
 /// How many answers to changes are kept for a retry in this process: operators are few.
-const KEPT_ANSWERS: usize = 1_000;
+const KEPT_ANSWERS: usize = 100;
+
+/// How many verifications of the log may run at once: each walks all of it.
+const WALKS: usize = 2;
 
 /// The operators' plane.
 #[derive(Clone)]
@@ -43,18 +45,19 @@ pub struct AdminService {
     started_at: Timestamp,
     clock: Arc<dyn Clock>,
     doors: Vec<(&'static str, Arc<Tls>)>,
-    limits: Limits,
+    walking: Arc<tokio::sync::Semaphore>,
     metrics: Arc<Metrics>,
-    answers: Arc<Mutex<Answers>>,
+    answers: Arc<tokio::sync::Mutex<Answers>>,
 }
 
-type Name = (PrincipalName, RequestId, &'static str);
+type Name = (PrincipalName, RequestId);
 
 /// Answers to changes, kept for a retry. They do not outlive the process: then `expected_epoch` keeps a change from
 /// being made twice.
 #[derive(Default)]
 struct Answers {
-    kept: HashMap<Name, Vec<u8>>,
+    /// What was asked, and what was answered. A policy's text may be among them: no secret is.
+    kept: HashMap<Name, (Vec<u8>, Vec<u8>)>,
     order: std::collections::VecDeque<Name>,
 }
 
@@ -86,11 +89,18 @@ impl AdminService {
         vault: Vault,
         clock: Arc<dyn Clock>,
         doors: Vec<(&'static str, Arc<Tls>)>,
-        limits: Limits,
         metrics: Arc<Metrics>,
     ) -> Self {
         let started_at = clock.now();
-        Self { vault, started_at, clock, doors, limits, metrics, answers: Arc::default() }
+        Self {
+            vault,
+            started_at,
+            clock,
+            doors,
+            walking: Arc::new(tokio::sync::Semaphore::new(WALKS)),
+            metrics,
+            answers: Arc::default(),
+        }
     }
 
     async fn operator<T>(&self, request: &Request<T>, action: Action) -> Result<PrincipalName, Status> {
@@ -100,6 +110,14 @@ impl AdminService {
         operator.map_err(|e| status(&e))
     }
 
+    /// An operator, without a word in the log.
+    fn listed<T>(&self, request: &Request<T>) -> Result<PrincipalName, Status> {
+        let peer = request.extensions().get::<Arc<PeerCertificate>>();
+        let peer = peer.ok_or_else(|| Status::unauthenticated("a client certificate is required"))?;
+        let operator = self.vault.operator(&peer.authority_key.0, peer.name.as_str());
+        operator.ok_or_else(|| status(&Error::Denied))
+    }
+
     /// A reading: who may not is refused, who may is in the log.
     async fn reads<T>(&self, request: &Request<T>, action: Action) -> Result<PrincipalName, Status> {
         let operator = self.operator(request, action).await?;
@@ -107,12 +125,13 @@ impl AdminService {
         Ok(operator)
     }
 
-    /// Makes a change once: a retry with the same id gets the answer that was given.
+    /// Makes a change once: a retry with the same id and body gets the answer that was given, another body is refused.
+    /// Changes are made one at a time, so that a retry waits for the first to be done.
     async fn once<A, F>(
         &self,
         operator: &PrincipalName,
         header: Option<&v1::ChangeHeader>,
-        method: &'static str,
+        body: &impl Message,
         change: impl FnOnce() -> F,
     ) -> Result<Response<A>, Status>
     where
@@ -121,21 +140,18 @@ impl AdminService {
     {
         let header = header.ok_or_else(|| status(&Error::malformed("header", "is required")))?;
         let id = RequestId::parse(&header.request_id).map_err(|e| status(&e))?;
-        let name = (operator.clone(), id, method);
-        let kept = self.answers().kept.get(&name).cloned();
-        if let Some(bytes) = kept {
+        let name = (operator.clone(), id);
+        let mut answers = self.answers.lock().await;
+        let body = body.encode_to_vec();
+        if let Some((asked, bytes)) = answers.kept.get(&name) {
+            if *asked != body {
+                return Err(status(&Error::IdempotencyMismatch));
+            }
             return A::decode(bytes.as_slice()).map(Response::new).map_err(|_| status(&Error::internal()));
         }
-        if let Some(expected) = header.expected_epoch {
-            let epoch = self.vault.status().epoch;
-            if epoch != expected {
-                return Err(status(&Error::EpochMismatch { epoch }));
-            }
-        }
         let answer = change().await?;
-        let mut answers = self.answers();
         answers.order.push_back(name.clone());
-        answers.kept.insert(name, answer.encode_to_vec());
+        answers.kept.insert(name, (body, answer.encode_to_vec()));
         if answers.order.len() > KEPT_ANSWERS
             && let Some(oldest) = answers.order.pop_front()
         {
@@ -144,14 +160,14 @@ impl AdminService {
         Ok(Response::new(answer))
     }
 
-    fn answers(&self) -> std::sync::MutexGuard<'_, Answers> {
-        self.answers.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// The origin of this node's log, if that is the one meant.
     fn this_log(&self, asked: &str) -> Result<String, Refused> {
         let log = self.vault.verifier()?.origin().to_string();
-        if asked.is_empty() || asked == log { Ok(log) } else { Err(Refused::NotFound("no such log in this vault")) }
+        if asked.is_empty() || asked == log {
+            Ok(log)
+        } else {
+            Err(Refused::NotFound("no such log in this vault"))
+        }
     }
 
     fn epoch(&self) -> u64 {
@@ -388,8 +404,10 @@ impl Wanted {
     fn of(request: &v1::ListAuditEntriesRequest) -> Self {
         let ms = |t: &Option<prost_types::Timestamp>, otherwise: u64| {
             t.as_ref().map_or(otherwise, |t| {
-                u64::try_from(t.seconds).unwrap_or(0).saturating_mul(1_000)
-                    + u64::try_from(t.nanos).unwrap_or(0) / 1_000_000
+                u64::try_from(t.seconds)
+                    .unwrap_or(0)
+                    .saturating_mul(1_000)
+                    .saturating_add(u64::try_from(t.nanos).unwrap_or(0) / 1_000_000)
             })
         };
         Self {
@@ -417,6 +435,118 @@ impl Wanted {
 
 type Steps = Pin<Box<dyn Stream<Item = Result<v1::VerifyLogResponse, Status>> + Send>>;
 
+/// Finishes a change also when its caller goes away meanwhile: its answer is then there for the retry.
+async fn detached<A: Send + 'static>(
+    change: impl Future<Output = Result<A, Status>> + Send + 'static,
+) -> Result<A, Status> {
+    tokio::spawn(change).await.unwrap_or_else(|_| Err(status(&Error::internal())))
+}
+
+impl AdminService {
+    async fn rotate_key_once(
+        &self,
+        request: Request<v1::RotateKeyRequest>,
+    ) -> Result<Response<v1::RotateKeyResponse>, Status> {
+        let operator = self.operator(&request, Action::RotateKey).await?;
+        let asked = request.into_inner();
+        let rotate = || async {
+            match asked.kind() {
+                v1::KeyKind::Dek => {}
+                v1::KeyKind::Unspecified => return Err(Error::malformed("kind", "is required").into()),
+                _ => return Err(Error::Unimplemented { what: "rotating a key of this kind" }.into()),
+            }
+            let merchant = named(&asked.merchant, "merchant", MerchantName::parse)?;
+            let previous = self.vault.keys().into_iter().rev().find(|k| {
+                k.kind == KeyKind::Dek
+                    && k.merchant.as_ref() == Some(&merchant)
+                    && k.state == KeyState::Active
+            });
+            let (id, receipt) =
+                self.vault.rotate_dek(&operator, &merchant, expected(asked.header.as_ref())).await?;
+            Ok(v1::RotateKeyResponse {
+                key: self.key_after(id),
+                previous: previous.and_then(|k| self.key_after(k.id)),
+                epoch: self.epoch(),
+                receipt: Some(wire::receipt(&receipt, true)),
+            })
+        };
+        self.once(&operator, asked.header.as_ref(), &asked, rotate).await
+    }
+
+    async fn set_lock_once(
+        &self,
+        request: Request<v1::SetLockRequest>,
+    ) -> Result<Response<v1::SetLockResponse>, Status> {
+        let operator = self.operator(&request, Action::SetLock).await?;
+        let asked = request.into_inner();
+        let set = || async {
+            let target = lock_target(asked.target.clone())?;
+            let reason = u8::try_from(asked.reason).ok().and_then(LockReason::from_id);
+            let reason = reason.ok_or_else(|| Error::malformed("reason", "is required"))?;
+            let note = (!asked.note.is_empty()).then_some(asked.note.as_str());
+            let (id, receipt) =
+                self.vault.set_lock(&operator, target, reason, note, expected(asked.header.as_ref())).await?;
+            let set = self.vault.locks().into_iter().find(|l| l.id == id).ok_or_else(Error::internal)?;
+            Ok(v1::SetLockResponse {
+                lock: Some(lock(&set, note.map(str::to_owned))),
+                epoch: self.epoch(),
+                receipt: Some(wire::receipt(&receipt, true)),
+            })
+        };
+        self.once(&operator, asked.header.as_ref(), &asked, set).await
+    }
+
+    async fn lift_lock_once(
+        &self,
+        request: Request<v1::LiftLockRequest>,
+    ) -> Result<Response<v1::LiftLockResponse>, Status> {
+        let operator = self.operator(&request, Action::LiftLock).await?;
+        let asked = request.into_inner();
+        let lift = || async {
+            if !asked.note.is_empty() {
+                return Err(Error::Unimplemented { what: "a note on lifting a lock" }.into());
+            }
+            let receipt = self
+                .vault
+                .lift_lock(&operator, asked.lockdown, expected(asked.header.as_ref()))
+                .await
+                .map_err(|e| match e {
+                    Error::Malformed { field: "lockdown", .. } => Refused::NotFound("no such lock in force"),
+                    other => other.into(),
+                })?;
+            let lifted = self.vault.locks().into_iter().find(|l| l.id == asked.lockdown);
+            Ok(v1::LiftLockResponse {
+                lock: lifted.map(|l| lock(&l, None)),
+                epoch: self.epoch(),
+                receipt: Some(wire::receipt(&receipt, true)),
+            })
+        };
+        self.once(&operator, asked.header.as_ref(), &asked, lift).await
+    }
+
+    async fn apply_policy_once(
+        &self,
+        request: Request<v1::ApplyPolicyRequest>,
+    ) -> Result<Response<v1::ApplyPolicyResponse>, Status> {
+        let operator = self.operator(&request, Action::ApplyPolicy).await?;
+        let asked = request.into_inner();
+        let apply = || async {
+            let expected = asked.header.as_ref().and_then(|h| h.expected_epoch);
+            let expected =
+                expected.ok_or_else(|| Error::malformed("header.expected_epoch", "is required"))?;
+            let policy = policy(&asked.toml)?;
+            let changes = self.vault.policy_diff(&policy)?;
+            let receipt = self.vault.apply_policy(&operator, policy, Some(expected)).await?;
+            Ok(v1::ApplyPolicyResponse {
+                changes: changes.into_iter().map(change).collect(),
+                epoch: self.epoch(),
+                receipt: Some(wire::receipt(&receipt, true)),
+            })
+        };
+        self.once(&operator, asked.header.as_ref(), &asked, apply).await
+    }
+}
+
 #[tonic::async_trait]
 impl v1::admin_server::Admin for AdminService {
     type VerifyLogStream = Steps;
@@ -425,8 +555,13 @@ impl v1::admin_server::Admin for AdminService {
         &self,
         request: Request<v1::GetStatusRequest>,
     ) -> Result<Response<v1::GetStatusResponse>, Status> {
-        self.reads(&request, Action::ReadPolicy).await?;
-        let told = self.vault.status();
+        let (told, failed) = (self.vault.status(), self.vault.has_failed());
+        if failed {
+            // Nothing can be written down any more, and this is when the status is wanted most.
+            self.listed(&request)?;
+        } else {
+            self.reads(&request, Action::ReadPolicy).await?;
+        }
         let head = self.vault.checkpoint().await.map_err(|e| status(&e))?;
         let (mut problems, mut certificates) = (Vec::new(), Vec::new());
         for (role, tls) in &self.doors {
@@ -446,7 +581,7 @@ impl v1::admin_server::Admin for AdminService {
             }
         }
         Ok(Response::new(v1::GetStatusResponse {
-            state: v1::ServingState::Serving.into(),
+            state: if failed { v1::ServingState::Sealed } else { v1::ServingState::Serving }.into(),
             problems,
             release: env!("CARGO_PKG_VERSION").to_owned(),
             log: head.note().lines().next().unwrap_or_default().to_owned(),
@@ -454,10 +589,10 @@ impl v1::admin_server::Admin for AdminService {
             started_at: Some(wire::timestamp(self.started_at)),
             uptime: Some(seconds(self.started_at, self.clock.now())),
             certificates,
-            store: Some(v1::StoreStatus { engine: told.engine.to_owned(), format: 1, available: true }),
+            store: Some(v1::StoreStatus { engine: told.engine.to_owned(), format: 1, available: !failed }),
             queue: Some(v1::QueueStatus {
                 depth: u32::try_from(told.waiting).unwrap_or(u32::MAX),
-                capacity: self.limits.queue,
+                capacity: u32::try_from(vault_core::journal::QUEUE).unwrap_or(u32::MAX),
             }),
             connections: self.metrics.connections(Door::Data),
             checkpoint: Some(wire::checkpoint(&head)),
@@ -485,51 +620,16 @@ impl v1::admin_server::Admin for AdminService {
         &self,
         request: Request<v1::RotateKeyRequest>,
     ) -> Result<Response<v1::RotateKeyResponse>, Status> {
-        let operator = self.operator(&request, Action::RotateKey).await?;
-        let asked = request.into_inner();
-        let rotate = || async {
-            match asked.kind() {
-                v1::KeyKind::Dek => {}
-                v1::KeyKind::Unspecified => return Err(Error::malformed("kind", "is required").into()),
-                _ => return Err(Error::Unimplemented { what: "rotating a key of this kind" }.into()),
-            }
-            let merchant = named(&asked.merchant, "merchant", MerchantName::parse)?;
-            let previous = self.vault.keys().into_iter().rev().find(|k| {
-                k.kind == KeyKind::Dek
-                    && k.merchant.as_ref() == Some(&merchant)
-                    && k.state == KeyState::Active
-            });
-            let (id, receipt) = self.vault.rotate_dek(&operator, &merchant).await?;
-            Ok(v1::RotateKeyResponse {
-                key: self.key_after(id),
-                previous: previous.and_then(|k| self.key_after(k.id)),
-                epoch: self.epoch(),
-                receipt: Some(wire::receipt(&receipt, true)),
-            })
-        };
-        self.once(&operator, asked.header.as_ref(), "RotateKey", rotate).await
+        let service = self.clone();
+        detached(async move { service.rotate_key_once(request).await }).await
     }
 
     async fn set_lock(
         &self,
         request: Request<v1::SetLockRequest>,
     ) -> Result<Response<v1::SetLockResponse>, Status> {
-        let operator = self.operator(&request, Action::SetLock).await?;
-        let asked = request.into_inner();
-        let set = || async {
-            let target = lock_target(asked.target.clone())?;
-            let reason = u8::try_from(asked.reason).ok().and_then(LockReason::from_id);
-            let reason = reason.ok_or_else(|| Error::malformed("reason", "is required"))?;
-            let note = (!asked.note.is_empty()).then_some(asked.note.as_str());
-            let (id, receipt) = self.vault.set_lock(&operator, target, reason, note).await?;
-            let set = self.vault.locks().into_iter().find(|l| l.id == id).ok_or_else(Error::internal)?;
-            Ok(v1::SetLockResponse {
-                lock: Some(lock(&set, note.map(str::to_owned))),
-                epoch: self.epoch(),
-                receipt: Some(wire::receipt(&receipt, true)),
-            })
-        };
-        self.once(&operator, asked.header.as_ref(), "SetLock", set).await
+        let service = self.clone();
+        detached(async move { service.set_lock_once(request).await }).await
     }
 
     async fn list_locks(
@@ -555,24 +655,8 @@ impl v1::admin_server::Admin for AdminService {
         &self,
         request: Request<v1::LiftLockRequest>,
     ) -> Result<Response<v1::LiftLockResponse>, Status> {
-        let operator = self.operator(&request, Action::LiftLock).await?;
-        let asked = request.into_inner();
-        let lift = || async {
-            if !asked.note.is_empty() {
-                return Err(Error::Unimplemented { what: "a note on lifting a lock" }.into());
-            }
-            let receipt = self.vault.lift_lock(&operator, asked.lockdown).await.map_err(|e| match e {
-                Error::Malformed { field: "lockdown", .. } => Refused::NotFound("no such lock in force"),
-                other => other.into(),
-            })?;
-            let lifted = self.vault.locks().into_iter().find(|l| l.id == asked.lockdown);
-            Ok(v1::LiftLockResponse {
-                lock: lifted.map(|l| lock(&l, None)),
-                epoch: self.epoch(),
-                receipt: Some(wire::receipt(&receipt, true)),
-            })
-        };
-        self.once(&operator, asked.header.as_ref(), "LiftLock", lift).await
+        let service = self.clone();
+        detached(async move { service.lift_lock_once(request).await }).await
     }
 
     async fn get_policy(
@@ -617,22 +701,8 @@ impl v1::admin_server::Admin for AdminService {
         &self,
         request: Request<v1::ApplyPolicyRequest>,
     ) -> Result<Response<v1::ApplyPolicyResponse>, Status> {
-        let operator = self.operator(&request, Action::ApplyPolicy).await?;
-        let asked = request.into_inner();
-        let apply = || async {
-            let expected = asked.header.as_ref().and_then(|h| h.expected_epoch);
-            let expected =
-                expected.ok_or_else(|| Error::malformed("header.expected_epoch", "is required"))?;
-            let policy = policy(&asked.toml)?;
-            let changes = self.vault.policy_diff(&policy)?;
-            let receipt = self.vault.apply_policy(&operator, policy, Some(expected)).await?;
-            Ok(v1::ApplyPolicyResponse {
-                changes: changes.into_iter().map(change).collect(),
-                epoch: self.epoch(),
-                receipt: Some(wire::receipt(&receipt, true)),
-            })
-        };
-        self.once(&operator, asked.header.as_ref(), "ApplyPolicy", apply).await
+        let service = self.clone();
+        detached(async move { service.apply_policy_once(request).await }).await
     }
 
     async fn explain_policy(
@@ -707,7 +777,13 @@ impl v1::admin_server::Admin for AdminService {
             let most = page_size(asked.page_size, MAX_ENTRIES);
             // The next entry to look at, or going back the one behind it: an index, for the log grows between pages.
             let mut at = match asked.page_token.as_str() {
-                "" => if asked.newest_first { size } else { 0 },
+                "" => {
+                    if asked.newest_first {
+                        size
+                    } else {
+                        0
+                    }
+                }
                 token => from_page(token)?,
             };
             if at > size {
@@ -787,9 +863,11 @@ impl v1::admin_server::Admin for AdminService {
     ) -> Result<Response<Self::VerifyLogStream>, Status> {
         self.reads(&request, Action::ReadAudit).await?;
         self.this_log(&request.get_ref().log)?;
+        let walk = self.walking.clone().try_acquire_owned().map_err(|_| status(&Error::Overloaded))?;
         let (to, steps) = mpsc::channel(16);
         let vault = self.vault.clone();
         tokio::spawn(async move {
+            let _walk = walk;
             let progress_to = to.clone();
             // Progress that nobody takes in time is left out: the walk does not wait for the caller.
             let mut progress = move |done: u64, total: u64| {
@@ -820,6 +898,10 @@ impl v1::admin_server::Admin for AdminService {
 
 /// How many entries one listing looks through: a search that finds little comes back with a page token.
 const LOOKED: u64 = 100_000;
+
+fn expected(header: Option<&v1::ChangeHeader>) -> Option<u64> {
+    header.and_then(|h| h.expected_epoch)
+}
 
 fn optional<T>(text: &str, parse: impl Fn(&str) -> Result<T, Error>) -> Result<Option<T>, Error> {
     if text.is_empty() { Ok(None) } else { parse(text).map(Some) }

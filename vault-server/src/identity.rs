@@ -104,7 +104,12 @@ impl PeerName {
             _ => None,
         });
         if let Some(uri) = only(uris)? {
-            return Ok(Self::Uri(checked(uri)?.to_owned()));
+            // A scheme is what tells a URI from a DNS name: a policy's one `name` never means both.
+            let uri = checked(uri)?;
+            if !uri.contains(':') {
+                return Err(IdentityError::Alphabet);
+            }
+            return Ok(Self::Uri(uri.to_owned()));
         }
         let dns = only(dns)?.ok_or(IdentityError::NoName)?;
         Ok(Self::Dns(checked(dns.strip_suffix('.').unwrap_or(dns))?.to_ascii_lowercase()))

@@ -452,6 +452,10 @@ mod tests {
         config
     }
 
+    fn grpc(uri: impl AsRef<str>) -> http::request::Builder {
+        Request::post(uri.as_ref()).header("content-type", "application/grpc")
+    }
+
     type ClientStream = tokio_rustls::client::TlsStream<TcpStream>;
 
     async fn dial(address: SocketAddr, config: ClientConfig) -> io::Result<ClientStream> {
@@ -474,7 +478,7 @@ mod tests {
         /// The gRPC code and message of one call.
         async fn ask(&self, path: &str, timeout: Option<&str>) -> Result<Status, h2::Error> {
             let mut send = self.send.clone().ready().await?;
-            let mut request = Request::post(format!("https://localhost{path}")).body(()).unwrap();
+            let mut request = grpc(format!("https://localhost{path}")).body(()).unwrap();
             if let Some(timeout) = timeout {
                 request.headers_mut().insert("grpc-timeout", timeout.parse().unwrap());
             }
@@ -659,7 +663,7 @@ mod tests {
         let client = running.connect(&running.leaf()).await.unwrap();
         let mut resets = 0;
         while let Ok(mut send) = client.send.clone().ready().await {
-            let request = Request::post("https://localhost/never").body(()).unwrap();
+            let request = grpc("https://localhost/never").body(()).unwrap();
             let Ok((_response, mut stream)) = send.send_request(request, true) else { break };
             // Waiting for the server is what a patient attacker does, to stay below what h2 itself would notice.
             let begun =
@@ -681,7 +685,7 @@ mod tests {
         let flood = async {
             loop {
                 let Ok(mut send) = client.send.clone().ready().await else { return };
-                let request = Request::post("https://localhost/never").body(()).unwrap();
+                let request = grpc("https://localhost/never").body(()).unwrap();
                 let Ok((_response, mut stream)) = send.send_request(request, true) else { return };
                 stream.send_reset(h2::Reason::CANCEL);
                 tokio::task::yield_now().await;
@@ -754,7 +758,7 @@ mod tests {
         let client = running.connect(&running.leaf()).await.unwrap();
         let mut send = client.send.clone().ready().await.unwrap();
         let (response, _) =
-            send.send_request(Request::post("https://localhost/large").body(()).unwrap(), true).unwrap();
+            send.send_request(grpc("https://localhost/large").body(()).unwrap(), true).unwrap();
         let _unread = response.await.unwrap();
         running.eventually_turned(Turned::SlowReader).await;
     }
@@ -797,8 +801,7 @@ mod tests {
         let running = start(Limits::default());
         let client = running.connect(&running.leaf()).await.unwrap();
         let mut send = client.send.clone().ready().await.unwrap();
-        let request =
-            Request::post("https://localhost/who").header("x-large", "x".repeat(20_000)).body(()).unwrap();
+        let request = grpc("https://localhost/who").header("x-large", "x".repeat(20_000)).body(()).unwrap();
         let refused = match send.send_request(request, true) {
             Ok((response, _)) => response.await.map_or(true, |answer| answer.status() == 431),
             Err(_) => true,

@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use http::{HeaderMap, Request, Response};
+use http::{HeaderMap, HeaderValue, Request, Response};
 use hyper::body::{Body as HttpBody, Bytes, Frame, SizeHint};
 use tokio::sync::{Notify, OwnedSemaphorePermit};
 use tokio::time::{Instant, Sleep};
@@ -31,6 +31,12 @@ use crate::tls::Refused;
 const GRPC_TIMEOUT: &str = "grpc-timeout";
 /// Digits of a gRPC timeout (its PROTOCOL-HTTP2 document, `TimeoutValue`).
 const TIMEOUT_DIGITS: usize = 8;
+
+/// The header by which a caller says how its messages are compressed.
+const GRPC_ENCODING: &str = "grpc-encoding";
+/// What it may say (gRPC's compression document). The vault takes `identity` and refuses the others by name; any other
+/// text might be a card number in the wrong place, which an error must not repeat.
+const ENCODINGS: [&str; 5] = ["identity", "gzip", "deflate", "snappy", "zstd"];
 
 /// When the answer is of no more use, by the vault's clock: the caller's own deadline or the server's, the earlier.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -51,6 +57,8 @@ pub enum TurnedAway {
     DeadlineExceeded,
     /// `grpc-timeout` cannot be read.
     BadTimeout,
+    /// The content is not said to be gRPC: so a web page cannot make a browser that holds a certificate ask for it.
+    NotGrpc,
 }
 
 impl TurnedAway {
@@ -59,7 +67,7 @@ impl TurnedAway {
             Self::Certificate(_) => TurnedRequest::Certificate,
             Self::Overloaded => TurnedRequest::Overloaded,
             Self::DeadlineExceeded => TurnedRequest::Deadline,
-            Self::BadTimeout => TurnedRequest::Malformed,
+            Self::BadTimeout | Self::NotGrpc => TurnedRequest::Malformed,
         }
     }
 
@@ -75,6 +83,7 @@ impl TurnedAway {
             Self::BadTimeout => {
                 Status::invalid_argument("grpc-timeout must be 1 to 8 digits and one of H M S m u n")
             }
+            Self::NotGrpc => Status::invalid_argument("must be a POST with content-type application/grpc"),
         }
     }
 }
@@ -261,7 +270,11 @@ fn admit(connection: &Connection, mut request: Request<tonic::body::Body>) -> Re
     let edge = &connection.edge;
     let now = edge.clock.now();
     edge.tls.current().still_good(&connection.peer, now).map_err(TurnedAway::Certificate)?;
+    is_grpc(request.method(), request.headers())?;
     let asked = grpc_timeout(request.headers())?;
+    if request.headers().get(GRPC_ENCODING).is_some_and(|e| !ENCODINGS.iter().any(|known| e == known)) {
+        request.headers_mut().insert(GRPC_ENCODING, HeaderValue::from_static("unknown"));
+    }
     let place = Arc::clone(&edge.queue).try_acquire_owned().map_err(|_| TurnedAway::Overloaded)?;
     let head = ms(edge.limits.deadline_ms);
     let head = asked.map_or(head, |asked| asked.min(head));
@@ -306,6 +319,19 @@ fn turn_away(mut mark: Mark, why: TurnedAway) -> Response<Reply> {
     mark.head();
     let end = Instant::now() + ms(edge.limits.deadline_ms);
     Reply::wrap((edge.status_of)(why, &connection.peer).into_http(), mark, end)
+}
+
+/// gRPC's PROTOCOL-HTTP2: a POST of "application/grpc", then perhaps "+proto" and the like. A browser sends no such content to
+/// another site unless that site agreed before, and this one never does.
+fn is_grpc(method: &http::Method, headers: &HeaderMap) -> Result<(), TurnedAway> {
+    let content =
+        headers.get(http::header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    match content.strip_prefix("application/grpc") {
+        Some(rest) if method == http::Method::POST && (rest.is_empty() || rest.starts_with(['+', ';'])) => {
+            Ok(())
+        }
+        Some(_) | None => Err(TurnedAway::NotGrpc),
+    }
 }
 
 /// Reads `grpc-timeout`: up to eight digits and a unit.
@@ -417,6 +443,26 @@ impl Reply {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn content_that_a_browser_sends_unasked_is_no_grpc() {
+        for (content, taken) in [
+            (Some("application/grpc"), true),
+            (Some("application/grpc+proto"), true),
+            (Some("application/grpc;charset=utf-8"), true),
+            (Some("application/grpc-web"), false),
+            (Some("application/grpcx"), false),
+            (Some("text/plain"), false),
+            (Some("multipart/form-data"), false),
+            (Some(""), false),
+            (None, false),
+        ] {
+            let value = content.map(|text| (http::header::CONTENT_TYPE, text.parse().unwrap()));
+            let headers = HeaderMap::from_iter(value);
+            assert_eq!(is_grpc(&http::Method::POST, &headers).is_ok(), taken, "{content:?}");
+            assert!(is_grpc(&http::Method::GET, &headers).is_err(), "{content:?}");
+        }
+    }
 
     #[test]
     fn a_timeout_is_read_as_grpc_writes_it() {

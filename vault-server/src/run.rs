@@ -1,17 +1,17 @@
 //! Puts the rooms together and serves until told to stop.
 
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use secrecy::SecretSlice;
 use tonic::service::Routes;
 use tonic_health::ServingStatus;
+use tonic_health::server::HealthReporter;
 use vault_core::custody::Passphrase;
 use vault_core::error::Error;
 use vault_core::network::Networks;
-use vault_core::policy::Policy;
 use vault_core::store;
 use vault_core::time::{Clock, SystemClock};
 use vault_core::vault::{Place, Vault};
@@ -20,6 +20,7 @@ use vault_proto::v1;
 
 use crate::admin::AdminService;
 use crate::identity::PeerCertificate;
+use crate::limits::ANSWER_BYTES;
 use crate::listener::{self, Edge};
 use crate::logs;
 use crate::memory;
@@ -132,7 +133,7 @@ pub fn custodian(settings: &Settings) -> Result<Passphrase, StartError> {
     Ok(Passphrase::new(SecretSlice::from(std::mem::take(&mut *passphrase)))?)
 }
 
-/// Opens the vault that the settings name. A memory store begins empty, without a policy that lets anyone in.
+/// Opens the vault that the settings name. A memory store begins empty, with the policy that the settings name.
 async fn open_vault(
     settings: &Settings,
     clock: &Arc<dyn Clock>,
@@ -158,11 +159,23 @@ async fn open_vault(
             remedy: "name the engine that the folder was made with".to_owned(),
         }]));
     }
-    let place =
-        Place { clock: clock.clone(), networks: networks.clone(), ..Place::new(opened, folder.join("esk")) };
+    let place = |esk: PathBuf| Place {
+        clock: clock.clone(),
+        networks: networks.clone(),
+        ..Place::new(opened.clone(), esk)
+    };
     Ok(match settings.store.engine {
-        Engine::Redb | Engine::Sled => Vault::open(place, &custodian).await?,
-        Engine::Memory => Vault::create(place, &custodian, Policy::default()).await?,
+        Engine::Redb | Engine::Sled => Vault::open(place(folder.join("esk")), &custodian).await?,
+        Engine::Memory => {
+            let policy = settings.store.read_policy().map_err(|p| StartError::Settings(vec![p]))?;
+            std::fs::create_dir_all(folder).map_err(machine("store.folder cannot be made"))?;
+            // The key of the memory vault before this one opens nothing any more.
+            let esk = folder.join("esk-memory");
+            if esk.exists() {
+                std::fs::remove_file(&esk).map_err(machine("store.folder"))?;
+            }
+            Vault::create(place(esk), &custodian, policy).await?
+        }
     })
 }
 
@@ -200,10 +213,11 @@ async fn serve(settings: &Settings, clock: Arc<dyn Clock>) -> Result<(), StartEr
         data.clone(),
         clock.clone(),
         settings.limits.message_bytes,
+        shutdown.clone(),
     );
     let service = v1::vault_server::VaultServer::new(service)
         .max_decoding_message_size(message)
-        .max_encoding_message_size(message);
+        .max_encoding_message_size(ANSWER_BYTES);
     let routes = reflected(Routes::new(service).add_service(health), v1::vault_server::SERVICE_NAME)?;
     let edge = edge(&data, settings, &clock, &metrics, &vault);
     let socket =
@@ -213,17 +227,11 @@ async fn serve(settings: &Settings, clock: Arc<dyn Clock>) -> Result<(), StartEr
     tracing::info!(address = %at, door = "data", "serving");
 
     if let Some((address, tls)) = admin {
-        let service = AdminService::new(
-            vault.clone(),
-            clock.clone(),
-            doors.clone(),
-            settings.limits.clone(),
-            metrics.clone(),
-        );
+        let service = AdminService::new(vault.clone(), clock.clone(), doors.clone(), metrics.clone());
         // A policy may have four megabytes; an operator's listener takes one with room to spare.
         let service = v1::admin_server::AdminServer::new(service)
             .max_decoding_message_size(vault_core::policy::MAX_POLICY + message)
-            .max_encoding_message_size(vault_core::policy::MAX_POLICY + message);
+            .max_encoding_message_size(vault_core::policy::MAX_POLICY + ANSWER_BYTES);
         let (_, health) = tonic_health::server::health_reporter();
         let routes = reflected(Routes::new(service).add_service(health), v1::admin_server::SERVICE_NAME)?;
         let edge = self::edge(&tls, settings, &clock, &metrics, &vault);
@@ -239,7 +247,7 @@ async fn serve(settings: &Settings, clock: Arc<dyn Clock>) -> Result<(), StartEr
         let health = health_of(vault.clone(), doors, shutdown.clone());
         tokio::spawn(metrics::serve(socket, metrics.clone(), health, shutdown.clone()));
     }
-    tokio::spawn(housekeeping(vault.clone(), metrics, shutdown.clone()));
+    tokio::spawn(housekeeping(vault.clone(), clock.clone(), metrics, reporter.clone(), shutdown.clone()));
 
     let mut draining = shutdown.clone();
     draining.draining().await;
@@ -286,6 +294,9 @@ fn edge(
             TurnedAway::BadTimeout => {
                 Failure::new(Reason::Malformed, why.to_string()).field("grpc-timeout", why.to_string())
             }
+            TurnedAway::NotGrpc => {
+                Failure::new(Reason::Malformed, why.to_string()).field("content-type", why.to_string())
+            }
         };
         failure.into()
     };
@@ -298,12 +309,16 @@ fn reflected(routes: Routes, service: &'static str) -> Result<Routes, StartError
     let of = || {
         [service, HEALTH, "grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection"]
             .into_iter()
-            .fold(tonic_reflection::server::Builder::configure(), |builder, name| builder.with_service_name(name))
+            .fold(tonic_reflection::server::Builder::configure(), |builder, name| {
+                builder.with_service_name(name)
+            })
             .register_encoded_file_descriptor_set(vault_proto::FILE_DESCRIPTOR_SET)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
     };
     let broken = |_| StartError::Vault(Error::internal());
-    Ok(routes.add_service(of().build_v1().map_err(broken)?).add_service(of().build_v1alpha().map_err(broken)?))
+    Ok(routes
+        .add_service(of().build_v1().map_err(broken)?)
+        .add_service(of().build_v1alpha().map_err(broken)?))
 }
 
 fn health_of(
@@ -316,7 +331,7 @@ fn health_of(
             .iter()
             .filter_map(|(role, tls)| tls.health().last_error.map(|(_, why)| format!("{role}: {why}")))
             .collect();
-        let serving = shutdown.phase() == crate::shutdown::Phase::Serving;
+        let serving = shutdown.phase() == crate::shutdown::Phase::Serving && !vault.has_failed();
         let detail = serde_json::json!({
             "serving": serving,
             "release": env!("CARGO_PKG_VERSION"),
@@ -327,18 +342,45 @@ fn health_of(
     }
 }
 
-async fn housekeeping(vault: Vault, metrics: Arc<Metrics>, mut shutdown: Shutdown) {
-    let (mut sweep, mut count) = (tokio::time::interval(SWEEP), tokio::time::interval(COUNT));
-    let mut counted = 0;
+/// How far the wall clock may run away from the monotonic one between two sweeps.
+const SKEW_MS: u64 = 600_000;
+
+/// Sweeps, counts, and watches whether the journal still writes.
+async fn housekeeping(
+    vault: Vault,
+    clock: Arc<dyn Clock>,
+    metrics: Arc<Metrics>,
+    reporter: HealthReporter,
+    mut shutdown: Shutdown,
+) {
+    let start = tokio::time::Instant::now();
+    let (mut sweep, mut count) =
+        (tokio::time::interval_at(start + SWEEP, SWEEP), tokio::time::interval(COUNT));
+    let (mut counted, mut failed) = (0, false);
+    let mut since = (start, clock.now());
     loop {
         tokio::select! {
-            _ = sweep.tick() => if let Err(e) = vault.sweep().await {
-                tracing::error!(problem = %e, "rows whose time is over could not be deleted");
-            },
+            _ = sweep.tick() => {
+                let now = (tokio::time::Instant::now(), clock.now());
+                let passed = u64::try_from(now.0.duration_since(since.0).as_millis()).unwrap_or(u64::MAX);
+                // By a clock that jumped, what is still needed would be deleted for good: it is looked at again later.
+                if now.1.ms_since(since.1).abs_diff(passed) > SKEW_MS {
+                    tracing::warn!("the clock has jumped; nothing is deleted until it has run evenly for an hour");
+                } else if let Err(e) = vault.sweep().await {
+                    tracing::error!(problem = %e, "rows whose time is over could not be deleted");
+                }
+                since = now;
+            }
             _ = count.tick() => {
                 let (_, commits, _) = vault.load();
                 metrics.commits.inc_by(commits.saturating_sub(counted));
                 counted = commits;
+                if vault.has_failed() && !failed {
+                    failed = true;
+                    tracing::error!("the store failed a flush; nothing is written any more: start the server again");
+                    reporter.set_not_serving::<v1::vault_server::VaultServer<VaultService>>().await;
+                    reporter.set_service_status("", ServingStatus::NotServing).await;
+                }
             }
             () = shutdown.draining() => return,
         }

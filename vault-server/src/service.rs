@@ -15,6 +15,7 @@ use vault_core::network::Networks;
 use vault_core::policy::Caller;
 use vault_core::time::{Clock, Timestamp};
 use vault_core::vault::{Header, MAX_BATCH, MAX_CONTEXT, Vault};
+use vault_core::words::Action;
 use vault_proto::status::{Failure, Reason};
 use vault_proto::{RpcStatus, v1};
 
@@ -22,12 +23,16 @@ use crate::failure::{failure, status};
 use crate::identity::PeerCertificate;
 use crate::metrics::{Metrics, TurnedRequest};
 use crate::request::Deadline;
+use crate::shutdown::Shutdown;
 use crate::tls::Tls;
 use crate::wire;
 
 /// How many messages of one stream are worked on at once: enough to share flushes, few enough that one stream does not
 /// push out others.
 pub const STREAM_IN_FLIGHT: usize = 64;
+
+/// After how long to try again at a vault that is stopping.
+const STOPPING: std::time::Duration = std::time::Duration::from_secs(1);
 
 /// How long an answer is kept for a retry.
 const IDEMPOTENCY_WINDOW: std::time::Duration = std::time::Duration::from_hours(24);
@@ -45,6 +50,7 @@ pub struct VaultService {
     tls: Arc<Tls>,
     clock: Arc<dyn Clock>,
     message_bytes: u32,
+    shutdown: Shutdown,
 }
 
 /// Who asks, kept alive for as long as the request is.
@@ -78,8 +84,9 @@ impl VaultService {
         tls: Arc<Tls>,
         clock: Arc<dyn Clock>,
         message_bytes: u32,
+        shutdown: Shutdown,
     ) -> Self {
-        Self { vault, networks, metrics, tls, clock, message_bytes }
+        Self { vault, networks, metrics, tls, clock, message_bytes, shutdown }
     }
 
     /// A stream outlives its headers: its certificate is checked again for each of its messages. A refusal is of the
@@ -88,7 +95,10 @@ impl VaultService {
         let Asker { peer, .. } = asker;
         let Err(why) = self.tls.current().still_good(peer, self.clock.now()) else { return Ok(()) };
         self.metrics.turned_request(self.tls.door(), TurnedRequest::Certificate);
-        self.vault.certificate_refused(&peer.authority_key.0, peer.name.as_str()).await.map_err(|e| status(&e))?;
+        self.vault
+            .certificate_refused(&peer.authority_key.0, peer.name.as_str())
+            .await
+            .map_err(|e| status(&e))?;
         Err(Failure::new(Reason::CertificateRefused, why.to_string()).into())
     }
 
@@ -115,7 +125,8 @@ impl VaultService {
         item: Option<v1::TokenizeItem>,
     ) -> Result<v1::TokenizeResult, Error> {
         let header = wire::header(header, asker.deadline)?;
-        let card = wire::new_card(item.ok_or_else(|| Error::malformed("item", "is required"))?)?;
+        let card = item.ok_or_else(|| Error::malformed("item", "is required")).and_then(wire::new_card);
+        let card = self.parsed(asker, &header, Action::Tokenize, card).await?;
         let answer = self.vault.tokenize(asker.caller(), &header, card).await?;
         Ok(wire::tokenized(answer, true))
     }
@@ -127,15 +138,31 @@ impl VaultService {
         item: Option<v1::DetokenizeItem>,
     ) -> Result<v1::DetokenizeResult, Error> {
         let header = wire::header(header, asker.deadline)?;
-        let (token, reveal) =
-            wire::detokenize(&item.ok_or_else(|| Error::malformed("item", "is required"))?)?;
+        let item = item.ok_or_else(|| Error::malformed("item", "is required"));
+        let asked = item.and_then(|item| wire::detokenize(&item));
+        let (token, reveal) = self.parsed(asker, &header, Action::Detokenize, asked).await?;
         let answer = self.vault.detokenize(asker.caller(), &header, token, reveal).await?;
         Ok(wire::detokenized(answer, true))
+    }
+
+    /// An item that is malformed is told so only to who may ask at all: whoever may not is refused, and logged, first.
+    async fn parsed<T>(
+        &self,
+        asker: &Asker,
+        header: &Header,
+        action: Action,
+        parsed: Result<T, Error>,
+    ) -> Result<T, Error> {
+        if parsed.is_err() {
+            self.vault.may_ask(asker.caller(), header, action).await?;
+        }
+        parsed
     }
 
     /// Asks for the items that are well formed, and puts each answer back into its place.
     async fn batch<P, A, F>(
         &self,
+        (asker, header, action): (&Asker, &Header, Action),
         parsed: Vec<Result<P, Error>>,
         ask: impl FnOnce(Vec<P>) -> F,
     ) -> Result<Vec<Result<A, RpcStatus>>, Status>
@@ -153,8 +180,12 @@ impl VaultService {
                 Err(e) => Some(Err(self.item_error(&e))),
             });
         }
-        let asked =
-            if good.is_empty() { Vec::new() } else { ask(good).await.map_err(|e| self.refused(&e))? };
+        let asked = if good.is_empty() {
+            self.vault.may_ask(asker.caller(), header, action).await.map(|()| Vec::new())
+        } else {
+            ask(good).await
+        };
+        let asked = asked.map_err(|e| self.refused(&e))?;
         let mut asked = asked.into_iter();
         let place = |answer: Option<Result<A, RpcStatus>>| match answer {
             Some(told) => told,
@@ -179,6 +210,11 @@ impl Heads {
     }
 }
 
+/// An item's reference, if it may be one: what was refused is not said back.
+fn told_back(reference: &str) -> String {
+    if wire::reference(reference).is_ok() { reference.to_owned() } else { String::new() }
+}
+
 fn within_batch<T>(items: &[T]) -> Result<(), Status> {
     if items.is_empty() || items.len() > MAX_BATCH {
         return Err(status(&Error::malformed("items", "must have 1 to 1,000")));
@@ -191,7 +227,11 @@ type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 /// Works on a stream's messages, at most [`STREAM_IN_FLIGHT`] at once, and answers each as it is done. What ends the
 /// stream with an error (a broken message, a refused certificate) is told last: what was being worked on is answered
 /// first, as it may be on disk already.
-fn answered<M, A, F>(mut messages: Streaming<M>, ask: impl Fn(M) -> F + Send + 'static) -> Answers<A>
+fn answered<M, A, F>(
+    mut messages: Streaming<M>,
+    mut shutdown: Shutdown,
+    ask: impl Fn(M) -> F + Send + 'static,
+) -> Answers<A>
 where
     M: Send + 'static,
     A: Send + 'static,
@@ -209,15 +249,28 @@ where
                     None => break,
                 },
                 Some(done) = working.join_next() => done,
+                // What is being worked on is still answered; the rest can be sent to another node, or later.
+                () = shutdown.draining() => {
+                    end = Some(Failure::new(Reason::Overloaded, "the vault is stopping").retry(STOPPING).into());
+                    break;
+                }
             };
             match finished(done) {
-                Ok(answer) => if to.send(Ok(answer)).await.is_err() { return },
+                Ok(answer) => {
+                    if to.send(Ok(answer)).await.is_err() {
+                        return;
+                    }
+                }
                 Err(refused) => end = Some(refused),
             }
         }
         while let Some(done) = working.join_next().await {
             match finished(done) {
-                Ok(answer) => if to.send(Ok(answer)).await.is_err() { return },
+                Ok(answer) => {
+                    if to.send(Ok(answer)).await.is_err() {
+                        return;
+                    }
+                }
                 Err(refused) => end = end.or(Some(refused)),
             }
         }
@@ -266,7 +319,9 @@ impl v1::vault_server::Vault for VaultService {
         let v1::InspectRequest { header, item } = request.into_inner();
         let ask = async {
             let header = wire::header(header, asker.deadline)?;
-            let token = wire::inspect(&item.ok_or_else(|| Error::malformed("item", "is required"))?)?;
+            let item = item.ok_or_else(|| Error::malformed("item", "is required"));
+            let token = item.and_then(|item| wire::inspect(&item));
+            let token = self.parsed(&asker, &header, Action::Inspect, token).await?;
             self.vault.inspect(asker.caller(), &header, token).await
         };
         let answer = ask.await.map_err(|e| self.refused(&e))?;
@@ -281,8 +336,9 @@ impl v1::vault_server::Vault for VaultService {
         let v1::RevokeRequest { header, item } = request.into_inner();
         let ask = async {
             let header = wire::header(header, asker.deadline)?;
-            let (token, extent) =
-                wire::revoke(&item.ok_or_else(|| Error::malformed("item", "is required"))?)?;
+            let item = item.ok_or_else(|| Error::malformed("item", "is required"));
+            let asked = item.and_then(|item| wire::revoke(&item));
+            let (token, extent) = self.parsed(&asker, &header, Action::Revoke, asked).await?;
             self.vault.revoke(asker.caller(), &header, token, extent).await
         };
         let answer = ask.await.map_err(|e| self.refused(&e))?;
@@ -297,10 +353,13 @@ impl v1::vault_server::Vault for VaultService {
         let v1::BatchTokenizeRequest { header, items } = request.into_inner();
         within_batch(&items)?;
         let header = self.header(header, &asker)?;
-        let references: Vec<String> = items.iter().map(|i| i.reference.clone()).collect();
+        let references: Vec<String> = items.iter().map(|i| told_back(&i.reference)).collect();
         let parsed = items.into_iter().map(wire::new_card).collect();
-        let answers =
-            self.batch(parsed, |cards| self.vault.tokenize_batch(asker.caller(), &header, cards)).await?;
+        let answers = self
+            .batch((&asker, &header, Action::Tokenize), parsed, |cards| {
+                self.vault.tokenize_batch(asker.caller(), &header, cards)
+            })
+            .await?;
         let mut heads = Heads::default();
         let outcomes = references.into_iter().zip(answers).map(|(reference, answer)| {
             use v1::tokenize_outcome::Outcome;
@@ -326,8 +385,11 @@ impl v1::vault_server::Vault for VaultService {
         within_batch(&items)?;
         let header = self.header(header, &asker)?;
         let parsed = items.iter().map(wire::detokenize).collect();
-        let answers =
-            self.batch(parsed, |asked| self.vault.detokenize_batch(asker.caller(), &header, asked)).await?;
+        let answers = self
+            .batch((&asker, &header, Action::Detokenize), parsed, |asked| {
+                self.vault.detokenize_batch(asker.caller(), &header, asked)
+            })
+            .await?;
         let mut heads = Heads::default();
         let outcomes = items.into_iter().zip(answers).map(|(item, answer)| {
             use v1::detokenize_outcome::Outcome;
@@ -338,7 +400,7 @@ impl v1::vault_server::Vault for VaultService {
                 }
                 Err(error) => Outcome::Error(error),
             };
-            v1::DetokenizeOutcome { reference: item.reference, outcome: Some(outcome) }
+            v1::DetokenizeOutcome { reference: told_back(&item.reference), outcome: Some(outcome) }
         });
         let outcomes = outcomes.collect();
         Ok(Response::new(v1::BatchDetokenizeResponse { outcomes, checkpoints: heads.all() }))
@@ -353,8 +415,11 @@ impl v1::vault_server::Vault for VaultService {
         within_batch(&items)?;
         let header = self.header(header, &asker)?;
         let parsed = items.iter().map(wire::inspect).collect();
-        let answers =
-            self.batch(parsed, |tokens| self.vault.inspect_batch(asker.caller(), &header, tokens)).await?;
+        let answers = self
+            .batch((&asker, &header, Action::Inspect), parsed, |tokens| {
+                self.vault.inspect_batch(asker.caller(), &header, tokens)
+            })
+            .await?;
         let mut heads = Heads::default();
         let outcomes = items.into_iter().zip(answers).map(|(item, answer)| {
             use v1::inspect_outcome::Outcome;
@@ -365,7 +430,7 @@ impl v1::vault_server::Vault for VaultService {
                 }
                 Err(error) => Outcome::Error(error),
             };
-            v1::InspectOutcome { reference: item.reference, outcome: Some(outcome) }
+            v1::InspectOutcome { reference: told_back(&item.reference), outcome: Some(outcome) }
         });
         let outcomes = outcomes.collect();
         Ok(Response::new(v1::BatchInspectResponse { outcomes, checkpoints: heads.all() }))
@@ -380,8 +445,11 @@ impl v1::vault_server::Vault for VaultService {
         within_batch(&items)?;
         let header = self.header(header, &asker)?;
         let parsed = items.iter().map(wire::revoke).collect();
-        let answers =
-            self.batch(parsed, |asked| self.vault.revoke_batch(asker.caller(), &header, asked)).await?;
+        let answers = self
+            .batch((&asker, &header, Action::Revoke), parsed, |asked| {
+                self.vault.revoke_batch(asker.caller(), &header, asked)
+            })
+            .await?;
         let mut heads = Heads::default();
         let outcomes = items.into_iter().zip(answers).map(|(item, answer)| {
             use v1::revoke_outcome::Outcome;
@@ -392,7 +460,7 @@ impl v1::vault_server::Vault for VaultService {
                 }
                 Err(error) => Outcome::Error(error),
             };
-            v1::RevokeOutcome { reference: item.reference, outcome: Some(outcome) }
+            v1::RevokeOutcome { reference: told_back(&item.reference), outcome: Some(outcome) }
         });
         let outcomes = outcomes.collect();
         Ok(Response::new(v1::BatchRevokeResponse { outcomes, checkpoints: heads.all() }))
@@ -405,7 +473,7 @@ impl v1::vault_server::Vault for VaultService {
         let (asker, service) = (Asker::of(&request)?.for_stream(), self.clone());
         let ask = move |v1::StreamTokenizeRequest { header, item }: v1::StreamTokenizeRequest| {
             let (asker, service) = (asker.clone(), service.clone());
-            let reference = item.as_ref().map_or_else(String::new, |i| i.reference.clone());
+            let reference = item.as_ref().map_or_else(String::new, |i| told_back(&i.reference));
             async move {
                 use v1::stream_tokenize_response::Outcome;
                 service.still_good(&asker).await?;
@@ -416,7 +484,7 @@ impl v1::vault_server::Vault for VaultService {
                 Ok(v1::StreamTokenizeResponse { reference, outcome: Some(outcome) })
             }
         };
-        Ok(Response::new(answered(request.into_inner(), ask)))
+        Ok(Response::new(answered(request.into_inner(), self.shutdown.clone(), ask)))
     }
 
     async fn stream_detokenize(
@@ -426,7 +494,7 @@ impl v1::vault_server::Vault for VaultService {
         let (asker, service) = (Asker::of(&request)?.for_stream(), self.clone());
         let ask = move |v1::StreamDetokenizeRequest { header, item }: v1::StreamDetokenizeRequest| {
             let (asker, service) = (asker.clone(), service.clone());
-            let reference = item.as_ref().map_or_else(String::new, |i| i.reference.clone());
+            let reference = item.as_ref().map_or_else(String::new, |i| told_back(&i.reference));
             async move {
                 use v1::stream_detokenize_response::Outcome;
                 service.still_good(&asker).await?;
@@ -437,7 +505,7 @@ impl v1::vault_server::Vault for VaultService {
                 Ok(v1::StreamDetokenizeResponse { reference, outcome: Some(outcome) })
             }
         };
-        Ok(Response::new(answered(request.into_inner(), ask)))
+        Ok(Response::new(answered(request.into_inner(), self.shutdown.clone(), ask)))
     }
 
     async fn get_capabilities(
@@ -445,8 +513,9 @@ impl v1::vault_server::Vault for VaultService {
         request: Request<v1::GetCapabilitiesRequest>,
     ) -> Result<Response<v1::GetCapabilitiesResponse>, Status> {
         let asker = Asker::of(&request)?;
-        let who = self.vault.who_is(asker.caller()).ok_or_else(|| self.refused(&Error::Denied))?;
-        let (principal, merchant, channel) = who;
+        let Some((principal, merchant, channel)) = self.vault.who_is(asker.caller()) else {
+            return Err(self.refused(&self.vault.stranger_refused(asker.caller()).await));
+        };
         let limit = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
         Ok(Response::new(v1::GetCapabilitiesResponse {
             release: env!("CARGO_PKG_VERSION").to_owned(),

@@ -17,6 +17,7 @@ use std::sync::Arc;
 use serde::Deserialize;
 use vault_core::name::AuthorityName;
 use vault_core::network::{MAX_LIST, Networks};
+use vault_core::policy::{MAX_POLICY, Policy};
 use vault_core::time::Clock;
 use zeroize::Zeroizing;
 
@@ -105,6 +106,22 @@ pub struct StoreSettings {
     /// `redb` (the default), `sled` or `memory`.
     #[serde(default)]
     pub engine: Engine,
+    /// For `memory` alone: the policy that it begins with. Other engines hold their own; see `vaultctl policy apply`.
+    pub policy: Option<PathBuf>,
+}
+
+impl StoreSettings {
+    /// The policy that a memory store begins with.
+    pub fn read_policy(&self) -> Result<Policy, Problem> {
+        let wrong = |problem: &str| {
+            Problem::new("store.policy", problem, "name a policy file; engine memory needs one")
+        };
+        let path = self.policy.as_ref().ok_or_else(|| wrong("is missing"))?;
+        let most = u64::try_from(MAX_POLICY).unwrap_or(u64::MAX);
+        let bytes = read_small(path, most).map_err(|problem| wrong(&problem))?;
+        let text = std::str::from_utf8(&bytes).map_err(|_| wrong("is not UTF-8"))?;
+        Policy::from_toml(text).map_err(|e| wrong(&e.to_string()))
+    }
 }
 
 /// The `[custodian]` table: exactly one of its keys.
@@ -219,7 +236,11 @@ impl Settings {
                 .chain(&mut tls.crl)
         });
         let paths = paths.chain([&mut self.store.folder]);
-        for path in paths.chain(&mut self.custodian.passphrase_file).chain(&mut self.cards.networks) {
+        for path in paths
+            .chain(&mut self.custodian.passphrase_file)
+            .chain(&mut self.cards.networks)
+            .chain(&mut self.store.policy)
+        {
             *path = folder.join(&*path); // an absolute path stays itself
         }
     }
@@ -231,6 +252,15 @@ impl Settings {
         problems.extend(self.check_addresses());
         problems.extend(self.custodian.read_passphrase().err());
         problems.extend(self.cards.read_networks().err());
+        match (self.store.engine, &self.store.policy) {
+            (Engine::Memory, _) => problems.extend(self.store.read_policy().err()),
+            (Engine::Redb | Engine::Sled, Some(_)) => problems.push(Problem::new(
+                "store.policy",
+                "is for engine memory alone",
+                "take it out, and use `vaultctl policy apply`",
+            )),
+            (Engine::Redb | Engine::Sled, None) => {}
+        }
         if self.store.engine != Engine::Memory && !self.store.folder.is_dir() {
             problems.push(Problem::new(
                 "store.folder",

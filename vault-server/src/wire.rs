@@ -124,7 +124,14 @@ pub fn new_card(item: v1::TokenizeItem) -> Result<NewCard, Error> {
     })?;
     let mut channels = Vec::with_capacity(item.channels.len().min(vault_core::record::MAX_GRANTS));
     for channel in &item.channels {
-        channels.push(required(name(channel, "item.channels", ChannelName::parse)?, "item.channels")?);
+        let channel = required(name(channel, "item.channels", ChannelName::parse)?, "item.channels")?;
+        if channels.contains(&channel) {
+            return Err(Error::malformed("item.channels", "must name each channel once"));
+        }
+        channels.push(channel);
+        if channels.len() > vault_core::record::MAX_GRANTS {
+            return Err(Error::malformed("item.channels", "must name at most 64 channels"));
+        }
     }
     Ok(NewCard {
         pan,

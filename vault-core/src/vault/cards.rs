@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::kept::{KEPT_DAYS, Request};
 use super::request::{Detokenized, Header, Inspected, Reveal, Revealed, Revocation, RevokedToken};
+use super::running::Run;
 use super::tokenize::{told_to_the_rest, within_batch};
 use super::view::View;
 use super::{MAX_ROUNDS, State, Vault};
@@ -157,7 +158,7 @@ impl Vault {
             show: wants.iter().map(|w| w.show).max().unwrap_or(Show::Nothing),
         };
         let mut answers: Vec<Option<Result<T, Error>>> = wants.iter().map(|_| None).collect();
-        let (mut run, mut again) = (None, None);
+        let (mut run, mut kept) = (None, false);
         for _ in 0..MAX_ROUNDS {
             let state = self.state();
             let admitted = match state.rules.admit(&asked) {
@@ -168,21 +169,27 @@ impl Vault {
                 }
             };
             if run.is_none() {
-                run = Some(self.inner.running.begin(admitted.principal(), header.request_id)?);
+                run = Some(Arc::new(self.inner.running.begin(admitted.principal(), header.request_id)?));
             }
-            let mut round = Round::new(self, state, admitted, header, action, &wants)?;
-            let open: Vec<usize> =
-                answers.iter().enumerate().filter(|(_, a)| a.is_none()).map(|(place, _)| place).collect();
-            round.read(&open).await?;
-            // Told once: the first round of this very request writes the row that a later round would find.
-            let redelivered = match again {
-                Some(known) => known,
-                None => *again.insert(round.was_asked_before().await?),
-            };
-            let filed = match round.file(&open, redelivered).await {
-                Ok(filed) => filed,
+            let mut round = match Round::new(self, state, admitted, header, action, &wants) {
+                Ok(round) => round,
                 Err(e) => return told_to_the_rest(answers, e),
             };
+            round.answer_malformed(&mut answers);
+            let open: Vec<usize> =
+                answers.iter().enumerate().filter(|(_, a)| a.is_none()).map(|(place, _)| place).collect();
+            let hold = run.clone();
+            let tried = async {
+                round.read(&open).await?;
+                // What this very call has kept of the request is no sign of an earlier one.
+                let again = !kept && round.was_asked_before().await?;
+                round.file(&open, again, hold).await
+            };
+            let (filed, keeps) = match tried.await {
+                Ok(tried) => tried,
+                Err(e) => return told_to_the_rest(answers, e),
+            };
+            kept |= keeps;
             for (place, answer) in filed {
                 let answer = match (answer, wants.get(place)) {
                     (Ok(done), Some(want)) => finish(&round, want, done),
@@ -259,10 +266,7 @@ impl<'a> Round<'a> {
     ) -> Result<Self, Error> {
         let id = admitted.merchant_id();
         let merchant = state.rules.merchant(admitted.merchant()).ok_or_else(Error::internal)?.clone();
-        if wants.iter().filter_map(|w| w.only.as_ref()).any(|channel| merchant.channel(channel).is_none()) {
-            return Err(Error::malformed("item.channel", "names no channel of the merchant"));
-        }
-        let now = vault.inner.clock.now();
+        let now = vault.now();
         let mut names = Vec::with_capacity(wants.len());
         for Want { token, .. } in wants {
             let (row_key, record) = (state.keyring.row_key(id, token)?, state.keyring.reference(id, token)?);
@@ -278,6 +282,15 @@ impl<'a> Round<'a> {
             [today, today.saturating_sub(KEPT_DAYS)].map(|d| day_row(rows::IDEMPOTENCY, d, id, &name));
         let view = View::default();
         Ok(Self { vault, state, admitted, merchant, header, action, wants, now, names, requests, hash, view })
+    }
+
+    /// An item that names a channel that is not the merchant's fails by itself, before anything is looked up.
+    fn answer_malformed<T>(&self, answers: &mut [Option<Result<T, Error>>]) {
+        for (want, answer) in self.wants.iter().zip(answers) {
+            if want.only.as_ref().is_some_and(|channel| self.merchant.channel(channel).is_none()) {
+                *answer = Some(Err(Error::malformed("item.channel", "names no channel of the merchant")));
+            }
+        }
     }
 
     /// All rows that the open items need: the same number of look-ups whether a token exists or not.
@@ -323,8 +336,14 @@ impl<'a> Round<'a> {
         Err(self.vault.inner.journal.refuse(denial, self.header.deadline).await)
     }
 
-    /// Decides on every open item and writes all of it down in one commit. What went stale is left out.
-    async fn file(&mut self, open: &[usize], again: bool) -> Result<Vec<(usize, Found)>, Error> {
+    /// Decides on every open item and writes all of it down in one commit. What went stale is left out. Also tells whether
+    /// the request is kept by now.
+    async fn file(
+        &mut self,
+        open: &[usize],
+        again: bool,
+        hold: Option<Arc<Run>>,
+    ) -> Result<(Vec<(usize, Found)>, bool), Error> {
         let (mut filings, mut cards) = (Vec::with_capacity(open.len()), Vec::with_capacity(open.len()));
         for &place in open {
             let Some(name) = self.names.get(place).copied() else { continue };
@@ -337,28 +356,23 @@ impl<'a> Round<'a> {
                 }
             };
             filings.push(filing);
-            cards.push((place, name.row_key, card));
+            cards.push((place, card));
         }
-        if !again {
-            self.keep_request(&mut filings)?;
-        }
-        let filed = self.vault.inner.journal.file(filings, self.header.deadline).await?;
+        let carrier = if again { None } else { self.keep_request(&mut filings)? };
+        let hold = hold.map(|run| run as Arc<dyn Send + Sync>);
+        let filed = self.vault.inner.journal.file(filings, self.header.deadline, hold).await?;
+        let keeps = carrier.is_some_and(|at| filed.get(at).is_some_and(Result::is_ok));
         let mut found = Vec::with_capacity(cards.len());
-        for ((place, row_key, card), filed) in cards.into_iter().zip(filed) {
+        for ((place, card), filed) in cards.into_iter().zip(filed) {
             let answer = match (card, filed) {
                 (_, Err(NotFiled::Stale)) => continue,
                 (_, Err(e)) => Err(e.into()),
                 (Err(told), Ok(_)) => Err(told),
-                (Ok((card, shown)), Ok(filed)) => {
-                    if self.action == Action::Revoke {
-                        self.vault.inner.recent.changed(self.merchant.id, row_key, card.row.version);
-                    }
-                    Ok(Done { card, filed, shown })
-                }
+                (Ok((card, shown)), Ok(filed)) => Ok(Done { card, filed, shown }),
             };
             found.push((place, answer));
         }
-        Ok(found)
+        Ok((found, keeps))
     }
 
     fn decide(&mut self, want: &Want, name: Name, again: bool) -> Decided {
@@ -390,7 +404,7 @@ impl<'a> Round<'a> {
                 Filing::Disclose(permit, sealed, part)
             }
             (Show::Full, None) => return Err(unreadable(self)),
-            (Show::Masked | Show::LastFour | Show::Nothing, _) => Filing::Enact(permit, part),
+            (Show::Masked | Show::LastFour | Show::Nothing, _) => Filing::Enact(permit, part, None),
         };
         Ok((filing, card, shown))
     }
@@ -407,7 +421,7 @@ impl<'a> Round<'a> {
         if again && done {
             let permit = self.admitted.permit_revoked_again(&card, want.only.clone())?;
             self.view.rely(&mut part, key);
-            return Ok((Filing::Enact(permit, part), card, Show::Nothing));
+            return Ok((Filing::Enact(permit, part, None), card, Show::Nothing));
         }
         let mut permit = self.admitted.permit_card(&card, want.show, self.now, again)?;
         let unreadable = || self.admitted.deny(Refusal::Unreadable, Some(record));
@@ -427,28 +441,29 @@ impl<'a> Round<'a> {
         let sealed =
             self.state.keyring.seal_row(self.merchant.id, row_key, &row).map_err(|_| unreadable())?;
         self.view.put(&mut part, key.clone(), sealed);
-        Ok((Filing::Enact(permit, part), Card { merchant: card.merchant, row }, Show::Nothing))
+        let changed = Some((self.merchant.id, row_key, row.version));
+        let card = Card { merchant: card.merchant, row };
+        Ok((Filing::Enact(permit, part, changed), card, Show::Nothing))
     }
 
     /// Keeps the request with the first filing that can carry it, so that a retry is known as one.
-    fn keep_request(&mut self, filings: &mut [Filing]) -> Result<(), Error> {
+    fn keep_request(&mut self, filings: &mut [Filing]) -> Result<Option<usize>, Error> {
         let request = self.request();
         let (keyring, [today, _]) = (&self.state.keyring, &self.requests);
         // An earlier round of this request has kept it already.
         let kept = self.view.get(today).and_then(|row| request.read(keyring, row).ok());
         if kept.is_some_and(|kept| kept.counts(self.now) && request.is(&kept)) {
-            return Ok(());
+            return Ok(None);
         }
         let row = request.row(keyring, self.now, &[])?;
-        let carrier = filings.iter_mut().find_map(|filing| match filing {
-            Filing::Enact(_, part) | Filing::Disclose(_, _, part) => Some(part),
+        let carrier = filings.iter_mut().enumerate().find_map(|(at, filing)| match filing {
+            Filing::Enact(_, part, _) | Filing::Disclose(_, _, part) => Some((at, part)),
             Filing::Refuse(..) | Filing::State(..) => None,
         });
-        if let Some(part) = carrier {
-            let today = today.clone();
-            self.view.put(part, today, row);
-        }
-        Ok(())
+        let Some((at, part)) = carrier else { return Ok(None) };
+        let today = today.clone();
+        self.view.put(part, today, row);
+        Ok(Some(at))
     }
 
     /// What may be shown of a card by the policy as it is now: a mask that was narrowed since narrows old rows too.

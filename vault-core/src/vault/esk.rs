@@ -43,13 +43,16 @@ pub(super) fn write(
     put(&waiting(file), &w.done()).map_err(|e| Error::Store(store_error(&e)))
 }
 
-/// Gives a founded vault's key its place. Never over another key: a link, unlike a rename, refuses to replace.
+/// Gives a founded vault's key its place. Never over another key: a link, unlike a rename, refuses to replace. Where a
+/// file system has no links, it is looked before it is renamed.
 pub(super) fn settle(file: &Path) -> Result<(), Error> {
     let waiting = waiting(file);
-    fs::hard_link(&waiting, file)
-        .and_then(|()| fs::remove_file(&waiting))
-        .and_then(|()| sync_folder(file))
-        .map_err(|e| Error::Store(store_error(&e)))
+    let linked = fs::hard_link(&waiting, file).and_then(|()| fs::remove_file(&waiting));
+    let settled = match linked {
+        Err(e) if e.kind() != ErrorKind::AlreadyExists && !stands(file) => fs::rename(&waiting, file),
+        other => other,
+    };
+    settled.and_then(|()| sync_folder(file)).map_err(|e| Error::Store(store_error(&e)))
 }
 
 /// Reads a key's file. A founding that was killed just before its key took its place is finished first.

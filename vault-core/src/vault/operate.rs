@@ -2,10 +2,11 @@
 //! version of Control, exact from its commit on, and an entry of the log that names the operator.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::{FIRST_LOG, Inner, State, Vault};
+use super::{FIRST_LOG, Header, Inner, MAX_ROUNDS, State, Vault};
 use crate::audit::checkpoint::SignedCheckpoint;
 use crate::audit::entry::{AuditEntry, ControlChange, Event, Who};
 use crate::audit::receipt::{self, Proof, Receipt};
@@ -21,7 +22,7 @@ use crate::policy::{Asked, Effect, Explanation, Policy, Rules, Statement};
 use crate::rows;
 use crate::store::{Expect, Key, Part, Write};
 use crate::time::Timestamp;
-use crate::words::{Action, KeyState, LockReason, Refusal};
+use crate::words::{Action, KeyState, LockReason, Refusal, Show};
 
 /// The longest note of an operator, in bytes.
 pub const MAX_NOTE: usize = 2_048;
@@ -93,6 +94,12 @@ impl Vault {
     ) -> Result<Receipt, Error> {
         self.change(by, expected, move |inner, control, now| {
             let before = control.next_key;
+            let operated = !control.policy.operators.is_empty();
+            if operated && policy.operators.is_empty() {
+                return Err(Error::Config(
+                    "policy: names no operator: nobody could ever change it again".into(),
+                ));
+            }
             control.apply(policy.clone(), (&inner.root.1, inner.root.0), now)?;
             let added = (before..control.next_key).map(|key| ControlChange::KeyAdded { key });
             Ok((added.chain([ControlChange::PolicyApplied]).collect(), Vec::new()))
@@ -101,15 +108,16 @@ impl Vault {
         .map(|(receipt, ())| receipt)
     }
 
-    /// Makes a new DEK for a merchant: rows are sealed under it from this commit on, and the one before opens old rows
+    /// Makes a new DEK for a merchant (`expected` as at [`apply_policy`](Self::apply_policy)): rows are sealed under it from this commit on, and the one before opens old rows
     /// only. Returns the new key's number.
     pub async fn rotate_dek(
         &self,
         by: &PrincipalName,
         merchant: &MerchantName,
+        expected: Option<u64>,
     ) -> Result<(KeyId, Receipt), Error> {
         let (receipt, key) = self
-            .change_with(by, None, |inner, control, now| {
+            .change_with(by, expected, |inner, control, now| {
                 let unknown = || Error::malformed("merchant", "names no merchant");
                 let old = control.active(KeyKind::Dek, Some(merchant)).ok_or_else(unknown)?.id;
                 let record = control.active(KeyKind::Kek, Some(merchant)).ok_or_else(unknown)?.clone();
@@ -132,10 +140,11 @@ impl Vault {
         target: LockTarget,
         reason: LockReason,
         note: Option<&str>,
+        expected: Option<u64>,
     ) -> Result<(u32, Receipt), Error> {
         let note = note.map(checked_note).transpose()?;
         let (receipt, lock) = self
-            .change_with(by, None, |inner, control, now| {
+            .change_with(by, expected, |inner, control, now| {
                 let sealed = note.map(|text| inner.state().keyring.seal_note(text)).transpose()?;
                 let hash = sealed.as_deref().map(Hash::of);
                 let lock = control.lock(target.clone(), by.clone(), reason, hash, now)?;
@@ -149,8 +158,13 @@ impl Vault {
     }
 
     /// Lifts a lock.
-    pub async fn lift_lock(&self, by: &PrincipalName, lock: u32) -> Result<Receipt, Error> {
-        self.change(by, None, move |_, control, now| {
+    pub async fn lift_lock(
+        &self,
+        by: &PrincipalName,
+        lock: u32,
+        expected: Option<u64>,
+    ) -> Result<Receipt, Error> {
+        self.change(by, expected, move |_, control, now| {
             if !control.unlock(lock, by, now) {
                 return Err(Error::malformed("lockdown", "names no lock in force"));
             }
@@ -252,9 +266,39 @@ impl Vault {
             event: Event::Refused { action, record: None, why, purpose: None, initiator: None },
             epoch: self.state().epoch.version,
         };
-        let answers = self.inner.journal.file(vec![Filing::State(statement, Part::default())], None).await?;
+        let answers =
+            self.inner.journal.file(vec![Filing::State(statement, Part::default())], None, None).await?;
         answers.into_iter().next().ok_or_else(Error::internal)??;
         Err(Error::Denied)
+    }
+
+    /// Writes down that somebody who is no principal asked something that no rule speaks of.
+    pub async fn stranger_refused(&self, caller: crate::policy::Caller<'_>) -> Error {
+        let denial = self.state().rules.stranger(caller);
+        self.inner.journal.refuse(denial, None).await
+    }
+
+    /// Whether a principal may do this at all: what a malformed request is asked, so that a refusal is told and logged
+    /// before anything else is said.
+    pub async fn may_ask(
+        &self,
+        caller: crate::policy::Caller<'_>,
+        header: &Header,
+        action: Action,
+    ) -> Result<(), Error> {
+        let asked = Asked {
+            caller,
+            merchant: header.merchant.as_ref(),
+            channel: header.channel.as_ref(),
+            action,
+            purpose: header.purpose,
+            initiator: header.initiator,
+            show: Show::Nothing,
+        };
+        match self.state().rules.admit(&asked) {
+            Ok(_) => Ok(()),
+            Err(denial) => Err(self.inner.journal.refuse(denial, header.deadline).await),
+        }
     }
 
     /// Writes down that a request was refused at the edge, since its certificate is past its end or was revoked.
@@ -275,7 +319,8 @@ impl Vault {
             },
             epoch: self.state().epoch.version,
         };
-        let answers = self.inner.journal.file(vec![Filing::State(statement, Part::default())], None).await?;
+        let answers =
+            self.inner.journal.file(vec![Filing::State(statement, Part::default())], None, None).await?;
         answers.into_iter().try_for_each(|a| a.map(|_| ()).map_err(Error::from))
     }
 
@@ -288,7 +333,8 @@ impl Vault {
             event: Event::Consulted { action },
             epoch: self.state().epoch.version,
         };
-        let answers = self.inner.journal.file(vec![Filing::State(statement, Part::default())], None).await?;
+        let answers =
+            self.inner.journal.file(vec![Filing::State(statement, Part::default())], None, None).await?;
         let filed = answers.into_iter().next().ok_or_else(Error::internal)??;
         Ok(filed.receipt)
     }
@@ -372,7 +418,8 @@ impl Vault {
         .await
     }
 
-    /// Makes the next version of Control, commits it, and puts it in force. One at a time in this process.
+    /// Makes the next version of Control, commits it, and puts it in force. One at a time in this process; a change whose
+    /// caller went away meanwhile may come in between, and then this one is made anew.
     async fn change_with<T>(
         &self,
         by: &PrincipalName,
@@ -380,32 +427,42 @@ impl Vault {
         edit: impl Fn(&Inner, &mut Control, Timestamp) -> Result<(Vec<ControlChange>, Vec<Write>, T), Error>,
     ) -> Result<(Receipt, T), Error> {
         let _one_at_a_time = self.inner.changing.lock().await;
-        let before = self.state();
-        if expected.is_some_and(|epoch| epoch != before.epoch.version) {
-            return Err(Error::EpochMismatch { epoch: before.epoch.version });
+        for _ in 0..MAX_ROUNDS {
+            let before = self.state();
+            if expected.is_some_and(|epoch| epoch != before.epoch.version) {
+                return Err(Error::EpochMismatch { epoch: before.epoch.version });
+            }
+            let now = self.now();
+            let mut control = before.control.clone();
+            control.version = control.version.saturating_add(1);
+            control.made_at = now;
+            let (changes, writes, value) = edit(&self.inner, &mut control, now)?;
+            let rules = Rules::of(&control)?;
+            let keyring = Keyring::unwrap(&control, &self.inner.root.1, self.inner.esk.clone())?;
+            let (row, epoch) = control.seal(&self.inner.vault, self.inner.ctl.0, &self.inner.ctl.1)?;
+            let mut part = Part { expects: Vec::<Expect>::new(), writes: Control::writes(row, &epoch) };
+            part.writes.extend(writes);
+            // Not an owner: the journal's thread must never be the one that closes the vault.
+            let inner = Arc::downgrade(&self.inner);
+            let state = State { control, epoch, rules, keyring };
+            let step = ControlStep {
+                from: before.epoch,
+                epoch,
+                part,
+                changes: changes.into_iter().map(|change| (Who::Listed(by.clone()), change)).collect(),
+                in_force: Box::new(move || {
+                    if let Some(inner) = inner.upgrade() {
+                        Self::put_in_force(&inner, state);
+                    }
+                }),
+            };
+            match self.inner.journal.control(step).await {
+                Ok(receipt) => return Ok((receipt, value)),
+                Err(NotFiled::Stale) => {}
+                Err(e) => return Err(e.into()),
+            }
         }
-        let now = self.inner.clock.now();
-        let mut control = before.control.clone();
-        control.version = control.version.saturating_add(1);
-        control.made_at = now;
-        let (changes, writes, value) = edit(&self.inner, &mut control, now)?;
-        let rules = Rules::of(&control)?;
-        let keyring = Keyring::unwrap(&control, &self.inner.root.1, self.inner.esk.clone())?;
-        let (row, epoch) = control.seal(&self.inner.vault, self.inner.ctl.0, &self.inner.ctl.1)?;
-        let mut part = Part { expects: Vec::<Expect>::new(), writes: Control::writes(row, &epoch) };
-        part.writes.extend(writes);
-        let inner = self.inner.clone();
-        let step = ControlStep {
-            epoch,
-            part,
-            changes: changes.into_iter().map(|change| (Who::Listed(by.clone()), change)).collect(),
-            in_force: Box::new(move || Self::put_in_force(&inner, State { control, epoch, rules, keyring })),
-        };
-        match self.inner.journal.control(step).await {
-            Ok(receipt) => Ok((receipt, value)),
-            Err(NotFiled::Stale) => Err(Error::Overloaded),
-            Err(e) => Err(e.into()),
-        }
+        Err(Error::Overloaded)
     }
 }
 

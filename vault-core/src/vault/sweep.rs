@@ -14,7 +14,8 @@ use crate::store::{Part, Write};
 const SWEEP: usize = 2_000;
 
 impl Vault {
-    /// Deletes what is over, in commits of 2,000 rows. Returns how many rows went. Run it every hour or so.
+    /// Deletes what is over, in commits of 2,000 rows. Returns how many rows went. Run it every hour or so, while the
+    /// clock can be trusted: what goes by a clock that is days ahead does not come back.
     pub async fn sweep(&self) -> Result<u64, Error> {
         let today = self.inner.clock.now().day();
         let mut swept = 0;
@@ -37,7 +38,8 @@ impl Vault {
                 let event = Event::Swept { rows: u32::try_from(count).unwrap_or(u32::MAX) };
                 let epoch = self.state().epoch.version;
                 let statement = Statement { who: Who::Vault, merchant: None, channel: None, event, epoch };
-                let answers = self.inner.journal.file(vec![Filing::State(statement, part)], None).await?;
+                let answers =
+                    self.inner.journal.file(vec![Filing::State(statement, part)], None, None).await?;
                 answers.into_iter().try_for_each(|a| a.map(|_| ()).map_err(Error::from))?;
                 swept += u64::try_from(count).unwrap_or(u64::MAX);
                 if count < SWEEP {

@@ -388,12 +388,12 @@ fn a_lock_is_exact_and_survives_a_restart() {
         LockTarget::Channel { merchant: MerchantName::parse("acme").unwrap(), channel: channel("web") };
     let operator = principal("olga");
     let (lock, _) =
-        block_on(desk.vault.set_lock(&operator, target, LockReason::Fraud, Some("case 7"))).unwrap();
+        block_on(desk.vault.set_lock(&operator, target, LockReason::Fraud, Some("case 7"), None)).unwrap();
     assert_eq!(desk.paid("web", &token), Err(Error::Locked { lockdown: lock }));
     assert_eq!(desk.paid("app", &token).as_deref(), Ok(VISA));
     let desk = desk.reopened();
     assert_eq!(desk.paid("web", &token), Err(Error::Locked { lockdown: lock }));
-    block_on(desk.vault.lift_lock(&operator, lock)).unwrap();
+    block_on(desk.vault.lift_lock(&operator, lock, None)).unwrap();
     assert_eq!(desk.paid("web", &token).as_deref(), Ok(VISA));
 }
 
@@ -402,7 +402,7 @@ fn a_rotated_dek_seals_new_rows_and_opens_old_ones() {
     let desk = Desk::new();
     let old = desk.stored("web", VISA);
     let acme = MerchantName::parse("acme").unwrap();
-    block_on(desk.vault.rotate_dek(&principal("olga"), &acme)).unwrap();
+    block_on(desk.vault.rotate_dek(&principal("olga"), &acme, None)).unwrap();
     let new = desk.stored("web", MASTERCARD);
     let desk = desk.reopened();
     assert_eq!(desk.paid("web", &old).as_deref(), Ok(VISA));
@@ -579,4 +579,55 @@ fn two_operators_never_overwrite_each_other_unseen() {
     block_on(desk.vault.apply_policy(&olga, policy.clone(), Some(seen))).unwrap();
     let late = block_on(desk.vault.apply_policy(&principal("otto"), policy, Some(seen)));
     assert_eq!(late.err(), Some(Error::EpochMismatch { epoch: seen + 1 }));
+}
+
+/// Lets a caller go away after it has asked: what it asked for goes on without it.
+fn abandoned(asked: impl Future) {
+    let mut asked = Box::pin(asked);
+    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+    // The journal's thread may be quick: then it was answered, and the answer is not heard.
+    let _unheard = asked.as_mut().poll(&mut context).is_ready();
+}
+
+#[test]
+fn a_change_whose_caller_went_away_is_not_overwritten_by_the_next() {
+    let desk = Desk::new();
+    let (olga, acme) = (principal("olga"), MerchantName::parse("acme").unwrap());
+    for round in 1..=20 {
+        let token = desk.stored("web", VISA);
+        let target = LockTarget::Channel { merchant: acme.clone(), channel: channel("pos") };
+        abandoned(desk.vault.set_lock(&olga, target, LockReason::Fraud, None, None));
+        abandoned(desk.vault.rotate_dek(&olga, &acme, None));
+        let fresh = NewCard { format: Some(crate::name::FormatName::parse("fresh").unwrap()), ..card(VISA) };
+        let new = desk.tokenize("web", &header(), fresh).unwrap_or_else(|e| panic!("{e}")).token;
+        block_on(desk.vault.rotate_dek(&olga, &acme, None)).unwrap();
+        assert_eq!(desk.paid("web", &token).as_deref(), Ok(VISA));
+        assert_eq!(desk.paid("web", &new).as_deref(), Ok(VISA));
+        assert_eq!(desk.vault.locks().len(), round);
+    }
+    let ids: std::collections::HashSet<_> = desk.vault.keys().iter().map(|k| k.id).collect();
+    assert_eq!(ids.len(), desk.vault.keys().len());
+    let desk = desk.reopened();
+    assert_eq!(desk.vault.locks().len(), 20);
+}
+
+#[test]
+fn a_revocation_whose_caller_went_away_holds_and_its_retry_is_done() {
+    let desk = Desk::new();
+    for _ in 0..20 {
+        let token = desk.stored("web", VISA);
+        let request = Header { channel: Some(channel("web")), ..header() };
+        let shop = principal("shop");
+        abandoned(desk.vault.revoke(Caller::Local(&shop), &request, token.copy(), Revocation::Everywhere));
+        let answer = loop {
+            match desk.revoked(&token, Revocation::Everywhere, &request) {
+                Err(Error::StillRunning) => std::thread::yield_now(),
+                other => break other,
+            }
+        };
+        assert!(answer.is_ok_and(|r| r.everywhere));
+        assert_eq!(desk.paid("web", &token), Err(Error::NotFound));
+    }
+    let report = block_on(desk.vault.verify_store(&mut |_, _| {})).unwrap();
+    assert!(report.is_whole(), "{report:?}");
 }

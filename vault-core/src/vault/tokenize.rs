@@ -7,6 +7,7 @@ use zeroize::Zeroizing;
 
 use super::kept::{KEPT_DAYS, Kept, Request};
 use super::request::{Context, Header, MAX_BATCH, NewCard, Tokenized};
+use super::running::Run;
 use super::view::View;
 use super::{MAX_ROUNDS, State, Vault};
 use crate::aead::Unopened;
@@ -32,6 +33,9 @@ use crate::words::{Action, Ref, Refusal, Show};
 
 /// Version of a kept answer.
 const FORMAT: u8 = 1;
+
+/// How many cards of one data subject are worked on in one commit.
+const SUBJECT_STRIDE: usize = 64;
 
 /// How many tokens of a walk are looked up at once.
 const STRIDE: usize = 256;
@@ -81,9 +85,12 @@ impl Vault {
                 }
             };
             if run.is_none() {
-                run = Some(self.inner.running.begin(admitted.principal(), header.request_id)?);
+                run = Some(Arc::new(self.inner.running.begin(admitted.principal(), header.request_id)?));
             }
-            let round = Round::new(self, state, admitted, header, &cards)?;
+            let round = match Round::new(self, state, admitted, header, &cards) {
+                Ok(round) => Round { hold: run.clone(), ..round },
+                Err(e) => return told_to_the_rest(answers, e),
+            };
             if let Err(e) = round.go(&mut answers).await {
                 return told_to_the_rest(answers, e);
             }
@@ -132,6 +139,8 @@ struct Round<'a> {
     subjects: HashMap<SubjectId, Subject>,
     /// What this node knew of the rows of tokens that may be reused, before it read them.
     newest: HashMap<RowKey, u32>,
+    /// Keeps the request's id taken until the journal has answered.
+    hold: Option<Arc<Run>>,
 }
 
 /// A data subject: its secret, and its index as it will stand.
@@ -170,7 +179,6 @@ type Changed = Option<(RowKey, u32)>;
 struct Outcome {
     place: usize,
     told: Result<Answer, Error>,
-    changed: Changed,
 }
 
 /// Why an item gets no token.
@@ -198,7 +206,7 @@ impl Work {
     fn refuse(&mut self, place: usize, denial: Denial, counted: Part) {
         let told = denial.error();
         self.filings.push(Filing::Refuse(denial, counted));
-        self.outcomes.push(Outcome { place, told: Err(told), changed: None });
+        self.outcomes.push(Outcome { place, told: Err(told) });
     }
 }
 
@@ -224,10 +232,23 @@ impl<'a> Round<'a> {
     ) -> Result<Self, Error> {
         let merchant = state.rules.merchant(admitted.merchant()).ok_or_else(Error::internal)?.clone();
         let channel = merchant.channel_name(admitted.channel_id()).ok_or_else(Error::internal)?.clone();
-        let now = vault.inner.clock.now();
+        let now = vault.now();
         let view = View::default();
         let (subjects, newest) = (HashMap::new(), HashMap::new());
-        Ok(Self { vault, state, admitted, merchant, channel, header, cards, now, view, subjects, newest })
+        Ok(Self {
+            vault,
+            state,
+            admitted,
+            merchant,
+            channel,
+            header,
+            cards,
+            now,
+            view,
+            subjects,
+            newest,
+            hold: None,
+        })
     }
 
     async fn go(mut self, answers: &mut [Option<Result<Tokenized, Error>>]) -> Result<(), Error> {
@@ -265,20 +286,18 @@ impl<'a> Round<'a> {
                 Err(Undecided::Told(e @ Error::Malformed { .. })) => {
                     let denial = self.admitted.deny(Refusal::Malformed, None);
                     work.filings.push(Filing::Refuse(denial, counted));
-                    work.outcomes.push(Outcome { place: item.place, told: Err(e), changed: None });
+                    work.outcomes.push(Outcome { place: item.place, told: Err(e) });
                 }
                 Err(Undecided::Told(e)) => self.answer(answers, item.place, Err(e)),
             }
         }
         let Work { filings, outcomes } = work;
-        let filed = self.vault.inner.journal.file(filings, self.header.deadline).await?;
+        let hold = self.hold.clone().map(|run| run as Arc<dyn Send + Sync>);
+        let filed = self.vault.inner.journal.file(filings, self.header.deadline, hold).await?;
         for (outcome, filed) in outcomes.into_iter().zip(filed) {
-            let Outcome { place, told, changed } = outcome;
+            let Outcome { place, told } = outcome;
             match (filed, told) {
                 (Ok(filed), Ok(answer)) => {
-                    if let Some((row, version)) = changed {
-                        self.vault.inner.recent.changed(self.merchant.id, row, version);
-                    }
                     let tokenized = self.tokenized(place, answer, filed.receipt)?;
                     self.answer(answers, place, Ok(tokenized));
                 }
@@ -359,9 +378,19 @@ impl<'a> Round<'a> {
     /// The open items with their names; a malformed one is answered at once.
     fn items(&self, answers: &mut [Option<Result<Tokenized, Error>>]) -> Result<Vec<Item<'a>>, Error> {
         let mut items = Vec::with_capacity(self.cards.len());
+        let mut of_subject: HashMap<&str, usize> = HashMap::new();
         for (place, card) in self.cards.iter().enumerate() {
             if answers.get(place).is_some_and(Option::is_some) {
                 continue;
+            }
+            let subject = self.context(card).customer_reference.as_str();
+            if !subject.is_empty() {
+                let count = of_subject.entry(subject).or_insert(0);
+                *count += 1;
+                // The rest of them in the next round: each item rewrites its subject's index.
+                if *count > SUBJECT_STRIDE {
+                    continue;
+                }
             }
             match self.item(place, card) {
                 Ok(item) => items.push(item),
@@ -571,7 +600,7 @@ impl<'a> Round<'a> {
         let denial = self.admitted.deny(Refusal::IdempotencyMismatch, None);
         let told = denial.error();
         let filed =
-            self.vault.inner.journal.file(vec![Filing::Refuse(denial, counted)], self.header.deadline);
+            self.vault.inner.journal.file(vec![Filing::Refuse(denial, counted)], self.header.deadline, None);
         Err(match filed.await?.into_iter().next() {
             Some(Ok(_)) => told,
             Some(Err(why)) => why.into(),
@@ -742,7 +771,7 @@ impl<'a> Round<'a> {
         let (id, subject) = (self.merchant.id, item.subject);
         let Some(Subject { index: Some(index), .. }) = self.subjects.get_mut(&subject) else { return Ok(()) };
         if index.cards.len() >= MAX_SUBJECT_ROWS {
-            return Err(Error::malformed("context.customer_reference", "already has 2,000 tokens"));
+            return Err(Error::malformed("context.customer_reference", "already has 1,000 tokens"));
         }
         index.cards.push(row);
         if let Some(fingerprint) = item.fingerprint.filter(|f| !index.fingerprints.contains(&f.row)) {
@@ -844,8 +873,12 @@ impl<'a> Round<'a> {
                     let [today, _] = &item.requests;
                     self.view.put(&mut part, today.clone(), row);
                 }
-                work.filings.push(Filing::Enact(permit, part));
-                work.outcomes.push(Outcome { place: item.place, told: Ok(answer), changed });
+                work.filings.push(Filing::Enact(
+                    permit,
+                    part,
+                    changed.map(|(row, version)| (self.merchant.id, row, version)),
+                ));
+                work.outcomes.push(Outcome { place: item.place, told: Ok(answer) });
             }
         }
         Ok(())

@@ -1,0 +1,27 @@
+//! Rows of a store that somebody else wrote to.
+
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use vault_core::codec::{Reader, Writer};
+use vault_core::control::{Epoch, Header};
+use vault_core::custody::CustodyBlock;
+use vault_core::record::Row;
+
+fuzz_target!(|bytes: &[u8]| {
+    if let Ok(row) = Row::decode(bytes) {
+        assert!(row.encode() == bytes);
+    }
+    if let Ok(header) = Header::decode(bytes) {
+        assert!(header.encode() == bytes);
+    }
+    if let Ok(epoch) = Epoch::decode(bytes) {
+        assert!(epoch.encode() == bytes);
+    }
+    let mut reader = Reader::new(bytes);
+    if let Ok(block) = CustodyBlock::read(&mut reader) {
+        let mut writer = Writer::default();
+        block.write(&mut writer);
+        assert!(bytes.starts_with(&writer.done()));
+    }
+});

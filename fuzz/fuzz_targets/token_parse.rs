@@ -1,0 +1,14 @@
+//! A token as somebody sent it.
+
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use vault_core::pan::Pan;
+use vault_core::token::Token;
+
+fuzz_target!(|text: &str| {
+    let Ok(token) = Token::parse(text) else { return };
+    assert_eq!(token.as_str(), text);
+    assert!(Pan::parse(text.as_bytes()).is_err(), "a token that is a card number");
+    assert!(token.copy().same_as(&token));
+});
