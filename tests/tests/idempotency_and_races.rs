@@ -234,7 +234,8 @@ fn tokens_made_while_keys_rotate_locks_come_and_go_and_others_revoke_all_open() 
             for round in 0..15_u32 {
                 match thread {
                     0 => drop(
-                        block_on(desk.vault.rotate_dek(&principal("olga"), &merchant_name("acme"), None)).unwrap(),
+                        block_on(desk.vault.rotate_dek(&principal("olga"), &merchant_name("acme"), None))
+                            .unwrap(),
                     ),
                     1 => {
                         let token = desk.web().added(in_format("mixed", VISA));
