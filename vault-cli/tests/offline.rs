@@ -1,6 +1,7 @@
 //! What `vaultctl` does without a server: certificates, policy files, a fresh vault, its folder and its log.
 
 #![allow(
+    clippy::pedantic,
     clippy::unwrap_used,
     clippy::panic,
     clippy::indexing_slicing,

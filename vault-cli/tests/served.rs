@@ -1,6 +1,7 @@
 //! `vaultctl` against a server that it serves itself: every command that dials, over mutual TLS.
 
 #![allow(
+    clippy::pedantic,
     clippy::unwrap_used,
     clippy::panic,
     clippy::indexing_slicing,

@@ -461,7 +461,8 @@ impl AdminService {
                     && k.merchant.as_ref() == Some(&merchant)
                     && k.state == KeyState::Active
             });
-            let (id, receipt) = self.vault.rotate_dek(&operator, &merchant, expected(&asked.header)).await?;
+            let (id, receipt) =
+                self.vault.rotate_dek(&operator, &merchant, expected(asked.header.as_ref())).await?;
             Ok(v1::RotateKeyResponse {
                 key: self.key_after(id),
                 previous: previous.and_then(|k| self.key_after(k.id)),
@@ -484,7 +485,7 @@ impl AdminService {
             let reason = reason.ok_or_else(|| Error::malformed("reason", "is required"))?;
             let note = (!asked.note.is_empty()).then_some(asked.note.as_str());
             let (id, receipt) =
-                self.vault.set_lock(&operator, target, reason, note, expected(&asked.header)).await?;
+                self.vault.set_lock(&operator, target, reason, note, expected(asked.header.as_ref())).await?;
             let set = self.vault.locks().into_iter().find(|l| l.id == id).ok_or_else(Error::internal)?;
             Ok(v1::SetLockResponse {
                 lock: Some(lock(&set, note.map(str::to_owned))),
@@ -507,7 +508,7 @@ impl AdminService {
             }
             let receipt = self
                 .vault
-                .lift_lock(&operator, asked.lockdown, expected(&asked.header))
+                .lift_lock(&operator, asked.lockdown, expected(asked.header.as_ref()))
                 .await
                 .map_err(|e| match e {
                     Error::Malformed { field: "lockdown", .. } => Refused::NotFound("no such lock in force"),
@@ -898,8 +899,8 @@ impl v1::admin_server::Admin for AdminService {
 /// How many entries one listing looks through: a search that finds little comes back with a page token.
 const LOOKED: u64 = 100_000;
 
-fn expected(header: &Option<v1::ChangeHeader>) -> Option<u64> {
-    header.as_ref().and_then(|h| h.expected_epoch)
+fn expected(header: Option<&v1::ChangeHeader>) -> Option<u64> {
+    header.and_then(|h| h.expected_epoch)
 }
 
 fn optional<T>(text: &str, parse: impl Fn(&str) -> Result<T, Error>) -> Result<Option<T>, Error> {
