@@ -324,7 +324,11 @@ fn forms(digits: &str) -> Vec<(Form, Vec<u8>, Halves)> {
     forms.push((Form::PackedHigh, packed(pairs), Halves { before: None, after: odd.first().copied() }));
     let (first, rest) = values.split_first().unwrap();
     let (pairs, odd) = rest.as_chunks::<2>();
-    forms.push((Form::PackedLow, packed(pairs), Halves { before: Some(*first), after: odd.first().copied() }));
+    forms.push((
+        Form::PackedLow,
+        packed(pairs),
+        Halves { before: Some(*first), after: odd.first().copied() },
+    ));
     if let Ok(number) = digits.parse::<u64>() {
         forms.push((Form::IntegerLe, number.to_le_bytes().to_vec(), whole));
         forms.push((Form::IntegerBe, number.to_be_bytes().to_vec(), whole));

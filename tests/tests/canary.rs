@@ -36,7 +36,8 @@ fn every_form_of_every_length_is_found_wherever_it_stands_and_nothing_else_is() 
         for (form, bytes) in planted(scanner.digits(canary)) {
             let mut around = || noise.bytes(97).into_iter().map(|b| b.max(10)).collect::<Vec<_>>();
             let hay = [around(), bytes, around()].concat();
-            let seen: Vec<_> = scanner.bytes(&hay).sightings.into_iter().map(|s| (s.canary, s.form)).collect();
+            let seen: Vec<_> =
+                scanner.bytes(&hay).sightings.into_iter().map(|s| (s.canary, s.form)).collect();
             assert_eq!(seen, [(canary, form)], "{}", scanner.digits(canary));
         }
     }
@@ -51,7 +52,9 @@ fn a_number_across_the_border_of_two_chunks_is_found_once() {
     let scanner = Scanner::new(breeder.drawn());
     let file = tempfile::NamedTempFile::new().unwrap();
     for (form, bytes) in planted(&card) {
-        for (before, border) in [(1, CHUNK), (7, CHUNK + OVERLAP), (OVERLAP, CHUNK), (OVERLAP / 2, CHUNK + OVERLAP)] {
+        for (before, border) in
+            [(1, CHUNK), (7, CHUNK + OVERLAP), (OVERLAP, CHUNK), (OVERLAP / 2, CHUNK + OVERLAP)]
+        {
             let mut content = vec![0xEE; CHUNK + 2 * OVERLAP];
             let at = border - before;
             content[at..at + bytes.len()].copy_from_slice(&bytes);
@@ -69,11 +72,12 @@ fn planted(digits: &str) -> Vec<(Form, Vec<u8>)> {
     use data_encoding::BASE64;
     let utf16: Vec<u16> = digits.encode_utf16().collect();
     let nibbles = |text: &str| -> Vec<u8> {
-        let even = if text.len() % 2 == 0 { text.to_owned() } else { format!("{text}9") };
+        let even = if text.len().is_multiple_of(2) { text.to_owned() } else { format!("{text}9") };
         let pair = |at: usize| u8::from_str_radix(&even[at..at + 2], 16).unwrap();
         (0..even.len()).step_by(2).map(pair).collect()
     };
-    let grouped = |by: &str| digits.as_bytes().chunks(4).map(<[u8]>::to_vec).collect::<Vec<_>>().join(by.as_bytes());
+    let grouped =
+        |by: &str| digits.as_bytes().chunks(4).map(<[u8]>::to_vec).collect::<Vec<_>>().join(by.as_bytes());
     let number: u64 = digits.parse().unwrap();
     let base64 = |before: &str| BASE64.encode(format!("{before}{digits}|").as_bytes()).into_bytes();
     vec![
@@ -230,7 +234,8 @@ async fn settled(rig: &Rig) {
     let began = Instant::now();
     loop {
         let told = get(rig, "/metrics").await;
-        let open = |line: &str| line.contains("connections{") && !line.starts_with('#') && !line.ends_with(" 0");
+        let open =
+            |line: &str| line.contains("connections{") && !line.starts_with('#') && !line.ends_with(" 0");
         if !told.lines().any(open) {
             break;
         }
@@ -260,7 +265,9 @@ fn core_of(process: u32, folder: &Path) -> PathBuf {
 
 fn install_gdb() {
     let as_told = "this test needs `gcore`: run it as root on Debian, or install the package gdb";
-    for arguments in [["update", "-qq"].as_slice(), &["install", "-y", "-qq", "--no-install-recommends", "gdb"]] {
+    for arguments in
+        [["update", "-qq"].as_slice(), &["install", "-y", "-qq", "--no-install-recommends", "gdb"]]
+    {
         let done = Command::new("apt-get").args(arguments).env("DEBIAN_FRONTEND", "noninteractive").output();
         let done = done.unwrap_or_else(|e| panic!("{as_told}: {e}"));
         assert!(done.status.success(), "{as_told}: {}", String::from_utf8_lossy(&done.stderr));
@@ -280,7 +287,9 @@ fn without_wiping() -> PathBuf {
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     // Everything but the two crates that know the feature is the same, and is not built twice.
     cargo.env("CARGO_BUILD_BUILD_DIR", shared);
-    cargo.args(["build", "--quiet", "--package", "vault-cli", "--features", "no-wipe", "--target-dir"]).arg(&target);
+    cargo
+        .args(["build", "--quiet", "--package", "vault-cli", "--features", "no-wipe", "--target-dir"])
+        .arg(&target);
     cargo.args(["--profile", if name == "debug" { "dev" } else { name }]);
     let done = cargo.current_dir(env!("CARGO_MANIFEST_DIR")).output().unwrap();
     assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));

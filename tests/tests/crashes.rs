@@ -89,7 +89,8 @@ impl Tally {
 }
 
 async fn survives(engine: Engine) {
-    let rounds = std::env::var("VAULT_CRASH_ROUNDS").map_or(ROUNDS, |n| n.parse().expect("a number of rounds"));
+    let rounds =
+        std::env::var("VAULT_CRASH_ROUNDS").map_or(ROUNDS, |n| n.parse().expect("a number of rounds"));
     let mut rig = Rig::made(engine, "", "");
     let list = rig.file("acknowledged");
     let mut tally = Tally::default();
@@ -172,7 +173,11 @@ async fn a_life_and_a_death(rig: &mut Rig, list: &Path, round: u64) -> Died {
 
     let began = Instant::now();
     while ledger.on_disk.load(Ordering::SeqCst) < FIRST {
-        assert!(began.elapsed() < PATIENCE, "{} acknowledgements in two minutes", ledger.on_disk.load(Ordering::SeqCst));
+        assert!(
+            began.elapsed() < PATIENCE,
+            "{} acknowledgements in two minutes",
+            ledger.on_disk.load(Ordering::SeqCst)
+        );
         assert!(!workers.is_empty());
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
@@ -222,8 +227,11 @@ fn journal_flushes(process: u32) -> bool {
     const WRITES: [&str; 6] = ["64", "68", "82", "83", "84", "70"];
     let tasks = fs::read_dir(format!("/proc/{process}/task")).unwrap().map_while(Result::ok);
     let said = |path: PathBuf| fs::read_to_string(path).unwrap_or_default();
-    let mut journal = tasks.map(|task| task.path()).filter(|task| said(task.join("comm")).trim() == "journal");
-    journal.any(|task| said(task.join("syscall")).split(' ').next().is_some_and(|number| WRITES.contains(&number)))
+    let mut journal =
+        tasks.map(|task| task.path()).filter(|task| said(task.join("comm")).trim() == "journal");
+    journal.any(|task| {
+        said(task.join("syscall")).split(' ').next().is_some_and(|number| WRITES.contains(&number))
+    })
 }
 
 /// A number below `bound`, evenly.
@@ -284,7 +292,9 @@ enum Fact {
 impl Fact {
     fn line(&self) -> String {
         match self {
-            Self::Stored { token, pan, channel, format } => format!("stored {token} {pan} {channel} {format}\n"),
+            Self::Stored { token, pan, channel, format } => {
+                format!("stored {token} {pan} {channel} {format}\n")
+            }
             Self::Ended { token, extent } => format!("ended {token} {extent}\n"),
             Self::Done => "done\n".to_owned(),
         }
@@ -382,7 +392,10 @@ impl Worker {
             }
             30..36 => {
                 let pans = (0..2 + below(15)).map(|_| self.breeder.card(16)).collect();
-                request("web", What::Store { pans, format: *pick(&["shop", "fresh"]), batch: true, again: None })
+                request(
+                    "web",
+                    What::Store { pans, format: *pick(&["shop", "fresh"]), batch: true, again: None },
+                )
             }
             36..60 => {
                 let all: Vec<&Held> = self.held.iter().collect();
@@ -504,7 +517,11 @@ impl Clients {
                     (vec![result], size)
                 };
                 for ((token, pan), result) in tokens.iter().zip(results) {
-                    assert_eq!(ask::pan(result).unwrap().as_slice(), pan.as_bytes(), "{token} opens to another card");
+                    assert_eq!(
+                        ask::pan(result).unwrap().as_slice(),
+                        pan.as_bytes(),
+                        "{token} opens to another card"
+                    );
                 }
                 Ok(Told { facts: vec![Fact::Done], size })
             }
@@ -535,7 +552,8 @@ impl Clients {
                     let result = client.revoke(header, items.remove(0)).await?;
                     (vec![result.clone()], size(result.receipt.as_ref()))
                 };
-                let ended = |(token, extent): &(String, &'static str)| Fact::Ended { token: token.clone(), extent };
+                let ended =
+                    |(token, extent): &(String, &'static str)| Fact::Ended { token: token.clone(), extent };
                 Ok(Told { facts: tokens.iter().map(ended).collect(), size })
             }
             What::Rotate => {
@@ -585,7 +603,8 @@ fn size(receipt: Option<&v1::Receipt>) -> u64 {
 /// A batch's results and the size of the log with them in it. An item that failed stands for the whole: it is sent again.
 fn all<T>(batch: vault_client::Batch<T>) -> Result<(Vec<T>, u64), ClientError> {
     let size = batch.checkpoints.iter().map(|c| c.tree_size).max().unwrap_or(0);
-    let results = batch.outcomes.into_iter().map(|Outcome { result, .. }| result).collect::<Result<_, _>>()?;
+    let results =
+        batch.outcomes.into_iter().map(|Outcome { result, .. }| result).collect::<Result<_, _>>()?;
     Ok((results, size))
 }
 
@@ -632,7 +651,9 @@ impl Truth {
     fn read(list: &Path) -> Self {
         let mut truth = Self { held: BTreeMap::new(), order: Vec::new() };
         let text = if list.exists() { fs::read_to_string(list).unwrap() } else { String::new() };
-        let known = |word: &str| *["all", "web", "app", "pos", "shop", "till", "fresh"].iter().find(|k| **k == word).unwrap();
+        let known = |word: &str| {
+            *["all", "web", "app", "pos", "shop", "till", "fresh"].iter().find(|k| **k == word).unwrap()
+        };
         for line in text.lines() {
             match line.split(' ').collect::<Vec<_>>()[..] {
                 ["stored", token, pan, channel, format] => {
@@ -650,7 +671,9 @@ impl Truth {
                         truth.held.insert(token.to_owned(), held);
                     }
                 }
-                ["ended", token, extent] => drop(truth.held.get_mut(token).unwrap().ended.insert(known(extent))),
+                ["ended", token, extent] => {
+                    truth.held.get_mut(token).unwrap().ended.insert(known(extent));
+                }
                 ["done"] => {}
                 _ => panic!("the list has a line that nobody wrote: {line}"),
             }
@@ -727,7 +750,12 @@ fn the_clients_list_is_on_disk_before_it_counts() {
     let folder = tempfile::tempdir().unwrap();
     let list = folder.path().join("list");
     let (ledger, writer) = Ledger::open(&list);
-    let fact = |n: u64| Fact::Stored { token: format!("tok_{n}"), pan: format!("{n:016}"), channel: "web", format: "shop" };
+    let fact = |n: u64| Fact::Stored {
+        token: format!("tok_{n}"),
+        pan: format!("{n:016}"),
+        channel: "web",
+        format: "shop",
+    };
     for n in 0..1_000 {
         ledger.note(Told { facts: vec![fact(n), Fact::Done], size: n });
         let counted = ledger.on_disk.load(Ordering::SeqCst);

@@ -6,12 +6,17 @@
     clippy::panic,
     clippy::indexing_slicing,
     clippy::cast_possible_truncation,
-    reason = "all of this is tests"
+    clippy::disallowed_methods,
+    clippy::print_stdout,
+    clippy::type_complexity,
+    clippy::pedantic,
+    reason = "all of this is tests: they measure, they print what they found, and a failure is a panic"
 )]
 
 mod bad_input;
 mod canary;
 mod crashes;
+mod documents;
 mod engines;
 mod foreign_clients;
 mod formats;

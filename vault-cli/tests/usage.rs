@@ -1,6 +1,7 @@
 //! `vaultctl` as a program, without a network: exit codes, one plain line per error, and no card number in sight.
 
 #![allow(
+    clippy::pedantic,
     clippy::unwrap_used,
     clippy::panic,
     clippy::indexing_slicing,

@@ -561,7 +561,7 @@ impl Writer {
             lined.push(before);
             parts.push(part);
         }
-        Draft { refusals, lined, ..self.finish(&lines, parts, indices, now, self.epoch) }
+        Draft { lined, refusals, ..self.finish(&lines, parts, indices, now, self.epoch) }
     }
 
     fn finish(

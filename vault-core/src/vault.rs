@@ -27,7 +27,7 @@ pub use request::{
     Context, Detokenized, Header, Inspected, MAX_BATCH, MAX_CONTEXT, NewCard, RequestId, Reveal, Revealed,
     Revocation, RevokedToken, Tokenized,
 };
-pub use verify::StoreReport;
+pub use verify::{Finding, StoreReport};
 
 use crate::audit::entry::{Event, Who};
 use crate::audit::note::{LogSigner, Origin};

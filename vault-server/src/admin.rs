@@ -461,7 +461,8 @@ impl AdminService {
                     && k.merchant.as_ref() == Some(&merchant)
                     && k.state == KeyState::Active
             });
-            let (id, receipt) = self.vault.rotate_dek(&operator, &merchant, expected(&asked.header)).await?;
+            let (id, receipt) =
+                self.vault.rotate_dek(&operator, &merchant, expected(asked.header.as_ref())).await?;
             Ok(v1::RotateKeyResponse {
                 key: self.key_after(id),
                 previous: previous.and_then(|k| self.key_after(k.id)),
@@ -484,7 +485,7 @@ impl AdminService {
             let reason = reason.ok_or_else(|| Error::malformed("reason", "is required"))?;
             let note = (!asked.note.is_empty()).then_some(asked.note.as_str());
             let (id, receipt) =
-                self.vault.set_lock(&operator, target, reason, note, expected(&asked.header)).await?;
+                self.vault.set_lock(&operator, target, reason, note, expected(asked.header.as_ref())).await?;
             let set = self.vault.locks().into_iter().find(|l| l.id == id).ok_or_else(Error::internal)?;
             Ok(v1::SetLockResponse {
                 lock: Some(lock(&set, note.map(str::to_owned))),
@@ -507,7 +508,7 @@ impl AdminService {
             }
             let receipt = self
                 .vault
-                .lift_lock(&operator, asked.lockdown, expected(&asked.header))
+                .lift_lock(&operator, asked.lockdown, expected(asked.header.as_ref()))
                 .await
                 .map_err(|e| match e {
                     Error::Malformed { field: "lockdown", .. } => Refused::NotFound("no such lock in force"),
@@ -561,8 +562,17 @@ impl v1::admin_server::Admin for AdminService {
         } else {
             self.reads(&request, Action::ReadPolicy).await?;
         }
-        let head = self.vault.checkpoint().await.map_err(|e| status(&e))?;
+        let head = match self.vault.checkpoint().await {
+            Ok(head) => Some(head),
+            // An engine that stopped answers nothing; the rest of the status is still worth telling.
+            Err(_) if failed => None,
+            Err(e) => return Err(status(&e)),
+        };
         let (mut problems, mut certificates) = (Vec::new(), Vec::new());
+        if failed {
+            let message = "a flush failed; nothing is written until the server is started again".to_owned();
+            problems.push(v1::Problem { reason: "STORE_STOPPED".to_owned(), message });
+        }
         for (role, tls) in &self.doors {
             let health = tls.health();
             let error = health.last_error.as_ref().map_or_else(String::new, |(_, why)| why.clone());
@@ -583,7 +593,7 @@ impl v1::admin_server::Admin for AdminService {
             state: if failed { v1::ServingState::Sealed } else { v1::ServingState::Serving }.into(),
             problems,
             release: env!("CARGO_PKG_VERSION").to_owned(),
-            log: head.note().lines().next().unwrap_or_default().to_owned(),
+            log: self.vault.verifier().map_or_else(|_| String::new(), |v| v.origin().to_string()),
             epoch: told.epoch,
             started_at: Some(wire::timestamp(self.started_at)),
             uptime: Some(seconds(self.started_at, self.clock.now())),
@@ -594,7 +604,7 @@ impl v1::admin_server::Admin for AdminService {
                 capacity: u32::try_from(vault_core::journal::QUEUE).unwrap_or(u32::MAX),
             }),
             connections: self.metrics.connections(Door::Data),
-            checkpoint: Some(wire::checkpoint(&head)),
+            checkpoint: head.as_ref().map(wire::checkpoint),
         }))
     }
 
@@ -898,8 +908,8 @@ impl v1::admin_server::Admin for AdminService {
 /// How many entries one listing looks through: a search that finds little comes back with a page token.
 const LOOKED: u64 = 100_000;
 
-fn expected(header: &Option<v1::ChangeHeader>) -> Option<u64> {
-    header.as_ref().and_then(|h| h.expected_epoch)
+fn expected(header: Option<&v1::ChangeHeader>) -> Option<u64> {
+    header.and_then(|h| h.expected_epoch)
 }
 
 fn optional<T>(text: &str, parse: impl Fn(&str) -> Result<T, Error>) -> Result<Option<T>, Error> {

@@ -263,17 +263,24 @@ impl<'a> Exercise<'a> {
             let message = v1::DetokenizeRequest { header: Some(header()), item: Some(ask::plain(token)) };
             self.refused(raw, &data("Detokenize"), &message).await;
         }
-        let left: Vec<_> = stored.iter().enumerate().filter(|(at, _)| at % 3 != 0).map(|(_, pair)| pair).collect();
+        let left: Vec<_> =
+            stored.iter().enumerate().filter(|(at, _)| at % 3 != 0).map(|(_, pair)| pair).collect();
         let items: Vec<_> = left.iter().map(|(token, _)| ask::plain(token)).collect();
         let purpose = v1::RequestHeader { purpose: EXPORT, ..header() };
         let told = v1::BatchDetokenizeRequest { header: Some(purpose), items: items.clone() };
         let told: v1::BatchDetokenizeResponse = self.must(raw, &data("BatchDetokenize"), &told).await;
-        assert!(told.outcomes.iter().all(|o| matches!(o.outcome, Some(v1::detokenize_outcome::Outcome::Error(_)))));
+        assert!(
+            told.outcomes
+                .iter()
+                .all(|o| matches!(o.outcome, Some(v1::detokenize_outcome::Outcome::Error(_))))
+        );
         let message = v1::BatchDetokenizeRequest { header: Some(header()), items };
         let told = hearing::ask(raw, Ask::of(&data("BatchDetokenize"), &message)).await;
         let answer: v1::BatchDetokenizeResponse = told.answer().unwrap();
         for (outcome, (_, card)) in answer.outcomes.into_iter().zip(&left) {
-            let Some(v1::detokenize_outcome::Outcome::Result(result)) = outcome.outcome else { panic!("a card") };
+            let Some(v1::detokenize_outcome::Outcome::Result(result)) = outcome.outcome else {
+                panic!("a card")
+            };
             assert_eq!(ask::pan(result).unwrap().as_slice(), card.as_bytes());
         }
         let items = left.iter().map(|(token, _)| ask::look(token)).collect();
@@ -297,7 +304,8 @@ impl<'a> Exercise<'a> {
         for _ in 0..12 {
             let cards = self.cards(AT_ONCE);
             let calls = cards.iter().map(|card| async move {
-                let told = hearing::ask(raw, Ask::of(&data("Tokenize"), &tokenize(header(), plain(card)))).await;
+                let told =
+                    hearing::ask(raw, Ask::of(&data("Tokenize"), &tokenize(header(), plain(card)))).await;
                 let answer: v1::TokenizeResponse = told.answer().unwrap();
                 let item = Some(ask::plain(&answer.result.unwrap().token));
                 let message = v1::DetokenizeRequest { header: Some(header()), item };
@@ -429,7 +437,8 @@ impl<'a> Exercise<'a> {
                 let header = Some(header);
                 let message = v1::TokenizeRequest { header: header.clone(), item: Some(plain(&good)) };
                 self.refused(raw, &data("Tokenize"), &message).await;
-                let message = v1::DetokenizeRequest { header: header.clone(), item: Some(ask::plain(&token)) };
+                let message =
+                    v1::DetokenizeRequest { header: header.clone(), item: Some(ask::plain(&token)) };
                 self.refused(raw, &data("Detokenize"), &message).await;
                 let message = v1::InspectRequest { header: header.clone(), item: Some(ask::look(&token)) };
                 self.refused(raw, &data("Inspect"), &message).await;
@@ -482,8 +491,13 @@ impl<'a> Exercise<'a> {
         let good = self.card();
         let token = self.stored(raw, plain(&good)).await;
         for card in self.cards(20) {
-            let shapes =
-                [card.clone(), grouped(&card, "-"), grouped(&card, " "), format!("tok_{card}"), format!("{card}a")];
+            let shapes = [
+                card.clone(),
+                grouped(&card, "-"),
+                grouped(&card, " "),
+                format!("tok_{card}"),
+                format!("{card}a"),
+            ];
             for text in shapes {
                 let message = v1::DetokenizeRequest { header: Some(header()), item: Some(ask::plain(&text)) };
                 self.refused(raw, &data("Detokenize"), &message).await;
@@ -495,7 +509,8 @@ impl<'a> Exercise<'a> {
             let item = v1::DetokenizeItem { recipient: card.clone(), ..ask::plain(&token) };
             let message = v1::DetokenizeRequest { header: Some(header()), item: Some(item) };
             self.refused(raw, &data("Detokenize"), &message).await;
-            let message = v1::RevokeRequest { header: Some(header()), item: Some(ask::end_on(&token, &card)) };
+            let message =
+                v1::RevokeRequest { header: Some(header()), item: Some(ask::end_on(&token, &card)) };
             self.refused(raw, &data("Revoke"), &message).await;
             let items = vec![ask::look(&card), ask::look(&token)];
             let message = v1::BatchInspectRequest { header: Some(header()), items };
@@ -531,7 +546,8 @@ impl<'a> Exercise<'a> {
     /// Protobuf that is none, with a card number in it.
     async fn broken_messages(&mut self, teller: &ClientConfig) {
         let methods = ["Tokenize", "BatchTokenize", "StreamTokenize", "Detokenize", "Inspect", "Revoke"];
-        let prefix = |flag: u8, length: usize| [&[flag][..], &u32::try_from(length).unwrap().to_be_bytes()].concat();
+        let prefix =
+            |flag: u8, length: usize| [&[flag][..], &u32::try_from(length).unwrap().to_be_bytes()].concat();
         for method in methods {
             let raw = self.dialled(self.rig.data(), teller.clone()).await;
             for card in self.cards(10) {
@@ -595,7 +611,10 @@ impl<'a> Exercise<'a> {
             // Half a message, and then nobody is there any more.
             let whole = framed(&batch.encode_to_vec());
             let half = Ask::raw(&data("BatchTokenize"), whole[..whole.len() / 2].to_vec());
-            let gone = tokio::time::timeout(Duration::from_millis(round), hearing::ask(&raw, Ask { cancel: true, ..half }));
+            let gone = tokio::time::timeout(
+                Duration::from_millis(round),
+                hearing::ask(&raw, Ask { cancel: true, ..half }),
+            );
             let _gone = gone.await;
             close(raw).await;
         }
@@ -611,13 +630,15 @@ impl<'a> Exercise<'a> {
 
     /// Callers who may not: known to no policy, of another merchant, without the right, named like a card.
     async fn refused_callers(&mut self) {
-        let callers = [("stranger", "canary"), ("shop", "canary"), ("marketing", "acme"), ("other-shop", "acme")];
+        let callers =
+            [("stranger", "canary"), ("shop", "canary"), ("marketing", "acme"), ("other-shop", "acme")];
         for (name, merchant) in callers {
             let raw = Raw::connect(self.rig, name).await;
             for card in self.cards(20) {
                 let header = v1::RequestHeader { merchant: merchant.to_owned(), ..header() };
                 self.refused(&raw, &data("Tokenize"), &tokenize(header.clone(), plain(&card))).await;
-                let message = v1::DetokenizeRequest { header: Some(header.clone()), item: Some(ask::plain(&card)) };
+                let message =
+                    v1::DetokenizeRequest { header: Some(header.clone()), item: Some(ask::plain(&card)) };
                 self.refused(&raw, &data("Detokenize"), &message).await;
                 let batch = v1::BatchTokenizeRequest { header: Some(header), items: vec![plain(&card); 3] };
                 self.refused(&raw, &data("BatchTokenize"), &batch).await;
@@ -643,14 +664,16 @@ impl<'a> Exercise<'a> {
         let (rig, page) = (self.rig, page(self.rig));
         for card in self.cards(10) {
             for at in [rig.data(), rig.admin()] {
-                let heard = shout(at, format!("POST /{card} HTTP/1.1\r\nx: {card}\r\n\r\n{card}").as_bytes()).await;
+                let heard =
+                    shout(at, format!("POST /{card} HTTP/1.1\r\nx: {card}\r\n\r\n{card}").as_bytes()).await;
                 self.heard.extend(heard);
                 let name = ServerName::try_from(format!("c{card}.example")).unwrap();
                 let tcp = TcpStream::connect(at).await.unwrap();
                 let _refused = TlsConnector::from(Arc::new(self.papers("teller"))).connect(name, tcp).await;
             }
             let lines = format!("host: {card}\r\nx-card: {card}\r\nconnection: close");
-            let heard = shout(page, format!("GET /{card}?{card} HTTP/1.1\r\n{lines}\r\n\r\n").as_bytes()).await;
+            let heard =
+                shout(page, format!("GET /{card}?{card} HTTP/1.1\r\n{lines}\r\n\r\n").as_bytes()).await;
             self.heard.extend(heard);
         }
     }
@@ -659,7 +682,8 @@ impl<'a> Exercise<'a> {
     async fn operators_plane(&mut self) {
         let olga = config(self.rig, NEW_TLS, Some(&papers(self.rig, "olga")));
         let olga = self.dialled(self.rig.admin(), olga).await;
-        let told: v1::GetPolicyResponse = self.must(&olga, &admin("GetPolicy"), &v1::GetPolicyRequest {}).await;
+        let told: v1::GetPolicyResponse =
+            self.must(&olga, &admin("GetPolicy"), &v1::GetPolicyRequest {}).await;
         let (policy, epoch) = (told.toml, told.epoch);
         for card in self.cards(15) {
             self.operators_changes(&olga, &card).await;
@@ -685,7 +709,8 @@ impl<'a> Exercise<'a> {
                 form: 1,
             };
             self.send(&olga, Ask::of(&admin("ExplainPolicy"), &explain)).await;
-            let receipt = Some(v1::Receipt { log: word(), leaf_hash: word().into_bytes(), ..Default::default() });
+            let receipt =
+                Some(v1::Receipt { log: word(), leaf_hash: word().into_bytes(), ..Default::default() });
             self.send(&olga, Ask::of(&admin("ProveReceipt"), &v1::ProveReceiptRequest { receipt })).await;
             self.send(&olga, Ask::of(&admin("VerifyLog"), &v1::VerifyLogRequest { log: word() })).await;
             self.send(&olga, Ask::of(&admin(&card), &v1::GetStatusRequest {}).with("x-card", &card)).await;
@@ -734,8 +759,12 @@ impl<'a> Exercise<'a> {
             format!("= {card}"),
             format!("[[merchant]]\nid = \"x\"\nmask = {{ \"{card}\" = \"6+4\" }}\n"),
             format!("[[merchant]]\nid = \"x\"\nmask = {{ 16 = \"{card}\" }}\n"),
-            format!("[[merchant]]\nid = \"x\"\n[[merchant.format]]\nid = \"y\"\nscheme = \"random\"\nkeep = {{ {card} = \"6+4\" }}\n"),
-            format!("[[merchant]]\nid = \"x\"\n[[merchant.format]]\nid = \"y\"\nscheme = \"random\"\nkeep = {{ 16 = \"{card}\" }}\n"),
+            format!(
+                "[[merchant]]\nid = \"x\"\n[[merchant.format]]\nid = \"y\"\nscheme = \"random\"\nkeep = {{ {card} = \"6+4\" }}\n"
+            ),
+            format!(
+                "[[merchant]]\nid = \"x\"\n[[merchant.format]]\nid = \"y\"\nscheme = \"random\"\nkeep = {{ 16 = \"{card}\" }}\n"
+            ),
         ];
         for more in more {
             let toml = || format!("{policy}\n{more}");

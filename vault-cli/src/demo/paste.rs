@@ -75,17 +75,12 @@ impl Kept {
 
     /// For people.
     pub(super) fn words(&self) -> String {
+        let Self { process, server, admin, folder, vaultctl, grpcurl, python, stop } = self;
         format!(
-            "The server is left running: process {}, {}, for operators {}.\nAll that it needs is in {}. What to paste:\n\n\
-             # vaultctl\n{}\n# grpcurl\n{}\n# Python (python3, and pip's packages from the network)\n{}\n# to end it\n{}\n",
-            self.process,
-            self.server,
-            self.admin,
-            self.folder,
-            self.vaultctl,
-            self.grpcurl,
-            self.python,
-            self.stop
+            "The server is left running: process {process}, {server}, for operators {admin}.\n\
+             All that it needs is in {folder}. What to paste; the same card gives the same token in each:\n\n\
+             # vaultctl\n{vaultctl}\n# grpcurl\n{grpcurl}\n# Python (pip takes its packages from the network)\n{python}\n\
+             # to end it\n{stop}\n"
         )
     }
 }

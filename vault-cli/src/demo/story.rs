@@ -19,7 +19,7 @@ use vault_core::pan::{self, luhn_valid};
 use vault_core::random;
 
 use crate::demo::DemoArgs;
-use crate::demo::cards::{Deck, item, mask};
+use crate::demo::cards::{Deck, digits, item, mask};
 use crate::demo::paste::{self, Kept};
 use crate::demo::stage::{MERCHANT, OPERATOR, SERVICES, STRANGER, Stage, program};
 use crate::demo::teller::{Teller, count, seconds};
@@ -48,6 +48,8 @@ struct Play<'a> {
     cast: Cast,
     /// The shop's tokens, one per card.
     tokens: Vec<String>,
+    /// The till's token, of the first card.
+    tills: String,
     /// How many cards were made up so far.
     numbers: Arc<AtomicUsize>,
     /// What traffic stored.
@@ -152,11 +154,11 @@ async fn set_the_stage<'a>(args: &DemoArgs, deck: &'a Deck, teller: &mut Teller)
     let cast = Cast::enter(&stage).await?;
     the_stranger_is_turned_away(&stage).await?;
     teller.say("A stranger with the shop's name on a certificate of another authority is turned away.")?;
-    let (tokens, numbers, stored) = (Vec::new(), Arc::default(), Vec::new());
+    let (tokens, tills, numbers, stored) = (Vec::new(), String::new(), Arc::default(), Vec::new());
     let acknowledged = Acknowledged::default();
     let certificates = SERVICES.len() + 1;
     Ok((
-        Play { deck, stage, cast, tokens, numbers, stored, acknowledged },
+        Play { deck, stage, cast, tokens, tills, numbers, stored, acknowledged },
         format!("{certificates} certificates, 1 stranger"),
     ))
 }
@@ -267,6 +269,7 @@ impl Play<'_> {
         let denied = refusal(self.cast.till.detokenize(at_own_channel(), ask::plain(&own)).await)?;
         claim(denied.reason() == Some(Reason::PermissionDenied), "the till got a card number")?;
         teller.say("Its own token works there, but no rule gives a till card numbers: PERMISSION_DENIED.")?;
+        self.tills = own;
         Ok(((), "2 x NOT_FOUND, 1 x PERMISSION_DENIED".to_owned()))
     }
 
@@ -391,11 +394,11 @@ impl Play<'_> {
 
         let asked_again = cut.len();
         for cut in cut {
-            let item = ask::card(crate::demo::cards::digits(&cut.pan), None);
+            let item = ask::card(digits(&cut.pan), None);
             let token = self.cast.shop.tokenize(cut.header, item).await?.token;
             self.keep_count(vec![Stored { pan: cut.pan, token }], 0);
         }
-        let opened = self.give_back().await? + self.open_stored().await?;
+        let opened = self.give_back().await? + self.open_tills().await? + self.open_stored().await?;
         teller.say(format!("All {opened} tokens that were ever acknowledged open to their cards."))?;
         if asked_again > 0 {
             let requests = count(asked_again, "request");
@@ -411,6 +414,16 @@ impl Play<'_> {
         self.acknowledged.stored += stored.len();
         self.acknowledged.given += given_back;
         self.stored.extend(stored);
+    }
+
+    /// Opens the till's token, where it works: at the till.
+    async fn open_tills(&mut self) -> Result<usize, Failure> {
+        let header = ask::header(MERCHANT, "pos", Purpose::Authorization, Initiator::Cardholder);
+        let answer = self.cast.gateway.detokenize(header, ask::plain(&self.tills)).await?;
+        self.acknowledged.given += 1;
+        let opens = self.deck.cards.first().is_some_and(|card| opens_to(answer, &card.pan));
+        claim(opens, "the till's token opened to another card")?;
+        Ok(1)
     }
 
     /// Opens every token that traffic stored.
@@ -504,8 +517,10 @@ impl Play<'_> {
 /// Lets traffic flow for a while, and for so many answers.
 async fn flow(traffic: &Traffic, answers: usize) -> Result<(), Failure> {
     let (began, before) = (Instant::now(), traffic.answered());
-    while began.elapsed() < FLOW || traffic.answered() - before < answers {
-        claim(began.elapsed() < PATIENCE, "requests are not answered any more")?;
+    while !traffic.is_broken() && (began.elapsed() < FLOW || traffic.answered() - before < answers) {
+        if began.elapsed() > PATIENCE {
+            return Err(Failure::failed("requests wait too long for their answers; is the disk busy?"));
+        }
         sleep(Duration::from_millis(5)).await;
     }
     Ok(())

@@ -21,6 +21,7 @@ pub(super) const AT_ONCE: usize = 8;
 pub(super) struct Traffic {
     stop: Arc<AtomicBool>,
     answered: Arc<AtomicUsize>,
+    broken: Arc<AtomicBool>,
     workers: JoinSet<Worked>,
 }
 
@@ -58,26 +59,36 @@ pub(super) struct Worked {
 impl Traffic {
     /// Begins. `numbers` counts the made-up cards, so that none comes twice in a story.
     pub(super) fn begin(shop: &VaultClient, gateway: &VaultClient, numbers: &Arc<AtomicUsize>) -> Self {
-        let (stop, answered) = (Arc::<AtomicBool>::default(), Arc::<AtomicUsize>::default());
+        let (stop, broken) = (Arc::<AtomicBool>::default(), Arc::<AtomicBool>::default());
+        let answered = Arc::<AtomicUsize>::default();
         let mut workers = JoinSet::new();
         for _ in 0..AT_ONCE {
             let (shop, gateway) = (shop.clone(), gateway.clone());
-            let (stop, answered, numbers) = (stop.clone(), answered.clone(), numbers.clone());
+            let (stop, broken) = (stop.clone(), broken.clone());
+            let (answered, numbers) = (answered.clone(), numbers.clone());
             workers.spawn(async move {
                 let mut worked = Worked::default();
-                while !stop.load(Ordering::Relaxed)
-                    && worked.go(&shop, &gateway, numbers.fetch_add(1, Ordering::Relaxed), &answered).await
-                {
+                while !stop.load(Ordering::Relaxed) {
+                    let number = numbers.fetch_add(1, Ordering::Relaxed);
+                    if !worked.go(&shop, &gateway, number, &answered).await {
+                        broken.store(true, Ordering::Relaxed);
+                        break;
+                    }
                 }
                 worked
             });
         }
-        Self { stop, answered, workers }
+        Self { stop, answered, broken, workers }
     }
 
     /// How many requests were answered so far.
     pub(super) fn answered(&self) -> usize {
         self.answered.load(Ordering::Relaxed)
+    }
+
+    /// Whether a request failed: what it failed with is told at the end.
+    pub(super) fn is_broken(&self) -> bool {
+        self.broken.load(Ordering::Relaxed)
     }
 
     /// Ends, after the answers that are due.

@@ -598,10 +598,7 @@ fn a_change_whose_caller_went_away_is_not_overwritten_by_the_next() {
         let target = LockTarget::Channel { merchant: acme.clone(), channel: channel("pos") };
         abandoned(desk.vault.set_lock(&olga, target, LockReason::Fraud, None, None));
         abandoned(desk.vault.rotate_dek(&olga, &acme, None));
-        let fresh = NewCard {
-            format: Some(crate::name::FormatName::parse("fresh").unwrap()),
-            ..card(VISA)
-        };
+        let fresh = NewCard { format: Some(crate::name::FormatName::parse("fresh").unwrap()), ..card(VISA) };
         let new = desk.tokenize("web", &header(), fresh).unwrap_or_else(|e| panic!("{e}")).token;
         block_on(desk.vault.rotate_dek(&olga, &acme, None)).unwrap();
         assert_eq!(desk.paid("web", &token).as_deref(), Ok(VISA));
