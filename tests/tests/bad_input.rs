@@ -1192,25 +1192,43 @@ async fn the_first_sigterm_drains_and_the_second_stops() {
     let (messages, asked) = tokio::sync::mpsc::channel(4);
     let stream = tokio_stream::wrappers::ReceiverStream::new(asked);
     let mut answers = importer.stream_tokenize(stream).await.unwrap();
-    let message = |n: u32| v1::StreamTokenizeRequest {
-        header: Some(header()),
-        item: Some(v1::TokenizeItem { reference: n.to_string(), ..card(number("512345", 16, n)) }),
-    };
-    messages.send(message(1)).await.unwrap();
+    let item = v1::TokenizeItem { reference: "1".to_owned(), ..card(number("512345", 16, 1)) };
+    let message = v1::StreamTokenizeRequest { header: Some(header()), item: Some(item) };
+    messages.send(message).await.unwrap();
     let stored = answers.next().await.unwrap().unwrap().result.unwrap().token;
+
+    // Two requests under way: their headers are there, their messages are not.
+    let client = Raw::connect(&rig, "shop").await;
+    let request = v1::TokenizeRequest { header: Some(header()), item: Some(card(PAN)) };
+    let mut under_way = Vec::new();
+    for _ in 0..2 {
+        let mut send = client.send.clone().ready().await.unwrap();
+        let (response, body) = send.send_request(Raw::head("/vault.v1.Vault/Tokenize"), false).unwrap();
+        under_way.push((tokio::spawn(Raw::answer(response)), body));
+    }
+    // Their headers are before this one's on the same connection, so once it is answered they have begun.
+    client
+        .vault::<v1::GetCapabilitiesResponse>("GetCapabilities", &v1::GetCapabilitiesRequest {})
+        .await
+        .unwrap();
 
     signal(rig.process_id(), "TERM");
     eventually("no new connections", || async { TcpStream::connect(rig.data()).await.is_err() }).await;
     let page = health(&rig).await;
     assert_eq!(page["serving"], false, "balancers are told to go elsewhere");
-    messages.send(message(2)).await.unwrap();
-    assert!(answers.next().await.unwrap().unwrap().result.is_ok(), "what is under way goes on");
+    let end = answers.next().await.unwrap().expect_err("a stream is told to come back");
+    assert_eq!(end.reason(), Some(Reason::Overloaded), "{end}");
+    let (first, mut body) = under_way.remove(0);
+    body.send_data(framed(&request.encode_to_vec()).into(), true).unwrap();
+    let (_, status) = first.await.unwrap().unwrap();
+    assert_eq!(status.code(), Code::Ok, "what is under way goes on: {status:?}");
 
     let begun = Instant::now();
     assert!(rig.stop(), "the second signal, and an orderly end");
     assert!(begun.elapsed() < Duration::from_secs(5), "{:?}: it waits for nothing", begun.elapsed());
     assert!(rig.log().iter().any(|line| line.contains("\"stopped\"")), "{:?}", rig.log());
-    assert!(answers.next().await.is_none_or(|end| end.is_err()));
+    let (second, _body) = under_way.remove(0);
+    assert!(second.await.unwrap().is_err(), "it was under way, and was not waited for");
 
     // Nothing that was acknowledged is gone. A single signal is enough where nothing is under way.
     rig.start();
