@@ -385,6 +385,9 @@ async fn a_token_that_is_not_for_this_request_gets_one_answer_at_one_price_whate
             v1::InspectRequest { header: Some(header("acme", "web")), item: Some(ask::look(token)) };
         let refused = marketing.vault::<v1::InspectResponse>("Inspect", &request).await.expect_err(what);
         answers.insert(seen(&refused));
+        if what == "expired" {
+            continue; // it may still be revoked: that is how its card number goes for good
+        }
         let request = v1::RevokeRequest { header: Some(header("acme", "web")), item: Some(ask::end(token)) };
         let refused = shop.vault::<v1::RevokeResponse>("Revoke", &request).await.expect_err(what);
         answers.insert(seen(&refused));
