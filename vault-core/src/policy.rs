@@ -19,7 +19,7 @@ use crate::control::{Control, Lock, LockTarget};
 use crate::error::Error;
 use crate::name::{ChannelName, FormatName, MerchantName, PrincipalName};
 use crate::pan::MAX_DIGITS;
-use crate::record::{Card, ChannelId, FormatId, MerchantId};
+use crate::record::{Card, ChannelId, FormatId, Grants, MerchantId};
 use crate::time::Timestamp;
 use crate::token::{Keep, TokenFormat};
 use crate::words::{Action, Initiator, Purpose, Ref, Refusal, Show};
@@ -195,7 +195,8 @@ impl Admitted {
             return deny(Refusal::Revoked);
         }
         if !card.row.grants.include(self.channel_id) {
-            return deny(Refusal::Foreign);
+            let taken_away = matches!(card.row.grants, Grants::AllBut(_));
+            return deny(if taken_away { Refusal::Revoked } else { Refusal::Foreign });
         }
         // An expired token may still be revoked: that is how its card number goes for good.
         if card.is_expired(now) && self.action != Action::Revoke {
