@@ -45,7 +45,8 @@ struct Report {
     rows: Vec<Row>,
 }
 
-type Failed = Box<dyn std::error::Error + Send + Sync>;
+/// Whatever went wrong.
+pub(crate) type Failed = Box<dyn std::error::Error + Send + Sync>;
 
 impl Durable {
     /// Measures, and gives the report as text.
@@ -81,7 +82,8 @@ fn raw_fsyncs(folder: &Path) -> Result<f64, Failed> {
     Ok(f64::from(count) / began.elapsed().as_secs_f64())
 }
 
-fn vault(folder: &Path, engine: Engine) -> Result<Blocking, Failed> {
+/// A vault in a folder, for a principal without a guess budget.
+pub(crate) fn vault(folder: &Path, engine: Engine) -> Result<Blocking, Failed> {
     let policy = Policy::from_toml(include_str!("policy.toml"))?;
     let custodian = Passphrase::new(SecretSlice::from(b"correct horse battery".to_vec()))?;
     let place = folder.join("vault");
@@ -90,7 +92,7 @@ fn vault(folder: &Path, engine: Engine) -> Result<Blocking, Failed> {
 }
 
 /// The `n`-th card: sixteen digits, the last one chosen so that the Luhn check holds.
-fn card(n: u64) -> Vec<u8> {
+pub(crate) fn card(n: u64) -> Vec<u8> {
     let front = format!("4{n:014}");
     let digits = (0..10).map(|last| format!("{front}{last}"));
     digits

@@ -7,6 +7,7 @@ use std::io::Write as _;
 use clap::{Parser, Subcommand};
 
 mod durable;
+mod size;
 
 /// Benchmarks of the vault beside its floors.
 #[derive(Parser)]
@@ -23,11 +24,14 @@ struct Arguments {
 enum Command {
     /// Acknowledged requests per second and flushes per thousand of them, beside the raw fsync rate of the same disk
     Durable(durable::Durable),
+    /// Bytes on disk after so many cards
+    Size(size::Size),
 }
 
 fn main() -> std::process::ExitCode {
     let done = match Arguments::parse().command {
         Command::Durable(durable) => durable.run(),
+        Command::Size(size) => size.run(),
     };
     match done {
         Ok(report) => {

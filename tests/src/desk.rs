@@ -225,10 +225,8 @@ impl Desk {
     /// A fresh vault of this policy in a fresh folder.
     pub fn with(engine: Engine, policy: Policy) -> Self {
         let kept = tempfile::tempdir().unwrap();
-        let mut desk =
-            Self::in_folder(kept.path(), engine, OPTIONS, policy).unwrap_or_else(|e| panic!("{e}"));
-        desk.closed._kept = Some(Arc::new(kept));
-        desk
+        let desk = Self::in_folder(kept.path(), engine, OPTIONS, policy).unwrap_or_else(|e| panic!("{e}"));
+        Self { closed: Closed { _kept: Some(Arc::new(kept)), ..desk.closed }, ..desk }
     }
 
     /// A fresh vault in this folder.
@@ -260,6 +258,7 @@ impl Desk {
     }
 
     /// Closes the vault and opens it again: nothing that it only remembered is left.
+    #[must_use]
     pub fn reopened(self) -> Self {
         self.close().open().unwrap_or_else(|e| panic!("{e}"))
     }

@@ -1,11 +1,13 @@
 //! Every engine keeps the one contract, and a folder that something is wrong with is told apart and left as it is.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead as _, BufReader};
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use pollster::block_on;
 use vault_core::error::Error;
@@ -95,12 +97,26 @@ impl Drop for Holder {
     }
 }
 
+/// What lies in a folder that a process has open and does nothing with, once its engine's own threads are done.
+fn at_rest(folder: &Path) -> BTreeMap<PathBuf, (u32, Vec<u8>)> {
+    let mut before = all_of(folder);
+    for _ in 0..20 {
+        std::thread::sleep(Duration::from_millis(600));
+        let now = all_of(folder);
+        if now == before {
+            return now;
+        }
+        before = now;
+    }
+    panic!("the engine never comes to rest");
+}
+
 #[test]
 fn a_folder_that_another_process_holds_is_refused_until_that_process_is_gone() {
     for engine in ON_DISK {
         let (closed, token) = filled(engine);
         let holder = Holder::of(&closed.folder);
-        let before = all_of(&closed.folder);
+        let before = at_rest(&closed.folder);
         let Err((closed, error)) = closed.open_with(vault_tests::desk::PASSPHRASE) else {
             panic!("{engine}: opened")
         };

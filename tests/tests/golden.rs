@@ -6,7 +6,7 @@ use std::path::Path;
 use vault_tests::{ON_DISK, disk, golden};
 
 /// The most bytes that a golden folder may have, since it lies in the repository for good.
-const MOST: u64 = 3 << 20;
+const MOST: u64 = 1 << 20;
 
 #[test]
 fn a_folder_written_by_the_tool_opens_with_all_that_is_in_it() {

@@ -5,6 +5,7 @@
 //! wrong with the others. All are checked by one run of cargo, in a folder of its own beside the suite's.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -63,7 +64,7 @@ fn package(cases: &BTreeMap<String, (PathBuf, Case)>) -> PathBuf {
         quoted(&workspace.join("vault-core")),
     );
     for (name, (path, _)) in cases {
-        manifest.push_str(&format!("[[bin]]\nname = \"{name}\"\npath = {}\n", quoted(path)));
+        writeln!(manifest, "[[bin]]\nname = \"{name}\"\npath = {}", quoted(path)).unwrap();
     }
     fs::write(folder.join("Cargo.toml"), manifest).unwrap();
     fs::copy(workspace.join("Cargo.lock"), folder.join("Cargo.lock")).unwrap();

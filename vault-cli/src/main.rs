@@ -27,5 +27,11 @@ use std::process::ExitCode;
 static ALLOCATOR: vault_server::memory::Allocator = vault_server::memory::ALLOCATOR;
 
 fn main() -> ExitCode {
+    // What a panic says may quote what it stumbled over: the place alone is told. `serve` logs it instead.
+    std::panic::set_hook(Box::new(|panic| {
+        let place =
+            panic.location().map_or_else(String::new, |at| format!(" at {}:{}", at.file(), at.line()));
+        output::note(&format!("vaultctl: a defect in the program{place}; please report it"));
+    }));
     command::main(std::env::args_os().collect())
 }

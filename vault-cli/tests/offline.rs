@@ -59,7 +59,8 @@ impl Desk {
         for name in ["shop", "operators"] {
             let made = self.json(&format!("certs create-ca {name}"));
             let sha256 = made["sha256"].as_str().unwrap();
-            text = text + &format!("[[authority]]\nid = \"{name}\"\nsha256 = \"{sha256}\"\n");
+            let authority = format!("[[authority]]\nid = \"{name}\"\nsha256 = \"{sha256}\"\n");
+            text.push_str(&authority);
         }
         text.push_str(
             "[[merchant]]\nid = \"acme\"\n[[merchant.format]]\nid = \"cards\"\nscheme = \"random\"\n\

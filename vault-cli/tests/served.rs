@@ -50,7 +50,8 @@ impl Served {
             };
             run(&format!("certs issue --ca {name} {leaf} {names}"));
             let sha256 = made["sha256"].as_str().unwrap();
-            policy = policy + &format!("[[authority]]\nid = \"{name}\"\nsha256 = \"{sha256}\"\n");
+            let authority = format!("[[authority]]\nid = \"{name}\"\nsha256 = \"{sha256}\"\n");
+            policy.push_str(&authority);
         }
         policy.push_str(include_str!("served.toml"));
         private(&at("policy.toml"), &policy);

@@ -5,7 +5,9 @@
 /// The vault's plain header: format, vault id, custodian's wrap of the root key. One row.
 pub const HEADER: u8 = b'v';
 /// The sealed Control document. One row.
-pub const CONTROL: u8 = b'c';
+// In front of the entries: a large row behind the place where a log grows makes redb give each entry a page of its own
+// (measured: 4 KiB an entry instead of 0.2).
+pub const CONTROL: u8 = b'C';
 /// The epoch: Control's version and hash, which every batch expects. One row.
 pub const EPOCH: u8 = b'e';
 /// Card rows: merchant u32, row key 16.

@@ -27,7 +27,7 @@ pub use request::{
     Context, Detokenized, Header, Inspected, MAX_BATCH, MAX_CONTEXT, NewCard, RequestId, Reveal, Revealed,
     Revocation, RevokedToken, Tokenized,
 };
-pub use verify::StoreReport;
+pub use verify::{Finding, StoreReport};
 
 use crate::audit::entry::{Event, Who};
 use crate::audit::note::{LogSigner, Origin};
@@ -44,7 +44,7 @@ use crate::store::{Part, Store, StoreError, Write};
 use crate::time::{Clock, SystemClock, Timestamp};
 
 /// How often a verb decides anew before it says that the vault is overloaded. Each time, another request got through.
-const MAX_ROUNDS: usize = 64;
+const MAX_ROUNDS: usize = 256;
 
 /// The first log's number. A node of a shared store has one of its own.
 const FIRST_LOG: u32 = 0;

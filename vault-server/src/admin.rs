@@ -562,8 +562,17 @@ impl v1::admin_server::Admin for AdminService {
         } else {
             self.reads(&request, Action::ReadPolicy).await?;
         }
-        let head = self.vault.checkpoint().await.map_err(|e| status(&e))?;
+        let head = match self.vault.checkpoint().await {
+            Ok(head) => Some(head),
+            // An engine that stopped answers nothing; the rest of the status is still worth telling.
+            Err(_) if failed => None,
+            Err(e) => return Err(status(&e)),
+        };
         let (mut problems, mut certificates) = (Vec::new(), Vec::new());
+        if failed {
+            let message = "a flush failed; nothing is written until the server is started again".to_owned();
+            problems.push(v1::Problem { reason: "STORE_STOPPED".to_owned(), message });
+        }
         for (role, tls) in &self.doors {
             let health = tls.health();
             let error = health.last_error.as_ref().map_or_else(String::new, |(_, why)| why.clone());
@@ -584,7 +593,7 @@ impl v1::admin_server::Admin for AdminService {
             state: if failed { v1::ServingState::Sealed } else { v1::ServingState::Serving }.into(),
             problems,
             release: env!("CARGO_PKG_VERSION").to_owned(),
-            log: head.note().lines().next().unwrap_or_default().to_owned(),
+            log: self.vault.verifier().map_or_else(|_| String::new(), |v| v.origin().to_string()),
             epoch: told.epoch,
             started_at: Some(wire::timestamp(self.started_at)),
             uptime: Some(seconds(self.started_at, self.clock.now())),
@@ -595,7 +604,7 @@ impl v1::admin_server::Admin for AdminService {
                 capacity: u32::try_from(vault_core::journal::QUEUE).unwrap_or(u32::MAX),
             }),
             connections: self.metrics.connections(Door::Data),
-            checkpoint: Some(wire::checkpoint(&head)),
+            checkpoint: head.as_ref().map(wire::checkpoint),
         }))
     }
 

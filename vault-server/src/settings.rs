@@ -343,7 +343,7 @@ impl CustodianSettings {
             }
         };
         check_private(key, &path)?;
-        let mut bytes = read_small(&path, MAX_PASSPHRASE).map_err(|problem| {
+        let mut bytes = read_small(&path, MAX_PASSPHRASE + 2).map_err(|problem| {
             Problem::new(key, &problem, "put the passphrase, and nothing else, into this file")
         })?;
         if bytes.last() == Some(&b'\n') {

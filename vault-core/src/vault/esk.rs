@@ -40,6 +40,11 @@ pub(super) fn write(
     let mut w = Writer::default();
     w.u16(FORMAT).fixed(vault).u32(id.0);
     block.write(&mut w);
+    // What waits there already may be another founding's that was killed: it is set aside, never written over.
+    if stands(&waiting(file)) {
+        fs::rename(waiting(file), file.with_extension("set-aside"))
+            .map_err(|e| Error::Store(store_error(&e)))?;
+    }
     put(&waiting(file), &w.done()).map_err(|e| Error::Store(store_error(&e)))
 }
 
@@ -71,7 +76,15 @@ pub(super) fn read(
 
 fn open(file: &Path, custodian: &dyn Custodian, vault: &[u8; 16], key: KeyId) -> Result<Esk, Error> {
     let mut bytes = Vec::new();
-    let opened = File::open(file).map_err(|e| Error::Store(store_error(&e)))?;
+    let opened = match File::open(file) {
+        Err(e) if e.kind() == ErrorKind::NotFound => {
+            return Err(Error::Config(
+                "the erasure epoch key, the file `esk` beside the store, is missing: put it back from its own backup"
+                    .to_owned(),
+            ));
+        }
+        other => other.map_err(|e| Error::Store(store_error(&e)))?,
+    };
     opened.take(MAX_FILE).read_to_end(&mut bytes).map_err(|e| Error::Store(store_error(&e)))?;
     let damaged = |Torn| Error::Store(StoreError::Corrupt);
     let mut r = Reader::new(&bytes);

@@ -25,7 +25,7 @@ use crate::time::Timestamp;
 use crate::words::{Action, KeyState, LockReason, Refusal, Show};
 
 /// The longest note of an operator, in bytes.
-pub const MAX_NOTE: usize = 2_048;
+pub const MAX_NOTE: usize = 1_024;
 
 /// The most entries that one reading of the log gives.
 pub const MAX_ENTRIES: usize = 1_000;
@@ -474,7 +474,7 @@ impl Inner {
 
 fn checked_note(text: &str) -> Result<&str, Error> {
     if text.is_empty() || text.len() > MAX_NOTE {
-        return Err(Error::malformed("note", "must have 1 to 2,048 bytes"));
+        return Err(Error::malformed("note", "must have 1 to 1,024 bytes"));
     }
     if pan::holds_card_number(text) {
         return Err(Error::malformed("note", "must not hold a card number"));

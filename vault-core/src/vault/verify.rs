@@ -26,7 +26,7 @@ pub struct StoreReport {
     pub good: u64,
     /// Records that the log says were stored and that no row holds.
     pub missing: u64,
-    /// Rows that the log knows nothing of.
+    /// Rows that the log knows nothing of, or not in so new a version: the log was put back.
     pub extra: u64,
     /// Rows of an older version than the log says: put back.
     pub rolled_back: u64,
@@ -47,7 +47,7 @@ pub enum Finding {
         /// Its name in the log.
         record: Ref,
     },
-    /// The log knows nothing of it.
+    /// The log knows nothing of it, or not of so new a version.
     Extra {
         /// Its name by its own row.
         record: Ref,
@@ -124,11 +124,11 @@ impl Vault {
                 };
                 let (record, found) = (card.row.record, card.row.version);
                 match logged.remove(&record) {
-                    None => report.note(Finding::Extra { record }),
-                    Some(version) if version > found => {
-                        report.note(Finding::RolledBack { record, found, logged: version });
+                    Some(logged) if logged == found => report.good += 1,
+                    Some(logged) if logged > found => {
+                        report.note(Finding::RolledBack { record, found, logged });
                     }
-                    Some(_) => report.good += 1,
+                    Some(_) | None => report.note(Finding::Extra { record }),
                 }
             }
         }
