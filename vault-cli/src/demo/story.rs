@@ -276,7 +276,7 @@ impl Play<'_> {
     async fn the_gateway_pays(&mut self, teller: &mut Teller) -> Told {
         let given = self.give_back().await?;
         teller.say(format!(
-            "For an authorization the gateway gets {}, digit for digit those sent.",
+            "For an authorization the gateway gets {}, digit for digit what was sent.",
             count(given, "card")
         ))?;
         let Some(token) = self.tokens.first() else { return Err(broken("there is no token")) };
