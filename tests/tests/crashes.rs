@@ -230,8 +230,11 @@ fn journal_is_at_work(process: u32) -> bool {
     const AT_WORK: [&str; 7] = ["running", "64", "68", "82", "83", "84", "70"];
     let tasks = fs::read_dir(format!("/proc/{process}/task")).unwrap().map_while(Result::ok);
     let said = |path: PathBuf| fs::read_to_string(path).unwrap_or_default();
-    let mut journal = tasks.map(|task| task.path()).filter(|task| said(task.join("comm")).trim() == "journal");
-    journal.any(|task| said(task.join("syscall")).split_whitespace().next().is_some_and(|call| AT_WORK.contains(&call)))
+    let mut journal =
+        tasks.map(|task| task.path()).filter(|task| said(task.join("comm")).trim() == "journal");
+    journal.any(|task| {
+        said(task.join("syscall")).split_whitespace().next().is_some_and(|call| AT_WORK.contains(&call))
+    })
 }
 
 /// A number below `bound`, evenly.
@@ -394,7 +397,7 @@ impl Worker {
                 let pans = (0..2 + below(15)).map(|_| self.breeder.card(16)).collect();
                 request(
                     "web",
-                    What::Store { pans, format: *pick(&["shop", "fresh"]), batch: true, again: None },
+                    What::Store { pans, format: pick::<&str>(&["shop", "fresh"]), batch: true, again: None },
                 )
             }
             36..60 => {
@@ -584,7 +587,9 @@ impl Clients {
                 let Fact::Stored { token, .. } = fact else { continue };
                 let again = Some(token.clone());
                 let what = What::Store { pans: vec![pan.clone()], format, batch: false, again };
-                self.send(&Request { header: header(&request.header.channel), what }).await.map_err(failed)?;
+                self.send(&Request { header: header(&request.header.channel), what })
+                    .await
+                    .map_err(failed)?;
             }
         }
         Ok(facts)
