@@ -23,6 +23,8 @@ use self::exercise::{Exercise, POLICY};
 use self::hearing::{Ask, close};
 use crate::raw::{NEW_TLS, Raw, config, dial, get, papers};
 
+/// Canaries that must be found where nothing is wiped. Some hundred are: most freed memory is soon used again.
+const MUST_BE_FOUND: usize = 20;
 /// How long after its last connection closed the process is looked at: its threads have gone idle.
 const REST: Duration = Duration::from_millis(500);
 
@@ -114,7 +116,7 @@ async fn the_same_scanner_finds_them_in_a_build_that_does_not_wipe() {
     println!("without wiping: {}", found.told());
     assert!(elsewhere.sightings.is_empty(), "wiping is of memory only:\n{}", found.shown());
     assert!(
-        in_memory.distinct() > 100,
+        in_memory.distinct() >= MUST_BE_FOUND,
         "void: a scanner that finds {} of {} canaries where nothing is wiped proves nothing",
         in_memory.distinct(),
         found.canaries
