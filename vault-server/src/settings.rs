@@ -352,6 +352,9 @@ impl CustodianSettings {
                 bytes.pop();
             }
         }
+        if u64::try_from(bytes.len()).is_ok_and(|n| n > MAX_PASSPHRASE) {
+            return Err(Problem::new(key, "has more than 1,024 bytes", "use a shorter passphrase"));
+        }
         if bytes.is_empty() {
             return Err(Problem::new(
                 key,
