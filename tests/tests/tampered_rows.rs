@@ -645,8 +645,9 @@ fn an_erasure_key_file_that_is_not_this_vaults_is_refused() {
         // Another vault's wrap under this vault's name.
         let renamed = [&own[..18], &foreign[18..]].concat();
         let corrupt = Error::Store(StoreError::Corrupt);
+        let missing = "the erasure epoch key, the file `esk` beside the store, is missing: put it back from its own backup";
         let cases: [(&str, Option<Value>, Error); 11] = [
-            ("missing", None, Error::Store(StoreError::Missing)),
+            ("missing", None, Error::Config(missing.to_owned())),
             ("another vault's", Some(foreign), corrupt.clone()),
             ("another vault's under this one's name", Some(renamed), Error::Custody),
             ("empty", Some(Vec::new()), corrupt.clone()),
