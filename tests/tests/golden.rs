@@ -8,6 +8,9 @@ use vault_tests::{ON_DISK, disk, golden};
 /// The most bytes that a golden folder may have, since it lies in the repository for good.
 const MOST: u64 = 1 << 20;
 
+/// How many versions of the format have a folder in `golden`, one per engine: `vVERSION-ENGINE`.
+const VERSIONS: u32 = 1;
+
 #[test]
 fn a_folder_written_by_the_tool_opens_with_all_that_is_in_it() {
     for engine in ON_DISK {
@@ -17,6 +20,18 @@ fn a_folder_written_by_the_tool_opens_with_all_that_is_in_it() {
         golden::check(copied.path());
         let size: u64 = disk::all_of(made.path()).values().map(|(_, content)| content.len() as u64).sum();
         assert!(size <= MOST, "{engine}: {size} bytes");
+    }
+}
+
+#[test]
+fn every_released_folder_opens_with_all_that_is_in_it() {
+    let kept = Path::new(env!("CARGO_MANIFEST_DIR")).join("golden");
+    for engine in ON_DISK {
+        for version in 1..=VERSIONS {
+            let copied = tempfile::tempdir().unwrap();
+            as_from_a_repository(&kept.join(format!("v{version}-{engine}")), copied.path());
+            golden::check(copied.path());
+        }
     }
 }
 
