@@ -40,6 +40,7 @@ pub mod control;
 pub mod custody;
 pub mod envelope;
 pub mod error;
+pub mod ff1;
 pub mod guard;
 pub mod journal;
 pub mod keyring;
