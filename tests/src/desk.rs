@@ -125,7 +125,7 @@ fn merchant(name: &str) -> String {
     effect = "allow"
     merchant = "NAME"
     principals = ["NAME-care"]
-    actions = ["disable", "enable", "update_attributes"]
+    actions = ["disable", "enable", "update_attributes", "replace"]
     "#
     .replace("NAME", name)
 }

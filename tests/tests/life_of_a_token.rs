@@ -1,6 +1,7 @@
 //! What a token may be used for is kept to; it is stopped, started and used up; and what is known around its card changes
 //! while the token stays.
 
+use std::collections::HashSet;
 use std::sync::Barrier;
 use std::thread;
 
@@ -12,14 +13,19 @@ use vault_core::audit::entry::Event;
 use vault_core::error::Error;
 use vault_core::pan::CardExpiry;
 use vault_core::restrictions::{Purposes, Restrictions};
+use vault_core::rows;
 use vault_core::store::Engine;
+use vault_core::time::Timestamp as Moment;
 use vault_core::token::Token;
-use vault_core::vault::{AttributesUpdate, ChangedToken, Context, Header, NewCard, Reveal};
-use vault_core::words::{Purpose, RecordChange, Refusal};
+use vault_core::vault::{
+    AttributesUpdate, ChangedToken, Context, Header, NewCard, Replaced, Replacement, RequestId, Reveal,
+    Wanted,
+};
+use vault_core::words::{Purpose, RecordChange, Refusal, ReplaceReason};
 use vault_proto::v1;
 use vault_tests::ON_DISK;
-use vault_tests::cards::{VISA, card};
-use vault_tests::desk::{At, Desk, header, request, shown};
+use vault_tests::cards::{AMEX, MASTERCARD, VISA, card, luhn, pan};
+use vault_tests::desk::{At, Desk, START, header, in_format, request, shown};
 use vault_tests::server::Rig;
 
 use crate::raw::Raw;
@@ -32,7 +38,7 @@ effect = "allow"
 merchant = "acme"
 channels = ["web"]
 principals = ["importer"]
-actions = ["inspect", "disable", "enable", "update_attributes"]
+actions = ["inspect", "disable", "enable", "update_attributes", "replace"]
 show = "masked"
 "#;
 
@@ -238,6 +244,162 @@ fn attributes_change_without_a_new_token_and_a_retry_changes_nothing_more() {
     }
 }
 
+fn replacement(digits: &str) -> Replacement {
+    Replacement { pan: pan(digits), card_expiry: None, reason: ReplaceReason::Lost }
+}
+
+fn replace(at: At<'_>, header: &Header, token: &Token, digits: &str) -> Result<Replaced, Error> {
+    at.care(header, async |vault, caller, header| {
+        vault.replace(caller, header, token.copy(), replacement(digits)).await
+    })
+}
+
+/// What the gateway gets for a refund of a payment made then.
+fn refunded(desk: &Desk, token: &Token, then: Moment, purpose: Purpose) -> Result<String, Error> {
+    let gateway = vault_tests::desk::principal("acme-gateway");
+    let header = Header { channel: Some(vault_tests::desk::channel("web")), purpose, ..header() };
+    let wanted = vec![Wanted { as_of: Some(then), ..Wanted::now(token.copy(), Reveal::Plain) }];
+    let caller = vault_core::policy::Caller::Local(&gateway);
+    let answers = pollster::block_on(desk.vault.detokenize_wanted(caller, &header, wanted));
+    answers.and_then(|mut answers| answers.pop().unwrap()).map(|answer| shown(&answer.revealed))
+}
+
+#[test]
+fn a_reissued_card_keeps_its_token_and_the_old_one_is_there_for_refunds_until_its_retention_ends() {
+    for engine in ON_DISK {
+        let desk = Desk::new(engine);
+        let anna = customer("anna");
+        let token = desk.web().tokenize(&anna, card(VISA)).unwrap_or_else(|e| panic!("{e}")).token;
+        desk.wait_days(10);
+        let told = replace(desk.web(), &header(), &token, MASTERCARD).unwrap_or_else(|e| panic!("{e}"));
+        assert_eq!(
+            (told.mask.to_string().as_str(), told.network.as_str()),
+            ("555555******4444", "mastercard")
+        );
+        assert_eq!(told.kept_until, Some(START.plus_days(550)));
+        assert!(matches!(desk.last_event(), Event::Replaced { version: 2, reason: ReplaceReason::Lost, .. }));
+        let desk = desk.reopened();
+        desk.wait_days(1);
+        assert_eq!(desk.web().paid(&token).as_deref(), Ok(MASTERCARD));
+        let (before, after) = (START.plus_days(9), START.plus_days(10));
+        assert_eq!(refunded(&desk, &token, before, Purpose::Refund).as_deref(), Ok(VISA));
+        assert!(matches!(desk.last_event(), Event::DisclosedEarlier { redelivered: false, .. }));
+        assert_eq!(refunded(&desk, &token, after, Purpose::Refund).as_deref(), Ok(MASTERCARD));
+        assert_eq!(refunded(&desk, &token, before, Purpose::Authorization), Err(Error::NotFound));
+        assert_eq!(desk.last_refusal(), Some(Refusal::WrongPurpose));
+        let seen = desk.web().inspected(&token).unwrap_or_else(|e| panic!("{e}"));
+        assert_eq!(seen.earlier.iter().map(|e| e.mask.to_string()).collect::<Vec<_>>(), ["411111******1111"]);
+
+        desk.wait_days(538);
+        assert_eq!(refunded(&desk, &token, before, Purpose::Refund).as_deref(), Ok(VISA));
+        assert_eq!(desk.rows(rows::RETENTION).len(), 1);
+        desk.wait_days(1);
+        assert_eq!(refunded(&desk, &token, before, Purpose::Refund), Err(Error::NotFound));
+        assert_eq!(desk.last_refusal(), Some(Refusal::NotKept));
+        desk.wait_days(1);
+        assert!(pollster::block_on(desk.vault.sweep()).unwrap() > 0);
+        assert!(desk.rows(rows::RETENTION).is_empty());
+        assert!(matches!(desk.last_event(), Event::Changed { change: RecordChange::EarlierDeleted, .. }));
+        let desk = desk.reopened();
+        assert_eq!(desk.web().paid(&token).as_deref(), Ok(MASTERCARD));
+        assert_eq!(refunded(&desk, &token, before, Purpose::Refund), Err(Error::NotFound));
+        desk.web().revoked(&token);
+        assert_eq!(refunded(&desk, &token, START.plus_days(500), Purpose::Refund), Err(Error::NotFound));
+        assert_eq!(replace(desk.web(), &header(), &token, VISA).err(), Some(Error::NotFound));
+        desk.assert_whole(1);
+    }
+}
+
+#[test]
+fn a_card_that_was_replaced_is_never_given_its_old_token_again_and_the_new_one_is() {
+    for engine in ON_DISK {
+        let desk = Desk::new(engine);
+        for header in [header(), customer("anna")] {
+            let store = |digits: &str| {
+                let header = Header { request_id: RequestId::random().unwrap(), ..header.clone() };
+                desk.web().tokenize(&header, card(digits)).unwrap_or_else(|e| panic!("{e}")).token
+            };
+            let first = store(VISA);
+            assert!(replace(desk.web(), &vault_tests::desk::header(), &first, MASTERCARD).is_ok());
+            let second = store(VISA);
+            assert!(!second.same_as(&first), "the old card has a token of its own again");
+            assert!(store(MASTERCARD).same_as(&first), "the new card has the old token");
+            assert!(store(VISA).same_as(&second));
+            assert_eq!(desk.web().paid(&first).as_deref(), Ok(MASTERCARD));
+            assert_eq!(desk.web().paid(&second).as_deref(), Ok(VISA));
+        }
+        desk.reopened().assert_whole(4);
+    }
+}
+
+#[test]
+fn a_replacement_asked_for_again_is_done_once_and_counts_as_a_guess_once() {
+    for engine in ON_DISK {
+        let desk = Desk::new(engine);
+        let token = desk.web().stored(MASTERCARD);
+        for _ in 0..2 {
+            assert!(replace(desk.web(), &request(REQUEST), &token, VISA).is_ok());
+            assert!(matches!(desk.last_event(), Event::Replaced { version: 2, .. }));
+        }
+        assert_eq!(
+            replace(desk.web(), &request(REQUEST), &token, MASTERCARD).err(),
+            Some(Error::IdempotencyMismatch)
+        );
+        let seen = desk.web().inspected(&token).unwrap_or_else(|e| panic!("{e}"));
+        assert_eq!(seen.earlier.len(), 1);
+        // Cards of one BIN, last four and length: five a day, whatever becomes of each.
+        let cell = (0..1_000_000_u32).map(|n| format!("411112{n:06}1111")).filter(|digits| luhn(digits) == 0);
+        let told: Vec<_> =
+            cell.take(6).map(|digits| replace(desk.web(), &header(), &token, &digits).err()).collect();
+        assert!(told[..5].iter().all(Option::is_none), "{told:?}");
+        assert!(matches!(told[5], Some(Error::Budget { .. })), "{told:?}");
+        assert_eq!(desk.last_refusal(), Some(Refusal::GuessBudgetSpent));
+        desk.reopened().assert_whole(1);
+    }
+}
+
+/// Fills a space of 9,000 tokens, lets something become of some of them half way, and tells all tokens.
+fn filled(desk: &Desk, half_way: impl FnOnce(&[Token])) -> Vec<Token> {
+    let until = Some(START.plus_days(1));
+    let tight = |valid_until| {
+        (0..1_000).map(|_| NewCard { valid_until, ..in_format("tight", VISA) }).collect::<Vec<_>>()
+    };
+    let mut minted: Vec<Token> = (0..4).flat_map(|_| desk.web().imported(tight(until))).collect();
+    half_way(&minted);
+    desk.wait_days(2);
+    minted.extend((0..5).flat_map(|_| desk.web().imported(tight(None))));
+    let spent = desk.web().import(vec![in_format("tight", VISA)]).unwrap().pop().unwrap();
+    assert_eq!(spent.err(), Some(Error::SpaceExhausted));
+    minted
+}
+
+#[test]
+fn a_token_that_expired_is_never_minted_again_however_full_its_space_is() {
+    for engine in ON_DISK {
+        let desk = Desk::new(engine);
+        let minted = filled(&desk, |_| {});
+        assert_eq!(minted.iter().map(Token::as_str).collect::<HashSet<_>>().len(), 9_000, "{engine}");
+        for token in minted[..4_000].iter().step_by(200) {
+            assert_eq!(desk.web().paid(token), Err(Error::NotFound));
+        }
+        assert_eq!(desk.web().paid(&minted[8_999]).as_deref(), Ok(VISA));
+    }
+}
+
+#[test]
+fn a_token_whose_card_was_replaced_is_never_minted_again_however_full_its_space_is() {
+    for engine in ON_DISK {
+        let desk = Desk::new(engine);
+        let minted = filled(&desk, |minted| {
+            for token in minted.iter().step_by(400) {
+                assert!(replace(desk.web(), &header(), token, MASTERCARD).is_ok());
+            }
+        });
+        assert_eq!(minted.iter().map(Token::as_str).collect::<HashSet<_>>().len(), 9_000, "{engine}");
+        assert_eq!(desk.web().paid(&minted[8_999]).as_deref(), Ok(VISA));
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn every_verb_of_a_tokens_life_is_asked_for_over_the_wire_alone_and_in_batches() {
     let mut rig = Rig::made(Engine::Redb, WIRE_POLICY, "");
@@ -307,6 +469,28 @@ async fn every_verb_of_a_tokens_life_is_asked_for_over_the_wire_alone_and_in_bat
     let expected = v1::Attributes { card_holder: String::new(), billing_country: "ES".into(), ..attributes };
     assert_eq!(seen.attributes, Some(expected));
     assert_eq!(seen.card.unwrap().card_expiry, Some(v1::CardExpiry { month: 5, year: 2031 }));
+
+    let new = |digits: &str| {
+        let digits = Zeroizing::new(digits.into());
+        ask::replace(&token, digits, None, v1::ReplaceReason::Renewed)
+    };
+    let request = v1::ReplaceRequest { header: header(), item: Some(new(MASTERCARD)) };
+    let told: v1::ReplaceResponse = client.vault("Replace", &request).await.unwrap();
+    let told = told.result.unwrap();
+    assert_eq!(told.card.unwrap().masked_pan, "555555******4444");
+    assert!(told.kept_until.is_some());
+    let request = v1::BatchReplaceRequest { header: header(), items: vec![new(AMEX)] };
+    let told: v1::BatchReplaceResponse = client.vault("BatchReplace", &request).await.unwrap();
+    assert!(matches!(told.outcomes[0].outcome, Some(v1::replace_outcome::Outcome::Result(_))));
+    let earlier = look().await.unwrap().earlier;
+    let masks: Vec<_> = earlier.into_iter().map(|e| e.card.unwrap().masked_pan).collect();
+    assert_eq!(masks, ["555555******4444", "411111******1111"]);
+    let as_of = Some(Timestamp { seconds: 1_767_225_600, nanos: 0 });
+    let item = v1::DetokenizeItem { as_of, ..ask::plain(&token) };
+    let refund = ask::header("acme", "web", v1::Purpose::Refund, v1::Initiator::Merchant);
+    let request = v1::DetokenizeRequest { header: Some(refund), item: Some(item) };
+    let told: v1::DetokenizeResponse = client.vault("Detokenize", &request).await.unwrap();
+    assert_eq!(ask::pan(told.result.unwrap()).unwrap().as_slice(), VISA.as_bytes());
 }
 
 #[test]

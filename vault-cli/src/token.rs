@@ -71,6 +71,12 @@ pub(crate) enum TokenCommand {
         vaultctl token update --profile care.toml --agreement recurring --consented-at 2026-11-23 4111119773421111\n  \
         vaultctl token update --profile care.toml --clear card_holder --file tokens.txt")]
     Update(Box<Update>),
+    /// Put another card in the place of a token's card; the token stays
+    #[command(after_help = concat!("The new card is read from standard input or asked for without being shown: \
+        number[,expiry]. With --file, each line is token,number[,expiry].\n\nExamples:\n  \
+        vaultctl token replace --profile care.toml --reason lost 4111119773421111\n  \
+        vaultctl token replace --profile care.toml --reason renewed --file reissued.csv"))]
+    Replace(Replace),
 }
 
 /// What every request says about itself.
@@ -152,6 +158,27 @@ pub(crate) struct Standing {
     vault: VaultOptions,
 }
 
+/// `token replace`.
+#[derive(Debug, Args)]
+pub(crate) struct Replace {
+    /// The token
+    #[arg(value_name = "TOKEN", required_unless_present = "file", conflicts_with = "file")]
+    token: Option<String>,
+    /// A file of tokens and their new cards, token,number[,expiry] per line; - is standard input
+    #[arg(long, value_name = "FILE")]
+    file: Option<PathBuf>,
+    /// Why
+    #[arg(long, value_parser = v1::ReplaceReason::parser())]
+    reason: v1::ReplaceReason,
+    /// What the card is wanted for
+    #[arg(long, value_parser = v1::Purpose::parser(), default_value = "authorization")]
+    purpose: v1::Purpose,
+    #[command(flatten)]
+    asked: Asked,
+    #[command(flatten)]
+    vault: VaultOptions,
+}
+
 /// `token update`.
 #[derive(Debug, Args)]
 pub(crate) struct Update {
@@ -201,6 +228,9 @@ pub(crate) struct Detokenize {
     /// Show the card number: needs --purpose, and a terminal
     #[arg(long, requires = "purpose")]
     reveal: bool,
+    /// The card that the token stood for then, for refund and dispute: 2026-11-23, or 2026-11-23T12:00:00Z
+    #[arg(long, value_name = "MOMENT", value_parser = wire::parse_moment)]
+    as_of: Option<prost_types::Timestamp>,
     /// What the card is wanted for; authorization unless said
     #[arg(long, value_parser = v1::Purpose::parser())]
     purpose: Option<v1::Purpose>,
@@ -267,6 +297,7 @@ pub(crate) fn run(command: TokenCommand, out: Out) -> Result<(), Failure> {
         TokenCommand::Disable(asked) => standing(asked, ask::disable, out),
         TokenCommand::Enable(asked) => standing(asked, ask::enable, out),
         TokenCommand::Update(asked) => update(*asked, out),
+        TokenCommand::Replace(asked) => replace(asked, out),
     }
 }
 
@@ -301,7 +332,7 @@ fn date(e: CardExpiry) -> v1::CardExpiry {
 }
 
 fn detokenize(command: Detokenize, out: Out) -> Result<(), Failure> {
-    let Detokenize { tokens, reveal, purpose, asked, vault } = command;
+    let Detokenize { tokens, reveal, as_of, purpose, asked, vault } = command;
     if reveal && !output::is_seen() {
         return Err(Failure::refused(
             "a card number is shown on a terminal only, and standard output is none; leave --reveal out to see the mask",
@@ -310,7 +341,8 @@ fn detokenize(command: Detokenize, out: Out) -> Result<(), Failure> {
     asked.check()?;
     let tokens = input::tokens(&tokens.tokens, tokens.file.as_deref())?;
     let item = |token: vault_core::token::Token| {
-        if reveal { ask::plain(token.as_str()) } else { ask::masked(token.as_str()) }
+        let item = if reveal { ask::plain(token.as_str()) } else { ask::masked(token.as_str()) };
+        v1::DetokenizeItem { as_of, ..item }
     };
     dial::run(async {
         let purpose = purpose.unwrap_or(v1::Purpose::Authorization);
@@ -354,6 +386,23 @@ fn standing<V: Verb<Result = v1::ChangeResult>>(
     dial::run(async {
         let session = Session::open(vault, asked, purpose, out).await?;
         session.all(tokens, |token| item(token.as_str()), Told::changed).await
+    })
+}
+
+fn replace(command: Replace, out: Out) -> Result<(), Failure> {
+    let Replace { token, file, reason, purpose, asked, vault } = command;
+    asked.check()?;
+    let pairs = match token {
+        Some(token) => input::replacement(&token)?,
+        None => input::replacements(file.as_deref())?,
+    };
+    let item = |(token, card): (vault_core::token::Token, Card)| {
+        let pan = Zeroizing::new(card.pan.expose_digits().to_vec());
+        ask::replace(token.as_str(), pan, card.expiry.map(date), reason)
+    };
+    dial::run(async {
+        let session = Session::open(vault, asked, purpose, out).await?;
+        session.all(pairs, item, Told::replaced).await
     })
 }
 
@@ -432,6 +481,7 @@ verbs! {
     DetokenizeItem -> DetokenizeResult by detokenize, batch_detokenize;
     InspectItem -> InspectResult by inspect, batch_inspect;
     RevokeItem -> RevokeResult by revoke, batch_revoke;
+    ReplaceItem -> ReplaceResult by replace, batch_replace;
     DisableItem -> ChangeResult by disable, batch_disable;
     EnableItem -> ChangeResult by enable, batch_enable;
     UpdateAttributesItem -> ChangeResult by update_attributes, batch_update_attributes;
@@ -655,6 +705,7 @@ enum Answer {
     Plain { pan: Digits, card_expiry: Option<String> },
     Masked { card: Shown },
     Inspected(Box<Inspected>),
+    Replaced { card: Shown, kept_until: Option<String> },
     Standing { state: String, channels: Vec<String> },
 }
 
@@ -669,6 +720,15 @@ struct Inspected {
     card: Shown,
     restrictions: Option<Restrictions>,
     attributes: Option<Attributes>,
+    earlier: Vec<Earlier>,
+}
+
+#[derive(Serialize)]
+struct Earlier {
+    card: Shown,
+    reason: String,
+    replaced_at: Option<String>,
+    kept_until: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -712,6 +772,17 @@ impl Restrictions {
         let bound = if self.bound_to_customer { "  bound to its customer" } else { "" };
         let once = if self.single_use { "  once" } else { "" };
         format!("{only}{bound}{once}")
+    }
+}
+
+impl Earlier {
+    fn of(told: v1::EarlierCard) -> Self {
+        Self {
+            card: Shown::of(told.card),
+            reason: wire::word::<v1::ReplaceReason>(told.reason),
+            replaced_at: wire::moment(told.replaced_at.as_ref()),
+            kept_until: wire::moment(told.kept_until.as_ref()),
+        }
     }
 }
 
@@ -798,6 +869,7 @@ impl Told {
             card: Shown::of(answer.card),
             restrictions: answer.restrictions.map(Restrictions::of),
             attributes: answer.attributes.map(Attributes::of),
+            earlier: answer.earlier.into_iter().map(Earlier::of).collect(),
         };
         let narrowed = inspected.restrictions.as_ref().map_or_else(String::new, Restrictions::words);
         let until = inspected.valid_until.as_deref().map_or_else(String::new, |at| format!("  until {at}"));
@@ -810,6 +882,14 @@ impl Told {
             some(&inspected.channels)
         );
         Self::new(Answer::Inspected(Box::new(inspected)), words, answer.receipt.as_ref(), heads)
+    }
+
+    fn replaced(answer: v1::ReplaceResult, heads: &[v1::Checkpoint]) -> Self {
+        let card = Shown::of(answer.card);
+        let kept_until = wire::moment(answer.kept_until.as_ref());
+        let words =
+            format!("{}  the old one is kept until {}", card.words(), kept_until.as_deref().unwrap_or("-"));
+        Self::new(Answer::Replaced { card, kept_until }, words, answer.receipt.as_ref(), heads)
     }
 
     fn changed(answer: v1::ChangeResult, heads: &[v1::Checkpoint]) -> Self {

@@ -79,7 +79,10 @@ words! {
     ];
     Initiator "INITIATOR_" ["cardholder", "merchant"];
     Action "ACTION_" [
-        "tokenize", "detokenize", "inspect", "revoke", "disable", "enable", "update_attributes",
+        "tokenize", "detokenize", "inspect", "revoke", "disable", "enable", "update_attributes", "replace",
+    ];
+    ReplaceReason "REPLACE_REASON_" [
+        "renewed", "lost", "stolen", "damaged", "product_change", "account_update", "cardholder_choice",
     ];
     AgreementType "AGREEMENT_TYPE_" ["recurring", "instalment", "unscheduled", "card_on_file"];
     RevealForm "REVEAL_FORM_" ["plain", "sealed_to_recipient", "masked"];

@@ -197,7 +197,8 @@ mod tests {
     use super::*;
     use crate::rig::{Play, Rig, token_of};
     use crate::v1::{
-        BatchInspectRequest, Initiator, InspectItem, Purpose, TokenizeItem, UpdateAttributesItem,
+        BatchInspectRequest, Initiator, InspectItem, Purpose, ReplaceReason, TokenizeItem,
+        UpdateAttributesItem,
     };
     use crate::{Failure, Reason, Zeroizing, ask};
 
@@ -348,6 +349,10 @@ mod tests {
             client.batch_revoke(header(), vec![ask::end("x"), ask::end_on("y", "web")]).await.unwrap();
         let ended = batch.outcomes.into_iter().flat_map(|o| o.result.unwrap().channels);
         assert_eq!(ended.collect::<Vec<_>>(), ["x", "y"]);
+        let card = Zeroizing::new(b"4111111111111111".to_vec());
+        let item = ask::replace("w", card, None, ReplaceReason::Lost);
+        let batch = client.batch_replace(header(), vec![item]).await.unwrap();
+        assert_eq!(batch.outcomes[0].result.as_ref().unwrap().card.as_ref().unwrap().masked_pan, "w");
         let batch = client.batch_disable(header(), vec![ask::disable("x")]).await.unwrap();
         assert_eq!(batch.outcomes[0].result.as_ref().unwrap().channels, ["x"]);
         let batch = client.batch_enable(header(), vec![ask::enable("y")]).await.unwrap();
@@ -363,6 +368,7 @@ mod tests {
                 "batch_inspect",
                 "batch_detokenize",
                 "batch_revoke",
+                "batch_replace",
                 "batch_disable",
                 "batch_enable",
                 "batch_update_attributes"

@@ -441,6 +441,11 @@ fn changed(token: &str) -> ChangeResult {
     ChangeResult { channels: vec![token.to_owned()], ..ChangeResult::default() }
 }
 
+fn replaced(item: &ReplaceItem) -> ReplaceResult {
+    let card = MaskedCard { masked_pan: item.token.clone(), ..MaskedCard::default() };
+    ReplaceResult { card: Some(card), ..ReplaceResult::default() }
+}
+
 fn revoked(item: &RevokeItem) -> RevokeResult {
     RevokeResult { channels: vec![item.token.clone()], ..RevokeResult::default() }
 }
@@ -455,6 +460,7 @@ impl Vault for Desk {
         detokenize(DetokenizeRequest) -> DetokenizeResponse, |item| detokenized(item);
         inspect(InspectRequest) -> InspectResponse, |item| inspected(item);
         revoke(RevokeRequest) -> RevokeResponse, |item| revoked(item);
+        replace(ReplaceRequest) -> ReplaceResponse, |item| replaced(item);
         disable(DisableRequest) -> DisableResponse, |item| changed(&item.token);
         enable(EnableRequest) -> EnableResponse, |item| changed(&item.token);
         update_attributes(UpdateAttributesRequest) -> UpdateAttributesResponse, |item| changed(&item.token);
@@ -465,6 +471,7 @@ impl Vault for Desk {
         batch_detokenize(BatchDetokenizeRequest) -> BatchDetokenizeResponse, DetokenizeOutcome, detokenize_outcome, |item| detokenized(item);
         batch_inspect(BatchInspectRequest) -> BatchInspectResponse, InspectOutcome, inspect_outcome, |item| inspected(item);
         batch_revoke(BatchRevokeRequest) -> BatchRevokeResponse, RevokeOutcome, revoke_outcome, |item| revoked(item);
+        batch_replace(BatchReplaceRequest) -> BatchReplaceResponse, ReplaceOutcome, replace_outcome, |item| replaced(item);
         batch_disable(BatchDisableRequest) -> BatchDisableResponse, DisableOutcome, disable_outcome, |item| changed(&item.token);
         batch_enable(BatchEnableRequest) -> BatchEnableResponse, EnableOutcome, enable_outcome, |item| changed(&item.token);
         batch_update_attributes(BatchUpdateAttributesRequest) -> BatchUpdateAttributesResponse, UpdateAttributesOutcome, update_attributes_outcome, |item| changed(&item.token);

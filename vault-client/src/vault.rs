@@ -15,8 +15,9 @@ use crate::line::Line;
 use crate::stream::{Answers, Gate, Gated, in_flight};
 use crate::v1::{
     ChangeResult, DetokenizeItem, DetokenizeResult, DisableItem, EnableItem, GetCapabilitiesRequest,
-    GetCapabilitiesResponse, InspectItem, InspectResult, RequestHeader, RevokeItem, RevokeResult,
-    StreamDetokenizeRequest, StreamTokenizeRequest, TokenizeItem, TokenizeResult, UpdateAttributesItem,
+    GetCapabilitiesResponse, InspectItem, InspectResult, ReplaceItem, ReplaceResult, RequestHeader,
+    RevokeItem, RevokeResult, StreamDetokenizeRequest, StreamTokenizeRequest, TokenizeItem, TokenizeResult,
+    UpdateAttributesItem,
 };
 use crate::verb::{Verb, wire};
 
@@ -107,6 +108,15 @@ impl VaultClient {
         self.one(header, item).await
     }
 
+    /// Puts another card in the place of a token's card.
+    pub async fn replace(
+        &self,
+        header: RequestHeader,
+        item: ReplaceItem,
+    ) -> Result<ReplaceResult, ClientError> {
+        self.one(header, item).await
+    }
+
     /// Tokenizes any number of cards: split to the vault's limits (at most 1,000 items and less than 1 MiB a message), the
     /// parts sent one after the other under ids of their own ([`chunk_request_id`](crate::chunk_request_id)). Sending the
     /// whole again under the same header is safe, and tells what became of it.
@@ -172,6 +182,15 @@ impl VaultClient {
         header: RequestHeader,
         items: Vec<UpdateAttributesItem>,
     ) -> Result<Batch<ChangeResult>, ClientError> {
+        self.many(header, items).await
+    }
+
+    /// Replaces the cards of any number of tokens, by the rules of [`VaultClient::batch_tokenize`].
+    pub async fn batch_replace(
+        &self,
+        header: RequestHeader,
+        items: Vec<ReplaceItem>,
+    ) -> Result<Batch<ReplaceResult>, ClientError> {
         self.many(header, items).await
     }
 

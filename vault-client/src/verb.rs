@@ -102,6 +102,7 @@ mod oneof {
     pub(super) use crate::v1::disable_outcome::Outcome as DisableOutcome;
     pub(super) use crate::v1::enable_outcome::Outcome as EnableOutcome;
     pub(super) use crate::v1::inspect_outcome::Outcome as InspectOutcome;
+    pub(super) use crate::v1::replace_outcome::Outcome as ReplaceOutcome;
     pub(super) use crate::v1::revoke_outcome::Outcome as RevokeOutcome;
     pub(super) use crate::v1::stream_detokenize_response::Outcome as StreamDetokenizeResponse;
     pub(super) use crate::v1::stream_tokenize_response::Outcome as StreamTokenizeResponse;
@@ -118,6 +119,7 @@ verbs! {
     EnableItem, ChangeResult, EnableRequest by enable, BatchEnableRequest by batch_enable, EnableOutcome;
     UpdateAttributesItem, ChangeResult, UpdateAttributesRequest by update_attributes,
         BatchUpdateAttributesRequest by batch_update_attributes, UpdateAttributesOutcome;
+    ReplaceItem, ReplaceResult, ReplaceRequest by replace, BatchReplaceRequest by batch_replace, ReplaceOutcome;
 }
 outcome!(v1::StreamTokenizeResponse, TokenizeResult);
 outcome!(v1::StreamDetokenizeResponse, DetokenizeResult);

@@ -22,7 +22,7 @@ use crate::pan::MAX_DIGITS;
 use crate::record::{Card, ChannelId, FormatId, Grants, MerchantId, Spent, SubjectId};
 use crate::time::Timestamp;
 use crate::token::{Keep, TokenFormat};
-use crate::words::{Action, Initiator, Purpose, RecordChange, Ref, Refusal, Show};
+use crate::words::{Action, Initiator, Purpose, RecordChange, Ref, Refusal, ReplaceReason, Show};
 
 /// Rules are looked up by hash, so each is spread over what it names; a policy that would spread further is refused.
 const MAX_SPREAD: usize = 4_000_000;
@@ -79,6 +79,10 @@ pub struct Presented {
     pub again: bool,
     /// The version of the row from here on.
     pub version: u32,
+    /// Of a card that the token stood for before: when it was replaced.
+    pub earlier: Option<Timestamp>,
+    /// Why another card takes the place of its card, if one does.
+    pub replaced: Option<ReplaceReason>,
     /// What time it is.
     pub now: Timestamp,
 }
@@ -199,7 +203,7 @@ impl Admitted {
     pub fn permit_card(&self, card: &Card, presented: &Presented) -> Result<Permit, Denial> {
         let record = card.row.record;
         let deny = |why| Err(self.deny(why, Some(record)));
-        let Presented { wanted, version, now, .. } = *presented;
+        let Presented { wanted, version, now, earlier, replaced, .. } = *presented;
         if card.merchant != self.merchant_id {
             return deny(Refusal::Foreign);
         }
@@ -224,7 +228,7 @@ impl Admitted {
         if wanted > most {
             return deny(Refusal::ShowsTooMuch);
         }
-        let spends = card.row.restrictions.single_use && wanted == Show::Full;
+        let spends = card.row.restrictions.single_use && wanted == Show::Full && earlier.is_none();
         let again = presented.again || card.row.standing.spent.is_some();
         let (purpose, initiator) = (self.purpose, self.initiator);
         let show = if self.action == Action::Inspect { most.min(Show::Masked) } else { wanted };
@@ -232,11 +236,21 @@ impl Admitted {
             Action::Detokenize if spends && card.row.standing.spent.is_none() => {
                 Event::Spent { record, version, purpose, initiator }
             }
-            Action::Detokenize => Event::Disclosed { record, purpose, initiator, show, redelivered: again },
+            Action::Detokenize => match earlier {
+                None => Event::Disclosed { record, purpose, initiator, show, redelivered: again },
+                Some(replaced_at) => {
+                    let redelivered = again;
+                    Event::DisclosedEarlier { record, replaced_at, purpose, initiator, show, redelivered }
+                }
+            },
             Action::Inspect => Event::Inspected { record, show },
             Action::Revoke => Event::Revoked { record, version, channels: RevokedOn::All },
             Action::Disable => Event::Changed { record, version, change: RecordChange::Disabled },
             Action::Enable => Event::Changed { record, version, change: RecordChange::Enabled },
+            Action::Replace => {
+                let Some(reason) = replaced else { return deny(Refusal::ActionNotAllowed) };
+                Event::Replaced { record, version, reason }
+            }
             Action::UpdateAttributes => {
                 Event::Changed { record, version, change: RecordChange::AttributesUpdated }
             }
@@ -266,6 +280,7 @@ impl Admitted {
             | Action::Disable
             | Action::Enable
             | Action::UpdateAttributes
+            | Action::Replace
             | Action::RotateKey
             | Action::SetLock
             | Action::LiftLock
@@ -275,6 +290,10 @@ impl Admitted {
             | Action::ReadPolicy
             | Action::ReadLocks
             | Action::Connect => return None,
+        }
+        // A card that was replaced is there to undo what was done with it, not for new payments.
+        if presented.earlier.is_some() && !matches!(self.purpose, Purpose::Refund | Purpose::Dispute) {
+            return Some(Refusal::WrongPurpose);
         }
         if row.standing.disabled {
             return Some(Refusal::Disabled);
@@ -391,6 +410,7 @@ impl Denial {
             | Refusal::AlreadyUsed
             | Refusal::WrongCustomer
             | Refusal::Disabled
+            | Refusal::NotKept
             | Refusal::Erased => Error::NotFound,
             Refusal::Locked => Error::Locked { lockdown: self.lock },
             Refusal::BudgetSpent | Refusal::GuessBudgetSpent => Error::Budget { retry_after_ms: 0 },

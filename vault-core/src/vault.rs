@@ -7,9 +7,11 @@
 mod blocking;
 mod cards;
 mod esk;
+mod guesses;
 mod kept;
 mod life;
 mod operate;
+mod replace;
 mod request;
 mod running;
 mod sweep;
@@ -25,8 +27,9 @@ use std::sync::{Arc, PoisonError, RwLock};
 pub use blocking::Blocking;
 pub use operate::{KeyLine, MAX_ENTRIES, MAX_NOTE, PolicyChange, Status};
 pub use request::{
-    AttributesUpdate, ChangedToken, Context, Detokenized, Header, Inspected, MAX_BATCH, MAX_CONTEXT, NewCard,
-    RequestId, Reveal, Revealed, Revocation, RevokedToken, Tokenized,
+    AttributesUpdate, ChangedToken, Context, Detokenized, EarlierCard, Header, Inspected, MAX_BATCH,
+    MAX_CONTEXT, NewCard, Replaced, Replacement, RequestId, Reveal, Revealed, Revocation, RevokedToken,
+    Tokenized, Wanted,
 };
 pub use verify::{Finding, StoreReport};
 

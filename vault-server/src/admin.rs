@@ -309,6 +309,7 @@ fn seconds(from: Timestamp, to: Timestamp) -> prost_types::Duration {
 }
 
 /// An entry as the contract tells it: its bytes, and what can be read from them.
+#[allow(clippy::too_many_lines, reason = "an arm for each event")]
 fn entry(log: &str, index: u64, leaf: Vec<u8>, entry: &AuditEntry) -> v1::AuditEntry {
     let mut told = v1::AuditEntry {
         log: log.to_owned(),
@@ -366,8 +367,23 @@ fn entry(log: &str, index: u64, leaf: Vec<u8>, entry: &AuditEntry) -> v1::AuditE
                 RecordChange::Disabled => Action::Disable,
                 RecordChange::Enabled => Action::Enable,
                 RecordChange::AttributesUpdated => Action::UpdateAttributes,
+                // The vault's own doing.
+                RecordChange::EarlierDeleted => Action::Replace,
             };
             (change.as_str(), Some(action))
+        }
+        Event::Replaced { record, reason, .. } => {
+            told.record = record.0.to_vec();
+            told.details.insert("reason".to_owned(), reason.to_string());
+            ("replaced", Some(Action::Replace))
+        }
+        Event::DisclosedEarlier { record, purpose, initiator, show, redelivered, .. } => {
+            told.record = record.0.to_vec();
+            told.purpose = purpose.id().into();
+            told.initiator = initiator.id().into();
+            told.outcome = outcome(*redelivered).into();
+            told.details.insert("show".to_owned(), show.to_string());
+            ("disclosed_earlier", Some(Action::Detokenize))
         }
         Event::Refused { action, record, why, purpose, initiator } => {
             told.record = record.map_or_else(Vec::new, |r| r.0.to_vec());

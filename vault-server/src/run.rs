@@ -56,6 +56,8 @@ const METHODS: &[&str] = &[
     "/vault.v1.Vault/BatchDisable",
     "/vault.v1.Vault/BatchEnable",
     "/vault.v1.Vault/BatchUpdateAttributes",
+    "/vault.v1.Vault/Replace",
+    "/vault.v1.Vault/BatchReplace",
     "/vault.v1.Vault/StreamTokenize",
     "/vault.v1.Vault/StreamDetokenize",
     "/vault.v1.Vault/GetCapabilities",

@@ -50,6 +50,7 @@ const FEATURES: &[&str] = &[
     "token.restrictions",
     "token.disable",
     "token.attributes",
+    "token.replace",
 ];
 
 /// The data plane.
@@ -151,8 +152,9 @@ impl VaultService {
         let header = wire::header(header, asker.deadline)?;
         let item = item.ok_or_else(|| Error::malformed("item", "is required"));
         let asked = item.and_then(|item| wire::detokenize(&item));
-        let (token, reveal) = self.parsed(asker, &header, Action::Detokenize, asked).await?;
-        let answer = self.vault.detokenize(asker.caller(), &header, token, reveal).await?;
+        let wanted = self.parsed(asker, &header, Action::Detokenize, asked).await?;
+        let mut answers = self.vault.detokenize_wanted(asker.caller(), &header, vec![wanted]).await?;
+        let answer = answers.pop().unwrap_or_else(|| Err(Error::internal()))?;
         Ok(wire::detokenized(answer, true))
     }
 
@@ -398,7 +400,7 @@ impl v1::vault_server::Vault for VaultService {
         let parsed = items.iter().map(wire::detokenize).collect();
         let answers = self
             .batch((&asker, &header, Action::Detokenize), parsed, |asked| {
-                self.vault.detokenize_batch(asker.caller(), &header, asked)
+                self.vault.detokenize_wanted(asker.caller(), &header, asked)
             })
             .await?;
         let mut heads = Heads::default();
@@ -559,6 +561,20 @@ impl v1::vault_server::Vault for VaultService {
         request: Request<v1::BatchUpdateAttributesRequest>,
     ) -> Result<Response<v1::BatchUpdateAttributesResponse>, Status> {
         life::batch_update_attributes(self, request).await
+    }
+
+    async fn replace(
+        &self,
+        request: Request<v1::ReplaceRequest>,
+    ) -> Result<Response<v1::ReplaceResponse>, Status> {
+        life::replace(self, request).await
+    }
+
+    async fn batch_replace(
+        &self,
+        request: Request<v1::BatchReplaceRequest>,
+    ) -> Result<Response<v1::BatchReplaceResponse>, Status> {
+        life::batch_replace(self, request).await
     }
 
     async fn get_capabilities(

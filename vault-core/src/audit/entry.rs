@@ -18,7 +18,9 @@ use super::tree::Hash;
 use crate::codec::{Reader, Torn, Writer};
 use crate::name::{ChannelName, MerchantName, PrincipalName};
 use crate::time::Timestamp;
-use crate::words::{Action, Initiator, KeyState, LockReason, Purpose, RecordChange, Ref, Refusal, Show};
+use crate::words::{
+    Action, Initiator, KeyState, LockReason, Purpose, RecordChange, Ref, Refusal, ReplaceReason, Show,
+};
 
 /// The version of the bytes, their first one.
 const VERSION: u8 = 1;
@@ -157,6 +159,30 @@ pub enum Event {
         version: u32,
         /// How.
         change: RecordChange,
+    },
+    /// Another card took the place of a token's card.
+    Replaced {
+        /// The record.
+        record: Ref,
+        /// The row's version from here on: a row of a lower one was put back.
+        version: u32,
+        /// Why.
+        reason: ReplaceReason,
+    },
+    /// As [`Event::Disclosed`], of a card that the token stood for before.
+    DisclosedEarlier {
+        /// The record.
+        record: Ref,
+        /// Since when another card is in its place.
+        replaced_at: Timestamp,
+        /// What for.
+        purpose: Purpose,
+        /// Who started the payment.
+        initiator: Initiator,
+        /// How much of it.
+        show: Show,
+        /// Whether this answers a request that was answered before.
+        redelivered: bool,
     },
     /// A request was refused.
     Refused {
@@ -310,8 +336,10 @@ impl Event {
             Self::Tokenized { record, version, .. }
             | Self::Revoked { record, version, .. }
             | Self::Spent { record, version, .. }
-            | Self::Changed { record, version, .. } => Some((*record, *version)),
+            | Self::Changed { record, version, .. }
+            | Self::Replaced { record, version, .. } => Some((*record, *version)),
             Self::Disclosed { .. }
+            | Self::DisclosedEarlier { .. }
             | Self::Inspected { .. }
             | Self::Refused { .. }
             | Self::RefusalsCounted { .. }
@@ -332,6 +360,8 @@ impl Event {
             Self::Revoked { .. } => 4,
             Self::Spent { .. } => 5,
             Self::Changed { .. } => 6,
+            Self::Replaced { .. } => 7,
+            Self::DisclosedEarlier { .. } => 8,
             Self::Refused { .. } => 32,
             Self::RefusalsCounted { .. } => 33,
             Self::ControlChanged { .. } => 64,
@@ -366,6 +396,11 @@ impl Event {
                 w.fixed(&record.0).u32(*version).u8(purpose.id()).u8(initiator.id())
             }
             Self::Changed { record, version, change } => w.fixed(&record.0).u32(*version).u8(change.id()),
+            Self::Replaced { record, version, reason } => w.fixed(&record.0).u32(*version).u8(reason.id()),
+            Self::DisclosedEarlier { record, replaced_at, purpose, initiator, show, redelivered } => {
+                w.fixed(&record.0).u64(replaced_at.0).u8(purpose.id()).u8(initiator.id());
+                w.u8(show.id()).u8((*redelivered).into())
+            }
             Self::Refused { action, record, why, purpose, initiator } => {
                 w.u8(action.id());
                 match record {
@@ -430,6 +465,19 @@ impl Event {
                 version: r.u32()?,
                 change: word(r, RecordChange::from_id)?,
             },
+            7 => Self::Replaced {
+                record: Ref(r.array()?),
+                version: r.u32()?,
+                reason: word(r, ReplaceReason::from_id)?,
+            },
+            8 => Self::DisclosedEarlier {
+                record: Ref(r.array()?),
+                replaced_at: Timestamp(r.u64()?),
+                purpose: word(r, Purpose::from_id)?,
+                initiator: word(r, Initiator::from_id)?,
+                show: word(r, Show::from_id)?,
+                redelivered: flag(r)?,
+            },
             32 => Self::Refused {
                 action: word(r, Action::from_id)?,
                 record: if flag(r)? { Some(Ref(r.array()?)) } else { None },
@@ -478,6 +526,14 @@ impl Event {
                 format!("disclosed {record} full for {purpose} by {initiator}, its only time")
             }
             Self::Changed { record, version: _, change } => format!("changed {record}: {change}"),
+            Self::Replaced { record, version: _, reason } => {
+                format!("replaced the card of {record}: {reason}")
+            }
+            Self::DisclosedEarlier { record, replaced_at, purpose, initiator, show, redelivered } => {
+                let again = again(*redelivered);
+                let before = Utc(*replaced_at);
+                format!("disclosed {record} as before {before} {show} for {purpose} by {initiator}{again}")
+            }
             Self::Refused { action, record, why, purpose, initiator } => {
                 let record = record.map_or_else(String::new, |r| format!(" {r}"));
                 let purpose = purpose.map_or_else(String::new, |p| format!(" for {p}"));
@@ -663,6 +719,15 @@ pub(super) mod tests {
             },
             Event::Spent { record, version: 2, purpose, initiator },
             Event::Changed { record, version: 2, change: RecordChange::Disabled },
+            Event::Replaced { record, version: 2, reason: ReplaceReason::Stolen },
+            Event::DisclosedEarlier {
+                record,
+                replaced_at: Timestamp(1_790_000_000_000),
+                purpose,
+                initiator,
+                show: Show::Full,
+                redelivered: true,
+            },
             Event::Refused {
                 action: Action::Detokenize,
                 record: Some(record),
@@ -753,7 +818,7 @@ pub(super) mod tests {
     fn a_typical_entry_is_small() {
         let sizes: Vec<(&str, usize)> = every_event()
             .into_iter()
-            .zip(["tokenized", "", "disclosed", "inspected", "revoked", "", "", "", "refused"])
+            .zip(["tokenized", "", "disclosed", "inspected", "revoked", "", "", "", "", "", "refused"])
             .filter(|(_, name)| !name.is_empty())
             .map(|(event, name)| {
                 (name, AuditEntry { event, ..disclosed(1_790_000_000_123, 12) }.encode().len())

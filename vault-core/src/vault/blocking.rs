@@ -1,8 +1,8 @@
 //! The verbs for programs without async: each call waits on its own thread.
 
 use super::request::{
-    AttributesUpdate, ChangedToken, Detokenized, Header, Inspected, NewCard, Reveal, Revocation,
-    RevokedToken, Tokenized,
+    AttributesUpdate, ChangedToken, Detokenized, Header, Inspected, NewCard, Replaced, Replacement, Reveal,
+    Revocation, RevokedToken, Tokenized, Wanted,
 };
 use super::{Place, Vault};
 use crate::custody::Custodian;
@@ -63,6 +63,16 @@ impl Blocking {
         tokens: Vec<(Token, Reveal)>,
     ) -> Result<Vec<Result<Detokenized, Error>>, Error> {
         pollster::block_on(self.0.detokenize_batch(caller, header, tokens))
+    }
+
+    /// See [`Vault::detokenize_wanted`].
+    pub fn detokenize_wanted(
+        &self,
+        caller: Caller<'_>,
+        header: &Header,
+        wanted: Vec<Wanted>,
+    ) -> Result<Vec<Result<Detokenized, Error>>, Error> {
+        pollster::block_on(self.0.detokenize_wanted(caller, header, wanted))
     }
 
     /// See [`Vault::inspect`].
@@ -150,6 +160,27 @@ impl Blocking {
         updates: Vec<(Token, AttributesUpdate)>,
     ) -> Result<Vec<Result<ChangedToken, Error>>, Error> {
         pollster::block_on(self.0.update_attributes_batch(caller, header, updates))
+    }
+
+    /// See [`Vault::replace`].
+    pub fn replace(
+        &self,
+        caller: Caller<'_>,
+        header: &Header,
+        token: Token,
+        replacement: Replacement,
+    ) -> Result<Replaced, Error> {
+        pollster::block_on(self.0.replace(caller, header, token, replacement))
+    }
+
+    /// See [`Vault::replace_batch`].
+    pub fn replace_batch(
+        &self,
+        caller: Caller<'_>,
+        header: &Header,
+        replacements: Vec<(Token, Replacement)>,
+    ) -> Result<Vec<Result<Replaced, Error>>, Error> {
+        pollster::block_on(self.0.replace_batch(caller, header, replacements))
     }
 
     /// See [`Vault::close`].

@@ -11,7 +11,7 @@ use crate::pan::{self, CardExpiry, MaskedPan, Pan};
 use crate::restrictions::Restrictions;
 use crate::time::Timestamp;
 use crate::token::{Scheme, Token};
-use crate::words::{Initiator, Purpose, Show};
+use crate::words::{Initiator, Purpose, ReplaceReason, Show};
 
 /// The most items of one batch: one message stays below 1 MiB and one commit below a few milliseconds.
 pub const MAX_BATCH: usize = 1_000;
@@ -209,6 +209,48 @@ pub struct Inspected {
     pub restrictions: Restrictions,
     /// What is known around the card.
     pub attributes: Attributes,
+    /// The cards that it stood for before and that are still kept, the newest first.
+    pub earlier: Vec<EarlierCard>,
+    /// Where it stands in the log.
+    pub receipt: Receipt,
+}
+
+/// A card that a token stood for before. There is no card number in it.
+pub struct EarlierCard {
+    /// What may be shown of the card number.
+    pub mask: MaskedPan,
+    /// The card network's id; empty if no prefix matched.
+    pub network: String,
+    /// The card's expiry.
+    pub card_expiry: Option<CardExpiry>,
+    /// Why another took its place.
+    pub reason: ReplaceReason,
+    /// When.
+    pub replaced_at: Timestamp,
+    /// Until when its number can be had for refunds and disputes.
+    pub kept_until: Timestamp,
+}
+
+/// A card that is to take the place of a token's card.
+pub struct Replacement {
+    /// The new card number.
+    pub pan: Pan,
+    /// The new card's own expiry.
+    pub card_expiry: Option<CardExpiry>,
+    /// Why.
+    pub reason: ReplaceReason,
+}
+
+/// The answer to a replacement.
+pub struct Replaced {
+    /// What may be shown of the new card number.
+    pub mask: MaskedPan,
+    /// The new card's network; empty if no prefix matched.
+    pub network: String,
+    /// The new card's expiry.
+    pub card_expiry: Option<CardExpiry>,
+    /// Until when the old card number can be had for refunds and disputes.
+    pub kept_until: Option<Timestamp>,
     /// Where it stands in the log.
     pub receipt: Receipt,
 }
@@ -260,6 +302,30 @@ pub enum Reveal {
     Plain,
     /// The mask.
     Masked,
+}
+
+/// A card that a detokenize asks for.
+pub struct Wanted {
+    /// Its token.
+    pub token: Token,
+    /// How much of it.
+    pub reveal: Reveal,
+    /// The card that the token stood for then, for refunds and disputes; the one that it stands for now if unset.
+    pub as_of: Option<Timestamp>,
+}
+
+impl Wanted {
+    /// The card that the token stands for now.
+    #[must_use]
+    pub fn now(token: Token, reveal: Reveal) -> Self {
+        Self { token, reveal, as_of: None }
+    }
+}
+
+impl From<(Token, Reveal)> for Wanted {
+    fn from((token, reveal): (Token, Reveal)) -> Self {
+        Self::now(token, reveal)
+    }
 }
 
 impl Reveal {

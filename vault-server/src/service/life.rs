@@ -71,4 +71,6 @@ verbs! {
         UpdateAttributesRequest -> UpdateAttributesResponse,
         BatchUpdateAttributesRequest -> BatchUpdateAttributesResponse,
         UpdateAttributesOutcome in update_attributes_outcome;
+    replace, batch_replace: Replace by replace_batch, wire::replace => wire::replaced;
+        ReplaceRequest -> ReplaceResponse, BatchReplaceRequest -> BatchReplaceResponse, ReplaceOutcome in replace_outcome;
 }

@@ -12,11 +12,11 @@ use vault_core::error::Error;
 use vault_core::name::{NetworkName, ProcessorName};
 use vault_core::restrictions::{Purposes, Restrictions};
 use vault_core::token::Token;
-use vault_core::vault::{AttributesUpdate, ChangedToken};
-use vault_core::words::{AgreementKind, Purpose};
+use vault_core::vault::{AttributesUpdate, ChangedToken, EarlierCard, Replaced, Replacement};
+use vault_core::words::{AgreementKind, Purpose, ReplaceReason};
 use vault_proto::v1;
 
-use super::{expiry, from_timestamp, receipt, reference, required, timestamp, token};
+use super::{expiry, from_timestamp, masked, plain_card, receipt, reference, required, timestamp, token};
 
 /// Where the fields of attributes stand in a card to tokenize.
 pub(super) const NEW: [&str; 6] = [
@@ -162,6 +162,38 @@ pub fn update(item: v1::UpdateAttributesItem) -> Result<(Token, AttributesUpdate
     let card_expiry = item.card_expiry.map(|e| expiry(e, "item.card_expiry")).transpose()?;
     let update = AttributesUpdate { card_expiry, set: attributes(item.set, &SET)?, clear };
     Ok((token(&item.token)?, update))
+}
+
+/// A token, and the card that is to take its card's place.
+pub fn replace(item: v1::ReplaceItem) -> Result<(Token, Replacement), Error> {
+    reference(&item.reference)?;
+    let reason = u8::try_from(item.reason).ok().and_then(ReplaceReason::from_id);
+    let (pan, card_expiry) = match required(item.card, "item.plain")? {
+        v1::replace_item::Card::Plain(plain) => plain_card(plain)?,
+        v1::replace_item::Card::Sealed(_) => return Err(Error::Unimplemented { what: "item.sealed" }),
+    };
+    let reason = required(reason, "item.reason")?;
+    Ok((token(&item.token)?, Replacement { pan, card_expiry, reason }))
+}
+
+/// The answer to a replacement.
+#[must_use]
+pub fn replaced(answer: Replaced, with_head: bool) -> v1::ReplaceResult {
+    v1::ReplaceResult {
+        card: Some(masked(&answer.mask, answer.network, answer.card_expiry)),
+        kept_until: answer.kept_until.map(timestamp),
+        receipt: Some(receipt(&answer.receipt, with_head)),
+    }
+}
+
+/// A card that a token stood for before.
+pub(super) fn told_earlier(of: EarlierCard) -> v1::EarlierCard {
+    v1::EarlierCard {
+        card: Some(masked(&of.mask, of.network, of.card_expiry)),
+        reason: i32::from(of.reason.id()),
+        replaced_at: Some(timestamp(of.replaced_at)),
+        kept_until: Some(timestamp(of.kept_until)),
+    }
 }
 
 /// The answer to a change.
