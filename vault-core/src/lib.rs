@@ -33,6 +33,7 @@
 //! `zeroizing-alloc`): other crates' copies are not in this one's reach.
 
 pub mod aead;
+pub mod attributes;
 pub mod audit;
 pub mod codec;
 pub mod control;
@@ -50,6 +51,7 @@ pub mod policy;
 pub mod random;
 pub mod recent;
 pub mod record;
+pub mod restrictions;
 pub mod rows;
 pub mod secret;
 pub mod store;
