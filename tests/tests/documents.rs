@@ -31,6 +31,7 @@ const SHAPES: &[&str] = &[
     "FORMAT",
     "FORMAT_BEFORE",
     "FORMAT_VERSION",
+    "GENERATION",
     "HEADER",
     "LAST_FOURS",
     "LENGTHS",

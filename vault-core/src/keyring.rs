@@ -224,19 +224,20 @@ impl Keyring {
         if record.mask.fits(&pan) { Ok(pan) } else { Err(Unopened) }
     }
 
-    /// Seals a token into its card's fingerprint row: only who brings the card can open it.
+    /// Seals a token into its card's fingerprint row, and which of the token's cards this one is: only who brings the card
+    /// can open it.
     pub fn seal_reuse(
         &self,
         merchant: MerchantId,
         fingerprint: &Fingerprint,
         like: &Likeness<'_>,
         pan: &Pan,
-        token: &Token,
+        (token, generation): (&Token, u32),
     ) -> Result<Vec<u8>, Error> {
         let keys = self.of(merchant)?;
         let trk = keys.trks.get(&keys.trk).ok_or_else(Error::internal)?;
         let aad = reuse_aad(keys.name(), fingerprint, keys.trk);
-        let inner = reuse_key(trk, keys.name(), like, pan).seal(&aad, &pad(token))?;
+        let inner = reuse_key(trk, keys.name(), like, pan).seal(&aad, &pad(token, generation))?;
         let plain = Writer::default().u32(keys.trk.0).fixed(&inner).done();
         self.seal_outer(merchant, rows::FINGERPRINT, &fingerprint.row, &plain)
     }
@@ -249,7 +250,7 @@ impl Keyring {
         like: &Likeness<'_>,
         pan: &Pan,
         bytes: &[u8],
-    ) -> Result<Token, Unopened> {
+    ) -> Result<(Token, u32), Unopened> {
         let plain = self.open_outer(merchant, rows::FINGERPRINT, &fingerprint.row, bytes)?;
         let mut r = Reader::new(&plain);
         let id = KeyId(r.u32().map_err(|_| Unopened)?);
@@ -628,23 +629,29 @@ fn length(pan: &Pan) -> u8 {
     u8::try_from(pan.len()).unwrap_or(0)
 }
 
-const _: () = assert!(MAX_TOKEN < TOKEN_BUCKET && PADDED == 19);
+/// The generation's four bytes, at the end of the bucket: zero, as all padding was before there were generations.
+const GENERATION: usize = 4;
 
-/// Length u8, the token, zeros up to the bucket.
-fn pad(token: &Token) -> Zeroizing<Vec<u8>> {
+const _: () = assert!(1 + MAX_TOKEN + GENERATION <= TOKEN_BUCKET && PADDED == 19);
+
+/// Length u8, the token, zeros, generation u32 at the end of the bucket.
+fn pad(token: &Token, generation: u32) -> Zeroizing<Vec<u8>> {
     let bytes = token.as_bytes();
     let mut padded = Zeroizing::new(Vec::with_capacity(TOKEN_BUCKET));
     padded.push(u8::try_from(bytes.len()).unwrap_or(0));
     padded.extend_from_slice(bytes);
-    padded.resize(TOKEN_BUCKET, 0);
+    padded.resize(TOKEN_BUCKET - GENERATION, 0);
+    padded.extend_from_slice(&generation.to_be_bytes());
     padded
 }
 
-fn unpad(padded: &[u8]) -> Result<Token, Unopened> {
+fn unpad(padded: &[u8]) -> Result<(Token, u32), Unopened> {
     let (length, rest) = padded.split_first().ok_or(Unopened)?;
+    let (rest, generation) = rest.split_last_chunk::<GENERATION>().ok_or(Unopened)?;
     let bytes = rest.get(..usize::from(*length)).ok_or(Unopened)?;
     let text = std::str::from_utf8(bytes).map_err(|_| Unopened)?;
-    Token::parse(text).map_err(|_| Unopened)
+    let token = Token::parse(text).map_err(|_| Unopened)?;
+    Ok((token, u32::from_be_bytes(*generation)))
 }
 
 /// Whether a kept idempotency hash is this request's, in constant time.

@@ -2,6 +2,8 @@
 //!
 //! Refused, by the field's path: everything unspecified, malformed or unknown. No refusal repeats what it refused.
 
+mod life;
+
 use std::time::Duration;
 
 use vault_core::audit::checkpoint::SignedCheckpoint;
@@ -18,6 +20,8 @@ use vault_core::vault::{
 };
 use vault_core::words::{Initiator, Purpose};
 use vault_proto::v1;
+
+pub use life::{changed, disable, enable, update};
 
 /// The longest `reference` of an item, in bytes: it only finds its way back.
 const MAX_REFERENCE: usize = 128;
@@ -108,7 +112,7 @@ pub fn new_card(item: v1::TokenizeItem) -> Result<NewCard, Error> {
         v1::tokenize_item::Card::Plain(plain) => plain,
         v1::tokenize_item::Card::Sealed(_) => return Err(Error::Unimplemented { what: "item.sealed" }),
     };
-    let card_expiry = plain.card_expiry.map(expiry).transpose()?;
+    let card_expiry = plain.card_expiry.map(|e| expiry(e, "item.plain.card_expiry")).transpose()?;
     let pan = Pan::parse(&plain.take_pan()).map_err(|e| {
         use vault_core::pan::PanError;
         Error::malformed(
@@ -139,13 +143,14 @@ pub fn new_card(item: v1::TokenizeItem) -> Result<NewCard, Error> {
         format: name(&item.format, "item.format", FormatName::parse)?,
         valid_until: item.valid_until.map(|t| from_timestamp(&t, "item.valid_until")).transpose()?,
         channels,
+        restrictions: life::restrictions(item.restrictions)?,
+        attributes: life::attributes(item.attributes, &life::NEW)?,
         context: item.context.map(|c| context(&c, &ITEM_CONTEXT)).transpose()?,
     })
 }
 
-fn expiry(expiry: v1::CardExpiry) -> Result<CardExpiry, Error> {
-    let wrong =
-        || Error::malformed("item.plain.card_expiry", "must have month 1 to 12 and year 2000 to 2099");
+fn expiry(expiry: v1::CardExpiry, field: &'static str) -> Result<CardExpiry, Error> {
+    let wrong = || Error::malformed(field, "must have month 1 to 12 and year 2000 to 2099");
     let year = u16::try_from(expiry.year).map_err(|_| wrong())?;
     let month = u8::try_from(expiry.month).map_err(|_| wrong())?;
     CardExpiry::new(year, month).map_err(|_| wrong())
@@ -319,6 +324,8 @@ pub fn inspected(answer: Inspected, with_head: bool) -> v1::InspectResult {
         valid_until: answer.valid_until.map(timestamp),
         created_at: Some(timestamp(answer.made_at)),
         receipt: Some(receipt(&answer.receipt, with_head)),
+        restrictions: (!answer.restrictions.is_none()).then(|| life::told_restrictions(answer.restrictions)),
+        attributes: life::told_attributes(&answer.attributes),
     }
 }
 
