@@ -59,7 +59,7 @@ effect = "allow"
 merchant = "acme"
 channels = ["web"]
 principals = ["importer"]
-actions = ["inspect", "disable", "enable", "update_attributes", "replace"]
+actions = ["inspect", "disable", "enable", "update_attributes", "replace", "fingerprint", "delete_card"]
 show = "masked"
 "#;
 
@@ -117,6 +117,8 @@ kinds! {
     EnableItem "Enable" EnableRequest BatchEnableRequest BatchEnableResponse enable_outcome
         false StreamDetokenizeRequest StreamDetokenizeResponse stream_detokenize_response;
     ReplaceItem "Replace" ReplaceRequest BatchReplaceRequest BatchReplaceResponse replace_outcome
+        false StreamDetokenizeRequest StreamDetokenizeResponse stream_detokenize_response;
+    FingerprintItem "Fingerprint" FingerprintRequest BatchFingerprintRequest BatchFingerprintResponse fingerprint_outcome
         false StreamDetokenizeRequest StreamDetokenizeResponse stream_detokenize_response;
     UpdateAttributesItem "UpdateAttributes" UpdateAttributesRequest BatchUpdateAttributesRequest
         BatchUpdateAttributesResponse update_attributes_outcome
@@ -616,6 +618,19 @@ async fn every_field_of_every_message_is_refused_by_its_path_and_no_refusal_repe
         let refusals = refusals(&client, Some(header()), Some(&item), &good_token, &mut told).await;
         is_refused("as of", &refusals, Reason::Malformed, "item.as_of");
     }
+    for digits in ["", "4111111111111112", "41111111111", "%B4111111111111111^DOE/JOHN^3012101"] {
+        let pan = || Zeroizing::new(digits.into());
+        let good = || Zeroizing::new(PAN.into());
+        let print = ask::fingerprint(pan());
+        let refusals =
+            refusals(&client, Some(header()), Some(&print), &ask::fingerprint(good()), &mut told).await;
+        is_refused("a card", &refusals, Reason::Malformed, "item.plain.pan");
+        let request = v1::DeleteCardRequest { header: Some(header()), item: Some(ask::delete_card(pan())) };
+        let refused = client.vault::<v1::DeleteCardResponse>("DeleteCard", &request).await.unwrap_err();
+        let failure = Failure::from(&refused);
+        told.note(&failure, refused.details());
+        is_refused("a card", &[("DeleteCard".to_owned(), failure)], Reason::Malformed, "item.plain.pan");
+    }
     let (disable, enable) = (ask::disable(&token), ask::enable(&token));
     for bad in bad_tokens() {
         for refusals in [
@@ -903,6 +918,12 @@ async fn what_is_no_grpc_gets_a_status_and_spoils_nothing() {
         "UpdateAttributes",
         "Replace",
         "BatchReplace",
+        "Fingerprint",
+        "BatchFingerprint",
+        "DeleteCard",
+        "BatchDeleteCard",
+        "ListBySubject",
+        "EraseSubject",
         "BatchDisable",
         "BatchEnable",
         "BatchUpdateAttributes",

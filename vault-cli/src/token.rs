@@ -77,6 +77,24 @@ pub(crate) enum TokenCommand {
         vaultctl token replace --profile care.toml --reason lost 4111119773421111\n  \
         vaultctl token replace --profile care.toml --reason renewed --file reissued.csv"))]
     Replace(Replace),
+    /// Show cards' public fingerprints, by which two cards are told to be one
+    #[command(after_help = "Cards are read as by token tokenize.\n\nExamples:\n  \
+        vaultctl token fingerprint --profile care.toml --file cards.csv\n  \
+        vaultctl --json token fingerprint --profile care.toml < cards.csv")]
+    Fingerprint(OfCards),
+    /// End every token that cards would be given again; it cannot be undone
+    #[command(after_help = "Cards are read as by token tokenize.\n\nExamples:\n  \
+        vaultctl token delete-card --profile care.toml < card.csv\n  \
+        vaultctl token delete-card --profile care.toml --customer c-17 --file cards.csv")]
+    DeleteCard(OfCards),
+    /// List a customer's tokens: masks and record names, never tokens
+    #[command(after_help = "Examples:\n  \
+        vaultctl token list --profile care.toml --customer c-17\n  \
+        vaultctl --json token list --profile care.toml --customer c-17")]
+    List(OfCustomer),
+    /// End every token of a customer, for good
+    #[command(after_help = "Example:\n  vaultctl token erase --profile care.toml --customer c-17")]
+    Erase(OfCustomer),
 }
 
 /// What every request says about itself.
@@ -171,6 +189,33 @@ pub(crate) struct Replace {
     #[arg(long, value_parser = v1::ReplaceReason::parser())]
     reason: v1::ReplaceReason,
     /// What the card is wanted for
+    #[arg(long, value_parser = v1::Purpose::parser(), default_value = "authorization")]
+    purpose: v1::Purpose,
+    #[command(flatten)]
+    asked: Asked,
+    #[command(flatten)]
+    vault: VaultOptions,
+}
+
+/// `token fingerprint` and `token delete-card`.
+#[derive(Debug, Args)]
+pub(crate) struct OfCards {
+    /// A file of cards, one per line; - is standard input
+    #[arg(long, value_name = "FILE")]
+    file: Option<PathBuf>,
+    /// What the card is wanted for
+    #[arg(long, value_parser = v1::Purpose::parser(), default_value = "authorization")]
+    purpose: v1::Purpose,
+    #[command(flatten)]
+    asked: Asked,
+    #[command(flatten)]
+    vault: VaultOptions,
+}
+
+/// `token list` and `token erase`.
+#[derive(Debug, Args)]
+pub(crate) struct OfCustomer {
+    /// What it is wanted for
     #[arg(long, value_parser = v1::Purpose::parser(), default_value = "authorization")]
     purpose: v1::Purpose,
     #[command(flatten)]
@@ -298,6 +343,10 @@ pub(crate) fn run(command: TokenCommand, out: Out) -> Result<(), Failure> {
         TokenCommand::Enable(asked) => standing(asked, ask::enable, out),
         TokenCommand::Update(asked) => update(*asked, out),
         TokenCommand::Replace(asked) => replace(asked, out),
+        TokenCommand::Fingerprint(asked) => of_cards(asked, ask::fingerprint, Told::fingerprinted, out),
+        TokenCommand::DeleteCard(asked) => of_cards(asked, ask::delete_card, Told::deleted, out),
+        TokenCommand::List(asked) => list(asked, out),
+        TokenCommand::Erase(asked) => erase(asked, out),
     }
 }
 
@@ -406,6 +455,54 @@ fn replace(command: Replace, out: Out) -> Result<(), Failure> {
     })
 }
 
+fn of_cards<V: Verb>(
+    command: OfCards,
+    item: impl Fn(Zeroizing<Vec<u8>>) -> V,
+    told: impl Fn(V::Result, &[v1::Checkpoint]) -> Told,
+    out: Out,
+) -> Result<(), Failure> {
+    let OfCards { file, purpose, asked, vault } = command;
+    asked.check()?;
+    let cards = input::cards(file.as_deref(), None)?;
+    let item = |card: Card| item(Zeroizing::new(card.pan.expose_digits().to_vec()));
+    dial::run(async {
+        let session = Session::open(vault, asked, purpose, out).await?;
+        session.all(cards, item, told).await
+    })
+}
+
+fn list(command: OfCustomer, out: Out) -> Result<(), Failure> {
+    let OfCustomer { purpose, asked, vault } = command;
+    asked.check()?;
+    dial::run(async {
+        let mut session = Session::open(vault, asked, purpose, out).await?;
+        let mut page_token = String::new();
+        loop {
+            let answer = session.at.vault.list_by_subject(session.header.clone(), 0, &page_token).await;
+            let v1::ListBySubjectResponse { tokens, next_page_token, receipt } =
+                answer.map_err(|e| session.advised(e))?;
+            for token in tokens {
+                session.tell(None, Told::listed(token, receipt.as_ref()))?;
+            }
+            if next_page_token.is_empty() {
+                return Ok(());
+            }
+            page_token = next_page_token;
+        }
+    })
+}
+
+fn erase(command: OfCustomer, out: Out) -> Result<(), Failure> {
+    let OfCustomer { purpose, asked, vault } = command;
+    asked.check()?;
+    dial::run(async {
+        let mut session = Session::open(vault, asked, purpose, out).await?;
+        let answer = session.at.vault.erase_subject(session.header.clone()).await;
+        let answer = answer.map_err(|e| session.advised(e))?;
+        session.tell(None, Told::ended(answer.tokens, answer.receipt.as_ref(), &[]))
+    })
+}
+
 fn update(command: Update, out: Out) -> Result<(), Failure> {
     let Update { tokens, expiry, holder, country, par, agreement, transactions, processors, .. } = command;
     let (clear, purpose, asked, vault) = (command.clear, command.purpose, command.asked, command.vault);
@@ -482,6 +579,8 @@ verbs! {
     InspectItem -> InspectResult by inspect, batch_inspect;
     RevokeItem -> RevokeResult by revoke, batch_revoke;
     ReplaceItem -> ReplaceResult by replace, batch_replace;
+    FingerprintItem -> FingerprintResult by fingerprint, batch_fingerprint;
+    DeleteCardItem -> DeleteCardResult by delete_card, batch_delete_card;
     DisableItem -> ChangeResult by disable, batch_disable;
     EnableItem -> ChangeResult by enable, batch_enable;
     UpdateAttributesItem -> ChangeResult by update_attributes, batch_update_attributes;
@@ -706,6 +805,9 @@ enum Answer {
     Masked { card: Shown },
     Inspected(Box<Inspected>),
     Replaced { card: Shown, kept_until: Option<String> },
+    Fingerprint { fingerprint: String },
+    Ended { tokens: u32 },
+    Listed(Box<Listed>),
     Standing { state: String, channels: Vec<String> },
 }
 
@@ -721,6 +823,17 @@ struct Inspected {
     restrictions: Option<Restrictions>,
     attributes: Option<Attributes>,
     earlier: Vec<Earlier>,
+}
+
+#[derive(Serialize)]
+struct Listed {
+    record: String,
+    state: String,
+    channels: Vec<String>,
+    valid_until: Option<String>,
+    created_at: Option<String>,
+    card: Shown,
+    restrictions: Option<Restrictions>,
 }
 
 #[derive(Serialize)]
@@ -817,6 +930,7 @@ impl Serialize for Digits {
     }
 }
 
+#[allow(clippy::needless_pass_by_value, reason = "one form for all verbs: each takes its answer whole")]
 impl Told {
     fn new(json: Answer, words: String, receipt: Option<&v1::Receipt>, heads: &[v1::Checkpoint]) -> Self {
         let receipt = receipt.and_then(|r| ReceiptText::of(r, heads));
@@ -890,6 +1004,38 @@ impl Told {
         let words =
             format!("{}  the old one is kept until {}", card.words(), kept_until.as_deref().unwrap_or("-"));
         Self::new(Answer::Replaced { card, kept_until }, words, answer.receipt.as_ref(), heads)
+    }
+
+    fn fingerprinted(answer: v1::FingerprintResult, heads: &[v1::Checkpoint]) -> Self {
+        let fingerprint = data_encoding::HEXLOWER.encode(&answer.fingerprint);
+        let words = fingerprint.clone();
+        Self::new(Answer::Fingerprint { fingerprint }, words, answer.receipt.as_ref(), heads)
+    }
+
+    fn deleted(answer: v1::DeleteCardResult, heads: &[v1::Checkpoint]) -> Self {
+        Self::ended(answer.tokens, answer.receipt.as_ref(), heads)
+    }
+
+    fn ended(tokens: u32, receipt: Option<&v1::Receipt>, heads: &[v1::Checkpoint]) -> Self {
+        let words = format!("{tokens} {} ended", if tokens == 1 { "token" } else { "tokens" });
+        Self::new(Answer::Ended { tokens }, words, receipt, heads)
+    }
+
+    fn listed(token: v1::SubjectToken, receipt: Option<&v1::Receipt>) -> Self {
+        let listed = Listed {
+            record: data_encoding::HEXLOWER.encode(&token.record),
+            state: wire::word::<v1::TokenState>(token.state),
+            channels: token.channels,
+            valid_until: wire::moment(token.valid_until.as_ref()),
+            created_at: wire::moment(token.created_at.as_ref()),
+            card: Shown::of(token.card),
+            restrictions: token.restrictions.map(Restrictions::of),
+        };
+        let narrowed = listed.restrictions.as_ref().map_or_else(String::new, Restrictions::words);
+        let on = some(&listed.channels);
+        let words =
+            format!("{}  {}  {}  on {on}{narrowed}", listed.record, listed.card.words(), listed.state);
+        Self::new(Answer::Listed(Box::new(listed)), words, receipt, &[])
     }
 
     fn changed(answer: v1::ChangeResult, heads: &[v1::Checkpoint]) -> Self {
@@ -981,6 +1127,16 @@ mod tests {
         assert_eq!(
             *Told::inspected(restricted, &[]).words,
             "-  -  -  active  -   on no channel  only for refund  bound to its customer  once"
+        );
+        let deleted = |tokens| Told::deleted(v1::DeleteCardResult { tokens, receipt: None }, &[]);
+        assert_eq!((&**deleted(1).words, &**deleted(2).words), ("1 token ended", "2 tokens ended"));
+        let print = v1::FingerprintResult { fingerprint: vec![0xab; 16], receipt: None };
+        assert_eq!(*Told::fingerprinted(print, &[]).words, "ab".repeat(16));
+        let listed =
+            v1::SubjectToken { record: vec![1; 16], state: 5, card: card(), ..v1::SubjectToken::default() };
+        assert_eq!(
+            *Told::listed(listed, None).words,
+            format!("{}  411111******1111  visa  03/2029  spent  on no channel", "01".repeat(16))
         );
         let changed = v1::ChangeResult { state: 4, channels: vec!["a".into()], receipt: None };
         assert_eq!(*Told::changed(changed, &[]).words, "disabled  on a");

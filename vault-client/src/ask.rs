@@ -6,9 +6,10 @@ use uuid::Uuid;
 use zeroize::Zeroizing;
 
 use crate::v1::{
-    AllChannels, CardExpiry, ChangeHeader, DetokenizeItem, DetokenizeResult, DisableItem, EnableItem,
-    Initiator, InspectItem, PlainCard, Purpose, ReplaceItem, ReplaceReason, RequestHeader, RevealForm,
-    RevokeItem, TokenizeItem, detokenize_result, replace_item, revoke_item, tokenize_item,
+    AllChannels, CardExpiry, ChangeHeader, DeleteCardItem, DetokenizeItem, DetokenizeResult, DisableItem,
+    EnableItem, FingerprintItem, Initiator, InspectItem, PlainCard, Purpose, ReplaceItem, ReplaceReason,
+    RequestHeader, RevealForm, RevokeItem, TokenizeItem, delete_card_item, detokenize_result,
+    fingerprint_item, replace_item, revoke_item, tokenize_item,
 };
 
 /// A header with a new request id (UUID version 4). `merchant` and `channel` may be empty where the certificate is bound
@@ -111,6 +112,20 @@ pub fn replace(
         reason: reason.into(),
         ..ReplaceItem::default()
     }
+}
+
+/// A card whose fingerprint is wanted.
+#[must_use]
+pub fn fingerprint(mut pan: Zeroizing<Vec<u8>>) -> FingerprintItem {
+    let plain = PlainCard::new(std::mem::take(&mut *pan), None);
+    FingerprintItem { card: Some(fingerprint_item::Card::Plain(plain)), ..FingerprintItem::default() }
+}
+
+/// A card whose tokens are to end.
+#[must_use]
+pub fn delete_card(mut pan: Zeroizing<Vec<u8>>) -> DeleteCardItem {
+    let plain = PlainCard::new(std::mem::take(&mut *pan), None);
+    DeleteCardItem { card: Some(delete_card_item::Card::Plain(plain)), ..DeleteCardItem::default() }
 }
 
 /// Takes the card number out of an answer: digits in ASCII. `None`: the answer is masked, or sealed to somebody else.

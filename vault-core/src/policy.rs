@@ -214,12 +214,14 @@ impl Admitted {
         if card.is_revoked() {
             return deny(Refusal::Revoked);
         }
-        if !card.row.grants.include(self.channel_id) {
+        // A customer is erased wherever its tokens work.
+        if self.action != Action::EraseSubject && !card.row.grants.include(self.channel_id) {
             let taken_away = matches!(card.row.grants, Grants::AllBut(_));
             return deny(if taken_away { Refusal::Revoked } else { Refusal::Foreign });
         }
         // An expired token may still be revoked: that is how its card number goes for good.
-        if card.is_expired(now) && self.action != Action::Revoke {
+        let ends = matches!(self.action, Action::Revoke | Action::DeleteCard | Action::EraseSubject);
+        if card.is_expired(now) && !ends {
             return deny(Refusal::Expired);
         }
         if let Some(why) = self.restricted(card, presented) {
@@ -244,7 +246,9 @@ impl Admitted {
                 }
             },
             Action::Inspect => Event::Inspected { record, show },
-            Action::Revoke => Event::Revoked { record, version, channels: RevokedOn::All },
+            Action::Revoke | Action::DeleteCard | Action::EraseSubject => {
+                Event::Revoked { record, version, channels: RevokedOn::All }
+            }
             Action::Disable => Event::Changed { record, version, change: RecordChange::Disabled },
             Action::Enable => Event::Changed { record, version, change: RecordChange::Enabled },
             Action::Replace => {
@@ -254,8 +258,10 @@ impl Admitted {
             Action::UpdateAttributes => {
                 Event::Changed { record, version, change: RecordChange::AttributesUpdated }
             }
-            // No rule can name these, so no admission exists for them.
+            // No token is named for these, or no rule can name them: no admission that looks at one exists.
             Action::Tokenize
+            | Action::Fingerprint
+            | Action::ListBySubject
             | Action::RotateKey
             | Action::SetLock
             | Action::LiftLock
@@ -281,6 +287,10 @@ impl Admitted {
             | Action::Enable
             | Action::UpdateAttributes
             | Action::Replace
+            | Action::Fingerprint
+            | Action::ListBySubject
+            | Action::DeleteCard
+            | Action::EraseSubject
             | Action::RotateKey
             | Action::SetLock
             | Action::LiftLock
@@ -322,6 +332,27 @@ impl Admitted {
         let channels = only.map_or(RevokedOn::All, RevokedOn::One);
         let event = Event::Revoked { record, version: card.row.version, channels };
         Ok(self.permit(record, Show::Nothing, event))
+    }
+
+    /// Asks for what a card number alone is enough for: its public fingerprint, or a search by it.
+    pub fn permit_fingerprint(&self) -> Result<Permit, Denial> {
+        self.most_shown().map_err(|why| self.deny(why, None))?;
+        let event = Event::Fingerprinted { purpose: self.purpose, initiator: self.initiator };
+        Ok(self.permit(Ref([0; 16]), Show::Nothing, event))
+    }
+
+    /// Asks to list `cards` tokens of a customer, masked at most.
+    pub fn permit_listing(&self, subject: SubjectId, cards: u32) -> Result<Permit, Denial> {
+        let show = self.most_shown().map_err(|why| self.deny(why, None))?.min(Show::Masked);
+        let subject = Ref(subject.0);
+        Ok(self.permit(subject, show, Event::Listed { subject, cards, show }))
+    }
+
+    /// Asks to destroy a customer's secret, when all of its tokens have ended, `cards` of them by this request.
+    pub fn permit_erasure(&self, subject: SubjectId, cards: u32) -> Result<Permit, Denial> {
+        self.most_shown().map_err(|why| self.deny(why, None))?;
+        let subject = Ref(subject.0);
+        Ok(self.permit(subject, Show::Nothing, Event::Erased { subject, cards }))
     }
 
     fn permit(&self, record: Ref, show: Show, event: Event) -> Permit {
@@ -530,6 +561,11 @@ impl MerchantInForce {
         let mut names: Vec<ChannelName> = included.map(|(name, _)| name.clone()).collect();
         names.sort_unstable();
         names
+    }
+
+    /// Every format.
+    pub fn formats(&self) -> impl Iterator<Item = &Arc<FormatInForce>> {
+        self.formats.values()
     }
 
     /// The scheme of a format's number, if the format is still in the policy.

@@ -6,9 +6,11 @@
 
 mod blocking;
 mod cards;
+mod customers;
 mod esk;
 mod guesses;
 mod kept;
+mod known;
 mod life;
 mod operate;
 mod replace;
@@ -25,11 +27,12 @@ use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
 
 pub use blocking::Blocking;
+pub use customers::MAX_LISTED;
 pub use operate::{KeyLine, MAX_ENTRIES, MAX_NOTE, PolicyChange, Status};
 pub use request::{
-    AttributesUpdate, ChangedToken, Context, Detokenized, EarlierCard, Header, Inspected, MAX_BATCH,
-    MAX_CONTEXT, NewCard, Replaced, Replacement, RequestId, Reveal, Revealed, Revocation, RevokedToken,
-    Tokenized, Wanted,
+    AttributesUpdate, CardToDelete, ChangedToken, Context, Deleted, Detokenized, EarlierCard, Erased,
+    Fingerprinted, Header, Inspected, Listed, ListedToken, MAX_BATCH, MAX_CONTEXT, NewCard, Replaced,
+    Replacement, RequestId, Reveal, Revealed, Revocation, RevokedToken, TokenStanding, Tokenized, Wanted,
 };
 pub use verify::{Finding, StoreReport};
 

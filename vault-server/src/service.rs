@@ -51,6 +51,10 @@ const FEATURES: &[&str] = &[
     "token.disable",
     "token.attributes",
     "token.replace",
+    "card.fingerprint",
+    "card.delete",
+    "subject.list",
+    "subject.erase",
 ];
 
 /// The data plane.
@@ -575,6 +579,48 @@ impl v1::vault_server::Vault for VaultService {
         request: Request<v1::BatchReplaceRequest>,
     ) -> Result<Response<v1::BatchReplaceResponse>, Status> {
         life::batch_replace(self, request).await
+    }
+
+    async fn fingerprint(
+        &self,
+        request: Request<v1::FingerprintRequest>,
+    ) -> Result<Response<v1::FingerprintResponse>, Status> {
+        life::fingerprint(self, request).await
+    }
+
+    async fn delete_card(
+        &self,
+        request: Request<v1::DeleteCardRequest>,
+    ) -> Result<Response<v1::DeleteCardResponse>, Status> {
+        life::delete_card(self, request).await
+    }
+
+    async fn batch_fingerprint(
+        &self,
+        request: Request<v1::BatchFingerprintRequest>,
+    ) -> Result<Response<v1::BatchFingerprintResponse>, Status> {
+        life::batch_fingerprint(self, request).await
+    }
+
+    async fn batch_delete_card(
+        &self,
+        request: Request<v1::BatchDeleteCardRequest>,
+    ) -> Result<Response<v1::BatchDeleteCardResponse>, Status> {
+        life::batch_delete_card(self, request).await
+    }
+
+    async fn list_by_subject(
+        &self,
+        request: Request<v1::ListBySubjectRequest>,
+    ) -> Result<Response<v1::ListBySubjectResponse>, Status> {
+        life::list_by_subject(self, request).await
+    }
+
+    async fn erase_subject(
+        &self,
+        request: Request<v1::EraseSubjectRequest>,
+    ) -> Result<Response<v1::EraseSubjectResponse>, Status> {
+        life::erase_subject(self, request).await
     }
 
     async fn get_capabilities(

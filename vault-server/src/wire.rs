@@ -21,7 +21,10 @@ use vault_core::vault::{
 use vault_core::words::{Initiator, Purpose};
 use vault_proto::v1;
 
-pub use life::{changed, disable, enable, replace, replaced, update};
+pub use life::{
+    changed, delete_card, deleted, disable, enable, fingerprint, fingerprinted, listed, replace, replaced,
+    update,
+};
 
 /// The longest `reference` of an item, in bytes: it only finds its way back.
 const MAX_REFERENCE: usize = 128;

@@ -184,6 +184,29 @@ pub enum Event {
         /// Whether this answers a request that was answered before.
         redelivered: bool,
     },
+    /// A card's public fingerprint was worked out, or the tokens of a card were looked for by it.
+    Fingerprinted {
+        /// What for.
+        purpose: Purpose,
+        /// Who started the payment.
+        initiator: Initiator,
+    },
+    /// The tokens of a customer were listed, without the tokens.
+    Listed {
+        /// The customer's name in the log.
+        subject: Ref,
+        /// How many.
+        cards: u32,
+        /// How much was shown of each card number; never full.
+        show: Show,
+    },
+    /// Every token of a customer has ended, and the customer's secret was destroyed.
+    Erased {
+        /// The customer's name in the log.
+        subject: Ref,
+        /// How many tokens ended by this request.
+        cards: u32,
+    },
     /// A request was refused.
     Refused {
         /// What was asked.
@@ -340,6 +363,9 @@ impl Event {
             | Self::Replaced { record, version, .. } => Some((*record, *version)),
             Self::Disclosed { .. }
             | Self::DisclosedEarlier { .. }
+            | Self::Fingerprinted { .. }
+            | Self::Listed { .. }
+            | Self::Erased { .. }
             | Self::Inspected { .. }
             | Self::Refused { .. }
             | Self::RefusalsCounted { .. }
@@ -362,6 +388,9 @@ impl Event {
             Self::Changed { .. } => 6,
             Self::Replaced { .. } => 7,
             Self::DisclosedEarlier { .. } => 8,
+            Self::Fingerprinted { .. } => 9,
+            Self::Listed { .. } => 10,
+            Self::Erased { .. } => 11,
             Self::Refused { .. } => 32,
             Self::RefusalsCounted { .. } => 33,
             Self::ControlChanged { .. } => 64,
@@ -401,6 +430,9 @@ impl Event {
                 w.fixed(&record.0).u64(replaced_at.0).u8(purpose.id()).u8(initiator.id());
                 w.u8(show.id()).u8((*redelivered).into())
             }
+            Self::Fingerprinted { purpose, initiator } => w.u8(purpose.id()).u8(initiator.id()),
+            Self::Listed { subject, cards, show } => w.fixed(&subject.0).u32(*cards).u8(show.id()),
+            Self::Erased { subject, cards } => w.fixed(&subject.0).u32(*cards),
             Self::Refused { action, record, why, purpose, initiator } => {
                 w.u8(action.id());
                 match record {
@@ -478,6 +510,12 @@ impl Event {
                 show: word(r, Show::from_id)?,
                 redelivered: flag(r)?,
             },
+            9 => Self::Fingerprinted {
+                purpose: word(r, Purpose::from_id)?,
+                initiator: word(r, Initiator::from_id)?,
+            },
+            10 => Self::Listed { subject: Ref(r.array()?), cards: r.u32()?, show: word(r, Show::from_id)? },
+            11 => Self::Erased { subject: Ref(r.array()?), cards: r.u32()? },
             32 => Self::Refused {
                 action: word(r, Action::from_id)?,
                 record: if flag(r)? { Some(Ref(r.array()?)) } else { None },
@@ -534,6 +572,13 @@ impl Event {
                 let before = Utc(*replaced_at);
                 format!("disclosed {record} as before {before} {show} for {purpose} by {initiator}{again}")
             }
+            Self::Fingerprinted { purpose, initiator } => {
+                format!("fingerprinted a card for {purpose} by {initiator}")
+            }
+            Self::Listed { subject, cards, show } => {
+                format!("listed {cards} tokens of customer {subject}, {show}")
+            }
+            Self::Erased { subject, cards } => format!("erased customer {subject}: {cards} tokens ended"),
             Self::Refused { action, record, why, purpose, initiator } => {
                 let record = record.map_or_else(String::new, |r| format!(" {r}"));
                 let purpose = purpose.map_or_else(String::new, |p| format!(" for {p}"));
@@ -728,6 +773,9 @@ pub(super) mod tests {
                 show: Show::Full,
                 redelivered: true,
             },
+            Event::Fingerprinted { purpose, initiator },
+            Event::Listed { subject: record, cards: 9, show: Show::Masked },
+            Event::Erased { subject: record, cards: 9 },
             Event::Refused {
                 action: Action::Detokenize,
                 record: Some(record),
@@ -818,7 +866,22 @@ pub(super) mod tests {
     fn a_typical_entry_is_small() {
         let sizes: Vec<(&str, usize)> = every_event()
             .into_iter()
-            .zip(["tokenized", "", "disclosed", "inspected", "revoked", "", "", "", "", "", "refused"])
+            .zip([
+                "tokenized",
+                "",
+                "disclosed",
+                "inspected",
+                "revoked",
+                "",
+                "",
+                "",
+                "",
+                "",
+                "",
+                "",
+                "",
+                "refused",
+            ])
             .filter(|(_, name)| !name.is_empty())
             .map(|(event, name)| {
                 (name, AuditEntry { event, ..disclosed(1_790_000_000_123, 12) }.encode().len())
