@@ -918,6 +918,8 @@ async fn what_is_no_grpc_gets_a_status_and_spoils_nothing() {
         "UpdateAttributes",
         "Replace",
         "BatchReplace",
+        "Translate",
+        "BatchTranslate",
         "Fingerprint",
         "BatchFingerprint",
         "DeleteCard",

@@ -19,7 +19,7 @@ use vault_core::time::Timestamp as Moment;
 use vault_core::token::Token;
 use vault_core::vault::{
     AttributesUpdate, CardToDelete, ChangedToken, Context, Header, Listed, NewCard, Replaced, Replacement,
-    RequestId, Reveal, TokenStanding, Wanted,
+    RequestId, Reveal, TokenStanding, Translation, Wanted,
 };
 use vault_core::words::{Purpose, RecordChange, Refusal, ReplaceReason, Show};
 use vault_proto::v1;
@@ -554,6 +554,105 @@ fn a_card_deleted_has_no_token_left_that_it_would_be_given_again() {
     }
 }
 
+fn translated(
+    desk: &Desk,
+    who: &str,
+    header: &Header,
+    (token, channel, merchant): (&Token, &str, Option<&str>),
+    restrictions: Restrictions,
+) -> Result<Token, Error> {
+    let who = vault_tests::desk::principal(who);
+    let header = Header { channel: Some(vault_tests::desk::channel("web")), ..header.clone() };
+    let translation = Translation {
+        token: token.copy(),
+        merchant: merchant.map(vault_tests::desk::merchant_name),
+        channel: vault_tests::desk::channel(channel),
+        format: None,
+        valid_until: None,
+        restrictions,
+        context: None,
+    };
+    let caller = vault_core::policy::Caller::Local(&who);
+    pollster::block_on(desk.vault.translate(caller, &header, translation)).map(|told| told.token)
+}
+
+#[test]
+fn a_token_becomes_one_of_another_channel_or_merchant_where_both_sides_allow_it() {
+    for engine in ON_DISK {
+        let desk = Desk::new(engine);
+        let none = Restrictions::default();
+        let source = desk.web().stored(VISA);
+        let till = translated(&desk, "acme-bridge", &header(), (&source, "pos", None), none).unwrap();
+        assert!(till.as_str().starts_with("tok_"));
+        assert!(matches!(desk.last_event(), Event::Tokenized { .. }));
+        assert_eq!(desk.at("acme", "pos").paid(&till).as_deref(), Ok(VISA));
+        assert_eq!(desk.web().paid(&till), Err(Error::NotFound));
+        let abroad = ("web", Some("zenith"));
+        let theirs =
+            translated(&desk, "acme-bridge", &header(), (&source, abroad.0, abroad.1), none).unwrap();
+        assert_eq!(desk.at("zenith", "web").paid(&theirs).as_deref(), Ok(VISA));
+        assert_eq!(desk.web().paid(&theirs), Err(Error::NotFound));
+        // Asked again, the same token; and each half is in the log.
+        let again =
+            || translated(&desk, "acme-bridge", &request(REQUEST), (&source, "web", Some("zenith")), none);
+        assert!(again().unwrap().same_as(&again().unwrap()));
+        assert!(matches!(desk.last_event(), Event::Tokenized { redelivered: true, .. }));
+
+        let commits = desk.store.commits();
+        for (who, to, merchant) in [
+            ("acme-gateway", "pos", None),           // may read here, may not store there
+            ("acme-shop", "pos", None),              // may store there, may not read here
+            ("acme-bridge", "app", None),            // no rule of that channel
+            ("acme-bridge", "pos", Some("zenith")),  // nor of that one abroad
+            ("acme-gateway", "web", Some("zenith")), // another's rule
+            ("zenith-bridge", "web", Some("acme")),  // the other way round
+            ("acme-bridge", "web", Some("nobody")),
+        ] {
+            let refused = translated(&desk, who, &header(), (&source, to, merchant), none).err();
+            assert_eq!(refused, Some(Error::Denied), "{who} to {to} of {merchant:?}");
+            assert!(desk.last_refusal().is_some());
+        }
+        assert_eq!(desk.store.commits() - commits, 7, "and no card was opened on the way");
+        desk.reopened().assert_whole(3);
+    }
+}
+
+#[test]
+fn what_binds_the_source_binds_the_token_made_of_it() {
+    for engine in ON_DISK {
+        let desk = Desk::new(engine);
+        let purposes = |these: &[Purpose]| Restrictions {
+            purposes: Purposes::of(these.iter().copied()),
+            ..Restrictions::default()
+        };
+        let until = Some(START.plus_days(3));
+        let narrow = purposes(&[Purpose::Authorization, Purpose::Refund]);
+        let source = desk.web().added(NewCard { valid_until: until, ..restricted(VISA, narrow) });
+        let to =
+            |restrictions| translated(&desk, "acme-bridge", &header(), (&source, "pos", None), restrictions);
+        let till = desk.at("acme", "pos");
+        let same = to(Restrictions::default()).unwrap();
+        let seen = till.inspected(&same).unwrap_or_else(|e| panic!("{e}"));
+        assert!(seen.restrictions == narrow && seen.valid_until == until);
+        let fewer = to(purposes(&[Purpose::Refund, Purpose::Export])).unwrap();
+        let seen = till.inspected(&fewer).map(|seen| seen.restrictions).err();
+        assert_eq!(seen, Some(Error::NotFound), "an inspection for authorization");
+        assert_eq!(desk.last_refusal(), Some(Refusal::WrongPurpose));
+        assert!(matches!(to(purposes(&[Purpose::Export])).err(), Some(Error::Malformed { .. })));
+        // A single use is used by it, and the token made of it is for a single use again.
+        let once = desk.web().added(once(MASTERCARD));
+        let first =
+            translated(&desk, "acme-bridge", &header(), (&once, "pos", None), Restrictions::default());
+        let second =
+            translated(&desk, "acme-bridge", &header(), (&once, "pos", None), Restrictions::default());
+        assert_eq!(second.err(), Some(Error::NotFound));
+        let first = first.unwrap();
+        assert_eq!(till.paid(&first).as_deref(), Ok(MASTERCARD));
+        assert_eq!(till.paid(&first), Err(Error::NotFound));
+        desk.reopened().assert_whole(5);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn every_verb_of_a_tokens_life_is_asked_for_over_the_wire_alone_and_in_batches() {
     let mut rig = Rig::made(Engine::Redb, WIRE_POLICY, "");
@@ -639,6 +738,16 @@ async fn every_verb_of_a_tokens_life_is_asked_for_over_the_wire_alone_and_in_bat
     let earlier = look().await.unwrap().earlier;
     let masks: Vec<_> = earlier.into_iter().map(|e| e.card.unwrap().masked_pan).collect();
     assert_eq!(masks, ["555555******4444", "411111******1111"]);
+    let request = v1::TranslateRequest { header: header(), item: Some(ask::translate(&token, "web")) };
+    let told: v1::TranslateResponse = client.vault("Translate", &request).await.unwrap();
+    assert_eq!(told.result.unwrap().card.unwrap().masked_pan, "378282*****0005");
+    let nowhere = v1::TranslateItem { channel: String::new(), ..ask::translate(&token, "web") };
+    let items = vec![ask::translate(&token, "web"), nowhere];
+    let request = v1::BatchTranslateRequest { header: header(), items };
+    let told: v1::BatchTranslateResponse = client.vault("BatchTranslate", &request).await.unwrap();
+    let outcomes: Vec<_> = told.outcomes.into_iter().map(|o| o.outcome.unwrap()).collect();
+    assert!(matches!(outcomes[0], v1::translate_outcome::Outcome::Result(_)));
+    assert!(matches!(&outcomes[1], v1::translate_outcome::Outcome::Error(e) if e.code == 3));
     let digits = |pan: &str| Zeroizing::new(pan.as_bytes().to_vec());
     let request = v1::FingerprintRequest { header: header(), item: Some(ask::fingerprint(digits(VISA))) };
     let print: v1::FingerprintResponse = client.vault("Fingerprint", &request).await.unwrap();

@@ -87,6 +87,11 @@ pub(crate) enum TokenCommand {
         vaultctl token delete-card --profile care.toml < card.csv\n  \
         vaultctl token delete-card --profile care.toml --customer c-17 --file cards.csv")]
     DeleteCard(OfCards),
+    /// Make tokens of another channel or merchant for the cards of tokens, without seeing the cards
+    #[command(after_help = "Examples:\n  \
+        vaultctl token translate --profile bridge.toml --to-channel app 4111119773421111\n  \
+        vaultctl token translate --profile bridge.toml --to-merchant zenith --to-channel web --file tokens.txt")]
+    Translate(Translate),
     /// List a customer's tokens: masks and record names, never tokens
     #[command(after_help = "Examples:\n  \
         vaultctl token list --profile care.toml --customer c-17\n  \
@@ -224,6 +229,32 @@ pub(crate) struct OfCustomer {
     vault: VaultOptions,
 }
 
+/// `token translate`.
+#[derive(Debug, Args)]
+pub(crate) struct Translate {
+    #[command(flatten)]
+    tokens: Tokens,
+    /// The channel that the new tokens are made on
+    #[arg(long, value_name = "CHANNEL")]
+    to_channel: String,
+    /// The merchant whose they are; else the same
+    #[arg(long, value_name = "MERCHANT")]
+    to_merchant: Option<String>,
+    /// The token format by its name there; else that channel's own
+    #[arg(long, value_name = "NAME")]
+    format: Option<String>,
+    /// The customer by that merchant's own name
+    #[arg(long, value_name = "REFERENCE", value_parser = no_card)]
+    to_customer: Option<String>,
+    /// What the card is wanted for
+    #[arg(long, value_parser = v1::Purpose::parser(), default_value = "authorization")]
+    purpose: v1::Purpose,
+    #[command(flatten)]
+    asked: Asked,
+    #[command(flatten)]
+    vault: VaultOptions,
+}
+
 /// `token update`.
 #[derive(Debug, Args)]
 pub(crate) struct Update {
@@ -345,6 +376,7 @@ pub(crate) fn run(command: TokenCommand, out: Out) -> Result<(), Failure> {
         TokenCommand::Replace(asked) => replace(asked, out),
         TokenCommand::Fingerprint(asked) => of_cards(asked, ask::fingerprint, Told::fingerprinted, out),
         TokenCommand::DeleteCard(asked) => of_cards(asked, ask::delete_card, Told::deleted, out),
+        TokenCommand::Translate(asked) => translate(asked, out),
         TokenCommand::List(asked) => list(asked, out),
         TokenCommand::Erase(asked) => erase(asked, out),
     }
@@ -471,6 +503,24 @@ fn of_cards<V: Verb>(
     })
 }
 
+fn translate(command: Translate, out: Out) -> Result<(), Failure> {
+    let Translate { tokens, to_channel, to_merchant, format, to_customer, purpose, asked, vault } = command;
+    asked.check()?;
+    let tokens = input::tokens(&tokens.tokens, tokens.file.as_deref())?;
+    let context =
+        to_customer.map(|customer_reference| v1::Context { customer_reference, ..v1::Context::default() });
+    let item = |token: vault_core::token::Token| v1::TranslateItem {
+        merchant: to_merchant.clone().unwrap_or_default(),
+        format: format.clone().unwrap_or_default(),
+        context: context.clone(),
+        ..ask::translate(token.as_str(), &to_channel)
+    };
+    dial::run(async {
+        let session = Session::open(vault, asked, purpose, out).await?;
+        session.all(tokens, item, Told::tokenized).await
+    })
+}
+
 fn list(command: OfCustomer, out: Out) -> Result<(), Failure> {
     let OfCustomer { purpose, asked, vault } = command;
     asked.check()?;
@@ -579,6 +629,7 @@ verbs! {
     InspectItem -> InspectResult by inspect, batch_inspect;
     RevokeItem -> RevokeResult by revoke, batch_revoke;
     ReplaceItem -> ReplaceResult by replace, batch_replace;
+    TranslateItem -> TokenizeResult by translate, batch_translate;
     FingerprintItem -> FingerprintResult by fingerprint, batch_fingerprint;
     DeleteCardItem -> DeleteCardResult by delete_card, batch_delete_card;
     DisableItem -> ChangeResult by disable, batch_disable;

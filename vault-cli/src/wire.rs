@@ -80,7 +80,7 @@ words! {
     Initiator "INITIATOR_" ["cardholder", "merchant"];
     Action "ACTION_" [
         "tokenize", "detokenize", "inspect", "revoke", "disable", "enable", "update_attributes", "replace",
-        "fingerprint", "list_by_subject", "delete_card", "erase_subject",
+        "fingerprint", "list_by_subject", "delete_card", "erase_subject", "translate",
     ];
     ReplaceReason "REPLACE_REASON_" [
         "renewed", "lost", "stolen", "damaged", "product_change", "account_update", "cardholder_choice",

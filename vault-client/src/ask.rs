@@ -8,7 +8,7 @@ use zeroize::Zeroizing;
 use crate::v1::{
     AllChannels, CardExpiry, ChangeHeader, DeleteCardItem, DetokenizeItem, DetokenizeResult, DisableItem,
     EnableItem, FingerprintItem, Initiator, InspectItem, PlainCard, Purpose, ReplaceItem, ReplaceReason,
-    RequestHeader, RevealForm, RevokeItem, TokenizeItem, delete_card_item, detokenize_result,
+    RequestHeader, RevealForm, RevokeItem, TokenizeItem, TranslateItem, delete_card_item, detokenize_result,
     fingerprint_item, replace_item, revoke_item, tokenize_item,
 };
 
@@ -126,6 +126,12 @@ pub fn fingerprint(mut pan: Zeroizing<Vec<u8>>) -> FingerprintItem {
 pub fn delete_card(mut pan: Zeroizing<Vec<u8>>) -> DeleteCardItem {
     let plain = PlainCard::new(std::mem::take(&mut *pan), None);
     DeleteCardItem { card: Some(delete_card_item::Card::Plain(plain)), ..DeleteCardItem::default() }
+}
+
+/// A token that is to have another one on this channel of the same merchant.
+#[must_use]
+pub fn translate(token: &str, channel: &str) -> TranslateItem {
+    TranslateItem { token: token.to_owned(), channel: channel.to_owned(), ..TranslateItem::default() }
 }
 
 /// Takes the card number out of an answer: digits in ASCII. `None`: the answer is masked, or sealed to somebody else.

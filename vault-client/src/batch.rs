@@ -363,6 +363,8 @@ mod tests {
         let page = client.list_by_subject(header(), 10, "one").await.unwrap();
         assert_eq!(page.next_page_token, "one+");
         assert_eq!(client.erase_subject(header()).await.unwrap().tokens, 7);
+        let batch = client.batch_translate(header(), vec![ask::translate("t", "app")]).await.unwrap();
+        assert_eq!(batch.outcomes[0].result.as_ref().unwrap().token, "t'");
         let batch = client.batch_disable(header(), vec![ask::disable("x")]).await.unwrap();
         assert_eq!(batch.outcomes[0].result.as_ref().unwrap().channels, ["x"]);
         let batch = client.batch_enable(header(), vec![ask::enable("y")]).await.unwrap();
@@ -381,6 +383,7 @@ mod tests {
                 "batch_replace",
                 "batch_fingerprint",
                 "batch_delete_card",
+                "batch_translate",
                 "batch_disable",
                 "batch_enable",
                 "batch_update_attributes"

@@ -455,6 +455,10 @@ fn deleted(reference: &str) -> DeleteCardResult {
     DeleteCardResult { tokens, ..DeleteCardResult::default() }
 }
 
+fn translated(token: &str) -> TokenizeResult {
+    TokenizeResult { token: format!("{token}'"), ..TokenizeResult::default() }
+}
+
 fn revoked(item: &RevokeItem) -> RevokeResult {
     RevokeResult { channels: vec![item.token.clone()], ..RevokeResult::default() }
 }
@@ -472,6 +476,7 @@ impl Vault for Desk {
         replace(ReplaceRequest) -> ReplaceResponse, |item| replaced(item);
         fingerprint(FingerprintRequest) -> FingerprintResponse, |item| fingerprinted(&item.reference);
         delete_card(DeleteCardRequest) -> DeleteCardResponse, |item| deleted(&item.reference);
+        translate(TranslateRequest) -> TranslateResponse, |item| translated(&item.token);
         disable(DisableRequest) -> DisableResponse, |item| changed(&item.token);
         enable(EnableRequest) -> EnableResponse, |item| changed(&item.token);
         update_attributes(UpdateAttributesRequest) -> UpdateAttributesResponse, |item| changed(&item.token);
@@ -485,6 +490,7 @@ impl Vault for Desk {
         batch_replace(BatchReplaceRequest) -> BatchReplaceResponse, ReplaceOutcome, replace_outcome, |item| replaced(item);
         batch_fingerprint(BatchFingerprintRequest) -> BatchFingerprintResponse, FingerprintOutcome, fingerprint_outcome, |item| fingerprinted(&item.reference);
         batch_delete_card(BatchDeleteCardRequest) -> BatchDeleteCardResponse, DeleteCardOutcome, delete_card_outcome, |item| deleted(&item.reference);
+        batch_translate(BatchTranslateRequest) -> BatchTranslateResponse, TranslateOutcome, translate_outcome, |item| translated(&item.token);
         batch_disable(BatchDisableRequest) -> BatchDisableResponse, DisableOutcome, disable_outcome, |item| changed(&item.token);
         batch_enable(BatchEnableRequest) -> BatchEnableResponse, EnableOutcome, enable_outcome, |item| changed(&item.token);
         batch_update_attributes(BatchUpdateAttributesRequest) -> BatchUpdateAttributesResponse, UpdateAttributesOutcome, update_attributes_outcome, |item| changed(&item.token);

@@ -18,7 +18,8 @@ use crate::v1::{
     EnableItem, EraseSubjectRequest, EraseSubjectResponse, FingerprintItem, FingerprintResult,
     GetCapabilitiesRequest, GetCapabilitiesResponse, InspectItem, InspectResult, ListBySubjectRequest,
     ListBySubjectResponse, ReplaceItem, ReplaceResult, RequestHeader, RevokeItem, RevokeResult,
-    StreamDetokenizeRequest, StreamTokenizeRequest, TokenizeItem, TokenizeResult, UpdateAttributesItem,
+    StreamDetokenizeRequest, StreamTokenizeRequest, TokenizeItem, TokenizeResult, TranslateItem,
+    UpdateAttributesItem,
 };
 use crate::verb::{Verb, wire};
 
@@ -157,6 +158,15 @@ impl VaultClient {
         self.line.call(self.line.deadline(), &request, send).await
     }
 
+    /// Makes a token of another channel or merchant for the card of a token.
+    pub async fn translate(
+        &self,
+        header: RequestHeader,
+        item: TranslateItem,
+    ) -> Result<TokenizeResult, ClientError> {
+        self.one(header, item).await
+    }
+
     /// Tokenizes any number of cards: split to the vault's limits (at most 1,000 items and less than 1 MiB a message), the
     /// parts sent one after the other under ids of their own ([`chunk_request_id`](crate::chunk_request_id)). Sending the
     /// whole again under the same header is safe, and tells what became of it.
@@ -249,6 +259,15 @@ impl VaultClient {
         header: RequestHeader,
         items: Vec<DeleteCardItem>,
     ) -> Result<Batch<DeleteCardResult>, ClientError> {
+        self.many(header, items).await
+    }
+
+    /// Translates any number of tokens, by the rules of [`VaultClient::batch_tokenize`].
+    pub async fn batch_translate(
+        &self,
+        header: RequestHeader,
+        items: Vec<TranslateItem>,
+    ) -> Result<Batch<TokenizeResult>, ClientError> {
         self.many(header, items).await
     }
 

@@ -109,6 +109,7 @@ mod oneof {
     pub(super) use crate::v1::stream_detokenize_response::Outcome as StreamDetokenizeResponse;
     pub(super) use crate::v1::stream_tokenize_response::Outcome as StreamTokenizeResponse;
     pub(super) use crate::v1::tokenize_outcome::Outcome as TokenizeOutcome;
+    pub(super) use crate::v1::translate_outcome::Outcome as TranslateOutcome;
     pub(super) use crate::v1::update_attributes_outcome::Outcome as UpdateAttributesOutcome;
 }
 
@@ -121,6 +122,7 @@ verbs! {
     EnableItem, ChangeResult, EnableRequest by enable, BatchEnableRequest by batch_enable, EnableOutcome;
     UpdateAttributesItem, ChangeResult, UpdateAttributesRequest by update_attributes,
         BatchUpdateAttributesRequest by batch_update_attributes, UpdateAttributesOutcome;
+    TranslateItem, TokenizeResult, TranslateRequest by translate, BatchTranslateRequest by batch_translate, TranslateOutcome;
     FingerprintItem, FingerprintResult, FingerprintRequest by fingerprint,
         BatchFingerprintRequest by batch_fingerprint, FingerprintOutcome;
     DeleteCardItem, DeleteCardResult, DeleteCardRequest by delete_card,

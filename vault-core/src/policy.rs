@@ -107,6 +107,8 @@ pub struct Admitted {
     purpose: Purpose,
     initiator: Initiator,
     rules: Arc<[Grant]>,
+    /// Whether the cards come from tokens: then who asks brings none, and guesses none.
+    brought: bool,
     epoch: u64,
 }
 
@@ -147,10 +149,10 @@ impl Admitted {
         self.allowing().any(|g| g.tells_reuse)
     }
 
-    /// Whether this is an import, which has no guess budget.
+    /// Whether the cards come in without a guess budget: by an import, or by a translation.
     #[must_use]
     pub fn is_import(&self) -> bool {
-        self.allowing().any(|g| g.import)
+        self.brought || self.allowing().any(|g| g.import)
     }
 
     fn allowing(&self) -> impl Iterator<Item = &Grant> {
@@ -262,6 +264,7 @@ impl Admitted {
             Action::Tokenize
             | Action::Fingerprint
             | Action::ListBySubject
+            | Action::Translate
             | Action::RotateKey
             | Action::SetLock
             | Action::LiftLock
@@ -291,6 +294,7 @@ impl Admitted {
             | Action::ListBySubject
             | Action::DeleteCard
             | Action::EraseSubject
+            | Action::Translate
             | Action::RotateKey
             | Action::SetLock
             | Action::LiftLock
@@ -596,7 +600,7 @@ pub struct Rules {
     principals: Vec<PrincipalInForce>,
     by_name: HashMap<PrincipalName, usize>,
     merchants: HashMap<MerchantName, Arc<MerchantInForce>>,
-    grants: HashMap<(usize, ChannelId, Action), Arc<[Grant]>>,
+    grants: HashMap<(usize, MerchantId, ChannelId, Action), Arc<[Grant]>>,
     locks: Vec<Lock>,
     rule_names: Vec<String>,
 }
@@ -667,9 +671,15 @@ impl Rules {
                 .filter(|(id, _)| named(id))
                 .map(|(_, (number, _))| *number)
                 .collect();
+            // A rule of translations names whom it means, of whichever merchant.
+            let translates = rule.actions.as_slice() == [Action::Translate];
             let mine = |p: &&PrincipalInForce| {
-                p.merchant == rule.merchant
-                    && (rule.principals.is_empty() || rule.principals.contains(&p.name))
+                let named = rule.principals.contains(&p.name);
+                if translates {
+                    named
+                } else {
+                    p.merchant == rule.merchant && (rule.principals.is_empty() || named)
+                }
             };
             let principals: Vec<usize> = self
                 .principals
@@ -686,7 +696,7 @@ impl Rules {
             for &principal in &principals {
                 for &channel in &channels {
                     for &action in &rule.actions {
-                        grants.entry((principal, channel, action)).or_default().push(Grant {
+                        grants.entry((principal, merchant.id, channel, action)).or_default().push(Grant {
                             rule: index,
                             effect: rule.effect,
                             purposes: rule.purposes.clone(),
@@ -774,15 +784,21 @@ impl Rules {
     pub fn admit(&self, asked: &Asked<'_>) -> Result<Admitted, Denial> {
         // An operator's question is answered by explain(); it never becomes an admission.
         if let Caller::Named(name) = asked.caller {
-            return self.decide(&Asked {
-                caller: Caller::Certificate { authority: &[0; 32], name: name.as_str() },
-                ..*asked
-            });
+            return self.decide(
+                &Asked { caller: Caller::Certificate { authority: &[0; 32], name: name.as_str() }, ..*asked },
+                false,
+            );
         }
-        self.decide(asked)
+        self.decide(asked, false)
     }
 
-    fn decide(&self, asked: &Asked<'_>) -> Result<Admitted, Denial> {
+    /// The first step for cards that come from tokens, into the caller's own merchant (by the right to tokenize) or into
+    /// another one (by its rule that lets the caller translate).
+    pub fn admit_brought(&self, asked: &Asked<'_>) -> Result<Admitted, Denial> {
+        self.decide(asked, true)
+    }
+
+    fn decide(&self, asked: &Asked<'_>, brought: bool) -> Result<Admitted, Denial> {
         let mut subject = Subject { who: unlisted(asked.caller), merchant: None, channel: None };
         let deny = |subject: &Subject, why: Refusal, lock: u32| Denial {
             subject: subject.clone(),
@@ -799,6 +815,7 @@ impl Rules {
         };
         subject.who = Who::Listed(principal.name.clone());
         let merchant = match asked.merchant {
+            Some(named) if brought => self.merchants.get(named),
             Some(named) if *named != principal.merchant => {
                 return Err(deny(&subject, Refusal::ChannelNotAllowed, 0));
             }
@@ -807,6 +824,8 @@ impl Rules {
         let Some(merchant) = merchant else { return Err(deny(&subject, Refusal::ChannelNotAllowed, 0)) };
         subject.merchant = Some(merchant.name.clone());
         let channel = match (asked.channel, &principal.channel) {
+            // Which channel a principal is bound to says nothing of another merchant's: its rule does.
+            (Some(named), _) if merchant.name != principal.merchant => Some(named),
             (Some(named), Some(bound)) if named != bound => None,
             (Some(named), _) => Some(named),
             (None, Some(bound)) => Some(bound),
@@ -820,7 +839,9 @@ impl Rules {
         if let Some(lock) = self.lock_on(&principal.name, &merchant.name, channel) {
             return Err(deny(&subject, Refusal::Locked, lock));
         }
-        let Some(rules) = self.grants.get(&(index, channel_id, asked.action)) else {
+        let abroad = merchant.name != principal.merchant;
+        let action = if abroad { Action::Translate } else { asked.action };
+        let Some(rules) = self.grants.get(&(index, merchant.id, channel_id, action)) else {
             return Err(deny(&subject, Refusal::ActionNotAllowed, 0));
         };
         if rules.iter().any(|g| g.effect == Effect::Deny && g.purposes.is_empty()) {
@@ -839,6 +860,7 @@ impl Rules {
             purpose: asked.purpose,
             initiator: asked.initiator,
             rules: rules.clone(),
+            brought,
             epoch: self.epoch,
         })
     }
@@ -847,7 +869,7 @@ impl Rules {
     #[must_use]
     pub fn explain(&self, asked: &Asked<'_>) -> Explanation {
         let name = |g: &Grant| Some((self.rule_names.get(g.rule)?.clone(), g.effect == Effect::Deny));
-        match self.decide(asked) {
+        match self.decide(asked, false) {
             Err(denial) => {
                 Explanation { allowed: false, why: Some(denial.why), rules: Vec::new(), show: Show::Nothing }
             }

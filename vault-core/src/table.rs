@@ -310,10 +310,12 @@ impl Policy {
         if let Some(channel) = rule.channels.iter().find(|c| !merchant.channels.iter().any(|m| m.id == **c)) {
             return Err(wrong(format!("rule {id}: merchant {} has no channel {channel}", merchant.id)));
         }
+        // Cards may be brought in from another merchant, by a rule that says so and nothing else.
+        let translates = rule.actions.as_slice() == [Action::Translate];
         for name in &rule.principals {
             match self.principals.iter().find(|p| p.id == *name) {
                 None => return Err(wrong(format!("rule {id}: no principal {name}"))),
-                Some(p) if p.merchant != rule.merchant => {
+                Some(p) if p.merchant != rule.merchant && !translates => {
                     return Err(wrong(format!("rule {id}: principal {name} is of merchant {}", p.merchant)));
                 }
                 Some(_) => {}

@@ -20,6 +20,7 @@ mod sweep;
 #[cfg(test)]
 mod tests;
 mod tokenize;
+mod translate;
 mod verify;
 mod view;
 
@@ -32,7 +33,8 @@ pub use operate::{KeyLine, MAX_ENTRIES, MAX_NOTE, PolicyChange, Status};
 pub use request::{
     AttributesUpdate, CardToDelete, ChangedToken, Context, Deleted, Detokenized, EarlierCard, Erased,
     Fingerprinted, Header, Inspected, Listed, ListedToken, MAX_BATCH, MAX_CONTEXT, NewCard, Replaced,
-    Replacement, RequestId, Reveal, Revealed, Revocation, RevokedToken, TokenStanding, Tokenized, Wanted,
+    Replacement, RequestId, Reveal, Revealed, Revocation, RevokedToken, TokenStanding, Tokenized,
+    Translation, Wanted,
 };
 pub use verify::{Finding, StoreReport};
 

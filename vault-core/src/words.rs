@@ -111,6 +111,9 @@ words! {
         DeleteCard = 11 "delete_card",
         /// Every token of a customer ends, and the customer's secret with them.
         EraseSubject = 12 "erase_subject",
+        /// Cards are brought in from another merchant's tokens. Beside that, a translation takes the rights to detokenize
+        /// and to tokenize.
+        Translate = 13 "translate",
         /// A new key takes over, or a key changes its state.
         RotateKey = 64 "rotate_key",
         /// A lock is put on.
@@ -344,7 +347,7 @@ mod tests {
     /// Numbers and texts stand on customers' disks: this table changes by added lines only.
     const ON_DISK: &str = "\
         action 1 tokenize, 2 detokenize, 3 inspect, 4 revoke, 5 disable, 6 enable, 7 update_attributes, \
-        8 replace, 9 fingerprint, 10 list_by_subject, 11 delete_card, 12 erase_subject, 64 rotate_key, 65 set_lock, 66 lift_lock, 67 apply_policy, 68 read_audit, 69 read_keys, 70 read_policy, 71 read_locks, 72 connect
+        8 replace, 9 fingerprint, 10 list_by_subject, 11 delete_card, 12 erase_subject, 13 translate, 64 rotate_key, 65 set_lock, 66 lift_lock, 67 apply_policy, 68 read_audit, 69 read_keys, 70 read_policy, 71 read_locks, 72 connect
         purpose 1 authorization, 2 capture, 3 refund, 4 reversal, 5 dispute, 6 recurring, 7 instalment, \
         8 unscheduled, 9 fraud_check, 10 account_update, 11 network_token_provisioning, 12 settlement, 13 export
         initiator 1 cardholder, 2 merchant
@@ -423,7 +426,8 @@ mod tests {
                 "fingerprint",
                 "list_by_subject",
                 "delete_card",
-                "erase_subject"
+                "erase_subject",
+                "translate"
             ]
         );
     }

@@ -64,6 +64,8 @@ const METHODS: &[&str] = &[
     "/vault.v1.Vault/BatchDeleteCard",
     "/vault.v1.Vault/ListBySubject",
     "/vault.v1.Vault/EraseSubject",
+    "/vault.v1.Vault/Translate",
+    "/vault.v1.Vault/BatchTranslate",
     "/vault.v1.Vault/StreamTokenize",
     "/vault.v1.Vault/StreamDetokenize",
     "/vault.v1.Vault/GetCapabilities",

@@ -55,6 +55,7 @@ const FEATURES: &[&str] = &[
     "card.delete",
     "subject.list",
     "subject.erase",
+    "token.translate",
 ];
 
 /// The data plane.
@@ -621,6 +622,20 @@ impl v1::vault_server::Vault for VaultService {
         request: Request<v1::EraseSubjectRequest>,
     ) -> Result<Response<v1::EraseSubjectResponse>, Status> {
         life::erase_subject(self, request).await
+    }
+
+    async fn translate(
+        &self,
+        request: Request<v1::TranslateRequest>,
+    ) -> Result<Response<v1::TranslateResponse>, Status> {
+        life::translate(self, request).await
+    }
+
+    async fn batch_translate(
+        &self,
+        request: Request<v1::BatchTranslateRequest>,
+    ) -> Result<Response<v1::BatchTranslateResponse>, Status> {
+        life::batch_translate(self, request).await
     }
 
     async fn get_capabilities(

@@ -23,7 +23,7 @@ use vault_proto::v1;
 
 pub use life::{
     changed, delete_card, deleted, disable, enable, fingerprint, fingerprinted, listed, replace, replaced,
-    update,
+    translate, update,
 };
 
 /// The longest `reference` of an item, in bytes: it only finds its way back.

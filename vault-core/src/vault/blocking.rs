@@ -2,7 +2,8 @@
 
 use super::request::{
     AttributesUpdate, CardToDelete, ChangedToken, Deleted, Detokenized, Erased, Fingerprinted, Header,
-    Inspected, Listed, NewCard, Replaced, Replacement, Reveal, Revocation, RevokedToken, Tokenized, Wanted,
+    Inspected, Listed, NewCard, Replaced, Replacement, Reveal, Revocation, RevokedToken, Tokenized,
+    Translation, Wanted,
 };
 use super::{Place, Vault};
 use crate::custody::Custodian;
@@ -233,6 +234,26 @@ impl Blocking {
     /// See [`Vault::erase_subject`].
     pub fn erase_subject(&self, caller: Caller<'_>, header: &Header) -> Result<Erased, Error> {
         pollster::block_on(self.0.erase_subject(caller, header))
+    }
+
+    /// See [`Vault::translate`].
+    pub fn translate(
+        &self,
+        caller: Caller<'_>,
+        header: &Header,
+        translation: Translation,
+    ) -> Result<Tokenized, Error> {
+        pollster::block_on(self.0.translate(caller, header, translation))
+    }
+
+    /// See [`Vault::translate_batch`].
+    pub fn translate_batch(
+        &self,
+        caller: Caller<'_>,
+        header: &Header,
+        translations: Vec<Translation>,
+    ) -> Result<Vec<Result<Tokenized, Error>>, Error> {
+        pollster::block_on(self.0.translate_batch(caller, header, translations))
     }
 
     /// See [`Vault::close`].

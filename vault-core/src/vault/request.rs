@@ -5,6 +5,7 @@ use std::fmt;
 use crate::attributes::{Attribute, Attributes};
 use crate::audit::entry::Minting;
 use crate::audit::receipt::Receipt;
+use crate::codec::Writer;
 use crate::error::Error;
 use crate::name::{ChannelName, FormatName, MerchantName};
 use crate::pan::{self, CardExpiry, MaskedPan, Pan};
@@ -37,6 +38,18 @@ impl RequestId {
     pub fn random() -> Result<Self, Error> {
         let bytes = crate::random::bytes()?;
         Ok(Self(uuid::Builder::from_random_bytes(bytes).into_uuid().into_bytes()))
+    }
+}
+
+impl RequestId {
+    /// The id of the second half of a translation, whose first half has this one: the same for the same place, since a
+    /// retry must find it.
+    pub(super) fn derived(self, merchant: Option<&MerchantName>, channel: &ChannelName) -> Self {
+        let mut w = Writer::default();
+        w.fixed(b"vault/translation").fixed(&self.0);
+        w.e(merchant.map_or("", MerchantName::as_str).as_bytes()).e(channel.as_str().as_bytes());
+        let hash = ring::digest::digest(&ring::digest::SHA256, &w.done());
+        Self(hash.as_ref().first_chunk().copied().unwrap_or_default())
     }
 }
 
@@ -357,6 +370,24 @@ pub struct Deleted {
     pub tokens: u32,
     /// Where it stands in the log.
     pub receipt: Receipt,
+}
+
+/// A token that is to become a token of another channel or merchant.
+pub struct Translation {
+    /// The token.
+    pub token: Token,
+    /// Whose the new token is; the request's own merchant if unset.
+    pub merchant: Option<MerchantName>,
+    /// On which of its channels the new token is made.
+    pub channel: ChannelName,
+    /// How it is made; that channel's own format if unset.
+    pub format: Option<FormatName>,
+    /// Until when it works: never longer than the source.
+    pub valid_until: Option<Timestamp>,
+    /// What it may be used for, beside what the source is restricted to.
+    pub restrictions: Restrictions,
+    /// What is known around the card there. If unset: the header's context where no merchant is named, else nothing.
+    pub context: Option<Context>,
 }
 
 /// What is to be known around a card from now on. Neither its number nor its token changes.

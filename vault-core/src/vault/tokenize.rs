@@ -22,7 +22,7 @@ use crate::keyring::{
 };
 use crate::name::{ChannelName, FormatName};
 use crate::pan::CardExpiry;
-use crate::policy::{Admitted, Asked, Caller, Denial, FormatInForce, MerchantInForce};
+use crate::policy::{Admitted, Asked, Caller, Denial, FormatInForce, MerchantInForce, Rules};
 use crate::random;
 use crate::record::{ChannelId, Grants, Kind, Row, RowKey, Standing, SubjectId};
 use crate::restrictions::Restrictions;
@@ -73,11 +73,21 @@ impl Vault {
             initiator: header.initiator,
             show: Show::Nothing,
         };
+        self.tokenize_admitted(|rules| rules.admit(&asked), header, cards).await
+    }
+
+    /// The same for whoever `admit` lets in: a translation brings cards by another door.
+    pub(super) async fn tokenize_admitted(
+        &self,
+        admit: impl Fn(&Rules) -> Result<Admitted, Denial>,
+        header: &Header,
+        cards: Vec<NewCard>,
+    ) -> Result<Vec<Result<Tokenized, Error>>, Error> {
         let mut answers: Vec<Option<Result<Tokenized, Error>>> = cards.iter().map(|_| None).collect();
         let mut run = None;
         for _ in 0..MAX_ROUNDS {
             let state = self.state();
-            let admitted = state.rules.admit(&asked).and_then(|a| a.may_tokenize().map(|()| a));
+            let admitted = admit(&state.rules).and_then(|a| a.may_tokenize().map(|()| a));
             let admitted = match admitted {
                 Ok(admitted) => admitted,
                 Err(denial) => {

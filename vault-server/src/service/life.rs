@@ -78,6 +78,9 @@ verbs! {
     fingerprint, batch_fingerprint: Fingerprint by fingerprint_batch, wire::fingerprint => wire::fingerprinted;
         FingerprintRequest -> FingerprintResponse, BatchFingerprintRequest -> BatchFingerprintResponse,
         FingerprintOutcome in fingerprint_outcome;
+    translate, batch_translate: Detokenize by translate_batch, wire::translate => wire::tokenized;
+        TranslateRequest -> TranslateResponse, BatchTranslateRequest -> BatchTranslateResponse,
+        TranslateOutcome in translate_outcome;
     delete_card, batch_delete_card: DeleteCard by delete_card_batch, wire::delete_card => wire::deleted;
         DeleteCardRequest -> DeleteCardResponse, BatchDeleteCardRequest -> BatchDeleteCardResponse,
         DeleteCardOutcome in delete_card_outcome;

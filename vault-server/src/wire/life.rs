@@ -9,18 +9,21 @@ use vault_core::attributes::{
     Agreement, Attribute, Attributes, Country, HolderName, Par, ProcessorReference, TransactionId,
 };
 use vault_core::error::Error;
-use vault_core::name::{NetworkName, ProcessorName};
+use vault_core::name::{ChannelName, FormatName, MerchantName, NetworkName, ProcessorName};
 use vault_core::pan::Pan;
 use vault_core::restrictions::{Purposes, Restrictions};
 use vault_core::token::Token;
 use vault_core::vault::{
     AttributesUpdate, CardToDelete, ChangedToken, Deleted, EarlierCard, Fingerprinted, Listed, ListedToken,
-    Replaced, Replacement, TokenStanding,
+    Replaced, Replacement, TokenStanding, Translation,
 };
 use vault_core::words::{AgreementKind, Purpose, ReplaceReason};
 use vault_proto::v1;
 
-use super::{expiry, from_timestamp, masked, plain_card, receipt, reference, required, timestamp, token};
+use super::{
+    ITEM_CONTEXT, context, expiry, from_timestamp, masked, name, plain_card, receipt, reference, required,
+    timestamp, token,
+};
 
 /// Where the fields of attributes stand in a card to tokenize.
 pub(super) const NEW: [&str; 6] = [
@@ -198,6 +201,21 @@ pub(super) fn told_earlier(of: EarlierCard) -> v1::EarlierCard {
         replaced_at: Some(timestamp(of.replaced_at)),
         kept_until: Some(timestamp(of.kept_until)),
     }
+}
+
+/// A token, and where it is to have another.
+pub fn translate(item: v1::TranslateItem) -> Result<Translation, Error> {
+    reference(&item.reference)?;
+    let channel = name(&item.channel, "item.channel", ChannelName::parse)?;
+    Ok(Translation {
+        token: token(&item.token)?,
+        merchant: name(&item.merchant, "item.merchant", MerchantName::parse)?,
+        channel: required(channel, "item.channel")?,
+        format: name(&item.format, "item.format", FormatName::parse)?,
+        valid_until: item.valid_until.map(|t| from_timestamp(&t, "item.valid_until")).transpose()?,
+        restrictions: restrictions(item.restrictions)?,
+        context: item.context.map(|c| context(&c, &ITEM_CONTEXT)).transpose()?,
+    })
 }
 
 /// A card whose fingerprint is wanted.
