@@ -8,7 +8,7 @@ use zeroize::Zeroizing;
 use crate::v1::{
     AllChannels, CardExpiry, ChangeHeader, DetokenizeItem, DetokenizeResult, DisableItem, EnableItem,
     Initiator, InspectItem, PlainCard, Purpose, RequestHeader, RevealForm, RevokeItem, TokenizeItem,
-    detokenize_result, revoke_item, tokenize_item,
+    UpgradeItem, detokenize_result, revoke_item, tokenize_item,
 };
 
 /// A header with a new request id (UUID version 4). `merchant` and `channel` may be empty where the certificate is bound
@@ -82,6 +82,12 @@ pub fn end_on(token: &str, channel: &str) -> RevokeItem {
 
 fn ended(token: &str, extent: revoke_item::Extent) -> RevokeItem {
     RevokeItem { token: token.to_owned(), extent: Some(extent), ..RevokeItem::default() }
+}
+
+/// A vaultless token to turn into the current one.
+#[must_use]
+pub fn upgrade(token: &str) -> UpgradeItem {
+    UpgradeItem { token: token.to_owned(), ..UpgradeItem::default() }
 }
 
 /// A token to stop for now.

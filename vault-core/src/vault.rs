@@ -26,7 +26,7 @@ pub use blocking::Blocking;
 pub use operate::{KeyLine, MAX_ENTRIES, MAX_NOTE, PolicyChange, Status};
 pub use request::{
     AttributesUpdate, ChangedToken, Context, Detokenized, Header, Inspected, MAX_BATCH, MAX_CONTEXT, NewCard,
-    RequestId, Reveal, Revealed, Revocation, RevokedToken, Tokenized,
+    RequestId, Reveal, Revealed, Revocation, RevokedToken, Tokenized, UpgradedToken,
 };
 pub use verify::{Finding, StoreReport};
 

@@ -77,6 +77,8 @@ pub enum Minting {
     Minted,
     /// The token that this card already had.
     Reused,
+    /// The token that a slot's key makes of this card, new or not: there is no row that would tell.
+    Vaultless,
 }
 
 /// Where a token stops working.
@@ -157,6 +159,17 @@ pub enum Event {
         version: u32,
         /// How.
         change: RecordChange,
+    },
+    /// A vaultless token of an old slot was turned into the one of the current slot.
+    Upgraded {
+        /// The record of the new token.
+        record: Ref,
+        /// Its row's version from here on, if it has restrictions and so a row; else zero.
+        version: u32,
+        /// The record of the old token.
+        from: Ref,
+        /// Whether this answers a request that was answered before.
+        redelivered: bool,
     },
     /// A request was refused.
     Refused {
@@ -308,9 +321,13 @@ impl Event {
     pub fn row_version(&self) -> Option<(Ref, u32)> {
         match self {
             Self::Tokenized { record, version, .. }
+            | Self::Upgraded { record, version, .. }
             | Self::Revoked { record, version, .. }
             | Self::Spent { record, version, .. }
-            | Self::Changed { record, version, .. } => Some((*record, *version)),
+            | Self::Changed { record, version, .. } => {
+                // A vaultless token without restrictions has no row, and version zero says so.
+                (*version > 0).then_some((*record, *version))
+            }
             Self::Disclosed { .. }
             | Self::Inspected { .. }
             | Self::Refused { .. }
@@ -332,6 +349,7 @@ impl Event {
             Self::Revoked { .. } => 4,
             Self::Spent { .. } => 5,
             Self::Changed { .. } => 6,
+            Self::Upgraded { .. } => 16,
             Self::Refused { .. } => 32,
             Self::RefusalsCounted { .. } => 33,
             Self::ControlChanged { .. } => 64,
@@ -349,6 +367,7 @@ impl Event {
                 w.fixed(&record.0).u32(*version).u8(match minting {
                     Minting::Minted => 1,
                     Minting::Reused => 2,
+                    Minting::Vaultless => 3,
                 });
                 w.u8(purpose.id()).u8(initiator.id()).u8((*redelivered).into())
             }
@@ -366,6 +385,9 @@ impl Event {
                 w.fixed(&record.0).u32(*version).u8(purpose.id()).u8(initiator.id())
             }
             Self::Changed { record, version, change } => w.fixed(&record.0).u32(*version).u8(change.id()),
+            Self::Upgraded { record, version, from, redelivered } => {
+                w.fixed(&record.0).u32(*version).fixed(&from.0).u8((*redelivered).into())
+            }
             Self::Refused { action, record, why, purpose, initiator } => {
                 w.u8(action.id());
                 match record {
@@ -396,6 +418,7 @@ impl Event {
                 minting: match r.u8()? {
                     1 => Minting::Minted,
                     2 => Minting::Reused,
+                    3 => Minting::Vaultless,
                     _ => return Err(Torn),
                 },
                 purpose: word(r, Purpose::from_id)?,
@@ -430,6 +453,12 @@ impl Event {
                 version: r.u32()?,
                 change: word(r, RecordChange::from_id)?,
             },
+            16 => Self::Upgraded {
+                record: Ref(r.array()?),
+                version: r.u32()?,
+                from: Ref(r.array()?),
+                redelivered: flag(r)?,
+            },
             32 => Self::Refused {
                 action: word(r, Action::from_id)?,
                 record: if flag(r)? { Some(Ref(r.array()?)) } else { None },
@@ -463,6 +492,7 @@ impl Event {
                 let minting = match minting {
                     Minting::Minted => "minted",
                     Minting::Reused => "reused",
+                    Minting::Vaultless => "vaultless",
                 };
                 format!("tokenized {record} {minting} for {purpose} by {initiator}{}", again(*redelivered))
             }
@@ -478,6 +508,9 @@ impl Event {
                 format!("disclosed {record} full for {purpose} by {initiator}, its only time")
             }
             Self::Changed { record, version: _, change } => format!("changed {record}: {change}"),
+            Self::Upgraded { record, version: _, from, redelivered } => {
+                format!("upgraded {from} to {record}{}", again(*redelivered))
+            }
             Self::Refused { action, record, why, purpose, initiator } => {
                 let record = record.map_or_else(String::new, |r| format!(" {r}"));
                 let purpose = purpose.map_or_else(String::new, |p| format!(" for {p}"));

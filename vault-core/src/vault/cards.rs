@@ -1,6 +1,8 @@
 //! The verbs that begin with a token: detokenize, inspect, revoke, and those of `life.rs`. They share their way in and
 //! differ in what they do with the card.
 
+mod vaultless;
+
 use std::sync::Arc;
 
 use super::kept::{KEPT_DAYS, Request};
@@ -53,7 +55,7 @@ impl Vault {
             let revealed = match disclosed {
                 None => Revealed::Masked(round.shown(&row)),
                 Some(proof) => {
-                    let secret = round.secret_of(row.subject).map_err(|Unopened| Error::internal())?;
+                    let secret = round.secret_of(&row).map_err(|Unopened| Error::internal())?;
                     let keyring = &round.state.keyring;
                     Revealed::Plain(keyring.open(proof, &want.token, &secret).map_err(|_| Error::internal())?)
                 }
@@ -231,6 +233,8 @@ pub(super) enum Deed {
     Revoke(Option<ChannelName>),
     /// Another of its fields changes.
     Change(Change),
+    /// A vaultless token of an old slot becomes the current one.
+    Upgrade,
 }
 
 impl Deed {
@@ -238,7 +242,7 @@ impl Deed {
     fn channel(&self) -> Option<&ChannelName> {
         match self {
             Self::Revoke(only) => only.as_ref(),
-            Self::Show | Self::Change(_) => None,
+            Self::Show | Self::Change(_) | Self::Upgrade => None,
         }
     }
 }
@@ -362,6 +366,10 @@ impl<'a> Round<'a> {
             let keys = subjects.collect();
             self.view.read(store, keys).await?;
         }
+        if self.action == Action::Upgrade {
+            let keys = self.current_rows(open)?;
+            self.view.read(store, keys).await?;
+        }
         Ok(())
     }
 
@@ -430,6 +438,14 @@ impl<'a> Round<'a> {
     fn decide(&mut self, want: &Want, name: Name, again: bool) -> Decided {
         let (id, Name { row_key, record, newest }) = (self.merchant.id, name);
         let key = merchant_row(rows::CARD, id, &row_key.0);
+        let vaultless = if self.view.get(&key).is_none() && newest.is_none() {
+            self.vaultless_card(&want.token, name)
+        } else {
+            None
+        };
+        if let Some(card) = vaultless {
+            return self.decide_card(want, card, &key, row_key, again);
+        }
         let Some(bytes) = self.view.get(&key) else {
             let why = if newest.is_some() { Refusal::Unreadable } else { Refusal::Unknown };
             return Err(self.admitted.deny(why, Some(record)).into());
@@ -438,10 +454,15 @@ impl<'a> Round<'a> {
         if card.row.record != record || newest.is_some_and(|newest| card.row.version < newest) {
             return Err(self.unreadable(record).into());
         }
+        self.decide_card(want, card, &key, row_key, again)
+    }
+
+    fn decide_card(&mut self, want: &Want, card: Card, key: &Key, row_key: RowKey, again: bool) -> Decided {
         match &want.deed {
-            Deed::Show => self.decide_show(want.show, card, &key, row_key, again),
-            Deed::Revoke(only) => self.decide_revoke(only.as_ref(), card, &key, row_key, again),
-            Deed::Change(change) => self.decide_change(change, card, &key, row_key, again),
+            Deed::Show => self.decide_show(want.show, card, key, row_key, again),
+            Deed::Revoke(only) => self.decide_revoke(only.as_ref(), card, key, row_key, again),
+            Deed::Change(change) => self.decide_change(change, card, key, row_key, again),
+            Deed::Upgrade => self.decide_upgrade(&want.token, card, key, again),
         }
     }
 
@@ -463,7 +484,7 @@ impl<'a> Round<'a> {
         match (shown, card.sealed()) {
             (Show::Full, Some(sealed)) => {
                 // Before the log says that the card went out.
-                self.secret_of(card.row.subject).map_err(|Unopened| self.unreadable(record))?;
+                self.secret_of(&card.row).map_err(|Unopened| self.unreadable(record))?;
                 let spends = card.row.restrictions.single_use && card.row.standing.spent.is_none();
                 if !spends {
                     self.view.rely(&mut part, key);
@@ -591,8 +612,10 @@ impl<'a> Round<'a> {
         row.mask.narrowed(self.merchant.mask(row.mask.length()))
     }
 
-    fn secret_of(&self, subject: SubjectId) -> Result<SubjectSecret, Unopened> {
-        if subject == SubjectId::NONE {
+    fn secret_of(&self, row: &Row) -> Result<SubjectSecret, Unopened> {
+        let subject = row.subject;
+        // A vaultless token's card is under its slot's key alone: that is why no subject's erasure reaches it.
+        if subject == SubjectId::NONE || row.vaultless {
             return Ok(SubjectSecret::none());
         }
         let (id, keyring) = (self.merchant.id, &self.state.keyring);

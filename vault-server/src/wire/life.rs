@@ -12,7 +12,7 @@ use vault_core::error::Error;
 use vault_core::name::{NetworkName, ProcessorName};
 use vault_core::restrictions::{Purposes, Restrictions};
 use vault_core::token::Token;
-use vault_core::vault::{AttributesUpdate, ChangedToken};
+use vault_core::vault::{AttributesUpdate, ChangedToken, UpgradedToken};
 use vault_core::words::{AgreementKind, Purpose};
 use vault_proto::v1;
 
@@ -141,6 +141,22 @@ pub(super) fn told_attributes(of: &Attributes) -> Option<v1::Attributes> {
 pub fn disable(item: v1::DisableItem) -> Result<Token, Error> {
     reference(&item.reference)?;
     token(&item.token)
+}
+
+/// A token to turn into the current one.
+pub fn upgrade(item: v1::UpgradeItem) -> Result<Token, Error> {
+    reference(&item.reference)?;
+    token(&item.token)
+}
+
+/// The answer to an upgrade.
+#[must_use]
+pub fn upgraded(answer: UpgradedToken, with_head: bool) -> v1::UpgradeResult {
+    v1::UpgradeResult {
+        token: answer.token.as_str().to_owned(),
+        changed: answer.changed,
+        receipt: Some(receipt(&answer.receipt, with_head)),
+    }
 }
 
 /// A token that is to work again.
