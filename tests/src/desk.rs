@@ -125,7 +125,14 @@ fn merchant(name: &str) -> String {
     effect = "allow"
     merchant = "NAME"
     principals = ["NAME-care"]
-    actions = ["disable", "enable", "update_attributes"]
+    actions = ["disable", "enable", "update_attributes", "replace", "fingerprint", "delete_card", "erase_subject"]
+    [[rule]]
+    id = "NAME-lists"
+    effect = "allow"
+    merchant = "NAME"
+    principals = ["NAME-care"]
+    actions = ["list_by_subject"]
+    show = "masked"
     "#
     .replace("NAME", name)
 }

@@ -22,7 +22,7 @@ use crate::pan::MAX_DIGITS;
 use crate::record::{Card, ChannelId, FormatId, Grants, MerchantId, Spent, SubjectId};
 use crate::time::Timestamp;
 use crate::token::{Keep, TokenFormat};
-use crate::words::{Action, Initiator, Purpose, RecordChange, Ref, Refusal, Show};
+use crate::words::{Action, Initiator, Purpose, RecordChange, Ref, Refusal, ReplaceReason, Show};
 
 /// Rules are looked up by hash, so each is spread over what it names; a policy that would spread further is refused.
 const MAX_SPREAD: usize = 4_000_000;
@@ -79,6 +79,10 @@ pub struct Presented {
     pub again: bool,
     /// The version of the row from here on.
     pub version: u32,
+    /// Of a card that the token stood for before: when it was replaced.
+    pub earlier: Option<Timestamp>,
+    /// Why another card takes the place of its card, if one does.
+    pub replaced: Option<ReplaceReason>,
     /// What time it is.
     pub now: Timestamp,
 }
@@ -205,9 +209,10 @@ impl Admitted {
     /// Asks to disclose, show or change one card. Every refusal here depends on the token.
     pub fn permit_card(&self, card: &Card, presented: &Presented) -> Result<Permit, Denial> {
         let record = card.row.record;
-        let Presented { wanted, version, .. } = *presented;
+        let Presented { wanted, version, earlier, replaced, .. } = *presented;
+        let deny = |why| Err(self.deny(why, Some(record)));
         let most = self.may_use(card, presented)?;
-        let spends = card.row.restrictions.single_use && wanted == Show::Full;
+        let spends = card.row.restrictions.single_use && wanted == Show::Full && earlier.is_none();
         let again = presented.again || card.row.standing.spent.is_some();
         let (purpose, initiator) = (self.purpose, self.initiator);
         let show = if self.action == Action::Inspect { most.min(Show::Masked) } else { wanted };
@@ -215,17 +220,31 @@ impl Admitted {
             Action::Detokenize if spends && card.row.standing.spent.is_none() => {
                 Event::Spent { record, version, purpose, initiator }
             }
-            Action::Detokenize => Event::Disclosed { record, purpose, initiator, show, redelivered: again },
+            Action::Detokenize => match earlier {
+                None => Event::Disclosed { record, purpose, initiator, show, redelivered: again },
+                Some(replaced_at) => {
+                    let redelivered = again;
+                    Event::DisclosedEarlier { record, replaced_at, purpose, initiator, show, redelivered }
+                }
+            },
             Action::Inspect => Event::Inspected { record, show },
-            Action::Revoke => Event::Revoked { record, version, channels: RevokedOn::All },
+            Action::Revoke | Action::DeleteCard | Action::EraseSubject => {
+                Event::Revoked { record, version, channels: RevokedOn::All }
+            }
             Action::Disable => Event::Changed { record, version, change: RecordChange::Disabled },
             Action::Enable => Event::Changed { record, version, change: RecordChange::Enabled },
+            Action::Replace => {
+                let Some(reason) = replaced else { return deny(Refusal::ActionNotAllowed) };
+                Event::Replaced { record, version, reason }
+            }
             Action::UpdateAttributes => {
                 Event::Changed { record, version, change: RecordChange::AttributesUpdated }
             }
-            // Not of one card, and no rule can name the operators': permit_token() and permit_upgrade() are for the others.
+            // Not of one token, or of two (permit_token() and permit_upgrade() are for those), or an operator's.
             Action::Tokenize
             | Action::Upgrade
+            | Action::Fingerprint
+            | Action::ListBySubject
             | Action::RotateKey
             | Action::SetLock
             | Action::LiftLock
@@ -252,7 +271,8 @@ impl Admitted {
         if card.is_revoked() {
             return deny(Refusal::Revoked);
         }
-        if !card.row.grants.include(self.channel_id) {
+        // A customer is erased wherever its tokens work.
+        if self.action != Action::EraseSubject && !card.row.grants.include(self.channel_id) {
             let taken_away = matches!(card.row.grants, Grants::AllBut(_));
             return deny(if taken_away { Refusal::Revoked } else { Refusal::Foreign });
         }
@@ -260,7 +280,8 @@ impl Admitted {
             return deny(Refusal::VaultlessNotAllowed);
         }
         // An expired token may still be revoked: that is how its card number goes for good.
-        if card.is_expired(presented.now) && self.action != Action::Revoke {
+        let ends = matches!(self.action, Action::Revoke | Action::DeleteCard | Action::EraseSubject);
+        if card.is_expired(presented.now) && !ends {
             return deny(Refusal::Expired);
         }
         if let Some(why) = self.restricted(card, presented) {
@@ -280,6 +301,11 @@ impl Admitted {
             | Action::Disable
             | Action::Enable
             | Action::UpdateAttributes
+            | Action::Replace
+            | Action::Fingerprint
+            | Action::ListBySubject
+            | Action::DeleteCard
+            | Action::EraseSubject
             | Action::RotateKey
             | Action::SetLock
             | Action::LiftLock
@@ -289,6 +315,10 @@ impl Admitted {
             | Action::ReadPolicy
             | Action::ReadLocks
             | Action::Connect => return None,
+        }
+        // A card that was replaced is there to undo what was done with it, not for new payments.
+        if presented.earlier.is_some() && !matches!(self.purpose, Purpose::Refund | Purpose::Dispute) {
+            return Some(Refusal::WrongPurpose);
         }
         if row.standing.disabled {
             return Some(Refusal::Disabled);
@@ -333,6 +363,27 @@ impl Admitted {
         let channels = only.map_or(RevokedOn::All, RevokedOn::One);
         let event = Event::Revoked { record, version: card.row.version, channels };
         Ok(self.permit(record, Show::Nothing, event))
+    }
+
+    /// Asks for what a card number alone is enough for: its public fingerprint, or a search by it.
+    pub fn permit_fingerprint(&self) -> Result<Permit, Denial> {
+        self.most_shown().map_err(|why| self.deny(why, None))?;
+        let event = Event::Fingerprinted { purpose: self.purpose, initiator: self.initiator };
+        Ok(self.permit(Ref([0; 16]), Show::Nothing, event))
+    }
+
+    /// Asks to list `cards` tokens of a customer, masked at most.
+    pub fn permit_listing(&self, subject: SubjectId, cards: u32) -> Result<Permit, Denial> {
+        let show = self.most_shown().map_err(|why| self.deny(why, None))?.min(Show::Masked);
+        let subject = Ref(subject.0);
+        Ok(self.permit(subject, show, Event::Listed { subject, cards, show }))
+    }
+
+    /// Asks to destroy a customer's secret, when all of its tokens have ended, `cards` of them by this request.
+    pub fn permit_erasure(&self, subject: SubjectId, cards: u32) -> Result<Permit, Denial> {
+        self.most_shown().map_err(|why| self.deny(why, None))?;
+        let subject = Ref(subject.0);
+        Ok(self.permit(subject, Show::Nothing, Event::Erased { subject, cards }))
     }
 
     fn permit(&self, record: Ref, show: Show, event: Event) -> Permit {
@@ -425,6 +476,7 @@ impl Denial {
             | Refusal::AlreadyUsed
             | Refusal::WrongCustomer
             | Refusal::Disabled
+            | Refusal::NotKept
             | Refusal::Erased => Error::NotFound,
             Refusal::Locked => Error::Locked { lockdown: self.lock },
             Refusal::BudgetSpent | Refusal::GuessBudgetSpent => Error::Budget { retry_after_ms: 0 },
@@ -552,6 +604,11 @@ impl MerchantInForce {
         let mut names: Vec<ChannelName> = included.map(|(name, _)| name.clone()).collect();
         names.sort_unstable();
         names
+    }
+
+    /// Every format.
+    pub fn formats(&self) -> impl Iterator<Item = &Arc<FormatInForce>> {
+        self.formats.values()
     }
 
     /// The scheme of a format's number, if the format is still in the policy.

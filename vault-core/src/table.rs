@@ -333,7 +333,8 @@ impl Policy {
         if let Some(action) = rule.actions.iter().find(|a| a.is_administrative()) {
             return Err(wrong(format!("rule {id}: {action} is for operators, not for rules")));
         }
-        let shows = rule.actions.iter().any(|a| matches!(a, Action::Detokenize | Action::Inspect));
+        let shows = |a: &Action| matches!(a, Action::Detokenize | Action::Inspect | Action::ListBySubject);
+        let shows = rule.actions.iter().any(shows);
         if rule.effect == Effect::Allow && shows && rule.show == Show::Nothing {
             return Err(wrong(format!(
                 "rule {id}: say what it shows: show = \"full\", \"masked\" or \"last_four\""

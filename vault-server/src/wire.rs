@@ -16,12 +16,15 @@ use vault_core::time::Timestamp;
 use vault_core::token::{Scheme, Token};
 use vault_core::vault::{
     Context, Detokenized, Header, Inspected, NewCard, RequestId, Reveal, Revealed, Revocation, RevokedToken,
-    Tokenized,
+    Tokenized, Wanted,
 };
 use vault_core::words::{Initiator, Purpose};
 use vault_proto::v1;
 
-pub use life::{changed, disable, enable, update, upgrade, upgraded};
+pub use life::{
+    changed, delete_card, deleted, disable, enable, fingerprint, fingerprinted, listed, replace, replaced,
+    update, upgrade, upgraded,
+};
 
 /// The longest `reference` of an item, in bytes: it only finds its way back.
 const MAX_REFERENCE: usize = 128;
@@ -108,24 +111,11 @@ pub fn reference(text: &str) -> Result<(), Error> {
 /// A card to be swapped.
 pub fn new_card(item: v1::TokenizeItem) -> Result<NewCard, Error> {
     reference(&item.reference)?;
-    let mut plain = match required(item.card, "item.plain")? {
+    let plain = match required(item.card, "item.plain")? {
         v1::tokenize_item::Card::Plain(plain) => plain,
         v1::tokenize_item::Card::Sealed(_) => return Err(Error::Unimplemented { what: "item.sealed" }),
     };
-    let card_expiry = plain.card_expiry.map(|e| expiry(e, "item.plain.card_expiry")).transpose()?;
-    let pan = Pan::parse(&plain.take_pan()).map_err(|e| {
-        use vault_core::pan::PanError;
-        Error::malformed(
-            "item.plain.pan",
-            match e {
-                PanError::Length => "must have 12 to 19 digits",
-                PanError::NotDigits => {
-                    "must be ASCII digits, with single spaces or hyphens between groups at most"
-                }
-                PanError::CheckDigit => "must pass the Luhn check",
-            },
-        )
-    })?;
+    let (pan, card_expiry) = plain_card(plain)?;
     let mut channels = Vec::with_capacity(item.channels.len().min(vault_core::record::MAX_GRANTS));
     for channel in &item.channels {
         let channel = required(name(channel, "item.channels", ChannelName::parse)?, "item.channels")?;
@@ -147,6 +137,25 @@ pub fn new_card(item: v1::TokenizeItem) -> Result<NewCard, Error> {
         attributes: life::attributes(item.attributes, &life::NEW)?,
         context: item.context.map(|c| context(&c, &ITEM_CONTEXT)).transpose()?,
     })
+}
+
+/// A card in the clear.
+fn plain_card(mut plain: v1::PlainCard) -> Result<(Pan, Option<CardExpiry>), Error> {
+    let card_expiry = plain.card_expiry.map(|e| expiry(e, "item.plain.card_expiry")).transpose()?;
+    let pan = Pan::parse(&plain.take_pan()).map_err(|e| {
+        use vault_core::pan::PanError;
+        Error::malformed(
+            "item.plain.pan",
+            match e {
+                PanError::Length => "must have 12 to 19 digits",
+                PanError::NotDigits => {
+                    "must be ASCII digits, with single spaces or hyphens between groups at most"
+                }
+                PanError::CheckDigit => "must pass the Luhn check",
+            },
+        )
+    })?;
+    Ok((pan, card_expiry))
 }
 
 fn expiry(expiry: v1::CardExpiry, field: &'static str) -> Result<CardExpiry, Error> {
@@ -171,8 +180,8 @@ pub fn token(text: &str) -> Result<Token, Error> {
     })
 }
 
-/// A token, and how much of its card is asked for.
-pub fn detokenize(item: &v1::DetokenizeItem) -> Result<(Token, Reveal), Error> {
+/// A token, how much of its card is asked for, and which card.
+pub fn detokenize(item: &v1::DetokenizeItem) -> Result<Wanted, Error> {
     reference(&item.reference)?;
     let reveal = match item.form() {
         v1::RevealForm::Unspecified => return Err(Error::malformed("item.form", "is required")),
@@ -185,7 +194,8 @@ pub fn detokenize(item: &v1::DetokenizeItem) -> Result<(Token, Reveal), Error> {
     if !item.recipient.is_empty() {
         return Err(Error::malformed("item.recipient", "goes with form SEALED_TO_RECIPIENT only"));
     }
-    Ok((token(&item.token)?, reveal))
+    let as_of = item.as_of.as_ref().map(|t| from_timestamp(t, "item.as_of")).transpose()?;
+    Ok(Wanted { token: token(&item.token)?, reveal, as_of })
 }
 
 /// A token to look at.
@@ -328,6 +338,7 @@ pub fn inspected(answer: Inspected, with_head: bool) -> v1::InspectResult {
         receipt: Some(receipt(&answer.receipt, with_head)),
         restrictions: (!answer.restrictions.is_none()).then(|| life::told_restrictions(answer.restrictions)),
         attributes: life::told_attributes(&answer.attributes),
+        earlier: answer.earlier.into_iter().map(life::told_earlier).collect(),
     }
 }
 
