@@ -3,6 +3,8 @@
 //! A card number is shown to a person at a terminal who says what for, and to nothing else: not to a pipe, not to a file.
 //! Cards come from standard input, a file or a hidden prompt.
 
+mod upgrade;
+
 use std::collections::BTreeMap;
 use std::fs::OpenOptions;
 use std::io::Write as _;
@@ -16,6 +18,7 @@ use vault_client::{Batch, ClientError, Outcome, ask, chunk_request_id, v1};
 use vault_core::pan::{self, CardExpiry};
 use zeroize::Zeroizing;
 
+use self::upgrade::Upgrade;
 use crate::dial::{self, Dialled, VaultOptions};
 use crate::fail::{Exit, Failure, exit_of};
 use crate::input::{self, Card, Line};
@@ -65,6 +68,14 @@ pub(crate) enum TokenCommand {
         vaultctl token enable --profile care.toml 4111119773421111\n  \
         vaultctl token enable --profile care.toml --file tokens.txt")]
     Enable(Standing),
+    /// Turn the vaultless tokens of a CSV file into those of the current slots
+    #[command(
+        after_help = "The file is read, and a new one is written with the same lines and columns. What needs no change \
+        stays as it is, so it may be run again.\n\nExamples:\n  \
+        vaultctl token upgrade --profile web.toml customers.csv --column token --out customers-new.csv\n  \
+        vaultctl token upgrade --profile web.toml tokens.txt --out tokens-new.txt"
+    )]
+    Upgrade(Upgrade),
     /// Change what is known around tokens' cards; neither token nor number changes
     #[command(after_help = "Examples:\n  \
         vaultctl token update --profile care.toml --country PT --expiry 05/31 4111119773421111\n  \
@@ -372,6 +383,7 @@ pub(crate) fn run(command: TokenCommand, out: Out) -> Result<(), Failure> {
         TokenCommand::Revoke(asked) => revoke(asked, out),
         TokenCommand::Disable(asked) => standing(asked, ask::disable, out),
         TokenCommand::Enable(asked) => standing(asked, ask::enable, out),
+        TokenCommand::Upgrade(asked) => upgrade::run(asked, out),
         TokenCommand::Update(asked) => update(*asked, out),
         TokenCommand::Replace(asked) => replace(asked, out),
         TokenCommand::Fingerprint(asked) => of_cards(asked, ask::fingerprint, Told::fingerprinted, out),

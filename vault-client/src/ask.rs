@@ -8,8 +8,8 @@ use zeroize::Zeroizing;
 use crate::v1::{
     AllChannels, CardExpiry, ChangeHeader, DeleteCardItem, DetokenizeItem, DetokenizeResult, DisableItem,
     EnableItem, FingerprintItem, Initiator, InspectItem, PlainCard, Purpose, ReplaceItem, ReplaceReason,
-    RequestHeader, RevealForm, RevokeItem, TokenizeItem, TranslateItem, delete_card_item, detokenize_result,
-    fingerprint_item, replace_item, revoke_item, tokenize_item,
+    RequestHeader, RevealForm, RevokeItem, TokenizeItem, TranslateItem, UpgradeItem, delete_card_item,
+    detokenize_result, fingerprint_item, replace_item, revoke_item, tokenize_item,
 };
 
 /// A header with a new request id (UUID version 4). `merchant` and `channel` may be empty where the certificate is bound
@@ -83,6 +83,12 @@ pub fn end_on(token: &str, channel: &str) -> RevokeItem {
 
 fn ended(token: &str, extent: revoke_item::Extent) -> RevokeItem {
     RevokeItem { token: token.to_owned(), extent: Some(extent), ..RevokeItem::default() }
+}
+
+/// A vaultless token to turn into the current one.
+#[must_use]
+pub fn upgrade(token: &str) -> UpgradeItem {
+    UpgradeItem { token: token.to_owned(), ..UpgradeItem::default() }
 }
 
 /// A token to stop for now.

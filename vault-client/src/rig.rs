@@ -459,6 +459,10 @@ fn translated(token: &str) -> TokenizeResult {
     TokenizeResult { token: format!("{token}'"), ..TokenizeResult::default() }
 }
 
+fn upgraded(item: &UpgradeItem) -> UpgradeResult {
+    UpgradeResult { token: item.token.clone(), ..UpgradeResult::default() }
+}
+
 fn revoked(item: &RevokeItem) -> RevokeResult {
     RevokeResult { channels: vec![item.token.clone()], ..RevokeResult::default() }
 }
@@ -467,6 +471,7 @@ fn revoked(item: &RevokeItem) -> RevokeResult {
 impl Vault for Desk {
     type StreamTokenizeStream = ReceiverStream<Result<StreamTokenizeResponse, Status>>;
     type StreamDetokenizeStream = ReceiverStream<Result<StreamDetokenizeResponse, Status>>;
+    type StreamUpgradeStream = ReceiverStream<Result<StreamUpgradeResponse, Status>>;
 
     singles! {
         tokenize(TokenizeRequest) -> TokenizeResponse, |item| tokenized(item);
@@ -477,6 +482,7 @@ impl Vault for Desk {
         fingerprint(FingerprintRequest) -> FingerprintResponse, |item| fingerprinted(&item.reference);
         delete_card(DeleteCardRequest) -> DeleteCardResponse, |item| deleted(&item.reference);
         translate(TranslateRequest) -> TranslateResponse, |item| translated(&item.token);
+        upgrade(UpgradeRequest) -> UpgradeResponse, |item| upgraded(item);
         disable(DisableRequest) -> DisableResponse, |item| changed(&item.token);
         enable(EnableRequest) -> EnableResponse, |item| changed(&item.token);
         update_attributes(UpdateAttributesRequest) -> UpdateAttributesResponse, |item| changed(&item.token);
@@ -491,6 +497,7 @@ impl Vault for Desk {
         batch_fingerprint(BatchFingerprintRequest) -> BatchFingerprintResponse, FingerprintOutcome, fingerprint_outcome, |item| fingerprinted(&item.reference);
         batch_delete_card(BatchDeleteCardRequest) -> BatchDeleteCardResponse, DeleteCardOutcome, delete_card_outcome, |item| deleted(&item.reference);
         batch_translate(BatchTranslateRequest) -> BatchTranslateResponse, TranslateOutcome, translate_outcome, |item| translated(&item.token);
+        batch_upgrade(BatchUpgradeRequest) -> BatchUpgradeResponse, UpgradeOutcome, upgrade_outcome, |item| upgraded(item);
         batch_disable(BatchDisableRequest) -> BatchDisableResponse, DisableOutcome, disable_outcome, |item| changed(&item.token);
         batch_enable(BatchEnableRequest) -> BatchEnableResponse, EnableOutcome, enable_outcome, |item| changed(&item.token);
         batch_update_attributes(BatchUpdateAttributesRequest) -> BatchUpdateAttributesResponse, UpdateAttributesOutcome, update_attributes_outcome, |item| changed(&item.token);
@@ -537,6 +544,25 @@ impl Vault for Desk {
         _: Request<EraseSubjectRequest>,
     ) -> Result<Response<EraseSubjectResponse>, Status> {
         Ok(Response::new(EraseSubjectResponse { tokens: 7, receipt: None }))
+    }
+
+    async fn stream_upgrade(
+        &self,
+        request: Request<Streaming<StreamUpgradeRequest>>,
+    ) -> Result<Response<Self::StreamUpgradeStream>, Status> {
+        let (answers, outbound) = mpsc::channel(1);
+        let mut inbound = request.into_inner();
+        tokio::spawn(async move {
+            while let Ok(Some(message)) = inbound.message().await {
+                let item = message.item.unwrap();
+                let outcome = Some(stream_upgrade_response::Outcome::Result(upgraded(&item)));
+                let answer = StreamUpgradeResponse { reference: item.reference.clone(), outcome };
+                if answers.send(Ok(answer)).await.is_err() {
+                    return;
+                }
+            }
+        });
+        Ok(Response::new(ReceiverStream::new(outbound)))
     }
 
     async fn get_capabilities(

@@ -18,8 +18,8 @@ use crate::v1::{
     EnableItem, EraseSubjectRequest, EraseSubjectResponse, FingerprintItem, FingerprintResult,
     GetCapabilitiesRequest, GetCapabilitiesResponse, InspectItem, InspectResult, ListBySubjectRequest,
     ListBySubjectResponse, ReplaceItem, ReplaceResult, RequestHeader, RevokeItem, RevokeResult,
-    StreamDetokenizeRequest, StreamTokenizeRequest, TokenizeItem, TokenizeResult, TranslateItem,
-    UpdateAttributesItem,
+    StreamDetokenizeRequest, StreamTokenizeRequest, StreamUpgradeRequest, TokenizeItem, TokenizeResult,
+    TranslateItem, UpdateAttributesItem, UpgradeItem, UpgradeResult,
 };
 use crate::verb::{Verb, wire};
 
@@ -85,6 +85,24 @@ impl VaultClient {
     /// Ends a token's use, on one channel or on all.
     pub async fn revoke(&self, header: RequestHeader, item: RevokeItem) -> Result<RevokeResult, ClientError> {
         self.one(header, item).await
+    }
+
+    /// Turns a vaultless token of an old slot into the current one.
+    pub async fn upgrade(
+        &self,
+        header: RequestHeader,
+        item: UpgradeItem,
+    ) -> Result<UpgradeResult, ClientError> {
+        self.one(header, item).await
+    }
+
+    /// Upgrades any number of tokens, by the rules of [`VaultClient::batch_tokenize`].
+    pub async fn batch_upgrade(
+        &self,
+        header: RequestHeader,
+        items: Vec<UpgradeItem>,
+    ) -> Result<Batch<UpgradeResult>, ClientError> {
+        self.many(header, items).await
     }
 
     /// Stops a token from working until it is enabled.
@@ -290,6 +308,14 @@ impl VaultClient {
         requests: impl Stream<Item = StreamDetokenizeRequest> + Send + 'static,
     ) -> Result<Answers<DetokenizeResult>, ClientError> {
         self.stream(requests, |channel, r| async move { wire(channel).stream_detokenize(r).await }).await
+    }
+
+    /// Upgrades a stream of tokens, by the rules of [`VaultClient::stream_tokenize`].
+    pub async fn stream_upgrade(
+        &self,
+        requests: impl Stream<Item = StreamUpgradeRequest> + Send + 'static,
+    ) -> Result<Answers<UpgradeResult>, ClientError> {
+        self.stream(requests, |channel, r| async move { wire(channel).stream_upgrade(r).await }).await
     }
 
     #[cfg(test)]

@@ -108,9 +108,11 @@ mod oneof {
     pub(super) use crate::v1::revoke_outcome::Outcome as RevokeOutcome;
     pub(super) use crate::v1::stream_detokenize_response::Outcome as StreamDetokenizeResponse;
     pub(super) use crate::v1::stream_tokenize_response::Outcome as StreamTokenizeResponse;
+    pub(super) use crate::v1::stream_upgrade_response::Outcome as StreamUpgradeResponse;
     pub(super) use crate::v1::tokenize_outcome::Outcome as TokenizeOutcome;
     pub(super) use crate::v1::translate_outcome::Outcome as TranslateOutcome;
     pub(super) use crate::v1::update_attributes_outcome::Outcome as UpdateAttributesOutcome;
+    pub(super) use crate::v1::upgrade_outcome::Outcome as UpgradeOutcome;
 }
 
 verbs! {
@@ -119,6 +121,7 @@ verbs! {
     InspectItem, InspectResult, InspectRequest by inspect, BatchInspectRequest by batch_inspect, InspectOutcome;
     RevokeItem, RevokeResult, RevokeRequest by revoke, BatchRevokeRequest by batch_revoke, RevokeOutcome;
     DisableItem, ChangeResult, DisableRequest by disable, BatchDisableRequest by batch_disable, DisableOutcome;
+    UpgradeItem, UpgradeResult, UpgradeRequest by upgrade, BatchUpgradeRequest by batch_upgrade, UpgradeOutcome;
     EnableItem, ChangeResult, EnableRequest by enable, BatchEnableRequest by batch_enable, EnableOutcome;
     UpdateAttributesItem, ChangeResult, UpdateAttributesRequest by update_attributes,
         BatchUpdateAttributesRequest by batch_update_attributes, UpdateAttributesOutcome;
@@ -130,4 +133,5 @@ verbs! {
     ReplaceItem, ReplaceResult, ReplaceRequest by replace, BatchReplaceRequest by batch_replace, ReplaceOutcome;
 }
 outcome!(v1::StreamTokenizeResponse, TokenizeResult);
+outcome!(v1::StreamUpgradeResponse, UpgradeResult);
 outcome!(v1::StreamDetokenizeResponse, DetokenizeResult);

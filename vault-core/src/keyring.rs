@@ -10,18 +10,20 @@ use zeroize::Zeroizing;
 use crate::aead::{self, Unopened, Xaes};
 use crate::codec::{Reader, Writer};
 use crate::control::{Control, KeyRecord};
-use crate::envelope::{self, Adm, Dek, Esk, Fpr, Idm, Idx, Kek, KeyId, KeyKind, Root, Trk, ctx};
+use crate::envelope::{self, Adm, Dek, Esk, Fpk, Fpr, Idm, Idx, Kek, KeyId, KeyKind, Root, Trk, ctx};
 use crate::error::Error;
 use crate::journal::Disclosed;
 use crate::name::{ChannelName, FormatName, MerchantName, PrincipalName};
-use crate::pan::{PADDED, Pan};
+use crate::network::Networks;
+use crate::pan::{MaskedPan, PADDED, Pan};
 use crate::random::NoRandomness;
-use crate::record::{Card, InnerSeal, MerchantId, Row, RowKey, SubjectId};
+use crate::record::{Card, InnerSeal, MerchantId, Row, RowKey, Seal, SubjectId};
 use crate::rows;
 use crate::secret::{Secret32, same_bytes};
 use crate::store::Key;
 use crate::time::Timestamp;
 use crate::token::{MAX_TOKEN, Shape, Token};
+use crate::vaultless::{SLOTS, Served, Slot, slot_of};
 use crate::words::{KeyState, Ref};
 
 /// Version byte in front of every sealed row.
@@ -95,6 +97,16 @@ pub struct RequestKey<'a> {
     pub item: u32,
 }
 
+/// What a vaultless token stands for, as far as it is no secret.
+pub struct Vaultless {
+    /// Its slot's format and scope.
+    pub served: Served,
+    /// The digits that the token itself shows.
+    pub mask: MaskedPan,
+    /// The card network's id.
+    pub network: String,
+}
+
 struct MerchantKeys {
     name: MerchantName,
     dek: KeyId,
@@ -105,6 +117,8 @@ struct MerchantKeys {
     trks: HashMap<KeyId, Trk>,
     reference: envelope::Ref,
     idm: Idm,
+    /// Vaultless slots, by number from 1.
+    slots: Vec<Slot>,
 }
 
 /// The keys of one epoch, unwrapped and prepared.
@@ -223,16 +237,58 @@ impl Keyring {
     ) -> Result<Pan, Unopened> {
         let record = disclosed.into_sealed();
         let keys = self.merchants.get(&record.merchant).ok_or(Unopened)?;
-        let trk = keys.trks.get(&record.inner.trk).ok_or(Unopened)?;
+        let inner = match &record.seal {
+            Seal::Inner(inner) => inner,
+            Seal::Vaultless => {
+                let pan = keys.slot_of(token).and_then(|slot| slot.expose_pan(token)).ok_or(Unopened)?;
+                return if record.mask.fits(&pan) { Ok(pan) } else { Err(Unopened) };
+            }
+        };
+        let trk = keys.trks.get(&inner.trk).ok_or(Unopened)?;
         let wrapper = token_key(trk, keys.name(), token, subject);
-        let aad = record_key_aad(keys.name(), record.record, record.inner.trk);
-        let mut opened = wrapper.open(&aad, &record.inner.wrapped_key)?;
+        let aad = record_key_aad(keys.name(), record.record, inner.trk);
+        let mut opened = wrapper.open(&aad, &inner.wrapped_key)?;
         let record_key = Secret32::take(&mut opened).ok_or(Unopened)?;
-        let padded =
-            aead::open_once(&record_key, &pan_aad(keys.name(), record.record), &record.inner.sealed)?;
+        let padded = aead::open_once(&record_key, &pan_aad(keys.name(), record.record), &inner.sealed)?;
         let pan = Pan::from_padded(&padded).map_err(|_| Unopened)?;
         // XAES does not commit to its key: what opens must also look like the card that was sealed.
         if record.mask.fits(&pan) { Ok(pan) } else { Err(Unopened) }
+    }
+
+    /// The vaultless token of a card number in the current slot of a format and scope. `None`: no slot was opened for
+    /// them, or the format names no keep for the length.
+    pub fn vaultless_token(
+        &self,
+        merchant: MerchantId,
+        served: Served,
+        pan: &Pan,
+    ) -> Result<Option<Token>, Error> {
+        Ok(self.of(merchant)?.current_slot(served).and_then(|slot| slot.token(pan)))
+    }
+
+    /// What a vaultless token without a row stands for, if it opens to a number of some issuer's range. The number itself
+    /// is looked at here and dropped: only [`open`](Self::open) gives one out.
+    #[must_use]
+    pub fn vaultless_card(
+        &self,
+        merchant: MerchantId,
+        token: &Token,
+        networks: &Networks,
+    ) -> Option<Vaultless> {
+        let slot = self.merchants.get(&merchant)?.slot_of(token)?;
+        let pan = slot.expose_pan(token)?;
+        let network = networks.find(&pan)?.id().to_owned();
+        Some(Vaultless { served: slot.served(), mask: pan.mask(slot.keep(pan.len())?), network })
+    }
+
+    /// The token of the current slot for the card of a token of an older one: the number is never given out. The token
+    /// itself where its slot is the current one.
+    #[must_use]
+    pub fn upgraded(&self, merchant: MerchantId, token: &Token) -> Option<Token> {
+        let keys = self.merchants.get(&merchant)?;
+        let from = keys.slot_of(token)?;
+        let to = keys.current_slot(from.served())?;
+        if to.number() == from.number() { Some(token.copy()) } else { to.token(&from.expose_pan(token)?) }
     }
 
     /// Seals a token into its card's fingerprint row, and which of the token's cards this one is: only who brings the card
@@ -544,7 +600,17 @@ impl MerchantKeys {
             trks: HashMap::new(),
             reference: active(KeyKind::Ref).and_then(|k| k.unwrap(under(k)?))?,
             idm: active(KeyKind::Idm).and_then(|k| k.unwrap(under(k)?))?,
+            slots: Vec::new(),
         };
+        let numbers = control.numbers.get(name).ok_or(Error::Custody)?;
+        for (number, slot) in (1..).zip(&numbers.slots) {
+            let made = numbers.formats.values().find(|f| f.id == slot.format).ok_or(Error::Custody)?;
+            let format = made.format.build().map_err(Error::Config)?;
+            let record = alive(KeyKind::Fpk).find(|k| k.id == slot.key).ok_or(Error::Custody)?;
+            let key = record.unwrap::<Fpk, Kek>(under(record)?)?;
+            let slot = Slot::new(number, (slot.key, &key), slot.served(), &format);
+            keys.slots.push(slot.map_err(|_| Error::Custody)?);
+        }
         for record in alive(KeyKind::Dek) {
             keys.deks.insert(record.id, record.unwrap(under(record)?)?);
         }
@@ -562,6 +628,17 @@ impl MerchantKeys {
 
     fn name(&self) -> &str {
         self.name.as_str()
+    }
+
+    /// The slot whose number a token names, if it is opened.
+    fn slot_of(&self, token: &Token) -> Option<&Slot> {
+        let number = slot_of(token, SLOTS)?;
+        self.slots.get(usize::from(number).checked_sub(1)?)
+    }
+
+    /// The newest slot of a format and scope.
+    fn current_slot(&self, served: Served) -> Option<&Slot> {
+        self.slots.iter().rev().find(|slot| slot.served() == served)
     }
 }
 

@@ -6,7 +6,7 @@
 //!
 //! It reads no clock and no disk, so a decision can be replayed from its inputs alone.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 pub use crate::table::{
@@ -103,6 +103,7 @@ pub struct Admitted {
     merchant: MerchantName,
     merchant_id: MerchantId,
     channel_id: ChannelId,
+    typed: bool,
     action: Action,
     purpose: Purpose,
     initiator: Initiator,
@@ -147,6 +148,12 @@ impl Admitted {
     #[must_use]
     pub fn tells_reuse(&self) -> bool {
         self.allowing().any(|g| g.tells_reuse)
+    }
+
+    /// Whether vaultless tokens may be made and opened for this purpose and on this channel.
+    #[must_use]
+    pub fn is_vaultless(&self) -> bool {
+        !self.typed && self.allowing().any(|g| g.vaultless)
     }
 
     /// Whether the cards come in without a guess budget: by an import, or by a translation.
@@ -204,34 +211,9 @@ impl Admitted {
     /// Asks to disclose, show or change one card. Every refusal here depends on the token.
     pub fn permit_card(&self, card: &Card, presented: &Presented) -> Result<Permit, Denial> {
         let record = card.row.record;
+        let Presented { wanted, version, earlier, replaced, .. } = *presented;
         let deny = |why| Err(self.deny(why, Some(record)));
-        let Presented { wanted, version, now, earlier, replaced, .. } = *presented;
-        if card.merchant != self.merchant_id {
-            return deny(Refusal::Foreign);
-        }
-        let most = match self.most_shown() {
-            Ok(most) => most,
-            Err(why) => return deny(why),
-        };
-        if card.is_revoked() {
-            return deny(Refusal::Revoked);
-        }
-        // A customer is erased wherever its tokens work.
-        if self.action != Action::EraseSubject && !card.row.grants.include(self.channel_id) {
-            let taken_away = matches!(card.row.grants, Grants::AllBut(_));
-            return deny(if taken_away { Refusal::Revoked } else { Refusal::Foreign });
-        }
-        // An expired token may still be revoked: that is how its card number goes for good.
-        let ends = matches!(self.action, Action::Revoke | Action::DeleteCard | Action::EraseSubject);
-        if card.is_expired(now) && !ends {
-            return deny(Refusal::Expired);
-        }
-        if let Some(why) = self.restricted(card, presented) {
-            return deny(why);
-        }
-        if wanted > most {
-            return deny(Refusal::ShowsTooMuch);
-        }
+        let most = self.may_use(card, presented)?;
         let spends = card.row.restrictions.single_use && wanted == Show::Full && earlier.is_none();
         let again = presented.again || card.row.standing.spent.is_some();
         let (purpose, initiator) = (self.purpose, self.initiator);
@@ -260,8 +242,9 @@ impl Admitted {
             Action::UpdateAttributes => {
                 Event::Changed { record, version, change: RecordChange::AttributesUpdated }
             }
-            // No token is named for these, or no rule can name them: no admission that looks at one exists.
+            // Not of one token, or of two (permit_token() and permit_upgrade() are for those), or an operator's.
             Action::Tokenize
+            | Action::Upgrade
             | Action::Fingerprint
             | Action::ListBySubject
             | Action::Translate
@@ -273,9 +256,41 @@ impl Admitted {
             | Action::ReadKeys
             | Action::ReadPolicy
             | Action::ReadLocks
-            | Action::Connect => return deny(Refusal::ActionNotAllowed),
+            | Action::Connect => return Err(self.deny(Refusal::ActionNotAllowed, Some(record))),
         };
         Ok(self.permit(record, show, event))
+    }
+
+    /// Whether this token may be asked about at all here and now; the most that is shown of it.
+    fn may_use(&self, card: &Card, presented: &Presented) -> Result<Show, Denial> {
+        let deny = |why| Err(self.deny(why, Some(card.row.record)));
+        if card.merchant != self.merchant_id {
+            return deny(Refusal::Foreign);
+        }
+        let most = match self.most_shown() {
+            Ok(most) => most,
+            Err(why) => return deny(why),
+        };
+        if card.is_revoked() {
+            return deny(Refusal::Revoked);
+        }
+        // A customer is erased wherever its tokens work.
+        if self.action != Action::EraseSubject && !card.row.grants.include(self.channel_id) {
+            let taken_away = matches!(card.row.grants, Grants::AllBut(_));
+            return deny(if taken_away { Refusal::Revoked } else { Refusal::Foreign });
+        }
+        if card.row.vaultless && !self.is_vaultless() {
+            return deny(Refusal::VaultlessNotAllowed);
+        }
+        // An expired token may still be revoked: that is how its card number goes for good.
+        let ends = matches!(self.action, Action::Revoke | Action::DeleteCard | Action::EraseSubject);
+        if card.is_expired(presented.now) && !ends {
+            return deny(Refusal::Expired);
+        }
+        if let Some(why) = self.restricted(card, presented) {
+            return deny(why);
+        }
+        if presented.wanted > most { deny(Refusal::ShowsTooMuch) } else { Ok(most) }
     }
 
     /// Why the token may not be used now for this, by its own restrictions and standing. They bind who uses the card; who
@@ -283,7 +298,7 @@ impl Admitted {
     fn restricted(&self, card: &Card, presented: &Presented) -> Option<Refusal> {
         let row = &card.row;
         match self.action {
-            Action::Detokenize | Action::Inspect => {}
+            Action::Detokenize | Action::Inspect | Action::Upgrade => {}
             Action::Tokenize
             | Action::Revoke
             | Action::Disable
@@ -324,6 +339,22 @@ impl Admitted {
             self.action == Action::Detokenize && spent.by == presented.request && presented.now < over
         };
         row.standing.spent.filter(|spent| !rereads(*spent)).map(|_| Refusal::AlreadyUsed)
+    }
+
+    /// Asks to turn a vaultless token of an old slot into the current one, whose record and row version are given.
+    pub fn permit_upgrade(
+        &self,
+        card: &Card,
+        presented: &Presented,
+        (record, version): (Ref, u32),
+    ) -> Result<Permit, Denial> {
+        let from = card.row.record;
+        if self.action != Action::Upgrade {
+            return Err(self.deny(Refusal::ActionNotAllowed, Some(from)));
+        }
+        self.may_use(card, presented)?;
+        let event = Event::Upgraded { record, version, from, redelivered: presented.again };
+        Ok(self.permit(record, Show::Nothing, event))
     }
 
     /// Asks to answer a retry of a revocation that was done: the caller has seen that the row says so.
@@ -430,7 +461,10 @@ impl Denial {
             | Refusal::ActionNotAllowed
             | Refusal::ChannelNotAllowed => Error::Denied,
             // A tokenize has no token to depend on.
-            Refusal::WrongPurpose | Refusal::DeniedByRule | Refusal::ShowsTooMuch
+            Refusal::WrongPurpose
+            | Refusal::DeniedByRule
+            | Refusal::ShowsTooMuch
+            | Refusal::VaultlessNotAllowed
                 if self.record.is_none() =>
             {
                 Error::Denied
@@ -438,6 +472,7 @@ impl Denial {
             Refusal::WrongPurpose
             | Refusal::DeniedByRule
             | Refusal::ShowsTooMuch
+            | Refusal::VaultlessNotAllowed
             | Refusal::Unknown
             | Refusal::Expired
             | Refusal::Revoked
@@ -498,6 +533,7 @@ struct Grant {
     show: Show,
     tells_reuse: bool,
     import: bool,
+    vaultless: bool,
 }
 
 impl Grant {
@@ -526,6 +562,7 @@ pub struct MerchantInForce {
     pub ff1_slots: u8,
     masks: HashMap<usize, Keep>,
     channels: HashMap<ChannelName, (ChannelId, FormatName)>,
+    typed: HashSet<ChannelId>,
     formats: HashMap<FormatName, Arc<FormatInForce>>,
 }
 
@@ -534,6 +571,12 @@ impl MerchantInForce {
     #[must_use]
     pub fn mask(&self, length: usize) -> Keep {
         self.masks.get(&length).copied().unwrap_or_else(|| Keep::default_for(length))
+    }
+
+    /// Whether people type tokens on this channel.
+    #[must_use]
+    pub fn is_typed(&self, channel: ChannelId) -> bool {
+        self.typed.contains(&channel)
     }
 
     /// The number of a channel.
@@ -703,6 +746,7 @@ impl Rules {
                             show: rule.show,
                             tells_reuse: rule.tells_reuse,
                             import: rule.import,
+                            vaultless: rule.vaultless,
                         });
                     }
                 }
@@ -855,6 +899,7 @@ impl Rules {
             principal: principal.name.clone(),
             merchant: merchant.name.clone(),
             merchant_id: merchant.id,
+            typed: merchant.is_typed(channel_id),
             channel_id,
             action: asked.action,
             purpose: asked.purpose,
@@ -927,6 +972,8 @@ fn in_force(control: &Control, merchant: &Merchant) -> Result<MerchantInForce, E
         let id = *numbers.channels.get(&row.id).ok_or_else(Error::internal)?;
         channels.insert(row.id.clone(), (id, row.format.clone()));
     }
+    let typed = merchant.channels.iter().filter(|row| row.kind.is_typed());
+    let typed = typed.filter_map(|row| numbers.channels.get(&row.id).copied()).collect();
     let masks = (12..=MAX_DIGITS)
         .map(|n| Ok((n, merchant.mask_keep(n)?)))
         .collect::<Result<HashMap<_, _>, Error>>()?;
@@ -936,6 +983,7 @@ fn in_force(control: &Control, merchant: &Merchant) -> Result<MerchantInForce, E
         ff1_slots: merchant.ff1_slots,
         masks,
         channels,
+        typed,
         formats,
     })
 }

@@ -196,6 +196,9 @@ pub struct Standing {
     pub spent: Option<Spent>,
 }
 
+/// What stands for the inner seal of a vaultless token's row.
+const VAULTLESS: u8 = 2;
+
 const DISABLED: u8 = 1;
 const SPENT: u8 = 2;
 
@@ -326,6 +329,8 @@ pub struct Row {
     pub earlier: Vec<Earlier>,
     /// The card number; gone once the token is revoked, when the row is a tombstone.
     pub inner: Option<InnerSeal>,
+    /// Whether the token is vaultless: its slot's key makes the card number, and the row holds restrictions alone.
+    pub vaultless: bool,
 }
 
 impl Row {
@@ -347,7 +352,7 @@ impl Row {
         self.earlier.iter().for_each(|earlier| earlier.write(&mut w));
         match &self.inner {
             None => {
-                w.u8(0);
+                w.u8(if self.vaultless { VAULTLESS } else { 0 });
             }
             Some(inner) => inner.write(w.u8(1)),
         }
@@ -375,7 +380,7 @@ impl Row {
     fn read(r: &mut Reader<'_>) -> Result<Self, Torn> {
         let (version, record, format) = (r.u32()?, Ref(r.array()?), FormatId(r.u16()?));
         let kind = Kind::from_id(r.u8()?).ok_or(Torn)?;
-        Ok(Self {
+        let mut row = Self {
             version,
             record,
             format,
@@ -399,12 +404,16 @@ impl Row {
                 }
                 (0..count).map(|_| Earlier::read(r)).collect::<Result<_, _>>()?
             },
-            inner: match r.u8()? {
-                0 => None,
-                1 => Some(InnerSeal::read(r, kind)?),
-                _ => return Err(Torn),
-            },
-        })
+            inner: None,
+            vaultless: false,
+        };
+        match r.u8()? {
+            0 => {}
+            1 => row.inner = Some(InnerSeal::read(r, kind)?),
+            VAULTLESS => row.vaultless = true,
+            _ => return Err(Torn),
+        }
+        Ok(row)
     }
 
     /// Version 1: cards without restrictions, standing, attributes and earlier cards.
@@ -437,6 +446,7 @@ impl Row {
                     _ => return Err(Torn),
                 }
             },
+            vaultless: false,
         })
     }
 
@@ -465,6 +475,7 @@ impl Row {
     /// Makes it a tombstone: what is left keeps the token from being minted again, and says what it was.
     pub fn bury(&mut self) {
         self.inner = None;
+        self.vaultless = false;
         self.earlier.clear();
         self.attributes = Attributes::default();
     }
@@ -498,7 +509,7 @@ impl Card {
     /// Whether the token was revoked everywhere: what is left is its tombstone.
     #[must_use]
     pub fn is_revoked(&self) -> bool {
-        self.row.inner.is_none()
+        self.row.inner.is_none() && !self.row.vaultless
     }
 
     /// Whether the token's own time is over.
@@ -523,8 +534,12 @@ impl Card {
     /// The card number, still sealed; `None` for a tombstone.
     #[must_use]
     pub fn sealed(&self) -> Option<SealedRecord> {
-        let inner = self.row.inner.clone()?;
-        Some(SealedRecord { merchant: self.merchant, record: self.row.record, mask: self.row.mask, inner })
+        let seal = match self.row.inner.clone() {
+            Some(inner) => Seal::Inner(inner),
+            None if self.row.vaultless => Seal::Vaultless,
+            None => return None,
+        };
+        Some(SealedRecord { merchant: self.merchant, record: self.row.record, mask: self.row.mask, seal })
     }
 }
 
@@ -537,7 +552,15 @@ pub struct SealedRecord {
     /// What the card number must look like once it is open: XAES does not commit to its key, so this is checked.
     pub(crate) mask: MaskedPan,
     /// The seal.
-    pub(crate) inner: InnerSeal,
+    pub(crate) seal: Seal,
+}
+
+/// Where a card number is.
+pub(crate) enum Seal {
+    /// In its row, under the inner seal.
+    Inner(InnerSeal),
+    /// In its token, under its slot's key.
+    Vaultless,
 }
 
 #[cfg(test)]
@@ -579,6 +602,7 @@ mod tests {
             since: Timestamp(0),
             earlier: Vec::new(),
             inner: inner.then(seal),
+            vaultless: false,
         }
     }
 
@@ -701,7 +725,10 @@ mod tests {
         ] {
             let seen = card.as_of(day(then), day(now)).map(|earlier| {
                 let sealed = earlier.map_or_else(|| card.sealed(), |(earlier, _)| earlier.sealed());
-                sealed.map_or(0, |sealed| sealed.inner.sealed[0])
+                sealed.map_or(0, |sealed| match sealed.seal {
+                    Seal::Inner(inner) => inner.sealed[0],
+                    Seal::Vaultless => 0,
+                })
             });
             assert_eq!(seen, found, "day {then} seen from day {now}");
         }

@@ -34,7 +34,7 @@ pub use request::{
     AttributesUpdate, CardToDelete, ChangedToken, Context, Deleted, Detokenized, EarlierCard, Erased,
     Fingerprinted, Header, Inspected, Listed, ListedToken, MAX_BATCH, MAX_CONTEXT, NewCard, Replaced,
     Replacement, RequestId, Reveal, Revealed, Revocation, RevokedToken, TokenStanding, Tokenized,
-    Translation, Wanted,
+    Translation, UpgradedToken, Wanted,
 };
 pub use verify::{Finding, StoreReport};
 

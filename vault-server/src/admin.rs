@@ -16,7 +16,7 @@ use vault_core::audit::entry::{AuditEntry, Event, Who};
 use vault_core::control::{Lock, LockTarget};
 use vault_core::envelope::KeyKind;
 use vault_core::error::Error;
-use vault_core::name::{ChannelName, MerchantName, PrincipalName};
+use vault_core::name::{ChannelName, FormatName, MerchantName, PrincipalName};
 use vault_core::policy::{Asked, Caller, MAX_POLICY, Policy};
 use vault_core::time::{Clock, Timestamp};
 use vault_core::vault::{self, KeyLine, MAX_ENTRIES, RequestId, Vault};
@@ -374,6 +374,12 @@ fn entry(log: &str, index: u64, leaf: Vec<u8>, entry: &AuditEntry) -> v1::AuditE
             };
             (change.as_str(), Some(action))
         }
+        Event::Upgraded { record, from, redelivered, .. } => {
+            told.record = record.0.to_vec();
+            told.outcome = outcome(*redelivered).into();
+            told.details.insert("from".to_owned(), from.to_string());
+            ("upgraded", Some(Action::Upgrade))
+        }
         Event::Replaced { record, reason, .. } => {
             told.record = record.0.to_vec();
             told.details.insert("reason".to_owned(), reason.to_string());
@@ -501,7 +507,11 @@ impl AdminService {
         let asked = request.into_inner();
         let rotate = || async {
             match asked.kind() {
-                v1::KeyKind::Dek => {}
+                v1::KeyKind::Fpk => return self.rotate_ff1(&operator, &asked).await,
+                v1::KeyKind::Dek if asked.format.is_empty() && asked.channel.is_empty() => {}
+                v1::KeyKind::Dek => {
+                    return Err(Error::malformed("format", "and channel are for the kind fpk alone").into());
+                }
                 v1::KeyKind::Unspecified => return Err(Error::malformed("kind", "is required").into()),
                 _ => return Err(Error::Unimplemented { what: "rotating a key of this kind" }.into()),
             }
@@ -518,9 +528,31 @@ impl AdminService {
                 previous: previous.and_then(|k| self.key_after(k.id)),
                 epoch: self.epoch(),
                 receipt: Some(wire::receipt(&receipt, true)),
+                slots_left: 0,
             })
         };
         self.once(&operator, asked.header.as_ref(), &asked, rotate).await
+    }
+
+    /// Opens the next vaultless slot of a format.
+    async fn rotate_ff1(
+        &self,
+        operator: &PrincipalName,
+        asked: &v1::RotateKeyRequest,
+    ) -> Result<v1::RotateKeyResponse, Refused> {
+        let merchant = named(&asked.merchant, "merchant", MerchantName::parse)?;
+        let format = named(&asked.format, "format", FormatName::parse)?;
+        let channel = optional(&asked.channel, |text| named(text, "channel", ChannelName::parse))?;
+        let expected = expected(asked.header.as_ref());
+        let of = (&merchant, &format, channel.as_ref());
+        let (id, left, receipt) = self.vault.rotate_ff1(operator, of, expected).await?;
+        Ok(v1::RotateKeyResponse {
+            key: self.key_after(id),
+            previous: None,
+            epoch: self.epoch(),
+            receipt: Some(wire::receipt(&receipt, true)),
+            slots_left: left.into(),
+        })
     }
 
     async fn set_lock_once(

@@ -47,6 +47,8 @@ const FEATURES: &[&str] = &[
     "scheme.random",
     "scheme.mixed",
     "scheme.opaque",
+    "scheme.ff1",
+    "token.upgrade",
     "token.restrictions",
     "token.disable",
     "token.attributes",
@@ -161,6 +163,19 @@ impl VaultService {
         let mut answers = self.vault.detokenize_wanted(asker.caller(), &header, vec![wanted]).await?;
         let answer = answers.pop().unwrap_or_else(|| Err(Error::internal()))?;
         Ok(wire::detokenized(answer, true))
+    }
+
+    async fn upgrade_one(
+        &self,
+        asker: &Asker,
+        header: Option<v1::RequestHeader>,
+        item: Option<v1::UpgradeItem>,
+    ) -> Result<v1::UpgradeResult, Error> {
+        let header = wire::header(header, asker.deadline)?;
+        let token = item.ok_or_else(|| Error::malformed("item", "is required")).and_then(wire::upgrade);
+        let token = self.parsed(asker, &header, Action::Upgrade, token).await?;
+        let answer = self.vault.upgrade(asker.caller(), &header, token).await?;
+        Ok(wire::upgraded(answer, true))
     }
 
     /// An item that is malformed is told so only to who may ask at all: whoever may not is refused, and logged, first.
@@ -308,6 +323,7 @@ fn finished<A>(done: Result<Result<A, Status>, tokio::task::JoinError>) -> Resul
 impl v1::vault_server::Vault for VaultService {
     type StreamTokenizeStream = Answers<v1::StreamTokenizeResponse>;
     type StreamDetokenizeStream = Answers<v1::StreamDetokenizeResponse>;
+    type StreamUpgradeStream = Answers<v1::StreamUpgradeResponse>;
 
     async fn tokenize(
         &self,
@@ -521,6 +537,41 @@ impl v1::vault_server::Vault for VaultService {
                     Err(e) => Outcome::Error(service.item_error(&e)),
                 };
                 Ok(v1::StreamDetokenizeResponse { reference, outcome: Some(outcome) })
+            }
+        };
+        Ok(Response::new(answered(request.into_inner(), self.shutdown.clone(), ask)))
+    }
+
+    async fn upgrade(
+        &self,
+        request: Request<v1::UpgradeRequest>,
+    ) -> Result<Response<v1::UpgradeResponse>, Status> {
+        life::upgrade(self, request).await
+    }
+
+    async fn batch_upgrade(
+        &self,
+        request: Request<v1::BatchUpgradeRequest>,
+    ) -> Result<Response<v1::BatchUpgradeResponse>, Status> {
+        life::batch_upgrade(self, request).await
+    }
+
+    async fn stream_upgrade(
+        &self,
+        request: Request<Streaming<v1::StreamUpgradeRequest>>,
+    ) -> Result<Response<Self::StreamUpgradeStream>, Status> {
+        let (asker, service) = (Asker::of(&request)?.for_stream(), self.clone());
+        let ask = move |v1::StreamUpgradeRequest { header, item }: v1::StreamUpgradeRequest| {
+            let (asker, service) = (asker.clone(), service.clone());
+            let reference = item.as_ref().map_or_else(String::new, |i| told_back(&i.reference));
+            async move {
+                use v1::stream_upgrade_response::Outcome;
+                service.still_good(&asker).await?;
+                let outcome = match service.upgrade_one(&asker, header, item).await {
+                    Ok(result) => Outcome::Result(result),
+                    Err(e) => Outcome::Error(service.item_error(&e)),
+                };
+                Ok(v1::StreamUpgradeResponse { reference, outcome: Some(outcome) })
             }
         };
         Ok(Response::new(answered(request.into_inner(), self.shutdown.clone(), ask)))

@@ -23,7 +23,7 @@ use vault_proto::v1;
 
 pub use life::{
     changed, delete_card, deleted, disable, enable, fingerprint, fingerprinted, listed, replace, replaced,
-    translate, update,
+    translate, update, upgrade, upgraded,
 };
 
 /// The longest `reference` of an item, in bytes: it only finds its way back.
@@ -287,7 +287,8 @@ pub fn receipt(receipt: &Receipt, with_head: bool) -> v1::Receipt {
 #[must_use]
 pub fn tokenized(answer: Tokenized, with_head: bool) -> v1::TokenizeResult {
     let novelty = match answer.minting {
-        None => v1::Novelty::Unspecified,
+        // A vaultless token has no row that would tell.
+        None | Some(Minting::Vaultless) => v1::Novelty::Unspecified,
         Some(Minting::Minted) => v1::Novelty::Created,
         Some(Minting::Reused) => v1::Novelty::Reused,
     };
@@ -324,6 +325,7 @@ pub fn inspected(answer: Inspected, with_head: bool) -> v1::InspectResult {
         Some(Scheme::Random) => v1::TokenScheme::Random,
         Some(Scheme::Mixed) => v1::TokenScheme::Mixed,
         Some(Scheme::Opaque) => v1::TokenScheme::Opaque,
+        Some(Scheme::Ff1) => v1::TokenScheme::Ff1,
     };
     v1::InspectResult {
         card: Some(masked(&answer.mask, answer.network, answer.card_expiry)),

@@ -79,6 +79,8 @@ pub enum Minting {
     Minted,
     /// The token that this card already had.
     Reused,
+    /// The token that a slot's key makes of this card, new or not: there is no row that would tell.
+    Vaultless,
 }
 
 /// Where a token stops working.
@@ -206,6 +208,17 @@ pub enum Event {
         subject: Ref,
         /// How many tokens ended by this request.
         cards: u32,
+    },
+    /// A vaultless token of an old slot was turned into the one of the current slot.
+    Upgraded {
+        /// The record of the new token.
+        record: Ref,
+        /// Its row's version from here on, if it has restrictions and so a row; else zero.
+        version: u32,
+        /// The record of the old token.
+        from: Ref,
+        /// Whether this answers a request that was answered before.
+        redelivered: bool,
     },
     /// A request was refused.
     Refused {
@@ -357,10 +370,14 @@ impl Event {
     pub fn row_version(&self) -> Option<(Ref, u32)> {
         match self {
             Self::Tokenized { record, version, .. }
+            | Self::Upgraded { record, version, .. }
             | Self::Revoked { record, version, .. }
             | Self::Spent { record, version, .. }
             | Self::Changed { record, version, .. }
-            | Self::Replaced { record, version, .. } => Some((*record, *version)),
+            | Self::Replaced { record, version, .. } => {
+                // A vaultless token without restrictions has no row, and version zero says so.
+                (*version > 0).then_some((*record, *version))
+            }
             Self::Disclosed { .. }
             | Self::DisclosedEarlier { .. }
             | Self::Fingerprinted { .. }
@@ -391,6 +408,7 @@ impl Event {
             Self::Fingerprinted { .. } => 9,
             Self::Listed { .. } => 10,
             Self::Erased { .. } => 11,
+            Self::Upgraded { .. } => 16,
             Self::Refused { .. } => 32,
             Self::RefusalsCounted { .. } => 33,
             Self::ControlChanged { .. } => 64,
@@ -408,6 +426,7 @@ impl Event {
                 w.fixed(&record.0).u32(*version).u8(match minting {
                     Minting::Minted => 1,
                     Minting::Reused => 2,
+                    Minting::Vaultless => 3,
                 });
                 w.u8(purpose.id()).u8(initiator.id()).u8((*redelivered).into())
             }
@@ -433,6 +452,9 @@ impl Event {
             Self::Fingerprinted { purpose, initiator } => w.u8(purpose.id()).u8(initiator.id()),
             Self::Listed { subject, cards, show } => w.fixed(&subject.0).u32(*cards).u8(show.id()),
             Self::Erased { subject, cards } => w.fixed(&subject.0).u32(*cards),
+            Self::Upgraded { record, version, from, redelivered } => {
+                w.fixed(&record.0).u32(*version).fixed(&from.0).u8((*redelivered).into())
+            }
             Self::Refused { action, record, why, purpose, initiator } => {
                 w.u8(action.id());
                 match record {
@@ -463,6 +485,7 @@ impl Event {
                 minting: match r.u8()? {
                     1 => Minting::Minted,
                     2 => Minting::Reused,
+                    3 => Minting::Vaultless,
                     _ => return Err(Torn),
                 },
                 purpose: word(r, Purpose::from_id)?,
@@ -516,6 +539,12 @@ impl Event {
             },
             10 => Self::Listed { subject: Ref(r.array()?), cards: r.u32()?, show: word(r, Show::from_id)? },
             11 => Self::Erased { subject: Ref(r.array()?), cards: r.u32()? },
+            16 => Self::Upgraded {
+                record: Ref(r.array()?),
+                version: r.u32()?,
+                from: Ref(r.array()?),
+                redelivered: flag(r)?,
+            },
             32 => Self::Refused {
                 action: word(r, Action::from_id)?,
                 record: if flag(r)? { Some(Ref(r.array()?)) } else { None },
@@ -549,6 +578,7 @@ impl Event {
                 let minting = match minting {
                     Minting::Minted => "minted",
                     Minting::Reused => "reused",
+                    Minting::Vaultless => "vaultless",
                 };
                 format!("tokenized {record} {minting} for {purpose} by {initiator}{}", again(*redelivered))
             }
@@ -579,6 +609,9 @@ impl Event {
                 format!("listed {cards} tokens of customer {subject}, {show}")
             }
             Self::Erased { subject, cards } => format!("erased customer {subject}: {cards} tokens ended"),
+            Self::Upgraded { record, version: _, from, redelivered } => {
+                format!("upgraded {from} to {record}{}", again(*redelivered))
+            }
             Self::Refused { action, record, why, purpose, initiator } => {
                 let record = record.map_or_else(String::new, |r| format!(" {r}"));
                 let purpose = purpose.map_or_else(String::new, |p| format!(" for {p}"));

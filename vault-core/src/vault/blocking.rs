@@ -3,7 +3,7 @@
 use super::request::{
     AttributesUpdate, CardToDelete, ChangedToken, Deleted, Detokenized, Erased, Fingerprinted, Header,
     Inspected, Listed, NewCard, Replaced, Replacement, Reveal, Revocation, RevokedToken, Tokenized,
-    Translation, Wanted,
+    Translation, UpgradedToken, Wanted,
 };
 use super::{Place, Vault};
 use crate::custody::Custodian;
@@ -90,6 +90,21 @@ impl Blocking {
         tokens: Vec<Token>,
     ) -> Result<Vec<Result<Inspected, Error>>, Error> {
         pollster::block_on(self.0.inspect_batch(caller, header, tokens))
+    }
+
+    /// See [`Vault::upgrade`].
+    pub fn upgrade(&self, caller: Caller<'_>, header: &Header, token: Token) -> Result<UpgradedToken, Error> {
+        pollster::block_on(self.0.upgrade(caller, header, token))
+    }
+
+    /// See [`Vault::upgrade_batch`].
+    pub fn upgrade_batch(
+        &self,
+        caller: Caller<'_>,
+        header: &Header,
+        tokens: Vec<Token>,
+    ) -> Result<Vec<Result<UpgradedToken, Error>>, Error> {
+        pollster::block_on(self.0.upgrade_batch(caller, header, tokens))
     }
 
     /// See [`Vault::revoke`].

@@ -1,6 +1,8 @@
 //! The verbs that begin with a token: detokenize, inspect, revoke, and those of `life.rs`. They share their way in and
 //! differ in what they do with the card.
 
+mod vaultless;
+
 use std::sync::Arc;
 
 use super::guesses::{self, Guess};
@@ -67,7 +69,7 @@ impl Vault {
             let revealed = match disclosed {
                 None => Revealed::Masked(round.shown(&row)),
                 Some(proof) => {
-                    let secret = round.secret_of(row.subject).map_err(|Unopened| Error::internal())?;
+                    let secret = round.secret_of(&row).map_err(|Unopened| Error::internal())?;
                     let keyring = &round.state.keyring;
                     Revealed::Plain(keyring.open(proof, &want.token, &secret).map_err(|_| Error::internal())?)
                 }
@@ -263,6 +265,8 @@ pub(super) enum Deed {
     Revoke(Option<ChannelName>),
     /// Another of its fields changes.
     Change(Change),
+    /// A vaultless token of an old slot becomes the current one.
+    Upgrade,
 }
 
 impl Deed {
@@ -270,7 +274,7 @@ impl Deed {
     fn channel(&self) -> Option<&ChannelName> {
         match self {
             Self::Revoke(only) => only.as_ref(),
-            Self::Show(_) | Self::Replace(_) | Self::Change(_) => None,
+            Self::Show(_) | Self::Replace(_) | Self::Change(_) | Self::Upgrade => None,
         }
     }
 
@@ -278,7 +282,7 @@ impl Deed {
     fn pan(&self) -> Option<&Pan> {
         match self {
             Self::Replace(replacement) => Some(&replacement.pan),
-            Self::Show(_) | Self::Revoke(_) | Self::Change(_) => None,
+            Self::Show(_) | Self::Revoke(_) | Self::Change(_) | Self::Upgrade => None,
         }
     }
 }
@@ -417,6 +421,10 @@ impl<'a> Round<'a> {
             let keys = self.replacement_keys(open)?;
             self.view.read(store, keys).await?;
         }
+        if self.action == Action::Upgrade {
+            let keys = self.current_rows(open)?;
+            self.view.read(store, keys).await?;
+        }
         Ok(())
     }
 
@@ -522,6 +530,14 @@ impl<'a> Round<'a> {
     fn decide(&mut self, want: &Want, (place, name): (usize, Name), again: bool, part: Part) -> Decided {
         let (id, Name { row_key, record, newest }) = (self.merchant.id, name);
         let key = merchant_row(rows::CARD, id, &row_key.0);
+        let vaultless = if self.view.get(&key).is_none() && newest.is_none() {
+            self.vaultless_card(&want.token, name)
+        } else {
+            None
+        };
+        if let Some(card) = vaultless {
+            return self.decide_card(want, card, (&key, row_key, place), again, part);
+        }
         let Some(bytes) = self.view.get(&key) else {
             let why = if newest.is_some() { Refusal::Unreadable } else { Refusal::Unknown };
             return Err(self.admitted.deny(why, Some(record)).into());
@@ -530,13 +546,29 @@ impl<'a> Round<'a> {
         if card.row.record != record || newest.is_some_and(|newest| card.row.version < newest) {
             return Err(self.unreadable(record).into());
         }
+        self.decide_card(want, card, (&key, row_key, place), again, part)
+    }
+
+    fn decide_card(
+        &mut self,
+        want: &Want,
+        card: Card,
+        (key, row_key, place): (&Key, RowKey, usize),
+        again: bool,
+        part: Part,
+    ) -> Decided {
         match &want.deed {
-            Deed::Show(as_of) => self.decide_show((want.show, *as_of), card, &key, row_key, again),
-            Deed::Replace(replacement) => {
-                self.decide_replace(replacement, &want.token, card, (&key, row_key, place), part)
+            // It is made of its card: no other can take that one's place.
+            Deed::Replace(_) if card.row.vaultless => {
+                Err(self.admitted.deny(Refusal::VaultlessNotAllowed, Some(card.row.record)).into())
             }
-            Deed::Revoke(only) => self.decide_revoke(only.as_ref(), card, &key, row_key, again),
-            Deed::Change(change) => self.decide_change(change, card, &key, row_key, again),
+            Deed::Show(as_of) => self.decide_show((want.show, *as_of), card, key, row_key, again),
+            Deed::Replace(replacement) => {
+                self.decide_replace(replacement, &want.token, card, (key, row_key, place), part)
+            }
+            Deed::Revoke(only) => self.decide_revoke(only.as_ref(), card, key, row_key, again),
+            Deed::Change(change) => self.decide_change(change, card, key, row_key, again),
+            Deed::Upgrade => self.decide_upgrade(&want.token, card, key, again),
         }
     }
 
@@ -583,7 +615,7 @@ impl<'a> Round<'a> {
             self.view.rely(&mut part, key);
             let filing = match (shown, earlier.sealed()) {
                 (Show::Full, Some(sealed)) => {
-                    self.secret_of(card.row.subject).map_err(|Unopened| self.unreadable(record))?;
+                    self.secret_of(&card.row).map_err(|Unopened| self.unreadable(record))?;
                     Filing::Disclose(permit, sealed, part, None)
                 }
                 _ => Filing::Enact(permit, part, None),
@@ -593,7 +625,7 @@ impl<'a> Round<'a> {
         match (shown, card.sealed()) {
             (Show::Full, Some(sealed)) => {
                 // Before the log says that the card went out.
-                self.secret_of(card.row.subject).map_err(|Unopened| self.unreadable(record))?;
+                self.secret_of(&card.row).map_err(|Unopened| self.unreadable(record))?;
                 let spends = card.row.restrictions.single_use && card.row.standing.spent.is_none();
                 if !spends {
                     self.view.rely(&mut part, key);
@@ -721,8 +753,10 @@ impl<'a> Round<'a> {
         row.mask.narrowed(self.merchant.mask(row.mask.length()))
     }
 
-    pub(super) fn secret_of(&self, subject: SubjectId) -> Result<SubjectSecret, Unopened> {
-        if subject == SubjectId::NONE {
+    pub(super) fn secret_of(&self, row: &Row) -> Result<SubjectSecret, Unopened> {
+        let subject = row.subject;
+        // A vaultless token's card is under its slot's key alone: that is why no subject's erasure reaches it.
+        if subject == SubjectId::NONE || row.vaultless {
             return Ok(SubjectSecret::none());
         }
         let (id, keyring) = (self.merchant.id, &self.state.keyring);
@@ -751,7 +785,7 @@ fn request_bytes(
         w.e(want.token.as_bytes()).u8(want.show.id());
         w.e(want.deed.channel().map_or("", ChannelName::as_str).as_bytes());
         match &want.deed {
-            Deed::Show(None) | Deed::Revoke(_) => {}
+            Deed::Show(None) | Deed::Revoke(_) | Deed::Upgrade => {}
             Deed::Show(Some(then)) => drop(w.u64(then.0)),
             Deed::Change(change) => change.write(&mut w),
             Deed::Replace(Replacement { pan, card_expiry, reason }) => {

@@ -96,7 +96,7 @@ impl Round<'_> {
     ) -> Result<Row, Error> {
         let id = self.merchant.id;
         let Replacement { pan, card_expiry, reason } = replacement;
-        let secret = self.secret_of(row.subject).map_err(|_| Error::internal())?;
+        let secret = self.secret_of(&row).map_err(|_| Error::internal())?;
         let inner = self.state.keyring.seal_pan(id, token, &secret, row.record, pan)?;
         let network = self.vault.inner.networks.find(pan).map_or_else(String::new, |n| n.id().to_owned());
         let mask = pan.mask(self.merchant.mask(pan.len()));
@@ -118,7 +118,7 @@ impl Round<'_> {
 
     /// The fingerprint under which this card is given this row's token, if its format reuses tokens.
     pub(super) fn fingerprint_of(&self, row: &Row, pan: &Pan) -> Result<Option<Fingerprint>, Error> {
-        let Ok(secret) = self.secret_of(row.subject) else { return Ok(None) };
+        let Ok(secret) = self.secret_of(row) else { return Ok(None) };
         self.with_likeness(row, &secret, |like| self.state.keyring.fingerprint(self.merchant.id, like, pan))
     }
 

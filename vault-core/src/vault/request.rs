@@ -125,6 +125,16 @@ impl Header {
     }
 }
 
+/// What an upgrade answers.
+pub struct UpgradedToken {
+    /// The token of the current slot.
+    pub token: Token,
+    /// Whether it is another than the one that was sent.
+    pub changed: bool,
+    /// Proof that it is in the log.
+    pub receipt: Receipt,
+}
+
 /// A card to be swapped for a token.
 pub struct NewCard {
     /// The card number.

@@ -1,5 +1,7 @@
 //! Tokenize: a card comes in, a token goes out.
 
+pub(super) mod vaultless;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -29,7 +31,7 @@ use crate::restrictions::Restrictions;
 use crate::rows;
 use crate::store::{Key, Part, Write};
 use crate::time::Timestamp;
-use crate::token::{MAX_REDRAWS, MAX_WALK, REDRAWS, Reuse, Scope, Shape, Token};
+use crate::token::{MAX_REDRAWS, MAX_WALK, REDRAWS, Reuse, Scheme, Scope, Shape, Token};
 use crate::words::{Action, Ref, Refusal, Show};
 
 /// Version of a kept answer.
@@ -264,6 +266,12 @@ impl<'a> Round<'a> {
         let mut work = Work::default();
         let mut fresh = Vec::with_capacity(items.len());
         for item in items {
+            if self.served(&item).is_some() && !self.admitted.is_vaultless() {
+                let mut counted = Part::default();
+                self.count_guess(&item, &mut counted);
+                work.refuse(item.place, self.admitted.deny(Refusal::VaultlessNotAllowed, None), counted);
+                continue;
+            }
             match self.kept(&item).await? {
                 Ok(Some(answer)) => self.settle(&item, answer, Part::default(), true, None, &mut work)?,
                 Ok(None) => fresh.push(item),
@@ -440,6 +448,7 @@ impl<'a> Round<'a> {
         let name = keyring.request_row(id, &request)?;
         let today = self.now.day();
         let reusable = format.format.reuse() == Reuse::Reuse
+            && format.format.scheme() != Scheme::Ff1
             && card.valid_until.is_none()
             && !card.restrictions.single_use;
         let fingerprint = if reusable {
@@ -589,15 +598,18 @@ impl<'a> Round<'a> {
     }
 
     /// A first candidate for each item, and the rows of it and of the token that might be reused, read together.
-    async fn read_candidates(&mut self, items: &[Item<'_>]) -> Result<Vec<Token>, Error> {
+    async fn read_candidates(&mut self, items: &[Item<'_>]) -> Result<Vec<Result<Token, Error>>, Error> {
         let (id, keyring) = (self.merchant.id, &self.state.keyring);
         let mut drawn = Vec::with_capacity(items.len());
         let mut keys = Vec::with_capacity(items.len() * 2);
         for item in items {
             // One that does not open is told when its item is decided.
             let known = self.known_token(item).unwrap_or_default();
-            let candidate = item.shape.draw(&mut random::below)?;
-            for token in known.iter().map(|(token, _)| token).chain([&candidate]) {
+            let candidate = match self.served(item) {
+                Some(served) => self.vaultless_token(item, served),
+                None => Ok(item.shape.draw(&mut random::below)?),
+            };
+            for token in known.iter().map(|(token, _)| token).chain(&candidate) {
                 keys.push(merchant_row(rows::CARD, id, &keyring.row_key(id, token)?.0));
             }
             if let Some((token, _)) = &known {
@@ -626,9 +638,13 @@ impl<'a> Round<'a> {
     async fn decide(
         &mut self,
         item: &Item<'_>,
-        candidate: Token,
+        candidate: Result<Token, Error>,
         part: &mut Part,
     ) -> Result<(Answer, Changed), Undecided> {
+        let candidate = candidate?;
+        if let Some(served) = self.served(item) {
+            return self.vaultless(item, served, candidate, part);
+        }
         // Looked up here, not with the candidates: an item before this one may be of the same card.
         let known = self.known_token(item).map_err(|Unopened| Undecided::Unreadable)?;
         if let Some(known) = known
@@ -732,6 +748,7 @@ impl<'a> Round<'a> {
             since: Timestamp(0),
             earlier: Vec::new(),
             inner: Some(inner),
+            vaultless: false,
         };
         let sealed = state.keyring.seal_row(id, row_key, &row)?;
         self.view.put(part, merchant_row(rows::CARD, id, &row_key.0), sealed);
@@ -920,6 +937,7 @@ impl Answer {
         w.u8(match self.minting {
             Minting::Minted => 1,
             Minting::Reused => 2,
+            Minting::Vaultless => 3,
         });
         w.e(self.format.as_str().as_bytes()).e(self.network.as_bytes());
         w.u16(self.card_expiry.map_or(0, CardExpiry::year)).u8(self.card_expiry.map_or(0, CardExpiry::month));
@@ -938,6 +956,7 @@ impl Answer {
             minting: match r.u8()? {
                 1 => Minting::Minted,
                 2 => Minting::Reused,
+                3 => Minting::Vaultless,
                 _ => return Err(Torn),
             },
             format: FormatName::parse(r.text()?).map_err(|_| Torn)?,

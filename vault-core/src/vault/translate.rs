@@ -160,7 +160,7 @@ fn brought<'a>(
 fn disclosed(round: &Round<'_>, want: &Want, done: Done) -> Result<(Pan, Row), Error> {
     let Done { card, filed, .. } = done;
     let proof = filed.disclosed.ok_or_else(Error::internal)?;
-    let secret = round.secret_of(card.row.subject).map_err(|_| Error::internal())?;
+    let secret = round.secret_of(&card.row).map_err(|_| Error::internal())?;
     let pan = round.state.keyring.open(proof, &want.token, &secret).map_err(|_| Error::internal())?;
     Ok((pan, card.row))
 }

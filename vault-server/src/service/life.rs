@@ -67,6 +67,8 @@ macro_rules! verbs {
 verbs! {
     disable, batch_disable: Disable by disable_batch, wire::disable => wire::changed;
         DisableRequest -> DisableResponse, BatchDisableRequest -> BatchDisableResponse, DisableOutcome in disable_outcome;
+    upgrade, batch_upgrade: Upgrade by upgrade_batch, wire::upgrade => wire::upgraded;
+        UpgradeRequest -> UpgradeResponse, BatchUpgradeRequest -> BatchUpgradeResponse, UpgradeOutcome in upgrade_outcome;
     enable, batch_enable: Enable by enable_batch, wire::enable => wire::changed;
         EnableRequest -> EnableResponse, BatchEnableRequest -> BatchEnableResponse, EnableOutcome in enable_outcome;
     update_attributes, batch_update_attributes: UpdateAttributes by update_attributes_batch, wire::update => wire::changed;

@@ -15,7 +15,7 @@ use vault_core::restrictions::{Purposes, Restrictions};
 use vault_core::token::Token;
 use vault_core::vault::{
     AttributesUpdate, CardToDelete, ChangedToken, Deleted, EarlierCard, Fingerprinted, Listed, ListedToken,
-    Replaced, Replacement, TokenStanding, Translation,
+    Replaced, Replacement, TokenStanding, Translation, UpgradedToken,
 };
 use vault_core::words::{AgreementKind, Purpose, ReplaceReason};
 use vault_proto::v1;
@@ -148,6 +148,22 @@ pub(super) fn told_attributes(of: &Attributes) -> Option<v1::Attributes> {
 pub fn disable(item: v1::DisableItem) -> Result<Token, Error> {
     reference(&item.reference)?;
     token(&item.token)
+}
+
+/// A token to turn into the current one.
+pub fn upgrade(item: v1::UpgradeItem) -> Result<Token, Error> {
+    reference(&item.reference)?;
+    token(&item.token)
+}
+
+/// The answer to an upgrade.
+#[must_use]
+pub fn upgraded(answer: UpgradedToken, with_head: bool) -> v1::UpgradeResult {
+    v1::UpgradeResult {
+        token: answer.token.as_str().to_owned(),
+        changed: answer.changed,
+        receipt: Some(receipt(&answer.receipt, with_head)),
+    }
 }
 
 /// A token that is to work again.
