@@ -32,19 +32,27 @@
 //! A program that embeds the vault should install an allocator that wipes what it frees (the server's is
 //! `zeroizing-alloc`): other crates' copies are not in this one's reach.
 
+pub mod account;
 pub mod aead;
 pub mod audit;
 pub mod codec;
 pub mod control;
 pub mod custody;
+pub mod digits;
+pub mod email;
 pub mod envelope;
 pub mod error;
 pub mod guard;
+pub mod iban;
 pub mod journal;
 pub mod keyring;
 pub mod name;
 pub mod network;
+pub mod network_token;
 pub mod pan;
+pub mod par;
+pub mod payment_reference;
+pub mod phone;
 pub mod policy;
 pub mod random;
 pub mod recent;

@@ -221,6 +221,28 @@ words! {
         Destroyed = 4 "destroyed",
     }
 
+    /// What is kept under a token. docs/methods.md has a row for each.
+    Kind {
+        /// A card number.
+        Card = 1 "card",
+        /// A network token or a wallet's device number, with its own expiry.
+        NetworkToken = 2 "network_token",
+        /// A processor's reference to a payment or account, without a card number.
+        Reference = 3 "reference",
+        /// An international bank account number.
+        Iban = 4 "iban",
+        /// A bank account of the United States.
+        UsAccount = 5 "us_account",
+        /// A gift card, loyalty or other number of digits alone.
+        Digits = 6 "digits",
+        /// A telephone number.
+        Phone = 7 "phone",
+        /// An electronic mail address.
+        Email = 8 "email",
+        /// Bytes of any kind.
+        Bytes = 9 "bytes",
+    }
+
     /// Why an operator put a lock on. Details stand in a sealed note that the log names by hash.
     LockReason {
         /// Someone may have got in.
@@ -291,7 +313,8 @@ mod tests {
         18 idempotency_mismatch, 19 malformed, 20 shows_too_much
         key_state 1 active, 2 deactivated, 3 compromised, 4 destroyed
         lock_reason 1 suspected_breach, 2 stolen_credential, 3 fraud, 4 maintenance, 5 offboarding, 6 legal_order, \
-        7 drill";
+        7 drill
+        kind 1 card, 2 network_token, 3 reference, 4 iban, 5 us_account, 6 digits, 7 phone, 8 email, 9 bytes";
 
     macro_rules! table {
         ($($list:literal $name:ident),+) => {
@@ -322,7 +345,7 @@ mod tests {
     fn every_word_keeps_its_number_and_text_and_no_list_takes_a_stranger() {
         let lists = table!(
             "action" Action, "purpose" Purpose, "initiator" Initiator, "show" Show, "refusal" Refusal,
-            "key_state" KeyState, "lock_reason" LockReason
+            "key_state" KeyState, "lock_reason" LockReason, "kind" Kind
         );
         let on_disk: Vec<&str> = ON_DISK.lines().map(str::trim).collect();
         assert_eq!(lists.as_slice(), on_disk);
