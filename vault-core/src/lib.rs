@@ -34,6 +34,7 @@
 
 pub mod account;
 pub mod aead;
+pub mod attributes;
 pub mod audit;
 pub mod codec;
 pub mod control;
@@ -42,6 +43,7 @@ pub mod digits;
 pub mod email;
 pub mod envelope;
 pub mod error;
+pub mod ff1;
 pub mod guard;
 pub mod iban;
 pub mod journal;
@@ -57,6 +59,7 @@ pub mod policy;
 pub mod random;
 pub mod recent;
 pub mod record;
+pub mod restrictions;
 pub mod rows;
 pub mod secret;
 pub mod store;

@@ -104,6 +104,10 @@ names! {
     FormatName,
     /// One line of the policy.
     RuleName,
+    /// A card network, such as `visa`.
+    NetworkName,
+    /// A payment processor, as the merchant names it.
+    ProcessorName,
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! Network tokens and the device numbers of wallets (EMVCo Payment Tokenisation): numbers that look like card numbers and
+//! Network tokens and the device numbers of wallets (`EMVCo` Payment Tokenisation): numbers that look like card numbers and
 //! are paid with in their place.
 //!
 //! One has an expiry of its own, belongs to the requestor that asked for it, and is tied to its card by the last four

@@ -1,9 +1,11 @@
-//! Payment account references (EMVCo, PAR): what a card and all network tokens made for it have in common, and no number.
+//! Payment account references (`EMVCo`, PAR): what a card and all network tokens made for it have in common, and no number.
 //!
 //! Refused: anything but 29 digits and upper-case letters. It cannot be used to pay, but it ties purchases to one account:
 //! it has no Debug, and is shown where a mask is.
 
 use std::fmt;
+
+use crate::pan::holds_card_number;
 
 /// Characters of a reference.
 pub const PAR_LENGTH: usize = 29;
@@ -16,13 +18,21 @@ pub struct Par([u8; PAR_LENGTH]);
 
 /// Why a text is no payment account reference. It never carries the text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ParError;
+pub enum ParError {
+    /// Not 29 digits and upper-case letters.
+    Form,
+    /// A card number stands in it.
+    HoldsCard,
+}
 
 impl ParError {
     /// The rule that was broken, as a sentence behind a field's name.
     #[must_use]
     pub fn rule(self) -> &'static str {
-        "must be a payment account reference of 29 digits and upper-case letters"
+        match self {
+            Self::Form => "must have 29 capital letters and digits",
+            Self::HoldsCard => "must not hold a card number",
+        }
     }
 }
 
@@ -35,11 +45,13 @@ impl fmt::Display for ParError {
 impl std::error::Error for ParError {}
 
 impl Par {
-    /// Reads 29 digits and upper-case letters.
+    /// Reads 29 digits and upper-case letters, in which no 12 to 19 digits beside each other are a card number.
     pub fn parse(text: &str) -> Result<Self, ParError> {
-        let bytes: [u8; PAR_LENGTH] = text.as_bytes().try_into().map_err(|_| ParError)?;
-        let plain = bytes.iter().all(|b| b.is_ascii_digit() || b.is_ascii_uppercase());
-        if plain { Ok(Self(bytes)) } else { Err(ParError) }
+        let bytes: [u8; PAR_LENGTH] = text.as_bytes().try_into().map_err(|_| ParError::Form)?;
+        if !bytes.iter().all(|b| b.is_ascii_digit() || b.is_ascii_uppercase()) {
+            return Err(ParError::Form);
+        }
+        if holds_card_number(text) { Err(ParError::HoldsCard) } else { Ok(Self(bytes)) }
     }
 
     /// The reference as it is written.
@@ -65,7 +77,8 @@ mod tests {
         let par = Par::parse(text).unwrap();
         assert_eq!((par.as_str(), par.bin_controller()), (text, "V001"));
         for bad in ["", &text[1..], &format!("{text}0"), &text.to_lowercase(), &text.replace('9', "-")] {
-            assert!(Par::parse(bad).is_err(), "{bad}");
+            assert_eq!(Par::parse(bad).err(), Some(ParError::Form), "{bad}");
         }
+        assert_eq!(Par::parse("V001ABCD4111111111111111ABCDE").err(), Some(ParError::HoldsCard));
     }
 }

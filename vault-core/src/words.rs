@@ -260,6 +260,36 @@ words! {
         /// A rehearsal.
         Drill = 7 "drill",
     }
+
+    /// For which kind of later payments a card holder let the merchant keep the card.
+    AgreementKind {
+        /// A series of fixed interval.
+        Recurring = 1 "recurring",
+        /// One purchase, paid in parts.
+        Instalment = 2 "instalment",
+        /// At no fixed time, such as a top-up.
+        Unscheduled = 3 "unscheduled",
+        /// For the card holder's own next payments: a card on file.
+        CardOnFile = 4 "card_on_file",
+    }
+
+    /// Why another card took the place of a token's card.
+    ReplaceReason {
+        /// The old one ran out, and the new one has another number.
+        Renewed = 1 "renewed",
+        /// The old one was lost.
+        Lost = 2 "lost",
+        /// The old one was stolen, or used by another.
+        Stolen = 3 "stolen",
+        /// The old one was broken.
+        Damaged = 4 "damaged",
+        /// The card holder has another product of the issuer.
+        ProductChange = 5 "product_change",
+        /// The issuer's account updater named the new one.
+        AccountUpdate = 6 "account_update",
+        /// The card holder gave another card.
+        CardholderChoice = 7 "cardholder_choice",
+    }
 }
 
 impl Action {
@@ -314,6 +344,9 @@ mod tests {
         key_state 1 active, 2 deactivated, 3 compromised, 4 destroyed
         lock_reason 1 suspected_breach, 2 stolen_credential, 3 fraud, 4 maintenance, 5 offboarding, 6 legal_order, \
         7 drill
+        agreement 1 recurring, 2 instalment, 3 unscheduled, 4 card_on_file
+        replace_reason 1 renewed, 2 lost, 3 stolen, 4 damaged, 5 product_change, 6 account_update, \
+        7 cardholder_choice
         kind 1 card, 2 network_token, 3 reference, 4 iban, 5 us_account, 6 digits, 7 phone, 8 email, 9 bytes";
 
     macro_rules! table {
@@ -345,7 +378,8 @@ mod tests {
     fn every_word_keeps_its_number_and_text_and_no_list_takes_a_stranger() {
         let lists = table!(
             "action" Action, "purpose" Purpose, "initiator" Initiator, "show" Show, "refusal" Refusal,
-            "key_state" KeyState, "lock_reason" LockReason, "kind" Kind
+            "key_state" KeyState, "lock_reason" LockReason, "agreement" AgreementKind,
+            "replace_reason" ReplaceReason, "kind" Kind
         );
         let on_disk: Vec<&str> = ON_DISK.lines().map(str::trim).collect();
         assert_eq!(lists.as_slice(), on_disk);

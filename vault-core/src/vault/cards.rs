@@ -428,12 +428,12 @@ impl<'a> Round<'a> {
         let mut row: Row = card.row;
         row.version = row.version.saturating_add(1);
         match &want.only {
-            None => row.inner = None,
+            None => row.bury(),
             Some(only) => {
                 let channel = self.merchant.channel(only).ok_or_else(unreadable)?;
                 row.grants = row.grants.without(channel).unwrap_or(Grants::Only(Vec::new()));
                 if row.grants.none_left() {
-                    row.inner = None;
+                    row.bury();
                 }
                 permit = permit.on_channel(only.clone());
             }
