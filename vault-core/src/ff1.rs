@@ -237,13 +237,7 @@ where
     }
 
     /// The round's pseudorandom number y (algorithm 7, steps 6.i to 6.iv), as limbs, the highest first.
-    fn pseudorandom(
-        &self,
-        wide: &Wide,
-        tweak: &[u8],
-        round: usize,
-        half: &[u8],
-    ) -> Zeroizing<[u32; LIMBS]> {
+    fn pseudorandom(&self, wide: &Wide, tweak: &[u8], round: usize, half: &[u8]) -> Zeroizing<[u32; LIMBS]> {
         let mut message = Zeroizing::new([0_u8; MAX_TWEAK + 32]);
         let (message, _) = message.split_at_mut(wide.message);
         if let Some(front) = message.get_mut(..tweak.len()) {
@@ -441,7 +435,8 @@ impl Narrow {
         lanes: [(u128, u64); N],
     ) -> [u64; N] {
         let counter = u128::try_from(round).unwrap_or(0) << self.counter_at;
-        let mut blocks = lanes.map(|(base, half)| Array::from((base ^ counter ^ u128::from(half)).to_be_bytes()));
+        let mut blocks =
+            lanes.map(|(base, half)| Array::from((base ^ counter ^ u128::from(half)).to_be_bytes()));
         for block in &mut blocks {
             backend.encrypt_block(block.into());
         }
@@ -502,8 +497,8 @@ mod tests {
 
     /// Valid by Wycheproof's word, and refused here by ours: messages below a million inputs, or above 56 digits.
     const REFUSED_THOUGH_VALID: [u64; 27] = [
-        7, 9, 11, 13, 15, 17, 3793, 3795, 3797, 3799, 3801, 3803, 3805, 3811, 3813, 3815, 3817, 3819, 3821, 3823,
-        3827, 3829, 3831, 3833, 3835, 3837, 3839,
+        7, 9, 11, 13, 15, 17, 3793, 3795, 3797, 3799, 3801, 3803, 3805, 3811, 3813, 3815, 3817, 3819, 3821,
+        3823, 3827, 3829, 3831, 3833, 3835, 3837, 3839,
     ];
 
     fn hex(text: &str) -> Vec<u8> {
@@ -636,7 +631,10 @@ mod tests {
         ] {
             assert_eq!(Decimal::new(cipher.clone(), length, tweak).err(), Some(told), "{length} {tweak}");
         }
-        assert!(Alphanumeric::new(cipher.clone(), 3, 0).is_err() && Alphanumeric::new(cipher.clone(), 4, 0).is_ok());
+        assert!(
+            Alphanumeric::new(cipher.clone(), 3, 0).is_err()
+                && Alphanumeric::new(cipher.clone(), 4, 0).is_ok()
+        );
         let ff1 = Decimal::new(cipher, 6, 2).unwrap();
         for (tweak, digits, told) in [
             (&b"ab"[..], &[1, 2, 3, 4, 5][..], Ff1Error::Length),
@@ -649,8 +647,7 @@ mod tests {
             assert_eq!(ff1.encrypt(tweak, &mut changed), Err(told));
             assert_eq!(ff1.decrypt(tweak, &mut changed), Err(told));
             let mut good = [1, 2, 3, 4, 5, 6];
-            let mut batch =
-                [Work { tweak: b"ab", digits: &mut good }, Work { tweak, digits: &mut changed }];
+            let mut batch = [Work { tweak: b"ab", digits: &mut good }, Work { tweak, digits: &mut changed }];
             assert_eq!(ff1.encrypt_batch(&mut batch), Err(told));
             assert!(changed == digits && good == [1, 2, 3, 4, 5, 6], "a refused batch changed something");
         }
