@@ -23,6 +23,7 @@ mod formats;
 mod golden;
 mod idempotency_and_races;
 mod over_the_wire;
+mod payment_methods;
 mod proofs_cannot_be_forged;
 mod raw;
 mod refused_is_refused;

@@ -88,6 +88,40 @@ pub(crate) fn cards(file: Option<&Path>, expiry: Option<CardExpiry>) -> Result<V
     Ok(lines)
 }
 
+/// The values of a file, of standard input, or one asked for at a hidden prompt: a line each, of fields between commas,
+/// semicolons or tabs, quoted or not.
+pub(crate) fn lines<T>(
+    file: Option<&Path>,
+    prompt: &str,
+    read: impl Fn(&[&[u8]]) -> Result<T, String>,
+) -> Result<Vec<Line<T>>, Failure> {
+    let bytes = match file {
+        None if io::stdin().is_terminal() => Zeroizing::new(hidden(prompt)?.into_bytes()),
+        source => source_bytes(source)?,
+    };
+    let text = bytes.strip_prefix("\u{feff}".as_bytes()).unwrap_or(&bytes);
+    let mut lines = Vec::new();
+    for (number, line) in (1..).zip(text.split(|&b| b == b'\n')) {
+        if line.trim_ascii().is_empty() {
+            continue;
+        }
+        let fields: Vec<&[u8]> = line.split(|b| matches!(b, b',' | b';' | b'\t')).map(bare).collect();
+        lines.push(Line { number, read: read(&fields) });
+    }
+    if lines.is_empty() {
+        return Err(Failure::usage("there is nothing in the input; give one value per line"));
+    }
+    Ok(lines)
+}
+
+/// A file or standard input, as one value; at a terminal one line of text that is not shown.
+pub(crate) fn whole(file: Option<&Path>) -> Result<Zeroizing<Vec<u8>>, Failure> {
+    match file {
+        None if io::stdin().is_terminal() => Ok(Zeroizing::new(hidden("Value (not shown): ")?.into_bytes())),
+        source => source_bytes(source),
+    }
+}
+
 /// The cards in a text: a line each, of number, expiry (may be missing) and anything else, which is not read; between
 /// commas, semicolons or tabs, quoted or not. A first line without any digit in its first field is a header.
 pub(crate) fn card_lines(text: &[u8]) -> Vec<Line<Card>> {

@@ -19,6 +19,7 @@ mod progress;
 mod serve;
 mod store;
 mod token;
+mod values;
 mod wire;
 
 use std::process::ExitCode;

@@ -38,8 +38,22 @@ const STOPPING: std::time::Duration = std::time::Duration::from_secs(1);
 const IDEMPOTENCY_WINDOW: std::time::Duration = std::time::Duration::from_hours(24);
 
 /// What is built in, in the contract's words. Later releases add to them.
-const FEATURES: &[&str] =
-    &["card.plain", "reveal.plain", "reveal.masked", "scheme.random", "scheme.mixed", "scheme.opaque"];
+const FEATURES: &[&str] = &[
+    "card.plain",
+    "reveal.plain",
+    "reveal.masked",
+    "scheme.random",
+    "scheme.mixed",
+    "scheme.opaque",
+    "kind.network_token",
+    "kind.reference",
+    "kind.iban",
+    "kind.us_account",
+    "kind.digits",
+    "kind.phone",
+    "kind.email",
+    "kind.bytes",
+];
 
 /// The data plane.
 #[derive(Clone)]

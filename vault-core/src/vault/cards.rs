@@ -14,14 +14,15 @@ use crate::codec::Writer;
 use crate::error::Error;
 use crate::journal::{Filed, Filing, NotFiled};
 use crate::keyring::{RequestKey, SubjectSecret, day_row, merchant_row};
+use crate::mask::Mask;
 use crate::name::ChannelName;
-use crate::pan::MaskedPan;
 use crate::policy::{Admitted, Asked, Caller, Denial, MerchantInForce};
 use crate::record::{Card, Grants, Row, RowKey, SubjectId};
 use crate::rows;
 use crate::store::{Key, Part};
 use crate::time::Timestamp;
 use crate::token::Token;
+use crate::value::Value;
 use crate::words::{Action, Ref, Refusal, Show};
 
 impl Vault {
@@ -54,7 +55,10 @@ impl Vault {
                 Some(proof) => {
                     let secret = round.secret_of(row.subject).map_err(|Unopened| Error::internal())?;
                     let keyring = &round.state.keyring;
-                    Revealed::Plain(keyring.open(proof, &want.token, &secret).map_err(|_| Error::internal())?)
+                    match keyring.open(proof, &want.token, &secret).map_err(|_| Error::internal())? {
+                        Value::Card(pan) => Revealed::Plain(pan),
+                        other => Revealed::Other(other),
+                    }
                 }
             };
             Ok(Detokenized { revealed, network: row.network, card_expiry: row.card_expiry, receipt })
@@ -467,8 +471,8 @@ impl<'a> Round<'a> {
     }
 
     /// What may be shown of a card by the policy as it is now: a mask that was narrowed since narrows old rows too.
-    fn shown(&self, row: &Row) -> MaskedPan {
-        row.mask.narrowed(self.merchant.mask(row.mask.length()))
+    fn shown(&self, row: &Row) -> Mask {
+        row.mask.narrowed(|length| self.merchant.mask(length))
     }
 
     fn secret_of(&self, subject: SubjectId) -> Result<SubjectSecret, Unopened> {

@@ -5,10 +5,12 @@ use std::fmt;
 use crate::audit::entry::Minting;
 use crate::audit::receipt::Receipt;
 use crate::error::Error;
+use crate::mask::Mask;
 use crate::name::{ChannelName, FormatName, MerchantName};
-use crate::pan::{self, CardExpiry, MaskedPan, Pan};
+use crate::pan::{self, CardExpiry, Pan};
 use crate::time::Timestamp;
 use crate::token::{Scheme, Token};
+use crate::value::Value;
 use crate::words::{Initiator, Purpose, Show};
 
 /// The most items of one batch: one message stays below 1 MiB and one commit below a few milliseconds.
@@ -108,11 +110,11 @@ impl Header {
     }
 }
 
-/// A card to be swapped for a token.
+/// A card, or another value, to be swapped for a token.
 pub struct NewCard {
-    /// The card number.
-    pub pan: Pan,
-    /// The card's own expiry; a card past it is still a card.
+    /// The card number or other value.
+    pub value: Value,
+    /// The card's or network token's own expiry; a card past it is still a card. Other values have none.
     pub card_expiry: Option<CardExpiry>,
     /// How the token is made; the channel's own format if none is named.
     pub format: Option<FormatName>,
@@ -125,10 +127,17 @@ pub struct NewCard {
 }
 
 impl NewCard {
-    /// A card with nothing but its number: the channel's format, no expiry, no narrowing.
+    /// A card or other value with nothing around it: the channel's format for its kind, no expiry, no narrowing.
     #[must_use]
-    pub fn new(pan: Pan) -> Self {
-        Self { pan, card_expiry: None, format: None, valid_until: None, channels: Vec::new(), context: None }
+    pub fn new(value: impl Into<Value>) -> Self {
+        Self {
+            value: value.into(),
+            card_expiry: None,
+            format: None,
+            valid_until: None,
+            channels: Vec::new(),
+            context: None,
+        }
     }
 }
 
@@ -136,8 +145,8 @@ impl NewCard {
 pub struct Tokenized {
     /// The token.
     pub token: Token,
-    /// What may be shown of the card number.
-    pub mask: MaskedPan,
+    /// What may be shown of the value.
+    pub mask: Mask,
     /// The card network's id, such as `visa`; empty if no prefix matched.
     pub network: String,
     /// The card's expiry, as this request gave it.
@@ -156,8 +165,10 @@ pub struct Tokenized {
 pub enum Revealed {
     /// The card number.
     Plain(Pan),
+    /// Another value than a card number.
+    Other(Value),
     /// What may be shown of it.
-    Masked(MaskedPan),
+    Masked(Mask),
 }
 
 /// The answer to a detokenize.
@@ -174,8 +185,8 @@ pub struct Detokenized {
 
 /// The answer to an inspect. There is no card number in it.
 pub struct Inspected {
-    /// What may be shown of the card number, as the rule says: masked, or last four.
-    pub mask: MaskedPan,
+    /// What may be shown of the value, as the rule says: masked, or last four.
+    pub mask: Mask,
     /// The card network's id; empty if no prefix matched.
     pub network: String,
     /// The card's expiry.
