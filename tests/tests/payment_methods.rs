@@ -6,14 +6,16 @@ use vault_core::digits::DigitString;
 use vault_core::email::Email;
 use vault_core::error::Error;
 use vault_core::free_bytes::FreeBytes;
-use vault_core::iban::Iban;
+use vault_core::iban::{Country, Iban};
 use vault_core::mask::Mask;
 use vault_core::name::FormatName;
+use vault_core::network::Networks;
 use vault_core::network_token::{Beside, NetworkToken};
 use vault_core::pan::{CardExpiry, Pan, luhn_valid};
 use vault_core::par::Par;
 use vault_core::payment_reference::PaymentReference;
 use vault_core::phone::Phone;
+use vault_core::plan::Kept;
 use vault_core::policy::Policy;
 use vault_core::rows;
 use vault_core::store::Engine;
@@ -418,6 +420,55 @@ fn tokens_that_pass_the_luhn_check_lie_where_nobody_issues_and_never_come_back_i
         assert!(desk.web().revoke(&header(), &token, Revocation::Everywhere).is_ok());
         assert_eq!(desk.web().paid(&token), Err(Error::NotFound));
     }
+}
+
+#[test]
+fn what_is_used_of_a_space_is_told_exactly() {
+    for engine in ON_DISK {
+        let desk = desk(engine);
+        let merchant = vault_tests::desk::merchant_name("acme");
+        let used = |format: &str, length, country: Option<&str>, first, last| {
+            let format = FormatName::parse(format).unwrap();
+            let country = country.and_then(Country::parse);
+            let asked = desk.vault.space_use(&merchant, &format, length, country, Kept { first, last });
+            pollster::block_on(asked).map(|space| (space.tokens, space.used))
+        };
+        assert_eq!(used("gift", 16, None, "", "7890"), Ok((9 * 10_u128.pow(11), 0)));
+        let gifts = (0..40).map(|n| NewCard::new(digits(&format!("600649{n:06}7890")))).collect();
+        let tokens = desk.web().imported(gifts);
+        assert_eq!(used("gift", 16, None, "", "7890"), Ok((9 * 10_u128.pow(11), 40)));
+        assert_eq!(used("gift", 16, None, "", "0000").map(|u| u.1), Ok(0));
+        // A revoked one stays used.
+        desk.web().revoked(&tokens[0]);
+        assert_eq!(used("gift", 16, None, "", "7890").map(|u| u.1), Ok(40));
+        desk.web().stored("4111111111111111");
+        assert_eq!(used("shop", 16, None, "411111", "1111"), Ok((900_000, 1)));
+        desk.web().added(NewCard::new(iban("DE89370400440532013000")));
+        assert_eq!(used("iban", 0, Some("DE"), "", ""), Ok((96 * 10_u128.pow(18), 1)));
+        assert_eq!(used("iban", 0, Some("NO"), "", "").map(|u| u.1), Ok(0));
+        assert_eq!(used("reference", 0, None, "", ""), Ok((u128::MAX, 0)));
+        for (format, length, country, first, last) in [
+            ("iban", 0, None, "", ""),
+            ("gift", 12, None, "", ""),
+            ("none", 16, None, "", ""),
+            ("shop", 16, None, "4111x", ""),
+        ] {
+            assert!(
+                matches!(used(format, length, country, first, last), Err(Error::Malformed { .. })),
+                "{format}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_prefix_that_a_network_claims_is_refused_by_the_vault() {
+    let claimed = "version = 1\n[[network]]\nid = \"x\"\nname = \"X\"\nranges = [{ prefixes = [\"9900\"], lengths = [\"16\"] }]";
+    let policy = told(Policy::from_toml(POLICY));
+    assert!(policy.check_prefixes(&Networks::builtin()).is_ok());
+    let refused = policy.check_prefixes(&told(Networks::parse(claimed)));
+    assert!(matches!(refused, Err(Error::Config(why)) if why.contains("legacy")));
+    assert_eq!(policy.doubts().len(), 1);
 }
 
 #[test]

@@ -9,6 +9,7 @@ mod command;
 mod demo;
 mod dial;
 mod fail;
+mod format;
 mod init;
 mod input;
 mod keys;

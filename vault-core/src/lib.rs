@@ -58,6 +58,7 @@ pub mod par;
 pub mod pattern;
 pub mod payment_reference;
 pub mod phone;
+pub mod plan;
 pub mod policy;
 pub mod random;
 pub mod recent;

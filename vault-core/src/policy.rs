@@ -447,6 +447,12 @@ impl MerchantInForce {
         self.formats.get(name.unwrap_or(own)).filter(|format| format.format.kind() == kind)
     }
 
+    /// The format of that name.
+    #[must_use]
+    pub fn format_by_name(&self, name: &FormatName) -> Option<&Arc<FormatInForce>> {
+        self.formats.get(name)
+    }
+
     /// Whether a card number is one of the tokens that this merchant's formats make inside prefixes that nobody issues.
     #[must_use]
     pub fn is_own_token(&self, pan: &Pan) -> bool {

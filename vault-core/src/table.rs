@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::digits::{MAX_DIGIT_STRING, MIN_DIGIT_STRING};
 use crate::error::Error;
 use crate::name::{AuthorityName, ChannelName, FormatName, MerchantName, PrincipalName, RuleName};
+use crate::network::Networks;
 use crate::pattern::LuhnPrefix;
 use crate::token::{self, Keep, Reuse, Scheme, Scope, TokenFormat};
 use crate::words::{Action, Kind, Purpose, Show};
@@ -366,6 +367,38 @@ impl Policy {
             return Err(wrong(format!("rule {id}: only detokenize can show a card number in full")));
         }
         Ok(())
+    }
+
+    /// Refuses a prefix for tokens that pass the Luhn check in which some network of the list has card numbers.
+    pub fn check_prefixes(&self, networks: &Networks) -> Result<(), Error> {
+        for (merchant, format, prefix) in self.prefixes() {
+            if prefix.is_issued(networks) {
+                return Err(wrong(format!(
+                    "merchant {merchant}: format {}: luhn_prefix: a card network has numbers there",
+                    format.id
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    /// What is allowed and to be thought over: where, and what.
+    #[must_use]
+    pub fn doubts(&self) -> Vec<(String, String)> {
+        let doubt = |(merchant, format, _): (&MerchantName, &Format, LuhnPrefix)| {
+            let path = format!("merchant.{merchant}.format.{}", format.id);
+            let what = "its tokens pass the Luhn check: scanners and people will take them for card numbers";
+            (path, what.to_owned())
+        };
+        self.prefixes().map(doubt).collect()
+    }
+
+    fn prefixes(&self) -> impl Iterator<Item = (&MerchantName, &Format, LuhnPrefix)> {
+        let formats = self.merchants.iter().flat_map(|m| m.formats.iter().map(move |f| (&m.id, f)));
+        formats.filter_map(|(merchant, format)| {
+            let prefix = LuhnPrefix::parse(format.luhn_prefix.as_deref()?).ok()?;
+            Some((merchant, format, prefix))
+        })
     }
 
     /// The merchant of that name.

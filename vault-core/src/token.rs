@@ -66,7 +66,7 @@ pub enum TokenError {
 impl fmt::Display for TokenError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Length => "must be as long as a token",
+            Self::Length => "must have 6 to 32 characters, 22 after tok_, or what a token of its look has",
             Self::Alphabet => "has characters that no token of its shape has",
             Self::LooksLikeCard => "must not look like a card number",
             Self::LooksLikeIban => "must not be an account number",

@@ -11,6 +11,7 @@ mod kept;
 mod operate;
 mod request;
 mod running;
+mod space;
 mod sweep;
 #[cfg(test)]
 mod tests;
@@ -27,6 +28,7 @@ pub use request::{
     Context, Detokenized, Header, Inspected, MAX_BATCH, MAX_CONTEXT, NewCard, RequestId, Reveal, Revealed,
     Revocation, RevokedToken, Tokenized,
 };
+pub use space::SpaceUse;
 pub use verify::{Finding, StoreReport};
 
 use crate::audit::entry::{Event, Who};
@@ -120,6 +122,7 @@ impl Vault {
         if held.iter().any(Option::is_some) || esk::stands(&place.esk) {
             return Err(Error::Store(StoreError::Exists));
         }
+        policy.check_prefixes(&place.networks)?;
         let now = place.clock.now();
         let vault: [u8; 16] = crate::random::bytes()?;
         let (root, esk) = (Root::generate()?, Esk::generate()?);

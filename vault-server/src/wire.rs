@@ -167,7 +167,9 @@ pub fn token(text: &str) -> Result<Token, Error> {
         Error::malformed(
             "item.token",
             match e {
-                TokenError::Length => "must be as long as a token",
+                TokenError::Length => {
+                    "must have 6 to 32 characters, 22 after tok_, or what a token of its look has"
+                }
                 TokenError::Alphabet => "has no token's shape",
                 TokenError::LooksLikeCard => "must be a token, not a card number",
                 TokenError::LooksLikeIban => "must be a token, not an account number",
