@@ -36,6 +36,7 @@ const SHAPES: &[&str] = &[
     "FORMAT",
     "FORMAT_BEFORE",
     "FORMAT_VERSION",
+    "GENERATION",
     "HEADER",
     "LAST_FOURS",
     "LENGTHS",

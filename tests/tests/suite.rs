@@ -22,6 +22,7 @@ mod foreign_clients;
 mod formats;
 mod golden;
 mod idempotency_and_races;
+mod life_of_a_token;
 mod over_the_wire;
 mod payment_methods;
 mod proofs_cannot_be_forged;

@@ -3,6 +3,7 @@
 //! A card number is shown to a person at a terminal who says what for, and to nothing else: not to a pipe, not to a file.
 //! Cards come from standard input, a file or a hidden prompt.
 
+use std::collections::BTreeMap;
 use std::fs::OpenOptions;
 use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -59,6 +60,22 @@ pub(crate) enum TokenCommand {
         vaultctl token revoke --profile web.toml --everywhere 4111119773421111\n  \
         vaultctl token revoke --profile web.toml --on till --file tokens.txt")]
     Revoke(Revoke),
+    /// Stop tokens from working until they are enabled
+    #[command(after_help = "Examples:\n  \
+        vaultctl token disable --profile care.toml 4111119773421111\n  \
+        vaultctl token disable --profile care.toml --file tokens.txt")]
+    Disable(Standing),
+    /// Let disabled tokens work again
+    #[command(after_help = "Examples:\n  \
+        vaultctl token enable --profile care.toml 4111119773421111\n  \
+        vaultctl token enable --profile care.toml --file tokens.txt")]
+    Enable(Standing),
+    /// Change what is known around tokens' cards; neither token nor number changes
+    #[command(after_help = "Examples:\n  \
+        vaultctl token update --profile care.toml --country PT --expiry 05/31 4111119773421111\n  \
+        vaultctl token update --profile care.toml --agreement recurring --consented-at 2026-11-23 4111119773421111\n  \
+        vaultctl token update --profile care.toml --clear card_holder --file tokens.txt")]
+    Update(Box<Update>),
 }
 
 /// What every request says about itself.
@@ -111,7 +128,71 @@ pub(crate) struct Tokenize {
     /// A channel that may use the tokens; may be given again; else as the format's scope says
     #[arg(long = "grant", value_name = "CHANNEL")]
     grants: Vec<String>,
+    /// What the tokens' cards may be had for, and for nothing else; may be given again
+    #[arg(long = "only-for", value_name = "PURPOSE", value_parser = v1::Purpose::parser())]
+    only_for: Vec<v1::Purpose>,
+    /// Let only requests that name the same --customer have the cards
+    #[arg(long, requires = "customer")]
+    bound_to_customer: bool,
+    /// Let each card be had once only
+    #[arg(long)]
+    single_use: bool,
     /// What the cards are wanted for
+    #[arg(long, value_parser = v1::Purpose::parser(), default_value = "authorization")]
+    purpose: v1::Purpose,
+    #[command(flatten)]
+    asked: Asked,
+    #[command(flatten)]
+    vault: VaultOptions,
+}
+
+/// `token disable` and `token enable`.
+#[derive(Debug, Args)]
+pub(crate) struct Standing {
+    #[command(flatten)]
+    tokens: Tokens,
+    /// What the card is wanted for
+    #[arg(long, value_parser = v1::Purpose::parser(), default_value = "authorization")]
+    purpose: v1::Purpose,
+    #[command(flatten)]
+    asked: Asked,
+    #[command(flatten)]
+    vault: VaultOptions,
+}
+
+/// `token update`.
+#[derive(Debug, Args)]
+pub(crate) struct Update {
+    #[command(flatten)]
+    tokens: Tokens,
+    /// The date on the cards, MM/YY
+    #[arg(long, value_name = "MM/YY", value_parser = parse_expiry)]
+    expiry: Option<CardExpiry>,
+    /// The card holder's name
+    #[arg(long, value_name = "NAME", value_parser = no_card)]
+    holder: Option<String>,
+    /// The billing address's country, two letters
+    #[arg(long, value_name = "COUNTRY")]
+    country: Option<String>,
+    /// The payment account reference, 29 characters
+    #[arg(long, value_name = "PAR", value_parser = no_card)]
+    par: Option<String>,
+    /// What the card holder agreed to
+    #[arg(long, value_parser = v1::AgreementType::parser(), requires = "consented_at")]
+    agreement: Option<v1::AgreementType>,
+    /// When: 2026-11-23, or 2026-11-23T12:00:00Z
+    #[arg(long, value_name = "MOMENT", value_parser = wire::parse_moment, requires = "agreement")]
+    consented_at: Option<prost_types::Timestamp>,
+    /// A network's id of a transaction; may be given again
+    #[arg(long = "transaction", value_name = "NETWORK=ID", value_parser = parse_pair)]
+    transactions: Vec<(String, String)>,
+    /// What a processor calls the card; may be given again
+    #[arg(long = "processor", value_name = "PROCESSOR=REFERENCE", value_parser = parse_pair)]
+    processors: Vec<(String, String)>,
+    /// A field that is emptied first, such as par; may be given again
+    #[arg(long, value_name = "FIELD")]
+    clear: Vec<String>,
+    /// What the card is wanted for
     #[arg(long, value_parser = v1::Purpose::parser(), default_value = "authorization")]
     purpose: v1::Purpose,
     #[command(flatten)]
@@ -171,6 +252,15 @@ pub(crate) struct Revoke {
     vault: VaultOptions,
 }
 
+fn no_card(text: &str) -> Result<String, &'static str> {
+    if pan::holds_card_number(text) { Err("must not hold a card number") } else { Ok(text.to_owned()) }
+}
+
+fn parse_pair(text: &str) -> Result<(String, String), &'static str> {
+    let (name, value) = text.split_once('=').ok_or("must be NAME=VALUE")?;
+    Ok((name.to_owned(), value.to_owned()))
+}
+
 fn parse_expiry(text: &str) -> Result<CardExpiry, vault_core::pan::ExpiryError> {
     CardExpiry::parse(text)
 }
@@ -182,23 +272,37 @@ pub(crate) fn run(command: TokenCommand, out: Out) -> Result<(), Failure> {
         TokenCommand::Detokenize(asked) => detokenize(asked, out),
         TokenCommand::Inspect(asked) => inspect(asked, out),
         TokenCommand::Revoke(asked) => revoke(asked, out),
+        TokenCommand::Disable(asked) => standing(asked, ask::disable, out),
+        TokenCommand::Enable(asked) => standing(asked, ask::enable, out),
+        TokenCommand::Update(asked) => update(*asked, out),
     }
 }
 
 fn tokenize(command: Tokenize, out: Out) -> Result<(), Failure> {
-    let Tokenize { file, kind, expiry, format, valid_until, grants, purpose, asked, vault } = command;
+    let Tokenize { file, kind, expiry, format, valid_until, grants, only_for, purpose, asked, vault, .. } =
+        command;
+    let restrictions = v1::Restrictions {
+        purposes: only_for.into_iter().map(Into::into).collect(),
+        bound_to_customer: command.bound_to_customer,
+        single_use: command.single_use,
+    };
     asked.check()?;
     let values = values::read(kind, file.as_deref(), expiry)?;
     let item = |given: Given| v1::TokenizeItem {
         format: format.clone().unwrap_or_default(),
         valid_until,
         channels: grants.clone(),
+        restrictions: Some(restrictions.clone()),
         ..values::item(&given)
     };
     dial::run(async {
         let session = Session::open(vault, asked, purpose, out).await?;
         session.all(values, item, Told::tokenized).await
     })
+}
+
+fn date(e: CardExpiry) -> v1::CardExpiry {
+    v1::CardExpiry { month: e.month().into(), year: e.year().into() }
 }
 
 fn detokenize(command: Detokenize, out: Out) -> Result<(), Failure> {
@@ -241,6 +345,47 @@ fn revoke(command: Revoke, out: Out) -> Result<(), Failure> {
     dial::run(async {
         let session = Session::open(vault, asked, purpose, out).await?;
         session.all(tokens, item, Told::revoked).await
+    })
+}
+
+fn standing<V: Verb<Result = v1::ChangeResult>>(
+    command: Standing,
+    item: impl Fn(&str) -> V,
+    out: Out,
+) -> Result<(), Failure> {
+    let Standing { tokens, purpose, asked, vault } = command;
+    asked.check()?;
+    let tokens = input::tokens(&tokens.tokens, tokens.file.as_deref())?;
+    dial::run(async {
+        let session = Session::open(vault, asked, purpose, out).await?;
+        session.all(tokens, |token| item(token.as_str()), Told::changed).await
+    })
+}
+
+fn update(command: Update, out: Out) -> Result<(), Failure> {
+    let Update { tokens, expiry, holder, country, par, agreement, transactions, processors, .. } = command;
+    let (clear, purpose, asked, vault) = (command.clear, command.purpose, command.asked, command.vault);
+    asked.check()?;
+    let tokens = input::tokens(&tokens.tokens, tokens.file.as_deref())?;
+    let consented_at = command.consented_at;
+    let set = v1::Attributes {
+        card_holder: holder.unwrap_or_default(),
+        billing_country: country.unwrap_or_default(),
+        par: par.unwrap_or_default(),
+        agreement: agreement.map(|kind| v1::Agreement { r#type: kind.into(), consented_at }),
+        network_transactions: transactions.into_iter().collect(),
+        processor_references: processors.into_iter().collect(),
+    };
+    let item = |token: vault_core::token::Token| v1::UpdateAttributesItem {
+        token: token.as_str().to_owned(),
+        card_expiry: expiry.map(date),
+        set: Some(set.clone()),
+        clear: clear.clone(),
+        ..v1::UpdateAttributesItem::default()
+    };
+    dial::run(async {
+        let session = Session::open(vault, asked, purpose, out).await?;
+        session.all(tokens, item, Told::changed).await
     })
 }
 
@@ -292,6 +437,9 @@ verbs! {
     DetokenizeItem -> DetokenizeResult by detokenize, batch_detokenize;
     InspectItem -> InspectResult by inspect, batch_inspect;
     RevokeItem -> RevokeResult by revoke, batch_revoke;
+    DisableItem -> ChangeResult by disable, batch_disable;
+    EnableItem -> ChangeResult by enable, batch_enable;
+    UpdateAttributesItem -> ChangeResult by update_attributes, batch_update_attributes;
 }
 
 /// One command's dealings with the vault.
@@ -528,7 +676,7 @@ enum Answer {
         seen: Seen,
     },
     Inspected(Box<Inspected>),
-    Revoked {
+    Standing {
         state: String,
         channels: Vec<String>,
     },
@@ -544,6 +692,68 @@ struct Inspected {
     created_at: Option<String>,
     #[serde(flatten)]
     seen: Seen,
+    restrictions: Option<Restrictions>,
+    attributes: Option<Attributes>,
+}
+
+#[derive(Serialize)]
+struct Restrictions {
+    purposes: Vec<String>,
+    bound_to_customer: bool,
+    single_use: bool,
+}
+
+#[derive(Serialize)]
+struct Attributes {
+    card_holder: String,
+    billing_country: String,
+    par: String,
+    agreement: Option<Agreement>,
+    network_transactions: BTreeMap<String, String>,
+    processor_references: BTreeMap<String, String>,
+}
+
+#[derive(Serialize)]
+struct Agreement {
+    kind: String,
+    consented_at: Option<String>,
+}
+
+impl Restrictions {
+    fn of(told: v1::Restrictions) -> Self {
+        Self {
+            purposes: told.purposes.into_iter().map(wire::word::<v1::Purpose>).collect(),
+            bound_to_customer: told.bound_to_customer,
+            single_use: told.single_use,
+        }
+    }
+
+    fn words(&self) -> String {
+        let only = if self.purposes.is_empty() {
+            String::new()
+        } else {
+            format!("  only for {}", self.purposes.join(","))
+        };
+        let bound = if self.bound_to_customer { "  bound to its customer" } else { "" };
+        let once = if self.single_use { "  once" } else { "" };
+        format!("{only}{bound}{once}")
+    }
+}
+
+impl Attributes {
+    fn of(told: v1::Attributes) -> Self {
+        Self {
+            card_holder: told.card_holder,
+            billing_country: told.billing_country,
+            par: told.par,
+            agreement: told.agreement.map(|agreed| Agreement {
+                kind: wire::word::<v1::AgreementType>(agreed.r#type),
+                consented_at: wire::moment(agreed.consented_at.as_ref()),
+            }),
+            network_transactions: told.network_transactions.into_iter().collect(),
+            processor_references: told.processor_references.into_iter().collect(),
+        }
+    }
 }
 
 /// What may be shown: of a card as `card`, of another value as `data`.
@@ -641,10 +851,13 @@ impl Told {
             valid_until: wire::moment(answer.valid_until.as_ref()),
             created_at: wire::moment(answer.created_at.as_ref()),
             seen: Seen::of(answer.card, answer.data),
+            restrictions: answer.restrictions.map(Restrictions::of),
+            attributes: answer.attributes.map(Attributes::of),
         };
+        let narrowed = inspected.restrictions.as_ref().map_or_else(String::new, Restrictions::words);
         let until = inspected.valid_until.as_deref().map_or_else(String::new, |at| format!("  until {at}"));
         let words = format!(
-            "{}  {}  {} {}  on {}{until}",
+            "{}  {}  {} {}  on {}{until}{narrowed}",
             inspected.seen.words(),
             inspected.state,
             inspected.scheme,
@@ -654,10 +867,17 @@ impl Told {
         Self::new(Answer::Inspected(Box::new(inspected)), words, answer.receipt.as_ref(), heads)
     }
 
+    fn changed(answer: v1::ChangeResult, heads: &[v1::Checkpoint]) -> Self {
+        let state = wire::word::<v1::TokenState>(answer.state);
+        let words = format!("{state}  on {}", some(&answer.channels));
+        let json = Answer::Standing { state, channels: answer.channels };
+        Self::new(json, words, answer.receipt.as_ref(), heads)
+    }
+
     fn revoked(answer: v1::RevokeResult, heads: &[v1::Checkpoint]) -> Self {
         let state = wire::word::<v1::TokenState>(answer.state);
         let words = format!("{state}  on {}", some(&answer.channels));
-        let json = Answer::Revoked { state, channels: answer.channels };
+        let json = Answer::Standing { state, channels: answer.channels };
         Self::new(json, words, answer.receipt.as_ref(), heads)
     }
 }
@@ -724,6 +944,21 @@ mod tests {
         );
         let nothing = Told::inspected(v1::InspectResult { state: 2, ..v1::InspectResult::default() }, &[]);
         assert_eq!(*nothing.words, "-  -  -  expired  -   on no channel");
+        let restricted = v1::InspectResult {
+            state: 1,
+            restrictions: Some(v1::Restrictions {
+                purposes: vec![3],
+                bound_to_customer: true,
+                single_use: true,
+            }),
+            ..v1::InspectResult::default()
+        };
+        assert_eq!(
+            *Told::inspected(restricted, &[]).words,
+            "-  -  -  active  -   on no channel  only for refund  bound to its customer  once"
+        );
+        let changed = v1::ChangeResult { state: 4, channels: vec!["a".into()], receipt: None };
+        assert_eq!(*Told::changed(changed, &[]).words, "disabled  on a");
         let revoked = v1::RevokeResult { state: 1, channels: vec!["a".into(), "b".into()], receipt: None };
         assert_eq!(*Told::revoked(revoked.clone(), &[]).words, "active  on a,b");
         assert_eq!(

@@ -7,9 +7,9 @@ use zeroize::Zeroizing;
 
 use crate::BesideToken;
 use crate::v1::{
-    AllChannels, CardExpiry, ChangeHeader, DataKind, DetokenizeItem, DetokenizeResult, Initiator,
-    InspectItem, NetworkToken, PaymentReference, PlainCard, PlainData, Purpose, RequestHeader, RevealForm,
-    RevokeItem, TokenizeItem, detokenize_result, revoke_item, tokenize_item,
+    AllChannels, CardExpiry, ChangeHeader, DataKind, DetokenizeItem, DetokenizeResult, DisableItem,
+    EnableItem, Initiator, InspectItem, NetworkToken, PaymentReference, PlainCard, PlainData, Purpose,
+    RequestHeader, RevealForm, RevokeItem, TokenizeItem, detokenize_result, revoke_item, tokenize_item,
 };
 
 /// A header with a new request id (UUID version 4). `merchant` and `channel` may be empty where the certificate is bound
@@ -109,6 +109,18 @@ pub fn end_on(token: &str, channel: &str) -> RevokeItem {
 
 fn ended(token: &str, extent: revoke_item::Extent) -> RevokeItem {
     RevokeItem { token: token.to_owned(), extent: Some(extent), ..RevokeItem::default() }
+}
+
+/// A token to stop for now.
+#[must_use]
+pub fn disable(token: &str) -> DisableItem {
+    DisableItem { token: token.to_owned(), ..DisableItem::default() }
+}
+
+/// A disabled token that is to work again.
+#[must_use]
+pub fn enable(token: &str) -> EnableItem {
+    EnableItem { token: token.to_owned(), ..EnableItem::default() }
 }
 
 /// Takes the card number out of an answer: digits in ASCII. `None`: the answer is masked, sealed to somebody else, or of

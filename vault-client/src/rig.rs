@@ -437,6 +437,10 @@ fn inspected(item: &InspectItem) -> InspectResult {
     InspectResult { format: item.token.clone(), ..InspectResult::default() }
 }
 
+fn changed(token: &str) -> ChangeResult {
+    ChangeResult { channels: vec![token.to_owned()], ..ChangeResult::default() }
+}
+
 fn revoked(item: &RevokeItem) -> RevokeResult {
     RevokeResult { channels: vec![item.token.clone()], ..RevokeResult::default() }
 }
@@ -451,6 +455,9 @@ impl Vault for Desk {
         detokenize(DetokenizeRequest) -> DetokenizeResponse, |item| detokenized(item);
         inspect(InspectRequest) -> InspectResponse, |item| inspected(item);
         revoke(RevokeRequest) -> RevokeResponse, |item| revoked(item);
+        disable(DisableRequest) -> DisableResponse, |item| changed(&item.token);
+        enable(EnableRequest) -> EnableResponse, |item| changed(&item.token);
+        update_attributes(UpdateAttributesRequest) -> UpdateAttributesResponse, |item| changed(&item.token);
     }
 
     batches! {
@@ -458,6 +465,9 @@ impl Vault for Desk {
         batch_detokenize(BatchDetokenizeRequest) -> BatchDetokenizeResponse, DetokenizeOutcome, detokenize_outcome, |item| detokenized(item);
         batch_inspect(BatchInspectRequest) -> BatchInspectResponse, InspectOutcome, inspect_outcome, |item| inspected(item);
         batch_revoke(BatchRevokeRequest) -> BatchRevokeResponse, RevokeOutcome, revoke_outcome, |item| revoked(item);
+        batch_disable(BatchDisableRequest) -> BatchDisableResponse, DisableOutcome, disable_outcome, |item| changed(&item.token);
+        batch_enable(BatchEnableRequest) -> BatchEnableResponse, EnableOutcome, enable_outcome, |item| changed(&item.token);
+        batch_update_attributes(BatchUpdateAttributesRequest) -> BatchUpdateAttributesResponse, UpdateAttributesOutcome, update_attributes_outcome, |item| changed(&item.token);
     }
 
     async fn stream_tokenize(

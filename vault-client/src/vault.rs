@@ -14,9 +14,9 @@ use crate::error::ClientError;
 use crate::line::Line;
 use crate::stream::{Answers, Gate, Gated, in_flight};
 use crate::v1::{
-    DetokenizeItem, DetokenizeResult, GetCapabilitiesRequest, GetCapabilitiesResponse, InspectItem,
-    InspectResult, RequestHeader, RevokeItem, RevokeResult, StreamDetokenizeRequest, StreamTokenizeRequest,
-    TokenizeItem, TokenizeResult,
+    ChangeResult, DetokenizeItem, DetokenizeResult, DisableItem, EnableItem, GetCapabilitiesRequest,
+    GetCapabilitiesResponse, InspectItem, InspectResult, RequestHeader, RevokeItem, RevokeResult,
+    StreamDetokenizeRequest, StreamTokenizeRequest, TokenizeItem, TokenizeResult, UpdateAttributesItem,
 };
 use crate::verb::{Verb, wire};
 
@@ -84,6 +84,29 @@ impl VaultClient {
         self.one(header, item).await
     }
 
+    /// Stops a token from working until it is enabled.
+    pub async fn disable(
+        &self,
+        header: RequestHeader,
+        item: DisableItem,
+    ) -> Result<ChangeResult, ClientError> {
+        self.one(header, item).await
+    }
+
+    /// Lets a token work again that was disabled.
+    pub async fn enable(&self, header: RequestHeader, item: EnableItem) -> Result<ChangeResult, ClientError> {
+        self.one(header, item).await
+    }
+
+    /// Changes what is known around a card.
+    pub async fn update_attributes(
+        &self,
+        header: RequestHeader,
+        item: UpdateAttributesItem,
+    ) -> Result<ChangeResult, ClientError> {
+        self.one(header, item).await
+    }
+
     /// Tokenizes any number of cards: split to the vault's limits (at most 1,000 items and less than 1 MiB a message), the
     /// parts sent one after the other under ids of their own ([`chunk_request_id`](crate::chunk_request_id)). Sending the
     /// whole again under the same header is safe, and tells what became of it.
@@ -122,6 +145,33 @@ impl VaultClient {
         header: RequestHeader,
         items: Vec<RevokeItem>,
     ) -> Result<Batch<RevokeResult>, ClientError> {
+        self.many(header, items).await
+    }
+
+    /// Disables any number of tokens, by the rules of [`VaultClient::batch_tokenize`].
+    pub async fn batch_disable(
+        &self,
+        header: RequestHeader,
+        items: Vec<DisableItem>,
+    ) -> Result<Batch<ChangeResult>, ClientError> {
+        self.many(header, items).await
+    }
+
+    /// Enables any number of tokens, by the rules of [`VaultClient::batch_tokenize`].
+    pub async fn batch_enable(
+        &self,
+        header: RequestHeader,
+        items: Vec<EnableItem>,
+    ) -> Result<Batch<ChangeResult>, ClientError> {
+        self.many(header, items).await
+    }
+
+    /// Changes what is known around any number of cards, by the rules of [`VaultClient::batch_tokenize`].
+    pub async fn batch_update_attributes(
+        &self,
+        header: RequestHeader,
+        items: Vec<UpdateAttributesItem>,
+    ) -> Result<Batch<ChangeResult>, ClientError> {
         self.many(header, items).await
     }
 

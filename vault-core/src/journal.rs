@@ -60,8 +60,8 @@ impl Disclosed {
 pub(crate) enum Filing {
     /// A permitted change or reading, and which card row it changes to what version.
     Enact(Permit, Part, Changed),
-    /// A permitted disclosure.
-    Disclose(Permit, SealedRecord, Part),
+    /// A permitted disclosure, and which card row it changes to what version: that of a single-use token.
+    Disclose(Permit, SealedRecord, Part, Changed),
     /// A refusal, and what it counts against the caller all the same.
     Refuse(Denial, Part),
     /// What the vault or an operator did.
@@ -305,7 +305,7 @@ impl Filing {
     fn part(&self) -> &Part {
         match self {
             Self::Enact(_, part, _)
-            | Self::Disclose(_, _, part)
+            | Self::Disclose(_, _, part, _)
             | Self::Refuse(_, part)
             | Self::State(_, part) => part,
         }
@@ -361,12 +361,13 @@ impl Pending {
             Filing::Enact(permit, part, changed) => {
                 Self { statement: permit.into_statement(), part, sealed: None, changed, stands, place }
             }
-            Filing::Disclose(permit, sealed, part) => {
+            Filing::Disclose(permit, sealed, part, changed) => {
                 // A permit is for one record and one measure: anything else would be a proof of something else.
                 let agrees = permit.record() == sealed.record && permit.show() == Show::Full;
                 let statement = permit.into_statement();
-                let agrees = agrees && matches!(statement.event, Event::Disclosed { .. });
-                Self { statement, part, sealed: agrees.then_some(sealed), changed: None, stands, place }
+                let agrees =
+                    agrees && matches!(statement.event, Event::Disclosed { .. } | Event::Spent { .. });
+                Self { statement, part, sealed: agrees.then_some(sealed), changed, stands, place }
             }
             Filing::Refuse(denial, part) => {
                 Self { statement: denial.into_statement(), part, sealed: None, changed: None, stands, place }

@@ -232,19 +232,20 @@ impl Keyring {
         if value.has(&record.mask) { Ok(value) } else { Err(Unopened) }
     }
 
-    /// Seals a token into its card's fingerprint row: only who brings the card can open it.
+    /// Seals a token into its card's fingerprint row, and which of the token's cards this one is: only who brings the card
+    /// can open it.
     pub fn seal_reuse(
         &self,
         merchant: MerchantId,
         fingerprint: &Fingerprint,
         like: &Likeness<'_>,
         value: &Value,
-        token: &Token,
+        (token, generation): (&Token, u32),
     ) -> Result<Vec<u8>, Error> {
         let keys = self.of(merchant)?;
         let trk = keys.trks.get(&keys.trk).ok_or_else(Error::internal)?;
         let aad = reuse_aad(keys.name(), fingerprint, keys.trk);
-        let inner = reuse_key(trk, keys.name(), like, value).seal(&aad, &pad(token))?;
+        let inner = reuse_key(trk, keys.name(), like, value).seal(&aad, &pad(token, generation))?;
         let plain = Writer::default().u32(keys.trk.0).fixed(&inner).done();
         self.seal_outer(merchant, rows::FINGERPRINT, &fingerprint.row, &plain)
     }
@@ -257,7 +258,7 @@ impl Keyring {
         like: &Likeness<'_>,
         value: &Value,
         bytes: &[u8],
-    ) -> Result<Token, Unopened> {
+    ) -> Result<(Token, u32), Unopened> {
         let plain = self.open_outer(merchant, rows::FINGERPRINT, &fingerprint.row, bytes)?;
         let mut r = Reader::new(&plain);
         let id = KeyId(r.u32().map_err(|_| Unopened)?);
@@ -704,24 +705,30 @@ fn length(pan: &Pan) -> u8 {
     u8::try_from(pan.len()).unwrap_or(0)
 }
 
+/// The generation's four bytes, at the end of the bucket: zero, as all padding was before there were generations.
+const GENERATION: usize = 4;
+
 const _: () = assert!(MAX_TOKEN <= u8::MAX as usize && PADDED == 19);
 
-/// Length u8, the token, zeros up to the next full bucket: one for every card's token.
-fn pad(token: &Token) -> Zeroizing<Vec<u8>> {
+/// Length u8, the token, zeros, generation u32 at the end of the next full bucket: the first one for every card's token.
+fn pad(token: &Token, generation: u32) -> Zeroizing<Vec<u8>> {
     let bytes = token.as_bytes();
-    let whole = (1 + bytes.len()).next_multiple_of(TOKEN_BUCKET);
+    let whole = (1 + bytes.len() + GENERATION).next_multiple_of(TOKEN_BUCKET);
     let mut padded = Zeroizing::new(Vec::with_capacity(whole));
     padded.push(u8::try_from(bytes.len()).unwrap_or(0));
     padded.extend_from_slice(bytes);
-    padded.resize(whole, 0);
+    padded.resize(whole - GENERATION, 0);
+    padded.extend_from_slice(&generation.to_be_bytes());
     padded
 }
 
-fn unpad(padded: &[u8]) -> Result<Token, Unopened> {
+fn unpad(padded: &[u8]) -> Result<(Token, u32), Unopened> {
     let (length, rest) = padded.split_first().ok_or(Unopened)?;
+    let (rest, generation) = rest.split_last_chunk::<GENERATION>().ok_or(Unopened)?;
     let bytes = rest.get(..usize::from(*length)).ok_or(Unopened)?;
     let text = std::str::from_utf8(bytes).map_err(|_| Unopened)?;
-    Token::parse(text).map_err(|_| Unopened)
+    let token = Token::parse(text).map_err(|_| Unopened)?;
+    Ok((token, u32::from_be_bytes(*generation)))
 }
 
 /// Whether a kept idempotency hash is this request's, in constant time.

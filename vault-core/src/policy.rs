@@ -19,13 +19,17 @@ use crate::control::{Control, Lock, LockTarget};
 use crate::error::Error;
 use crate::name::{ChannelName, FormatName, MerchantName, PrincipalName};
 use crate::pan::{MAX_DIGITS, Pan};
-use crate::record::{Card, ChannelId, FormatId, Grants, MerchantId};
+use crate::record::{Card, ChannelId, FormatId, Grants, MerchantId, Spent, SubjectId};
 use crate::time::Timestamp;
 use crate::token::{Keep, TokenFormat};
-use crate::words::{Action, Initiator, Kind, Purpose, Ref, Refusal, Show};
+use crate::words::{Action, Initiator, Kind, Purpose, RecordChange, Ref, Refusal, Show};
 
 /// Rules are looked up by hash, so each is spread over what it names; a policy that would spread further is refused.
 const MAX_SPREAD: usize = 4_000_000;
+
+/// For how long the request that used up a single-use token may be answered again, in milliseconds: a lost answer is
+/// asked for at once, or never.
+pub const REREAD_MS: u64 = 60_000;
 
 /// Who is at the door, before the policy has a name for them.
 #[derive(Clone, Copy)]
@@ -60,6 +64,23 @@ pub struct Asked<'a> {
     pub initiator: Initiator,
     /// How much of the card number is wanted.
     pub show: Show,
+}
+
+/// What a request brings to one token, beside who asks for what.
+#[derive(Clone, Copy)]
+pub struct Presented {
+    /// The least that must be shown.
+    pub wanted: Show,
+    /// Whose customer it is about; [`SubjectId::NONE`] if it names none.
+    pub customer: SubjectId,
+    /// The request's keyed hash: who asks, under which id, for what.
+    pub request: [u8; 32],
+    /// Whether it was answered before.
+    pub again: bool,
+    /// The version of the row from here on.
+    pub version: u32,
+    /// What time it is.
+    pub now: Timestamp,
 }
 
 /// The part of a request that a principal, a merchant and a channel make up: known to be in the policy.
@@ -174,16 +195,11 @@ impl Admitted {
         Ok(self.permit(record, Show::Nothing, event))
     }
 
-    /// Asks to disclose, show or revoke one card. Every refusal here depends on the token.
-    pub fn permit_card(
-        &self,
-        card: &Card,
-        wanted: Show,
-        now: Timestamp,
-        again: bool,
-    ) -> Result<Permit, Denial> {
+    /// Asks to disclose, show or change one card. Every refusal here depends on the token.
+    pub fn permit_card(&self, card: &Card, presented: &Presented) -> Result<Permit, Denial> {
         let record = card.row.record;
         let deny = |why| Err(self.deny(why, Some(record)));
+        let Presented { wanted, version, now, .. } = *presented;
         if card.merchant != self.merchant_id {
             return deny(Refusal::Foreign);
         }
@@ -202,17 +218,27 @@ impl Admitted {
         if card.is_expired(now) && self.action != Action::Revoke {
             return deny(Refusal::Expired);
         }
+        if let Some(why) = self.restricted(card, presented) {
+            return deny(why);
+        }
         if wanted > most {
             return deny(Refusal::ShowsTooMuch);
         }
+        let spends = card.row.restrictions.single_use && wanted == Show::Full;
+        let again = presented.again || card.row.standing.spent.is_some();
         let (purpose, initiator) = (self.purpose, self.initiator);
         let show = if self.action == Action::Inspect { most.min(Show::Masked) } else { wanted };
         let event = match self.action {
+            Action::Detokenize if spends && card.row.standing.spent.is_none() => {
+                Event::Spent { record, version, purpose, initiator }
+            }
             Action::Detokenize => Event::Disclosed { record, purpose, initiator, show, redelivered: again },
             Action::Inspect => Event::Inspected { record, show },
-            Action::Revoke => {
-                let version = card.row.version.saturating_add(1);
-                Event::Revoked { record, version, channels: RevokedOn::All }
+            Action::Revoke => Event::Revoked { record, version, channels: RevokedOn::All },
+            Action::Disable => Event::Changed { record, version, change: RecordChange::Disabled },
+            Action::Enable => Event::Changed { record, version, change: RecordChange::Enabled },
+            Action::UpdateAttributes => {
+                Event::Changed { record, version, change: RecordChange::AttributesUpdated }
             }
             // No rule can name these, so no admission exists for them.
             Action::Tokenize
@@ -227,6 +253,44 @@ impl Admitted {
             | Action::Connect => return deny(Refusal::ActionNotAllowed),
         };
         Ok(self.permit(record, show, event))
+    }
+
+    /// Why the token may not be used now for this, by its own restrictions and standing. They bind who uses the card; who
+    /// looks after the token (ends it, enables it, updates what is known) is bound by the policy.
+    fn restricted(&self, card: &Card, presented: &Presented) -> Option<Refusal> {
+        let row = &card.row;
+        match self.action {
+            Action::Detokenize | Action::Inspect => {}
+            Action::Tokenize
+            | Action::Revoke
+            | Action::Disable
+            | Action::Enable
+            | Action::UpdateAttributes
+            | Action::RotateKey
+            | Action::SetLock
+            | Action::LiftLock
+            | Action::ApplyPolicy
+            | Action::ReadAudit
+            | Action::ReadKeys
+            | Action::ReadPolicy
+            | Action::ReadLocks
+            | Action::Connect => return None,
+        }
+        if row.standing.disabled {
+            return Some(Refusal::Disabled);
+        }
+        if !row.restrictions.purposes.include(self.purpose) {
+            return Some(Refusal::WrongPurpose);
+        }
+        if row.restrictions.bound_to_customer && row.subject != presented.customer {
+            return Some(Refusal::WrongCustomer);
+        }
+        // A lost answer may be asked for again by the very request that spent the token, and by no other.
+        let rereads = |spent: Spent| {
+            let over = spent.at.plus_ms(REREAD_MS);
+            self.action == Action::Detokenize && spent.by == presented.request && presented.now < over
+        };
+        row.standing.spent.filter(|spent| !rereads(*spent)).map(|_| Refusal::AlreadyUsed)
     }
 
     /// Asks to answer a retry of a revocation that was done: the caller has seen that the row says so.
@@ -325,6 +389,8 @@ impl Denial {
             | Refusal::Revoked
             | Refusal::Foreign
             | Refusal::AlreadyUsed
+            | Refusal::WrongCustomer
+            | Refusal::Disabled
             | Refusal::Erased => Error::NotFound,
             Refusal::Locked => Error::Locked { lockdown: self.lock },
             Refusal::BudgetSpent | Refusal::GuessBudgetSpent => Error::Budget { retry_after_ms: 0 },

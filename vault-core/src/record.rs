@@ -262,6 +262,9 @@ pub struct Row {
     pub standing: Standing,
     /// What is known around the card.
     pub attributes: Attributes,
+    /// How often another card took its card's place. The fingerprint of a card that was replaced is of an older generation,
+    /// and so gives this token no more.
+    pub generation: u32,
     /// The cards that it stood for before, the newest first.
     pub earlier: Vec<Earlier>,
     /// The card number; gone once the token is revoked, when the row is a tombstone.
@@ -283,7 +286,7 @@ impl Row {
         self.restrictions.write(&mut w);
         self.standing.write(&mut w);
         self.attributes.write(&mut w);
-        w.u8(u8::try_from(self.earlier.len()).unwrap_or(u8::MAX));
+        w.u32(self.generation).u8(u8::try_from(self.earlier.len()).unwrap_or(u8::MAX));
         self.earlier.iter().for_each(|earlier| earlier.write(&mut w));
         match &self.inner {
             None => {
@@ -329,6 +332,7 @@ impl Row {
             restrictions: Restrictions::read(r)?,
             standing: Standing::read(r)?,
             attributes: Attributes::read(r)?,
+            generation: r.u32()?,
             earlier: {
                 let count = usize::from(r.u8()?);
                 if count > MAX_EARLIER {
@@ -360,6 +364,7 @@ impl Row {
             restrictions: Restrictions::default(),
             standing: Standing::default(),
             attributes: Attributes::default(),
+            generation: 0,
             earlier: Vec::new(),
             inner: {
                 if r.u32()? != 0 {
@@ -480,6 +485,7 @@ mod tests {
             restrictions: Restrictions::default(),
             standing: Standing::default(),
             attributes: Attributes::default(),
+            generation: 0,
             earlier: Vec::new(),
             inner: inner.then(seal),
         }
@@ -504,6 +510,7 @@ mod tests {
             },
             standing: Standing { disabled: true, spent: Some(Spent { by: [4; 32], at: Timestamp(8) }) },
             attributes: attributes::tests::full(),
+            generation: 5,
             earlier: vec![earlier; MAX_EARLIER],
             ..plain(true)
         }

@@ -8,6 +8,7 @@ mod blocking;
 mod cards;
 mod esk;
 mod kept;
+mod life;
 mod operate;
 mod request;
 mod running;
@@ -25,8 +26,8 @@ use std::sync::{Arc, PoisonError, RwLock};
 pub use blocking::Blocking;
 pub use operate::{KeyLine, MAX_ENTRIES, MAX_NOTE, PolicyChange, Status};
 pub use request::{
-    Context, Detokenized, Header, Inspected, MAX_BATCH, MAX_CONTEXT, NewCard, RequestId, Reveal, Revealed,
-    Revocation, RevokedToken, Tokenized,
+    AttributesUpdate, ChangedToken, Context, Detokenized, Header, Inspected, MAX_BATCH, MAX_CONTEXT, NewCard,
+    RequestId, Reveal, Revealed, Revocation, RevokedToken, Tokenized,
 };
 pub use space::SpaceUse;
 pub use verify::{Finding, StoreReport};

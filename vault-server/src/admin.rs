@@ -22,7 +22,7 @@ use vault_core::plan::Kept;
 use vault_core::policy::{Asked, Caller, MAX_POLICY, Policy};
 use vault_core::time::{Clock, Timestamp};
 use vault_core::vault::{self, KeyLine, MAX_ENTRIES, RequestId, SpaceUse, Vault};
-use vault_core::words::{Action, Initiator, KeyState, LockReason, Purpose, Show};
+use vault_core::words::{Action, Initiator, KeyState, LockReason, Purpose, RecordChange, Show};
 use vault_proto::status::{Failure, Reason};
 use vault_proto::v1;
 
@@ -354,6 +354,22 @@ fn entry(log: &str, index: u64, leaf: Vec<u8>, entry: &AuditEntry) -> v1::AuditE
         Event::Revoked { record, .. } => {
             told.record = record.0.to_vec();
             ("revoked", Some(Action::Revoke))
+        }
+        Event::Spent { record, purpose, initiator, .. } => {
+            told.record = record.0.to_vec();
+            told.purpose = purpose.id().into();
+            told.initiator = initiator.id().into();
+            told.details.insert("show".to_owned(), Show::Full.to_string());
+            ("spent", Some(Action::Detokenize))
+        }
+        Event::Changed { record, change, .. } => {
+            told.record = record.0.to_vec();
+            let action = match change {
+                RecordChange::Disabled => Action::Disable,
+                RecordChange::Enabled => Action::Enable,
+                RecordChange::AttributesUpdated => Action::UpdateAttributes,
+            };
+            (change.as_str(), Some(action))
         }
         Event::Refused { action, record, why, purpose, initiator } => {
             told.record = record.map_or_else(Vec::new, |r| r.0.to_vec());

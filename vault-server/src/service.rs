@@ -1,6 +1,8 @@
 //! `vault.v1.Vault` over the core: each call takes the caller from its certificate and the request from its message,
 //! asks the vault, and puts the answer back into a message. It decides nothing.
 
+mod life;
+
 use std::collections::BTreeMap;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -45,6 +47,9 @@ const FEATURES: &[&str] = &[
     "scheme.random",
     "scheme.mixed",
     "scheme.opaque",
+    "token.restrictions",
+    "token.disable",
+    "token.attributes",
     "kind.network_token",
     "kind.reference",
     "kind.iban",
@@ -520,6 +525,48 @@ impl v1::vault_server::Vault for VaultService {
             }
         };
         Ok(Response::new(answered(request.into_inner(), self.shutdown.clone(), ask)))
+    }
+
+    async fn disable(
+        &self,
+        request: Request<v1::DisableRequest>,
+    ) -> Result<Response<v1::DisableResponse>, Status> {
+        life::disable(self, request).await
+    }
+
+    async fn enable(
+        &self,
+        request: Request<v1::EnableRequest>,
+    ) -> Result<Response<v1::EnableResponse>, Status> {
+        life::enable(self, request).await
+    }
+
+    async fn update_attributes(
+        &self,
+        request: Request<v1::UpdateAttributesRequest>,
+    ) -> Result<Response<v1::UpdateAttributesResponse>, Status> {
+        life::update_attributes(self, request).await
+    }
+
+    async fn batch_disable(
+        &self,
+        request: Request<v1::BatchDisableRequest>,
+    ) -> Result<Response<v1::BatchDisableResponse>, Status> {
+        life::batch_disable(self, request).await
+    }
+
+    async fn batch_enable(
+        &self,
+        request: Request<v1::BatchEnableRequest>,
+    ) -> Result<Response<v1::BatchEnableResponse>, Status> {
+        life::batch_enable(self, request).await
+    }
+
+    async fn batch_update_attributes(
+        &self,
+        request: Request<v1::BatchUpdateAttributesRequest>,
+    ) -> Result<Response<v1::BatchUpdateAttributesResponse>, Status> {
+        life::batch_update_attributes(self, request).await
     }
 
     async fn get_capabilities(

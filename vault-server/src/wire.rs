@@ -2,6 +2,8 @@
 //!
 //! Refused, by the field's path: everything unspecified, malformed or unknown. No refusal repeats what it refused.
 
+mod life;
+
 use std::time::Duration;
 
 use vault_core::audit::checkpoint::SignedCheckpoint;
@@ -22,6 +24,8 @@ use vault_core::words::{Initiator, Purpose};
 use vault_proto::v1;
 
 use crate::data;
+
+pub use life::{changed, disable, enable, update};
 
 /// The longest `reference` of an item, in bytes: it only finds its way back.
 const MAX_REFERENCE: usize = 128;
@@ -132,6 +136,8 @@ pub fn new_card(item: v1::TokenizeItem) -> Result<NewCard, Error> {
         format: name(&item.format, "item.format", FormatName::parse)?,
         valid_until: item.valid_until.map(|t| from_timestamp(&t, "item.valid_until")).transpose()?,
         channels,
+        restrictions: life::restrictions(item.restrictions)?,
+        attributes: life::attributes(item.attributes, &life::NEW)?,
         context: item.context.map(|c| context(&c, &ITEM_CONTEXT)).transpose()?,
     })
 }
@@ -354,6 +360,8 @@ pub fn inspected(answer: Inspected, with_head: bool) -> v1::InspectResult {
         valid_until: answer.valid_until.map(timestamp),
         created_at: Some(timestamp(answer.made_at)),
         receipt: Some(receipt(&answer.receipt, with_head)),
+        restrictions: (!answer.restrictions.is_none()).then(|| life::told_restrictions(answer.restrictions)),
+        attributes: life::told_attributes(&answer.attributes),
     }
 }
 

@@ -18,7 +18,7 @@ use super::tree::Hash;
 use crate::codec::{Reader, Torn, Writer};
 use crate::name::{ChannelName, MerchantName, PrincipalName};
 use crate::time::Timestamp;
-use crate::words::{Action, Initiator, KeyState, LockReason, Purpose, Ref, Refusal, Show};
+use crate::words::{Action, Initiator, KeyState, LockReason, Purpose, RecordChange, Ref, Refusal, Show};
 
 /// The version of the bytes, their first one.
 const VERSION: u8 = 1;
@@ -136,6 +136,27 @@ pub enum Event {
         version: u32,
         /// Where.
         channels: RevokedOn,
+    },
+    /// The card number of a single-use token was about to go out, and the token is used up. Stands on disk before it
+    /// does.
+    Spent {
+        /// The record.
+        record: Ref,
+        /// The row's version from here on: a row of a lower one was put back.
+        version: u32,
+        /// What for.
+        purpose: Purpose,
+        /// Who started the payment.
+        initiator: Initiator,
+    },
+    /// A record changed, and neither its card number nor its token did.
+    Changed {
+        /// The record.
+        record: Ref,
+        /// The row's version from here on: a row of a lower one was put back.
+        version: u32,
+        /// How.
+        change: RecordChange,
     },
     /// A request was refused.
     Refused {
@@ -282,12 +303,35 @@ impl AuditEntry {
 }
 
 impl Event {
+    /// The record whose row has a new version from here on, and which.
+    #[must_use]
+    pub fn row_version(&self) -> Option<(Ref, u32)> {
+        match self {
+            Self::Tokenized { record, version, .. }
+            | Self::Revoked { record, version, .. }
+            | Self::Spent { record, version, .. }
+            | Self::Changed { record, version, .. } => Some((*record, *version)),
+            Self::Disclosed { .. }
+            | Self::Inspected { .. }
+            | Self::Refused { .. }
+            | Self::RefusalsCounted { .. }
+            | Self::ControlChanged { .. }
+            | Self::Consulted { .. }
+            | Self::VaultOpened
+            | Self::VaultClosed
+            | Self::LogStarted { .. }
+            | Self::Swept { .. } => None,
+        }
+    }
+
     fn id(&self) -> u8 {
         match self {
             Self::Tokenized { .. } => 1,
             Self::Disclosed { .. } => 2,
             Self::Inspected { .. } => 3,
             Self::Revoked { .. } => 4,
+            Self::Spent { .. } => 5,
+            Self::Changed { .. } => 6,
             Self::Refused { .. } => 32,
             Self::RefusalsCounted { .. } => 33,
             Self::ControlChanged { .. } => 64,
@@ -318,6 +362,10 @@ impl Event {
                     w.fixed(&record.0).u32(*version).u8(2).e(channel.as_str().as_bytes())
                 }
             },
+            Self::Spent { record, version, purpose, initiator } => {
+                w.fixed(&record.0).u32(*version).u8(purpose.id()).u8(initiator.id())
+            }
+            Self::Changed { record, version, change } => w.fixed(&record.0).u32(*version).u8(change.id()),
             Self::Refused { action, record, why, purpose, initiator } => {
                 w.u8(action.id());
                 match record {
@@ -371,6 +419,17 @@ impl Event {
                     _ => return Err(Torn),
                 },
             },
+            5 => Self::Spent {
+                record: Ref(r.array()?),
+                version: r.u32()?,
+                purpose: word(r, Purpose::from_id)?,
+                initiator: word(r, Initiator::from_id)?,
+            },
+            6 => Self::Changed {
+                record: Ref(r.array()?),
+                version: r.u32()?,
+                change: word(r, RecordChange::from_id)?,
+            },
             32 => Self::Refused {
                 action: word(r, Action::from_id)?,
                 record: if flag(r)? { Some(Ref(r.array()?)) } else { None },
@@ -415,6 +474,10 @@ impl Event {
                 RevokedOn::All => format!("revoked {record} on all channels"),
                 RevokedOn::One(channel) => format!("revoked {record} on channel {channel}"),
             },
+            Self::Spent { record, version: _, purpose, initiator } => {
+                format!("disclosed {record} full for {purpose} by {initiator}, its only time")
+            }
+            Self::Changed { record, version: _, change } => format!("changed {record}: {change}"),
             Self::Refused { action, record, why, purpose, initiator } => {
                 let record = record.map_or_else(String::new, |r| format!(" {r}"));
                 let purpose = purpose.map_or_else(String::new, |p| format!(" for {p}"));
@@ -598,6 +661,8 @@ pub(super) mod tests {
                 version: 2,
                 channels: RevokedOn::One(ChannelName::parse(&"c".repeat(63)).unwrap()),
             },
+            Event::Spent { record, version: 2, purpose, initiator },
+            Event::Changed { record, version: 2, change: RecordChange::Disabled },
             Event::Refused {
                 action: Action::Detokenize,
                 record: Some(record),
@@ -688,7 +753,7 @@ pub(super) mod tests {
     fn a_typical_entry_is_small() {
         let sizes: Vec<(&str, usize)> = every_event()
             .into_iter()
-            .zip(["tokenized", "", "disclosed", "inspected", "revoked", "", "refused"])
+            .zip(["tokenized", "", "disclosed", "inspected", "revoked", "", "", "", "refused"])
             .filter(|(_, name)| !name.is_empty())
             .map(|(event, name)| {
                 (name, AuditEntry { event, ..disclosed(1_790_000_000_123, 12) }.encode().len())

@@ -2,12 +2,14 @@
 
 use std::fmt;
 
+use crate::attributes::{Attribute, Attributes};
 use crate::audit::entry::Minting;
 use crate::audit::receipt::Receipt;
 use crate::error::Error;
 use crate::mask::Mask;
 use crate::name::{ChannelName, FormatName, MerchantName};
 use crate::pan::{self, CardExpiry, Pan};
+use crate::restrictions::Restrictions;
 use crate::time::Timestamp;
 use crate::token::{Scheme, Token};
 use crate::value::Value;
@@ -122,6 +124,10 @@ pub struct NewCard {
     pub valid_until: Option<Timestamp>,
     /// On which channels the token works; the format's default if empty.
     pub channels: Vec<ChannelName>,
+    /// What the token may be used for, beside what the policy says. A single-use token is always a fresh one.
+    pub restrictions: Restrictions,
+    /// What is known around the card. Of a card that is known here it changes the record, as a later expiry does.
+    pub attributes: Attributes,
     /// What is known around this very card, in place of the header's context: an import has many customers.
     pub context: Option<Context>,
 }
@@ -136,6 +142,8 @@ impl NewCard {
             format: None,
             valid_until: None,
             channels: Vec::new(),
+            restrictions: Restrictions::default(),
+            attributes: Attributes::default(),
             context: None,
         }
     }
@@ -200,6 +208,31 @@ pub struct Inspected {
     /// That format's name.
     pub format: Option<FormatName>,
     /// On which of the merchant's channels the token works.
+    pub channels: Vec<ChannelName>,
+    /// What it may be used for.
+    pub restrictions: Restrictions,
+    /// What is known around the card.
+    pub attributes: Attributes,
+    /// Where it stands in the log.
+    pub receipt: Receipt,
+}
+
+/// What is to be known around a card from now on. Neither its number nor its token changes.
+#[derive(Clone, PartialEq, Eq, Default)]
+pub struct AttributesUpdate {
+    /// The card's own expiry, if it has a new one.
+    pub card_expiry: Option<CardExpiry>,
+    /// What is set; of the maps, entry by entry.
+    pub set: Attributes,
+    /// What is emptied before it.
+    pub clear: Vec<Attribute>,
+}
+
+/// The answer to a change of a record.
+pub struct ChangedToken {
+    /// Whether the token is stopped for now.
+    pub disabled: bool,
+    /// On which of the merchant's channels it is granted.
     pub channels: Vec<ChannelName>,
     /// Where it stands in the log.
     pub receipt: Receipt,

@@ -11,7 +11,6 @@ use super::running::Run;
 use super::view::View;
 use super::{MAX_ROUNDS, State, Vault};
 use crate::aead::Unopened;
-use crate::attributes::Attributes;
 use crate::audit::entry::Minting;
 use crate::audit::receipt::Receipt;
 use crate::codec::{Reader, Torn, Writer};
@@ -427,8 +426,15 @@ impl<'a> Round<'a> {
             Error::malformed(field, "has a length that this token format does not take")
         })?;
         let grants = self.grants(card, &format)?;
-        let restrictions = restrictions(&grants);
+        let restrictions = restrictions(&grants, card.restrictions);
         let context = self.context(card);
+        if card.restrictions.bound_to_customer && context.customer_reference.is_empty() {
+            return Err(Error::malformed(
+                "item.restrictions.bound_to_customer",
+                "needs a customer reference in the context",
+            ));
+        }
+        card.attributes.check()?;
         let subject = match context.customer_reference.as_str() {
             "" => SubjectId::NONE,
             reference => keyring.subject(id, reference)?,
@@ -438,7 +444,9 @@ impl<'a> Round<'a> {
         let request = RequestKey { principal, request_id: &self.header.request_id.0, item };
         let name = keyring.request_row(id, &request)?;
         let today = self.now.day();
-        let reusable = format.format.reuse() == Reuse::Reuse && card.valid_until.is_none();
+        let reusable = format.format.reuse() == Reuse::Reuse
+            && card.valid_until.is_none()
+            && !card.restrictions.single_use;
         let fingerprint = if reusable {
             Some(keyring.fingerprint(id, &self.like(&format, subject, &restrictions)?, &card.value)?)
         } else {
@@ -525,7 +533,7 @@ impl<'a> Round<'a> {
     /// The request's bytes, canonically: what the idempotency hash and the kept answer's key are made over.
     fn request_bytes(&self, card: &NewCard, context: &Context, restrictions: &[u8]) -> Zeroizing<Vec<u8>> {
         let identity = card.value.expose_padded();
-        let mut w = Writer::with_capacity(1_024 + identity.len()); // never outgrown: a card number is written into it
+        let mut w = Writer::with_capacity(8_192 + identity.len()); // never outgrown: a card number is written into it
         w.u8(Action::Tokenize.id()).u32(u32::try_from(self.cards.len()).unwrap_or(u32::MAX));
         w.u32(self.admitted.channel_id().0).u8(self.header.purpose.id()).u8(self.header.initiator.id());
         w.e(context.customer_reference.as_bytes()).e(context.session.as_bytes());
@@ -539,6 +547,10 @@ impl<'a> Round<'a> {
         w.u64(card.valid_until.map_or(0, |t| t.0)).e(restrictions);
         if card.value.kind() != Kind::Card {
             w.u8(card.value.kind().id());
+        }
+        // Only where there are any: the bytes of a request without are those of every release.
+        if !card.attributes.is_empty() {
+            card.attributes.write(&mut w);
         }
         Zeroizing::new(w.done())
     }
@@ -653,10 +665,10 @@ impl<'a> Round<'a> {
             // One that does not open is told when its item is decided.
             let known = self.known_token(item).unwrap_or_default();
             let candidate = item.space.draw(&mut random::below)?;
-            for token in known.iter().chain([&candidate]) {
+            for token in known.iter().map(|(token, _)| token).chain([&candidate]) {
                 keys.push(merchant_row(rows::CARD, id, &keyring.row_key(id, token)?.0));
             }
-            if let Some(token) = &known {
+            if let Some((token, _)) = &known {
                 let row_key = keyring.row_key(id, token)?;
                 self.newest
                     .extend(self.vault.inner.recent.newest(id, row_key).map(|version| (row_key, version)));
@@ -667,8 +679,8 @@ impl<'a> Round<'a> {
         Ok(drawn)
     }
 
-    /// The token that this card already has, as its fingerprint row says.
-    fn known_token(&self, item: &Item<'_>) -> Result<Option<Token>, Unopened> {
+    /// The token that this card already has, as its fingerprint row says, and which of the token's cards it was.
+    fn known_token(&self, item: &Item<'_>) -> Result<Option<(Token, u32)>, Unopened> {
         let Some(fingerprint) = &item.fingerprint else { return Ok(None) };
         let id = self.merchant.id;
         let Some(row) = self.view.get(&merchant_row(rows::FINGERPRINT, id, &fingerprint.row)) else {
@@ -687,8 +699,8 @@ impl<'a> Round<'a> {
     ) -> Result<(Answer, Changed), Undecided> {
         // Looked up here, not with the candidates: an item before this one may be of the same card.
         let known = self.known_token(item).map_err(|Unopened| Undecided::Unreadable)?;
-        if let Some(token) = known
-            && let Some(reused) = self.reuse(item, token, part)?
+        if let Some(known) = known
+            && let Some(reused) = self.reuse(item, known, part)?
         {
             return Ok(reused);
         }
@@ -707,11 +719,12 @@ impl<'a> Round<'a> {
         }
     }
 
-    /// The same token again, unless it is revoked, expired or narrowed since. A later card expiry updates the record.
+    /// The same token again, unless it is revoked, expired, disabled or narrowed since, or stands for another card by now.
+    /// A later card expiry updates the record, and so do attributes.
     fn reuse(
         &mut self,
         item: &Item<'_>,
-        token: Token,
+        (token, generation): (Token, u32),
         part: &mut Part,
     ) -> Result<Option<(Answer, Changed)>, Undecided> {
         let (id, state) = (self.merchant.id, self.state.clone());
@@ -726,14 +739,19 @@ impl<'a> Round<'a> {
             return Err(Undecided::Unreadable);
         }
         let works = !card.is_revoked() && card.row.valid_until.is_none() && card.row.grants == item.grants;
-        if !works || card.row.subject != item.subject {
+        let alike = card.row.subject == item.subject && card.row.restrictions == item.card.restrictions;
+        let stands = !card.row.standing.disabled && card.row.generation == generation;
+        if !works || !alike || !stands {
             return Ok(None);
         }
         let later = item.card.card_expiry.filter(|given| card.row.card_expiry.is_none_or(|had| *given > had));
         let mut changed = None;
         let mut row = card.row;
-        if let Some(expiry) = later {
-            row.card_expiry = Some(expiry);
+        let mut attributes = row.attributes.clone();
+        attributes.change(item.card.attributes.clone(), &[])?;
+        if later.is_some() || attributes != row.attributes {
+            row.card_expiry = later.or(row.card_expiry);
+            row.attributes = attributes;
             row.version = row.version.saturating_add(1);
             let sealed = state.keyring.seal_row(id, row_key, &row)?;
             self.view.put(part, store_key, sealed);
@@ -779,9 +797,10 @@ impl<'a> Round<'a> {
             valid_until: item.card.valid_until,
             grants: item.grants.clone(),
             subject: item.subject,
-            restrictions: Restrictions::default(),
+            restrictions: item.card.restrictions,
             standing: Standing::default(),
-            attributes: Attributes::default(),
+            attributes: item.card.attributes.clone(),
+            generation: 0,
             earlier: Vec::new(),
             inner: Some(inner),
         };
@@ -789,7 +808,7 @@ impl<'a> Round<'a> {
         self.view.put(part, merchant_row(rows::CARD, id, &row_key.0), sealed);
         if let Some(fingerprint) = &item.fingerprint {
             let like = self.likeness(item)?;
-            let sealed = state.keyring.seal_reuse(id, fingerprint, &like, &item.card.value, &token)?;
+            let sealed = state.keyring.seal_reuse(id, fingerprint, &like, &item.card.value, (&token, 0))?;
             self.view.put(part, merchant_row(rows::FINGERPRINT, id, &fingerprint.row), sealed);
         }
         part.writes.push(Write::Add(self.space_key(item)?, 1));
@@ -961,8 +980,9 @@ pub(super) fn field_of(kind: Kind) -> &'static str {
     }
 }
 
-/// The restrictions asked for, canonically: kind u8, then each channel u32.
-fn restrictions(grants: &Grants) -> Vec<u8> {
+/// The restrictions asked for, canonically: kind u8, then each channel u32; then, if there are any, purposes u32 and flags
+/// u8, which no number of channels can be taken for.
+pub(super) fn restrictions(grants: &Grants, narrower: Restrictions) -> Vec<u8> {
     let (kind, channels): (u8, &[ChannelId]) = match grants {
         Grants::AllBut(channels) => (0, channels),
         Grants::Only(channels) => (1, channels),
@@ -971,6 +991,9 @@ fn restrictions(grants: &Grants) -> Vec<u8> {
     w.u8(kind);
     for channel in channels {
         w.u32(channel.0);
+    }
+    if !narrower.is_none() {
+        narrower.write(&mut w);
     }
     w.done()
 }
