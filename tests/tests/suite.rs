@@ -30,3 +30,4 @@ mod raw;
 mod refused_is_refused;
 mod strangers;
 mod tampered_rows;
+mod vaultless_tokens;

@@ -7,9 +7,11 @@ use zeroize::Zeroizing;
 
 use crate::BesideToken;
 use crate::v1::{
-    AllChannels, CardExpiry, ChangeHeader, DataKind, DetokenizeItem, DetokenizeResult, DisableItem,
-    EnableItem, Initiator, InspectItem, NetworkToken, PaymentReference, PlainCard, PlainData, Purpose,
-    RequestHeader, RevealForm, RevokeItem, TokenizeItem, detokenize_result, revoke_item, tokenize_item,
+    AllChannels, CardExpiry, ChangeHeader, DataKind, DeleteCardItem, DetokenizeItem, DetokenizeResult,
+    DisableItem, EnableItem, FingerprintItem, Initiator, InspectItem, NetworkToken, PaymentReference,
+    PlainCard, PlainData, Purpose, ReplaceItem, ReplaceReason, RequestHeader, RevealForm, RevokeItem,
+    TokenizeItem, TranslateItem, UpgradeItem, delete_card_item, detokenize_result, fingerprint_item,
+    replace_item, revoke_item, tokenize_item,
 };
 
 /// A header with a new request id (UUID version 4). `merchant` and `channel` may be empty where the certificate is bound
@@ -111,6 +113,12 @@ fn ended(token: &str, extent: revoke_item::Extent) -> RevokeItem {
     RevokeItem { token: token.to_owned(), extent: Some(extent), ..RevokeItem::default() }
 }
 
+/// A vaultless token to turn into the current one.
+#[must_use]
+pub fn upgrade(token: &str) -> UpgradeItem {
+    UpgradeItem { token: token.to_owned(), ..UpgradeItem::default() }
+}
+
 /// A token to stop for now.
 #[must_use]
 pub fn disable(token: &str) -> DisableItem {
@@ -121,6 +129,43 @@ pub fn disable(token: &str) -> DisableItem {
 #[must_use]
 pub fn enable(token: &str) -> EnableItem {
     EnableItem { token: token.to_owned(), ..EnableItem::default() }
+}
+
+/// A token whose card is replaced by this one, and why.
+#[must_use]
+pub fn replace(
+    token: &str,
+    mut pan: Zeroizing<Vec<u8>>,
+    card_expiry: Option<CardExpiry>,
+    reason: ReplaceReason,
+) -> ReplaceItem {
+    let plain = PlainCard::new(std::mem::take(&mut *pan), card_expiry);
+    ReplaceItem {
+        token: token.to_owned(),
+        card: Some(replace_item::Card::Plain(plain)),
+        reason: reason.into(),
+        ..ReplaceItem::default()
+    }
+}
+
+/// A card whose fingerprint is wanted.
+#[must_use]
+pub fn fingerprint(mut pan: Zeroizing<Vec<u8>>) -> FingerprintItem {
+    let plain = PlainCard::new(std::mem::take(&mut *pan), None);
+    FingerprintItem { card: Some(fingerprint_item::Card::Plain(plain)), ..FingerprintItem::default() }
+}
+
+/// A card whose tokens are to end.
+#[must_use]
+pub fn delete_card(mut pan: Zeroizing<Vec<u8>>) -> DeleteCardItem {
+    let plain = PlainCard::new(std::mem::take(&mut *pan), None);
+    DeleteCardItem { card: Some(delete_card_item::Card::Plain(plain)), ..DeleteCardItem::default() }
+}
+
+/// A token that is to have another one on this channel of the same merchant.
+#[must_use]
+pub fn translate(token: &str, channel: &str) -> TranslateItem {
+    TranslateItem { token: token.to_owned(), channel: channel.to_owned(), ..TranslateItem::default() }
 }
 
 /// Takes the card number out of an answer: digits in ASCII. `None`: the answer is masked, sealed to somebody else, or of

@@ -441,6 +441,28 @@ fn changed(token: &str) -> ChangeResult {
     ChangeResult { channels: vec![token.to_owned()], ..ChangeResult::default() }
 }
 
+fn replaced(item: &ReplaceItem) -> ReplaceResult {
+    let card = MaskedCard { masked_pan: item.token.clone(), ..MaskedCard::default() };
+    ReplaceResult { card: Some(card), ..ReplaceResult::default() }
+}
+
+fn fingerprinted(reference: &str) -> FingerprintResult {
+    FingerprintResult { fingerprint: reference.as_bytes().to_vec(), ..FingerprintResult::default() }
+}
+
+fn deleted(reference: &str) -> DeleteCardResult {
+    let tokens = u32::try_from(reference.len()).unwrap();
+    DeleteCardResult { tokens, ..DeleteCardResult::default() }
+}
+
+fn translated(token: &str) -> TokenizeResult {
+    TokenizeResult { token: format!("{token}'"), ..TokenizeResult::default() }
+}
+
+fn upgraded(item: &UpgradeItem) -> UpgradeResult {
+    UpgradeResult { token: item.token.clone(), ..UpgradeResult::default() }
+}
+
 fn revoked(item: &RevokeItem) -> RevokeResult {
     RevokeResult { channels: vec![item.token.clone()], ..RevokeResult::default() }
 }
@@ -449,12 +471,18 @@ fn revoked(item: &RevokeItem) -> RevokeResult {
 impl Vault for Desk {
     type StreamTokenizeStream = ReceiverStream<Result<StreamTokenizeResponse, Status>>;
     type StreamDetokenizeStream = ReceiverStream<Result<StreamDetokenizeResponse, Status>>;
+    type StreamUpgradeStream = ReceiverStream<Result<StreamUpgradeResponse, Status>>;
 
     singles! {
         tokenize(TokenizeRequest) -> TokenizeResponse, |item| tokenized(item);
         detokenize(DetokenizeRequest) -> DetokenizeResponse, |item| detokenized(item);
         inspect(InspectRequest) -> InspectResponse, |item| inspected(item);
         revoke(RevokeRequest) -> RevokeResponse, |item| revoked(item);
+        replace(ReplaceRequest) -> ReplaceResponse, |item| replaced(item);
+        fingerprint(FingerprintRequest) -> FingerprintResponse, |item| fingerprinted(&item.reference);
+        delete_card(DeleteCardRequest) -> DeleteCardResponse, |item| deleted(&item.reference);
+        translate(TranslateRequest) -> TranslateResponse, |item| translated(&item.token);
+        upgrade(UpgradeRequest) -> UpgradeResponse, |item| upgraded(item);
         disable(DisableRequest) -> DisableResponse, |item| changed(&item.token);
         enable(EnableRequest) -> EnableResponse, |item| changed(&item.token);
         update_attributes(UpdateAttributesRequest) -> UpdateAttributesResponse, |item| changed(&item.token);
@@ -465,6 +493,11 @@ impl Vault for Desk {
         batch_detokenize(BatchDetokenizeRequest) -> BatchDetokenizeResponse, DetokenizeOutcome, detokenize_outcome, |item| detokenized(item);
         batch_inspect(BatchInspectRequest) -> BatchInspectResponse, InspectOutcome, inspect_outcome, |item| inspected(item);
         batch_revoke(BatchRevokeRequest) -> BatchRevokeResponse, RevokeOutcome, revoke_outcome, |item| revoked(item);
+        batch_replace(BatchReplaceRequest) -> BatchReplaceResponse, ReplaceOutcome, replace_outcome, |item| replaced(item);
+        batch_fingerprint(BatchFingerprintRequest) -> BatchFingerprintResponse, FingerprintOutcome, fingerprint_outcome, |item| fingerprinted(&item.reference);
+        batch_delete_card(BatchDeleteCardRequest) -> BatchDeleteCardResponse, DeleteCardOutcome, delete_card_outcome, |item| deleted(&item.reference);
+        batch_translate(BatchTranslateRequest) -> BatchTranslateResponse, TranslateOutcome, translate_outcome, |item| translated(&item.token);
+        batch_upgrade(BatchUpgradeRequest) -> BatchUpgradeResponse, UpgradeOutcome, upgrade_outcome, |item| upgraded(item);
         batch_disable(BatchDisableRequest) -> BatchDisableResponse, DisableOutcome, disable_outcome, |item| changed(&item.token);
         batch_enable(BatchEnableRequest) -> BatchEnableResponse, EnableOutcome, enable_outcome, |item| changed(&item.token);
         batch_update_attributes(BatchUpdateAttributesRequest) -> BatchUpdateAttributesResponse, UpdateAttributesOutcome, update_attributes_outcome, |item| changed(&item.token);
@@ -490,6 +523,40 @@ impl Vault for Desk {
                 let item = message.item.unwrap();
                 let outcome = Some(stream_detokenize_response::Outcome::Result(detokenized(&item)));
                 let answer = StreamDetokenizeResponse { reference: item.reference.clone(), outcome };
+                if answers.send(Ok(answer)).await.is_err() {
+                    return;
+                }
+            }
+        });
+        Ok(Response::new(ReceiverStream::new(outbound)))
+    }
+
+    async fn list_by_subject(
+        &self,
+        request: Request<ListBySubjectRequest>,
+    ) -> Result<Response<ListBySubjectResponse>, Status> {
+        let next_page_token = format!("{}+", request.get_ref().page_token);
+        Ok(Response::new(ListBySubjectResponse { next_page_token, ..ListBySubjectResponse::default() }))
+    }
+
+    async fn erase_subject(
+        &self,
+        _: Request<EraseSubjectRequest>,
+    ) -> Result<Response<EraseSubjectResponse>, Status> {
+        Ok(Response::new(EraseSubjectResponse { tokens: 7, receipt: None }))
+    }
+
+    async fn stream_upgrade(
+        &self,
+        request: Request<Streaming<StreamUpgradeRequest>>,
+    ) -> Result<Response<Self::StreamUpgradeStream>, Status> {
+        let (answers, outbound) = mpsc::channel(1);
+        let mut inbound = request.into_inner();
+        tokio::spawn(async move {
+            while let Ok(Some(message)) = inbound.message().await {
+                let item = message.item.unwrap();
+                let outcome = Some(stream_upgrade_response::Outcome::Result(upgraded(&item)));
+                let answer = StreamUpgradeResponse { reference: item.reference.clone(), outcome };
                 if answers.send(Ok(answer)).await.is_err() {
                     return;
                 }

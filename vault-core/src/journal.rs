@@ -365,8 +365,11 @@ impl Pending {
                 // A permit is for one record and one measure: anything else would be a proof of something else.
                 let agrees = permit.record() == sealed.record && permit.show() == Show::Full;
                 let statement = permit.into_statement();
-                let agrees =
-                    agrees && matches!(statement.event, Event::Disclosed { .. } | Event::Spent { .. });
+                let says_so = matches!(
+                    statement.event,
+                    Event::Disclosed { .. } | Event::Spent { .. } | Event::DisclosedEarlier { .. }
+                );
+                let agrees = agrees && says_so;
                 Self { statement, part, sealed: agrees.then_some(sealed), changed, stands, place }
             }
             Filing::Refuse(denial, part) => {

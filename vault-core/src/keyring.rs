@@ -10,20 +10,22 @@ use zeroize::Zeroizing;
 use crate::aead::{self, Unopened, Xaes};
 use crate::codec::{Reader, Writer};
 use crate::control::{Control, KeyRecord};
-use crate::envelope::{self, Adm, Dek, Esk, Fpr, Idm, Idx, Kek, KeyId, KeyKind, Root, Trk, ctx};
+use crate::envelope::{self, Adm, Dek, Esk, Fpk, Fpr, Idm, Idx, Kek, KeyId, KeyKind, Root, Trk, ctx};
 use crate::error::Error;
 use crate::journal::Disclosed;
 use crate::name::{ChannelName, FormatName, MerchantName, PrincipalName};
-use crate::pan::{PADDED, Pan};
+use crate::network::Networks;
+use crate::pan::{MaskedPan, PADDED, Pan};
 use crate::pattern::Space;
 use crate::random::NoRandomness;
-use crate::record::{Card, InnerSeal, MerchantId, Row, RowKey, SubjectId};
+use crate::record::{Card, InnerSeal, MerchantId, Row, RowKey, Seal, SubjectId};
 use crate::rows;
 use crate::secret::{Secret32, same_bytes};
 use crate::store::Key;
 use crate::time::Timestamp;
 use crate::token::{MAX_TOKEN, Scheme, Token};
-use crate::value::Value;
+use crate::value::{Held, Value};
+use crate::vaultless::{SLOTS, Served, Slot, slot_of};
 use crate::words::{KeyState, Kind, Ref};
 
 /// Version byte in front of every sealed row.
@@ -37,6 +39,9 @@ const GUESS_CELLS: u64 = 10_000;
 
 /// The most cards of one data subject: its index is one row, rewritten with each.
 pub const MAX_SUBJECT_ROWS: usize = 1_000;
+
+/// The most fingerprints in a data subject's index: with its cards, below 100 KiB.
+pub const MAX_SUBJECT_FINGERPRINTS: usize = 5_000;
 
 /// A data subject's secret; zero bytes where a card has no subject.
 pub struct SubjectSecret(Secret32);
@@ -97,6 +102,16 @@ pub struct RequestKey<'a> {
     pub item: u32,
 }
 
+/// What a vaultless token stands for, as far as it is no secret.
+pub struct Vaultless {
+    /// Its slot's format and scope.
+    pub served: Served,
+    /// The digits that the token itself shows.
+    pub mask: MaskedPan,
+    /// The card network's id.
+    pub network: String,
+}
+
 struct MerchantKeys {
     name: MerchantName,
     dek: KeyId,
@@ -107,6 +122,8 @@ struct MerchantKeys {
     trks: HashMap<KeyId, Trk>,
     reference: envelope::Ref,
     idm: Idm,
+    /// Vaultless slots, by number from 1.
+    slots: Vec<Slot>,
 }
 
 /// The keys of one epoch, unwrapped and prepared.
@@ -154,12 +171,13 @@ impl Keyring {
     }
 
     /// The name of a value's fingerprint row, chained over FPR as row keys are over IDX.
-    pub fn fingerprint(
+    pub fn fingerprint<'v>(
         &self,
         merchant: MerchantId,
         like: &Likeness<'_>,
-        value: &Value,
+        value: impl Into<Held<'v>>,
     ) -> Result<Fingerprint, Error> {
+        let value = value.into();
         let keys = self.of(merchant)?;
         let mut w = match value.kind() {
             Kind::Card => ctx("fpr", keys.name()),
@@ -175,6 +193,14 @@ impl Keyring {
         Ok(Fingerprint { first, row: links(&keys.fpr, first, "fpr+", keys.name(), Fpr::name_of) })
     }
 
+    /// A card's public fingerprint: HMAC(REF, ctx("fpr-public") e(PAN))[..16]. The same for every token of the card, and for
+    /// good: REF is not rotated.
+    pub fn public_fingerprint(&self, merchant: MerchantId, pan: &Pan) -> Result<[u8; 16], Error> {
+        let keys = self.of(merchant)?;
+        let message = Zeroizing::new(ctx("fpr-public", keys.name()).e(pan.expose_digits()).done());
+        Ok(keys.reference.name_of(&message))
+    }
+
     /// Seals a card row: version u8, DEK id u32, XAES message; bound to kind, merchant, row key and key id.
     pub fn seal_row(&self, merchant: MerchantId, key: RowKey, row: &Row) -> Result<Vec<u8>, Error> {
         self.seal_outer(merchant, rows::CARD, &key.0, &row.encode())
@@ -187,14 +213,15 @@ impl Keyring {
     }
 
     /// Draws a record key, seals the value under it, and wraps it under the token's own key.
-    pub fn seal_value(
+    pub fn seal_value<'v>(
         &self,
         merchant: MerchantId,
         token: &Token,
         subject: &SubjectSecret,
         record: Ref,
-        value: &Value,
+        value: impl Into<Held<'v>>,
     ) -> Result<InnerSeal, Error> {
+        let value = value.into();
         let keys = self.of(merchant)?;
         let trk = keys.trks.get(&keys.trk).ok_or_else(Error::internal)?;
         let record_key = Secret32::random()?;
@@ -219,29 +246,74 @@ impl Keyring {
     ) -> Result<Value, Unopened> {
         let record = disclosed.into_sealed();
         let keys = self.merchants.get(&record.merchant).ok_or(Unopened)?;
-        let trk = keys.trks.get(&record.inner.trk).ok_or(Unopened)?;
+        let inner = match &record.seal {
+            Seal::Inner(inner) => inner,
+            Seal::Vaultless => {
+                let pan = keys.slot_of(token).and_then(|slot| slot.expose_pan(token)).ok_or(Unopened)?;
+                let value = Value::Card(pan);
+                return if value.has(&record.mask) { Ok(value) } else { Err(Unopened) };
+            }
+        };
+        let trk = keys.trks.get(&inner.trk).ok_or(Unopened)?;
         let wrapper = token_key(trk, keys.name(), token, subject);
-        let aad = record_key_aad(keys.name(), record.record, record.inner.trk);
-        let mut opened = wrapper.open(&aad, &record.inner.wrapped_key)?;
+        let aad = record_key_aad(keys.name(), record.record, inner.trk);
+        let mut opened = wrapper.open(&aad, &inner.wrapped_key)?;
         let record_key = Secret32::take(&mut opened).ok_or(Unopened)?;
         let kind = record.mask.kind();
         let aad = value_aad(keys.name(), kind, record.record);
-        let padded = aead::open_once(&record_key, &aad, &record.inner.sealed)?;
+        let padded = aead::open_once(&record_key, &aad, &inner.sealed)?;
         let value = Value::from_padded(kind, &padded).map_err(|_| Unopened)?;
         // XAES does not commit to its key: what opens must also look like the value that was sealed.
         if value.has(&record.mask) { Ok(value) } else { Err(Unopened) }
     }
 
+    /// The vaultless token of a card number in the current slot of a format and scope. `None`: no slot was opened for
+    /// them, or the format names no keep for the length.
+    pub fn vaultless_token(
+        &self,
+        merchant: MerchantId,
+        served: Served,
+        pan: &Pan,
+    ) -> Result<Option<Token>, Error> {
+        Ok(self.of(merchant)?.current_slot(served).and_then(|slot| slot.token(pan)))
+    }
+
+    /// What a vaultless token without a row stands for, if it opens to a number of some issuer's range. The number itself
+    /// is looked at here and dropped: only [`open`](Self::open) gives one out.
+    #[must_use]
+    pub fn vaultless_card(
+        &self,
+        merchant: MerchantId,
+        token: &Token,
+        networks: &Networks,
+    ) -> Option<Vaultless> {
+        let slot = self.merchants.get(&merchant)?.slot_of(token)?;
+        let pan = slot.expose_pan(token)?;
+        let network = networks.find(&pan)?.id().to_owned();
+        Some(Vaultless { served: slot.served(), mask: pan.mask(slot.keep(pan.len())?), network })
+    }
+
+    /// The token of the current slot for the card of a token of an older one: the number is never given out. The token
+    /// itself where its slot is the current one.
+    #[must_use]
+    pub fn upgraded(&self, merchant: MerchantId, token: &Token) -> Option<Token> {
+        let keys = self.merchants.get(&merchant)?;
+        let from = keys.slot_of(token)?;
+        let to = keys.current_slot(from.served())?;
+        if to.number() == from.number() { Some(token.copy()) } else { to.token(&from.expose_pan(token)?) }
+    }
+
     /// Seals a token into its card's fingerprint row, and which of the token's cards this one is: only who brings the card
     /// can open it.
-    pub fn seal_reuse(
+    pub fn seal_reuse<'v>(
         &self,
         merchant: MerchantId,
         fingerprint: &Fingerprint,
         like: &Likeness<'_>,
-        value: &Value,
+        value: impl Into<Held<'v>>,
         (token, generation): (&Token, u32),
     ) -> Result<Vec<u8>, Error> {
+        let value = value.into();
         let keys = self.of(merchant)?;
         let trk = keys.trks.get(&keys.trk).ok_or_else(Error::internal)?;
         let aad = reuse_aad(keys.name(), fingerprint, keys.trk);
@@ -251,14 +323,15 @@ impl Keyring {
     }
 
     /// Opens a fingerprint row with the card in hand.
-    pub fn open_reuse(
+    pub fn open_reuse<'v>(
         &self,
         merchant: MerchantId,
         fingerprint: &Fingerprint,
         like: &Likeness<'_>,
-        value: &Value,
+        value: impl Into<Held<'v>>,
         bytes: &[u8],
     ) -> Result<(Token, u32), Unopened> {
+        let value = value.into();
         let plain = self.open_outer(merchant, rows::FINGERPRINT, &fingerprint.row, bytes)?;
         let mut r = Reader::new(&plain);
         let id = KeyId(r.u32().map_err(|_| Unopened)?);
@@ -402,22 +475,23 @@ impl Keyring {
 
     /// The guess cell of a value: principal, and what an attacker would hold still. Of a card the BIN of six, last four and
     /// length; of all else what [`neighbourhood`] says.
-    pub fn guess_cell(
+    pub fn guess_cell<'v>(
         &self,
         merchant: MerchantId,
         principal: &PrincipalName,
-        value: &Value,
+        value: impl Into<Held<'v>>,
     ) -> Result<[u8; 16], Error> {
+        let value = value.into();
         let keys = self.of(merchant)?;
         let principal = principal.as_str().as_bytes();
         let message = Zeroizing::new(match value {
-            Value::Card(pan) => ctx("guess-cell", keys.name())
+            Held::Card(pan) => ctx("guess-cell", keys.name())
                 .e(principal)
                 .fixed(pan.bin6().as_bytes())
                 .fixed(pan.last_four().as_bytes())
                 .u8(length(pan))
                 .done(),
-            other => {
+            Held::Other(other) => {
                 let (group, cell) = keys.neighbourhood(other);
                 of_kind(ctx("guess-cell-value", keys.name()), other.kind())
                     .e(principal)
@@ -430,13 +504,14 @@ impl Keyring {
     }
 
     /// A value's member in its guess cell: HMAC(IDM, ctx("guess") e(day) e(principal) e(PAN))[..8] of a card.
-    pub fn guess_member(
+    pub fn guess_member<'v>(
         &self,
         merchant: MerchantId,
         day: u32,
         principal: &PrincipalName,
-        value: &Value,
+        value: impl Into<Held<'v>>,
     ) -> Result<[u8; 8], Error> {
+        let value = value.into();
         let keys = self.of(merchant)?;
         let mut w = match value.kind() {
             Kind::Card => ctx("guess", keys.name()),
@@ -450,19 +525,20 @@ impl Keyring {
 
     /// The counter of distinct values of one principal: of a card per BIN of six and length, of all else per group of
     /// [`neighbourhood`].
-    pub fn volume(
+    pub fn volume<'v>(
         &self,
         merchant: MerchantId,
         principal: &PrincipalName,
-        value: &Value,
+        value: impl Into<Held<'v>>,
     ) -> Result<[u8; 16], Error> {
+        let value = value.into();
         let keys = self.of(merchant)?;
         let principal = principal.as_str().as_bytes();
         let message = Zeroizing::new(match value {
-            Value::Card(pan) => {
+            Held::Card(pan) => {
                 ctx("volume", keys.name()).e(principal).fixed(pan.bin6().as_bytes()).u8(length(pan)).done()
             }
-            other => {
+            Held::Other(other) => {
                 let (group, _) = keys.neighbourhood(other);
                 of_kind(ctx("volume-value", keys.name()), other.kind()).e(principal).e(&group).done()
             }
@@ -565,7 +641,17 @@ impl MerchantKeys {
             trks: HashMap::new(),
             reference: active(KeyKind::Ref).and_then(|k| k.unwrap(under(k)?))?,
             idm: active(KeyKind::Idm).and_then(|k| k.unwrap(under(k)?))?,
+            slots: Vec::new(),
         };
+        let numbers = control.numbers.get(name).ok_or(Error::Custody)?;
+        for (number, slot) in (1..).zip(&numbers.slots) {
+            let made = numbers.formats.values().find(|f| f.id == slot.format).ok_or(Error::Custody)?;
+            let format = made.format.build().map_err(Error::Config)?;
+            let record = alive(KeyKind::Fpk).find(|k| k.id == slot.key).ok_or(Error::Custody)?;
+            let key = record.unwrap::<Fpk, Kek>(under(record)?)?;
+            let slot = Slot::new(number, (slot.key, &key), slot.served(), &format);
+            keys.slots.push(slot.map_err(|_| Error::Custody)?);
+        }
         for record in alive(KeyKind::Dek) {
             keys.deks.insert(record.id, record.unwrap(under(record)?)?);
         }
@@ -614,6 +700,17 @@ impl MerchantKeys {
         };
         (Zeroizing::new(group), Zeroizing::new(cell))
     }
+
+    /// The slot whose number a token names, if it is opened.
+    fn slot_of(&self, token: &Token) -> Option<&Slot> {
+        let number = slot_of(token, SLOTS)?;
+        self.slots.get(usize::from(number).checked_sub(1)?)
+    }
+
+    /// The newest slot of a format and scope.
+    fn current_slot(&self, served: Served) -> Option<&Slot> {
+        self.slots.iter().rev().find(|slot| slot.served() == served)
+    }
 }
 
 /// Every store key of a card, fingerprint or subject row: kind u8, merchant u32, 16 bytes.
@@ -645,7 +742,7 @@ fn token_key(trk: &Trk, merchant: &str, token: &Token, subject: &SubjectSecret) 
     Xaes::new(&trk.derive(&message))
 }
 
-fn reuse_key(trk: &Trk, merchant: &str, like: &Likeness<'_>, value: &Value) -> Xaes {
+fn reuse_key(trk: &Trk, merchant: &str, like: &Likeness<'_>, value: Held<'_>) -> Xaes {
     let mut w = match value.kind() {
         Kind::Card => ctx("reuse", merchant),
         other => of_kind(ctx("reuse-value", merchant), other),

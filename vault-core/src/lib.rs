@@ -72,6 +72,7 @@ pub mod time;
 pub mod token;
 pub mod value;
 pub mod vault;
+pub mod vaultless;
 pub mod words;
 
 /// What a program that embeds the vault needs, in one line.

@@ -6,7 +6,7 @@
 //!
 //! It reads no clock and no disk, so a decision can be replayed from its inputs alone.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 pub use crate::table::{
@@ -22,7 +22,7 @@ use crate::pan::{MAX_DIGITS, Pan};
 use crate::record::{Card, ChannelId, FormatId, Grants, MerchantId, Spent, SubjectId};
 use crate::time::Timestamp;
 use crate::token::{Keep, TokenFormat};
-use crate::words::{Action, Initiator, Kind, Purpose, RecordChange, Ref, Refusal, Show};
+use crate::words::{Action, Initiator, Kind, Purpose, RecordChange, Ref, Refusal, ReplaceReason, Show};
 
 /// Rules are looked up by hash, so each is spread over what it names; a policy that would spread further is refused.
 const MAX_SPREAD: usize = 4_000_000;
@@ -79,6 +79,10 @@ pub struct Presented {
     pub again: bool,
     /// The version of the row from here on.
     pub version: u32,
+    /// Of a card that the token stood for before: when it was replaced.
+    pub earlier: Option<Timestamp>,
+    /// Why another card takes the place of its card, if one does.
+    pub replaced: Option<ReplaceReason>,
     /// What time it is.
     pub now: Timestamp,
 }
@@ -99,10 +103,13 @@ pub struct Admitted {
     merchant: MerchantName,
     merchant_id: MerchantId,
     channel_id: ChannelId,
+    typed: bool,
     action: Action,
     purpose: Purpose,
     initiator: Initiator,
     rules: Arc<[Grant]>,
+    /// Whether the cards come from tokens: then who asks brings none, and guesses none.
+    brought: bool,
     epoch: u64,
 }
 
@@ -143,10 +150,16 @@ impl Admitted {
         self.allowing().any(|g| g.tells_reuse)
     }
 
-    /// Whether this is an import, which has no guess budget.
+    /// Whether vaultless tokens may be made and opened for this purpose and on this channel.
+    #[must_use]
+    pub fn is_vaultless(&self) -> bool {
+        !self.typed && self.allowing().any(|g| g.vaultless)
+    }
+
+    /// Whether the cards come in without a guess budget: by an import, or by a translation.
     #[must_use]
     pub fn is_import(&self) -> bool {
-        self.allowing().any(|g| g.import)
+        self.brought || self.allowing().any(|g| g.import)
     }
 
     fn allowing(&self) -> impl Iterator<Item = &Grant> {
@@ -198,8 +211,59 @@ impl Admitted {
     /// Asks to disclose, show or change one card. Every refusal here depends on the token.
     pub fn permit_card(&self, card: &Card, presented: &Presented) -> Result<Permit, Denial> {
         let record = card.row.record;
+        let Presented { wanted, version, earlier, replaced, .. } = *presented;
         let deny = |why| Err(self.deny(why, Some(record)));
-        let Presented { wanted, version, now, .. } = *presented;
+        let most = self.may_use(card, presented)?;
+        let spends = card.row.restrictions.single_use && wanted == Show::Full && earlier.is_none();
+        let again = presented.again || card.row.standing.spent.is_some();
+        let (purpose, initiator) = (self.purpose, self.initiator);
+        let show = if self.action == Action::Inspect { most.min(Show::Masked) } else { wanted };
+        let event = match self.action {
+            Action::Detokenize if spends && card.row.standing.spent.is_none() => {
+                Event::Spent { record, version, purpose, initiator }
+            }
+            Action::Detokenize => match earlier {
+                None => Event::Disclosed { record, purpose, initiator, show, redelivered: again },
+                Some(replaced_at) => {
+                    let redelivered = again;
+                    Event::DisclosedEarlier { record, replaced_at, purpose, initiator, show, redelivered }
+                }
+            },
+            Action::Inspect => Event::Inspected { record, show },
+            Action::Revoke | Action::DeleteCard | Action::EraseSubject => {
+                Event::Revoked { record, version, channels: RevokedOn::All }
+            }
+            Action::Disable => Event::Changed { record, version, change: RecordChange::Disabled },
+            Action::Enable => Event::Changed { record, version, change: RecordChange::Enabled },
+            Action::Replace => {
+                let Some(reason) = replaced else { return deny(Refusal::ActionNotAllowed) };
+                Event::Replaced { record, version, reason }
+            }
+            Action::UpdateAttributes => {
+                Event::Changed { record, version, change: RecordChange::AttributesUpdated }
+            }
+            // Not of one token, or of two (permit_token() and permit_upgrade() are for those), or an operator's.
+            Action::Tokenize
+            | Action::Upgrade
+            | Action::Fingerprint
+            | Action::ListBySubject
+            | Action::Translate
+            | Action::RotateKey
+            | Action::SetLock
+            | Action::LiftLock
+            | Action::ApplyPolicy
+            | Action::ReadAudit
+            | Action::ReadKeys
+            | Action::ReadPolicy
+            | Action::ReadLocks
+            | Action::Connect => return Err(self.deny(Refusal::ActionNotAllowed, Some(record))),
+        };
+        Ok(self.permit(record, show, event))
+    }
+
+    /// Whether this token may be asked about at all here and now; the most that is shown of it.
+    fn may_use(&self, card: &Card, presented: &Presented) -> Result<Show, Denial> {
+        let deny = |why| Err(self.deny(why, Some(card.row.record)));
         if card.merchant != self.merchant_id {
             return deny(Refusal::Foreign);
         }
@@ -210,49 +274,23 @@ impl Admitted {
         if card.is_revoked() {
             return deny(Refusal::Revoked);
         }
-        if !card.row.grants.include(self.channel_id) {
+        // A customer is erased wherever its tokens work.
+        if self.action != Action::EraseSubject && !card.row.grants.include(self.channel_id) {
             let taken_away = matches!(card.row.grants, Grants::AllBut(_));
             return deny(if taken_away { Refusal::Revoked } else { Refusal::Foreign });
         }
+        if card.row.vaultless && !self.is_vaultless() {
+            return deny(Refusal::VaultlessNotAllowed);
+        }
         // An expired token may still be revoked: that is how its card number goes for good.
-        if card.is_expired(now) && self.action != Action::Revoke {
+        let ends = matches!(self.action, Action::Revoke | Action::DeleteCard | Action::EraseSubject);
+        if card.is_expired(presented.now) && !ends {
             return deny(Refusal::Expired);
         }
         if let Some(why) = self.restricted(card, presented) {
             return deny(why);
         }
-        if wanted > most {
-            return deny(Refusal::ShowsTooMuch);
-        }
-        let spends = card.row.restrictions.single_use && wanted == Show::Full;
-        let again = presented.again || card.row.standing.spent.is_some();
-        let (purpose, initiator) = (self.purpose, self.initiator);
-        let show = if self.action == Action::Inspect { most.min(Show::Masked) } else { wanted };
-        let event = match self.action {
-            Action::Detokenize if spends && card.row.standing.spent.is_none() => {
-                Event::Spent { record, version, purpose, initiator }
-            }
-            Action::Detokenize => Event::Disclosed { record, purpose, initiator, show, redelivered: again },
-            Action::Inspect => Event::Inspected { record, show },
-            Action::Revoke => Event::Revoked { record, version, channels: RevokedOn::All },
-            Action::Disable => Event::Changed { record, version, change: RecordChange::Disabled },
-            Action::Enable => Event::Changed { record, version, change: RecordChange::Enabled },
-            Action::UpdateAttributes => {
-                Event::Changed { record, version, change: RecordChange::AttributesUpdated }
-            }
-            // No rule can name these, so no admission exists for them.
-            Action::Tokenize
-            | Action::RotateKey
-            | Action::SetLock
-            | Action::LiftLock
-            | Action::ApplyPolicy
-            | Action::ReadAudit
-            | Action::ReadKeys
-            | Action::ReadPolicy
-            | Action::ReadLocks
-            | Action::Connect => return deny(Refusal::ActionNotAllowed),
-        };
-        Ok(self.permit(record, show, event))
+        if presented.wanted > most { deny(Refusal::ShowsTooMuch) } else { Ok(most) }
     }
 
     /// Why the token may not be used now for this, by its own restrictions and standing. They bind who uses the card; who
@@ -260,12 +298,18 @@ impl Admitted {
     fn restricted(&self, card: &Card, presented: &Presented) -> Option<Refusal> {
         let row = &card.row;
         match self.action {
-            Action::Detokenize | Action::Inspect => {}
+            Action::Detokenize | Action::Inspect | Action::Upgrade => {}
             Action::Tokenize
             | Action::Revoke
             | Action::Disable
             | Action::Enable
             | Action::UpdateAttributes
+            | Action::Replace
+            | Action::Fingerprint
+            | Action::ListBySubject
+            | Action::DeleteCard
+            | Action::EraseSubject
+            | Action::Translate
             | Action::RotateKey
             | Action::SetLock
             | Action::LiftLock
@@ -275,6 +319,10 @@ impl Admitted {
             | Action::ReadPolicy
             | Action::ReadLocks
             | Action::Connect => return None,
+        }
+        // A card that was replaced is there to undo what was done with it, not for new payments.
+        if presented.earlier.is_some() && !matches!(self.purpose, Purpose::Refund | Purpose::Dispute) {
+            return Some(Refusal::WrongPurpose);
         }
         if row.standing.disabled {
             return Some(Refusal::Disabled);
@@ -293,6 +341,22 @@ impl Admitted {
         row.standing.spent.filter(|spent| !rereads(*spent)).map(|_| Refusal::AlreadyUsed)
     }
 
+    /// Asks to turn a vaultless token of an old slot into the current one, whose record and row version are given.
+    pub fn permit_upgrade(
+        &self,
+        card: &Card,
+        presented: &Presented,
+        (record, version): (Ref, u32),
+    ) -> Result<Permit, Denial> {
+        let from = card.row.record;
+        if self.action != Action::Upgrade {
+            return Err(self.deny(Refusal::ActionNotAllowed, Some(from)));
+        }
+        self.may_use(card, presented)?;
+        let event = Event::Upgraded { record, version, from, redelivered: presented.again };
+        Ok(self.permit(record, Show::Nothing, event))
+    }
+
     /// Asks to answer a retry of a revocation that was done: the caller has seen that the row says so.
     pub fn permit_revoked_again(&self, card: &Card, only: Option<ChannelName>) -> Result<Permit, Denial> {
         let record = card.row.record;
@@ -303,6 +367,27 @@ impl Admitted {
         let channels = only.map_or(RevokedOn::All, RevokedOn::One);
         let event = Event::Revoked { record, version: card.row.version, channels };
         Ok(self.permit(record, Show::Nothing, event))
+    }
+
+    /// Asks for what a card number alone is enough for: its public fingerprint, or a search by it.
+    pub fn permit_fingerprint(&self) -> Result<Permit, Denial> {
+        self.most_shown().map_err(|why| self.deny(why, None))?;
+        let event = Event::Fingerprinted { purpose: self.purpose, initiator: self.initiator };
+        Ok(self.permit(Ref([0; 16]), Show::Nothing, event))
+    }
+
+    /// Asks to list `cards` tokens of a customer, masked at most.
+    pub fn permit_listing(&self, subject: SubjectId, cards: u32) -> Result<Permit, Denial> {
+        let show = self.most_shown().map_err(|why| self.deny(why, None))?.min(Show::Masked);
+        let subject = Ref(subject.0);
+        Ok(self.permit(subject, show, Event::Listed { subject, cards, show }))
+    }
+
+    /// Asks to destroy a customer's secret, when all of its tokens have ended, `cards` of them by this request.
+    pub fn permit_erasure(&self, subject: SubjectId, cards: u32) -> Result<Permit, Denial> {
+        self.most_shown().map_err(|why| self.deny(why, None))?;
+        let subject = Ref(subject.0);
+        Ok(self.permit(subject, Show::Nothing, Event::Erased { subject, cards }))
     }
 
     fn permit(&self, record: Ref, show: Show, event: Event) -> Permit {
@@ -376,7 +461,10 @@ impl Denial {
             | Refusal::ActionNotAllowed
             | Refusal::ChannelNotAllowed => Error::Denied,
             // A tokenize has no token to depend on.
-            Refusal::WrongPurpose | Refusal::DeniedByRule | Refusal::ShowsTooMuch
+            Refusal::WrongPurpose
+            | Refusal::DeniedByRule
+            | Refusal::ShowsTooMuch
+            | Refusal::VaultlessNotAllowed
                 if self.record.is_none() =>
             {
                 Error::Denied
@@ -384,6 +472,7 @@ impl Denial {
             Refusal::WrongPurpose
             | Refusal::DeniedByRule
             | Refusal::ShowsTooMuch
+            | Refusal::VaultlessNotAllowed
             | Refusal::Unknown
             | Refusal::Expired
             | Refusal::Revoked
@@ -391,6 +480,7 @@ impl Denial {
             | Refusal::AlreadyUsed
             | Refusal::WrongCustomer
             | Refusal::Disabled
+            | Refusal::NotKept
             | Refusal::Erased => Error::NotFound,
             Refusal::Locked => Error::Locked { lockdown: self.lock },
             Refusal::BudgetSpent | Refusal::GuessBudgetSpent => Error::Budget { retry_after_ms: 0 },
@@ -443,6 +533,7 @@ struct Grant {
     show: Show,
     tells_reuse: bool,
     import: bool,
+    vaultless: bool,
 }
 
 impl Grant {
@@ -478,6 +569,7 @@ pub struct MerchantInForce {
     pub ff1_slots: u8,
     masks: HashMap<usize, Keep>,
     channels: HashMap<ChannelName, ChannelInForce>,
+    typed: HashSet<ChannelId>,
     formats: HashMap<FormatName, Arc<FormatInForce>>,
 }
 
@@ -486,6 +578,12 @@ impl MerchantInForce {
     #[must_use]
     pub fn mask(&self, length: usize) -> Keep {
         self.masks.get(&length).copied().unwrap_or_else(|| Keep::default_for(length))
+    }
+
+    /// Whether people type tokens on this channel.
+    #[must_use]
+    pub fn is_typed(&self, channel: ChannelId) -> bool {
+        self.typed.contains(&channel)
     }
 
     /// The number of a channel.
@@ -534,6 +632,11 @@ impl MerchantInForce {
         names
     }
 
+    /// Every format.
+    pub fn formats(&self) -> impl Iterator<Item = &Arc<FormatInForce>> {
+        self.formats.values()
+    }
+
     /// The scheme of a format's number, if the format is still in the policy.
     #[must_use]
     pub fn format_by_id(&self, id: FormatId) -> Option<&Arc<FormatInForce>> {
@@ -562,7 +665,7 @@ pub struct Rules {
     principals: Vec<PrincipalInForce>,
     by_name: HashMap<PrincipalName, usize>,
     merchants: HashMap<MerchantName, Arc<MerchantInForce>>,
-    grants: HashMap<(usize, ChannelId, Action), Arc<[Grant]>>,
+    grants: HashMap<(usize, MerchantId, ChannelId, Action), Arc<[Grant]>>,
     locks: Vec<Lock>,
     rule_names: Vec<String>,
 }
@@ -629,9 +732,15 @@ impl Rules {
             let named = |id: &ChannelName| rule.channels.is_empty() || rule.channels.contains(id);
             let channels: Vec<ChannelId> =
                 merchant.channels.iter().filter(|(id, _)| named(id)).map(|(_, channel)| channel.id).collect();
+            // A rule of translations names whom it means, of whichever merchant.
+            let translates = rule.actions.as_slice() == [Action::Translate];
             let mine = |p: &&PrincipalInForce| {
-                p.merchant == rule.merchant
-                    && (rule.principals.is_empty() || rule.principals.contains(&p.name))
+                let named = rule.principals.contains(&p.name);
+                if translates {
+                    named
+                } else {
+                    p.merchant == rule.merchant && (rule.principals.is_empty() || named)
+                }
             };
             let principals: Vec<usize> = self
                 .principals
@@ -648,13 +757,14 @@ impl Rules {
             for &principal in &principals {
                 for &channel in &channels {
                     for &action in &rule.actions {
-                        grants.entry((principal, channel, action)).or_default().push(Grant {
+                        grants.entry((principal, merchant.id, channel, action)).or_default().push(Grant {
                             rule: index,
                             effect: rule.effect,
                             purposes: rule.purposes.clone(),
                             show: rule.show,
                             tells_reuse: rule.tells_reuse,
                             import: rule.import,
+                            vaultless: rule.vaultless,
                         });
                     }
                 }
@@ -736,15 +846,21 @@ impl Rules {
     pub fn admit(&self, asked: &Asked<'_>) -> Result<Admitted, Denial> {
         // An operator's question is answered by explain(); it never becomes an admission.
         if let Caller::Named(name) = asked.caller {
-            return self.decide(&Asked {
-                caller: Caller::Certificate { authority: &[0; 32], name: name.as_str() },
-                ..*asked
-            });
+            return self.decide(
+                &Asked { caller: Caller::Certificate { authority: &[0; 32], name: name.as_str() }, ..*asked },
+                false,
+            );
         }
-        self.decide(asked)
+        self.decide(asked, false)
     }
 
-    fn decide(&self, asked: &Asked<'_>) -> Result<Admitted, Denial> {
+    /// The first step for cards that come from tokens, into the caller's own merchant (by the right to tokenize) or into
+    /// another one (by its rule that lets the caller translate).
+    pub fn admit_brought(&self, asked: &Asked<'_>) -> Result<Admitted, Denial> {
+        self.decide(asked, true)
+    }
+
+    fn decide(&self, asked: &Asked<'_>, brought: bool) -> Result<Admitted, Denial> {
         let mut subject = Subject { who: unlisted(asked.caller), merchant: None, channel: None };
         let deny = |subject: &Subject, why: Refusal, lock: u32| Denial {
             subject: subject.clone(),
@@ -761,6 +877,7 @@ impl Rules {
         };
         subject.who = Who::Listed(principal.name.clone());
         let merchant = match asked.merchant {
+            Some(named) if brought => self.merchants.get(named),
             Some(named) if *named != principal.merchant => {
                 return Err(deny(&subject, Refusal::ChannelNotAllowed, 0));
             }
@@ -769,6 +886,8 @@ impl Rules {
         let Some(merchant) = merchant else { return Err(deny(&subject, Refusal::ChannelNotAllowed, 0)) };
         subject.merchant = Some(merchant.name.clone());
         let channel = match (asked.channel, &principal.channel) {
+            // Which channel a principal is bound to says nothing of another merchant's: its rule does.
+            (Some(named), _) if merchant.name != principal.merchant => Some(named),
             (Some(named), Some(bound)) if named != bound => None,
             (Some(named), _) => Some(named),
             (None, Some(bound)) => Some(bound),
@@ -782,7 +901,9 @@ impl Rules {
         if let Some(lock) = self.lock_on(&principal.name, &merchant.name, channel) {
             return Err(deny(&subject, Refusal::Locked, lock));
         }
-        let Some(rules) = self.grants.get(&(index, channel_id, asked.action)) else {
+        let abroad = merchant.name != principal.merchant;
+        let action = if abroad { Action::Translate } else { asked.action };
+        let Some(rules) = self.grants.get(&(index, merchant.id, channel_id, action)) else {
             return Err(deny(&subject, Refusal::ActionNotAllowed, 0));
         };
         if rules.iter().any(|g| g.effect == Effect::Deny && g.purposes.is_empty()) {
@@ -796,11 +917,13 @@ impl Rules {
             principal: principal.name.clone(),
             merchant: merchant.name.clone(),
             merchant_id: merchant.id,
+            typed: merchant.is_typed(channel_id),
             channel_id,
             action: asked.action,
             purpose: asked.purpose,
             initiator: asked.initiator,
             rules: rules.clone(),
+            brought,
             epoch: self.epoch,
         })
     }
@@ -809,7 +932,7 @@ impl Rules {
     #[must_use]
     pub fn explain(&self, asked: &Asked<'_>) -> Explanation {
         let name = |g: &Grant| Some((self.rule_names.get(g.rule)?.clone(), g.effect == Effect::Deny));
-        match self.decide(asked) {
+        match self.decide(asked, false) {
             Err(denial) => {
                 Explanation { allowed: false, why: Some(denial.why), rules: Vec::new(), show: Show::Nothing }
             }
@@ -873,6 +996,8 @@ fn in_force(control: &Control, merchant: &Merchant) -> Result<MerchantInForce, E
         let formats = named.filter_map(of_kind).collect();
         channels.insert(row.id.clone(), ChannelInForce { id, formats });
     }
+    let typed = merchant.channels.iter().filter(|row| row.kind.is_typed());
+    let typed = typed.filter_map(|row| numbers.channels.get(&row.id).copied()).collect();
     let masks = (12..=MAX_DIGITS)
         .map(|n| Ok((n, merchant.mask_keep(n)?)))
         .collect::<Result<HashMap<_, _>, Error>>()?;
@@ -882,6 +1007,7 @@ fn in_force(control: &Control, merchant: &Merchant) -> Result<MerchantInForce, E
         ff1_slots: merchant.ff1_slots,
         masks,
         channels,
+        typed,
         formats,
     })
 }

@@ -84,7 +84,7 @@ pub struct Format {
     /// `bytes`.
     #[serde(default = "card", skip_serializing_if = "is_card")]
     pub kind: Kind,
-    /// `random`, `mixed` or `opaque`; docs/methods.md says which of them a kind has.
+    /// `random`, `mixed`, `opaque` or `ff1`; docs/methods.md says which of them a kind has.
     pub scheme: Scheme,
     /// `reuse` (the same card gives the same token) or `fresh`.
     #[serde(default)]
@@ -93,8 +93,9 @@ pub struct Format {
     #[serde(default)]
     pub scope: Scope,
     /// Which digits a token keeps, per card number length: `{ 15 = "6+4", 16 = "6+4" }`; other lengths are refused.
-    /// Absent: every length, with first 6 and last 4 of 15 to 19 digits and last 4 of 12 to 14. Of `digits`: lengths of 6
-    /// to 32, each with `0+0` or `0+4`; absent: every length, and nothing kept. Of other kinds: absent.
+    /// Absent: every length, with first 6 and last 4 of 15 to 19 digits and last 4 of 12 to 14; of `ff1`, which must hide
+    /// seven digits, first 6 and last 4 of 17 to 19 digits and last 4 of 12 to 16.
+    /// Of `digits`: lengths of 6 to 32, each with `0+0` or `0+4`; absent: every length, and nothing kept. Of other kinds: absent.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub keep: BTreeMap<String, String>,
     /// Of `email` and `mixed` alone: whether tokens keep the domain.
@@ -225,6 +226,10 @@ pub struct Rule {
     /// Whether this is an import, which has no guess budget.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub import: bool,
+    /// Whether vaultless (`ff1`) tokens may be made and opened: whatever has their shape opens to something, so it is a
+    /// right of its own.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub vaultless: bool,
 }
 
 fn nothing() -> Show {
@@ -339,10 +344,12 @@ impl Policy {
         if let Some(channel) = rule.channels.iter().find(|c| !merchant.channels.iter().any(|m| m.id == **c)) {
             return Err(wrong(format!("rule {id}: merchant {} has no channel {channel}", merchant.id)));
         }
+        // Cards may be brought in from another merchant, by a rule that says so and nothing else.
+        let translates = rule.actions.as_slice() == [Action::Translate];
         for name in &rule.principals {
             match self.principals.iter().find(|p| p.id == *name) {
                 None => return Err(wrong(format!("rule {id}: no principal {name}"))),
-                Some(p) if p.merchant != rule.merchant => {
+                Some(p) if p.merchant != rule.merchant && !translates => {
                     return Err(wrong(format!("rule {id}: principal {name} is of merchant {}", p.merchant)));
                 }
                 Some(_) => {}
@@ -357,7 +364,8 @@ impl Policy {
         if let Some(action) = rule.actions.iter().find(|a| a.is_administrative()) {
             return Err(wrong(format!("rule {id}: {action} is for operators, not for rules")));
         }
-        let shows = rule.actions.iter().any(|a| matches!(a, Action::Detokenize | Action::Inspect));
+        let shows = |a: &Action| matches!(a, Action::Detokenize | Action::Inspect | Action::ListBySubject);
+        let shows = rule.actions.iter().any(shows);
         if rule.effect == Effect::Allow && shows && rule.show == Show::Nothing {
             return Err(wrong(format!(
                 "rule {id}: say what it shows: show = \"full\", \"masked\" or \"last_four\""
@@ -417,6 +425,7 @@ impl Merchant {
         once(&format!("merchant {id}: format"), self.formats.iter().map(|f| f.id.as_str()))?;
         once(&format!("merchant {id}: channel"), self.channels.iter().map(|c| c.id.as_str()))?;
         self.channels.iter().try_for_each(|channel| self.check_channel(channel))?;
+        self.check_vaultless()?;
         let mut kept = [(); 2].map(|()| self.masks()).into_iter().collect::<Result<Vec<_>, _>>()?;
         for format in &self.formats {
             let built =
@@ -458,6 +467,37 @@ impl Merchant {
         Ok(())
     }
 
+    /// Vaultless formats need slots, give the same card the same token always, and are not for channels where people type.
+    fn check_vaultless(&self) -> Result<(), Error> {
+        let id = &self.id;
+        for format in self.formats.iter().filter(|f| f.scheme == Scheme::Ff1) {
+            if self.ff1_slots == 0 {
+                return Err(wrong(format!(
+                    "merchant {id}: format {}: scheme ff1 needs ff1_slots = 5, which a merchant gets when it is made or never",
+                    format.id
+                )));
+            }
+            if format.mode == Reuse::Fresh {
+                return Err(wrong(format!(
+                    "merchant {id}: format {}: scheme ff1 gives a card the same token always; leave mode out",
+                    format.id
+                )));
+            }
+            let own = |channel: &&Channel| {
+                (channel.format == format.id || channel.formats.contains(&format.id))
+                    && channel.kind.is_typed()
+            };
+            if let Some(channel) = self.channels.iter().find(own) {
+                return Err(wrong(format!(
+                    "merchant {id}: channel {}: people type tokens here, and a mistyped ff1 token may open to another card; \
+                     give it a format of another scheme",
+                    channel.id
+                )));
+            }
+        }
+        Ok(())
+    }
+
     /// What a mask shows, for each card number length from 12 to 19.
     fn masks(&self) -> Result<BTreeMap<usize, Vec<Keep>>, Error> {
         if let Some(odd) = self.mask.keys().find(|k| length_of(k).is_none()) {
@@ -476,6 +516,17 @@ impl Merchant {
             Some(text) => {
                 keep_of(length, text).map_err(|e| wrong(format!("merchant {}: mask: {e}", self.id)))
             }
+        }
+    }
+}
+
+impl ChannelKind {
+    /// Whether people type tokens here, and mistype them: a vaultless token that is mistyped may be another card's.
+    #[must_use]
+    pub fn is_typed(self) -> bool {
+        match self {
+            Self::Moto | Self::Social => true,
+            Self::ECommerce | Self::InApp | Self::PointOfSale | Self::PayByLink | Self::Marketplace => false,
         }
     }
 }
@@ -507,20 +558,28 @@ impl Format {
         if self.keep_domain {
             return Err(token::FormatError::NotOfThisKind.to_string());
         }
-        let default = |length| match self.luhn_prefix {
-            None => Ok(Keep::default_for(length)),
+        let usual = |length| match (self.scheme, &self.luhn_prefix) {
+            (Scheme::Ff1, _) => Ok(token::default_vaultless_keep(length)),
+            (Scheme::Random | Scheme::Mixed | Scheme::Opaque, None) => Ok(Keep::default_for(length)),
             // The prefix stands where a card has its first digits.
-            Some(_) => Keep::new(0, 4),
+            (Scheme::Random | Scheme::Mixed | Scheme::Opaque, Some(_)) => Keep::new(0, 4),
         };
         let keeps = if self.keep.is_empty() {
-            let keeps = (12..=19).map(|length| default(length).map(|keep| (length, keep)));
+            let keeps = (12..=19).map(|length| usual(length).map(|keep| (length, keep)));
             keeps.collect::<Result<_, _>>().map_err(|e| e.to_string())?
         } else {
             let mut keeps = Vec::with_capacity(self.keep.len());
             for (length, text) in &self.keep {
                 let digits = length_of(length)
                     .ok_or_else(|| format!("keep: {length} is no card number length (12 to 19)"))?;
-                keeps.push((digits, keep_of(digits, text)?));
+                let keep = keep_of(digits, text)?;
+                if self.scheme == Scheme::Ff1 && token::vaultless_keep_allowed(digits, keep).is_err() {
+                    return Err(format!(
+                        "{length} = \"{text}\": an ff1 token hides seven digits at the least; \"{}\" is what it may keep",
+                        token::default_vaultless_keep(digits)
+                    ));
+                }
+                keeps.push((digits, keep));
             }
             keeps
         };

@@ -276,7 +276,7 @@ fn change(change: vault::PolicyChange) -> v1::PolicyChange {
 }
 
 /// A page's beginning, from its token: a decimal number to this server, opaque to everyone else.
-fn from_page(token: &str) -> Result<u64, Error> {
+pub(crate) fn from_page(token: &str) -> Result<u64, Error> {
     if token.is_empty() {
         return Ok(0);
     }
@@ -285,11 +285,13 @@ fn from_page(token: &str) -> Result<u64, Error> {
     number.ok_or_else(|| Error::malformed("page_token", "is none that this vault gave"))
 }
 
-fn to_page(next: u64) -> String {
+/// A page's token, from where it begins.
+pub(crate) fn to_page(next: u64) -> String {
     data_encoding::BASE32_NOPAD.encode(&next.to_be_bytes())
 }
 
-fn page_size(asked: u32, most: usize) -> usize {
+/// How many rows a page has, from what was asked for and the most that there may be.
+pub(crate) fn page_size(asked: u32, most: usize) -> usize {
     match usize::try_from(asked) {
         Ok(0) | Err(_) => PAGE.min(most),
         Ok(n) => n.min(most),
@@ -311,6 +313,7 @@ fn seconds(from: Timestamp, to: Timestamp) -> prost_types::Duration {
 }
 
 /// An entry as the contract tells it: its bytes, and what can be read from them.
+#[allow(clippy::too_many_lines, reason = "an arm for each event")]
 fn entry(log: &str, index: u64, leaf: Vec<u8>, entry: &AuditEntry) -> v1::AuditEntry {
     let mut told = v1::AuditEntry {
         log: log.to_owned(),
@@ -368,8 +371,43 @@ fn entry(log: &str, index: u64, leaf: Vec<u8>, entry: &AuditEntry) -> v1::AuditE
                 RecordChange::Disabled => Action::Disable,
                 RecordChange::Enabled => Action::Enable,
                 RecordChange::AttributesUpdated => Action::UpdateAttributes,
+                // The vault's own doing.
+                RecordChange::EarlierDeleted => Action::Replace,
             };
             (change.as_str(), Some(action))
+        }
+        Event::Upgraded { record, from, redelivered, .. } => {
+            told.record = record.0.to_vec();
+            told.outcome = outcome(*redelivered).into();
+            told.details.insert("from".to_owned(), from.to_string());
+            ("upgraded", Some(Action::Upgrade))
+        }
+        Event::Replaced { record, reason, .. } => {
+            told.record = record.0.to_vec();
+            told.details.insert("reason".to_owned(), reason.to_string());
+            ("replaced", Some(Action::Replace))
+        }
+        Event::Fingerprinted { purpose, initiator } => {
+            told.purpose = purpose.id().into();
+            told.initiator = initiator.id().into();
+            ("fingerprinted", Some(Action::Fingerprint))
+        }
+        Event::Listed { cards, show, .. } => {
+            told.details.insert("tokens".to_owned(), cards.to_string());
+            told.details.insert("show".to_owned(), show.to_string());
+            ("listed", Some(Action::ListBySubject))
+        }
+        Event::Erased { cards, .. } => {
+            told.details.insert("tokens".to_owned(), cards.to_string());
+            ("erased", Some(Action::EraseSubject))
+        }
+        Event::DisclosedEarlier { record, purpose, initiator, show, redelivered, .. } => {
+            told.record = record.0.to_vec();
+            told.purpose = purpose.id().into();
+            told.initiator = initiator.id().into();
+            told.outcome = outcome(*redelivered).into();
+            told.details.insert("show".to_owned(), show.to_string());
+            ("disclosed_earlier", Some(Action::Detokenize))
         }
         Event::Refused { action, record, why, purpose, initiator } => {
             told.record = record.map_or_else(Vec::new, |r| r.0.to_vec());
@@ -471,7 +509,11 @@ impl AdminService {
         let asked = request.into_inner();
         let rotate = || async {
             match asked.kind() {
-                v1::KeyKind::Dek => {}
+                v1::KeyKind::Fpk => return self.rotate_ff1(&operator, &asked).await,
+                v1::KeyKind::Dek if asked.format.is_empty() && asked.channel.is_empty() => {}
+                v1::KeyKind::Dek => {
+                    return Err(Error::malformed("format", "and channel are for the kind fpk alone").into());
+                }
                 v1::KeyKind::Unspecified => return Err(Error::malformed("kind", "is required").into()),
                 _ => return Err(Error::Unimplemented { what: "rotating a key of this kind" }.into()),
             }
@@ -488,9 +530,31 @@ impl AdminService {
                 previous: previous.and_then(|k| self.key_after(k.id)),
                 epoch: self.epoch(),
                 receipt: Some(wire::receipt(&receipt, true)),
+                slots_left: 0,
             })
         };
         self.once(&operator, asked.header.as_ref(), &asked, rotate).await
+    }
+
+    /// Opens the next vaultless slot of a format.
+    async fn rotate_ff1(
+        &self,
+        operator: &PrincipalName,
+        asked: &v1::RotateKeyRequest,
+    ) -> Result<v1::RotateKeyResponse, Refused> {
+        let merchant = named(&asked.merchant, "merchant", MerchantName::parse)?;
+        let format = named(&asked.format, "format", FormatName::parse)?;
+        let channel = optional(&asked.channel, |text| named(text, "channel", ChannelName::parse))?;
+        let expected = expected(asked.header.as_ref());
+        let of = (&merchant, &format, channel.as_ref());
+        let (id, left, receipt) = self.vault.rotate_ff1(operator, of, expected).await?;
+        Ok(v1::RotateKeyResponse {
+            key: self.key_after(id),
+            previous: None,
+            epoch: self.epoch(),
+            receipt: Some(wire::receipt(&receipt, true)),
+            slots_left: left.into(),
+        })
     }
 
     async fn set_lock_once(
@@ -760,7 +824,7 @@ impl v1::admin_server::Admin for AdminService {
             let show = match (action, asked.form()) {
                 (Action::Detokenize, v1::RevealForm::Masked) => Show::Masked,
                 (Action::Detokenize, _) => Show::Full,
-                (Action::Inspect, _) => Show::LastFour,
+                (Action::Inspect | Action::ListBySubject, _) => Show::LastFour,
                 _ => Show::Nothing,
             };
             let asked = Asked {

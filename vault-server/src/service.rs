@@ -47,9 +47,17 @@ const FEATURES: &[&str] = &[
     "scheme.random",
     "scheme.mixed",
     "scheme.opaque",
+    "scheme.ff1",
+    "token.upgrade",
     "token.restrictions",
     "token.disable",
     "token.attributes",
+    "token.replace",
+    "card.fingerprint",
+    "card.delete",
+    "subject.list",
+    "subject.erase",
+    "token.translate",
     "kind.network_token",
     "kind.reference",
     "kind.iban",
@@ -159,9 +167,23 @@ impl VaultService {
         let header = wire::header(header, asker.deadline)?;
         let item = item.ok_or_else(|| Error::malformed("item", "is required"));
         let asked = item.and_then(|item| wire::detokenize(&item));
-        let (token, reveal) = self.parsed(asker, &header, Action::Detokenize, asked).await?;
-        let answer = self.vault.detokenize(asker.caller(), &header, token, reveal).await?;
+        let wanted = self.parsed(asker, &header, Action::Detokenize, asked).await?;
+        let mut answers = self.vault.detokenize_wanted(asker.caller(), &header, vec![wanted]).await?;
+        let answer = answers.pop().unwrap_or_else(|| Err(Error::internal()))?;
         Ok(wire::detokenized(answer, true))
+    }
+
+    async fn upgrade_one(
+        &self,
+        asker: &Asker,
+        header: Option<v1::RequestHeader>,
+        item: Option<v1::UpgradeItem>,
+    ) -> Result<v1::UpgradeResult, Error> {
+        let header = wire::header(header, asker.deadline)?;
+        let token = item.ok_or_else(|| Error::malformed("item", "is required")).and_then(wire::upgrade);
+        let token = self.parsed(asker, &header, Action::Upgrade, token).await?;
+        let answer = self.vault.upgrade(asker.caller(), &header, token).await?;
+        Ok(wire::upgraded(answer, true))
     }
 
     /// An item that is malformed is told so only to who may ask at all: whoever may not is refused, and logged, first.
@@ -309,6 +331,7 @@ fn finished<A>(done: Result<Result<A, Status>, tokio::task::JoinError>) -> Resul
 impl v1::vault_server::Vault for VaultService {
     type StreamTokenizeStream = Answers<v1::StreamTokenizeResponse>;
     type StreamDetokenizeStream = Answers<v1::StreamDetokenizeResponse>;
+    type StreamUpgradeStream = Answers<v1::StreamUpgradeResponse>;
 
     async fn tokenize(
         &self,
@@ -406,7 +429,7 @@ impl v1::vault_server::Vault for VaultService {
         let parsed = items.iter().map(wire::detokenize).collect();
         let answers = self
             .batch((&asker, &header, Action::Detokenize), parsed, |asked| {
-                self.vault.detokenize_batch(asker.caller(), &header, asked)
+                self.vault.detokenize_wanted(asker.caller(), &header, asked)
             })
             .await?;
         let mut heads = Heads::default();
@@ -527,6 +550,41 @@ impl v1::vault_server::Vault for VaultService {
         Ok(Response::new(answered(request.into_inner(), self.shutdown.clone(), ask)))
     }
 
+    async fn upgrade(
+        &self,
+        request: Request<v1::UpgradeRequest>,
+    ) -> Result<Response<v1::UpgradeResponse>, Status> {
+        life::upgrade(self, request).await
+    }
+
+    async fn batch_upgrade(
+        &self,
+        request: Request<v1::BatchUpgradeRequest>,
+    ) -> Result<Response<v1::BatchUpgradeResponse>, Status> {
+        life::batch_upgrade(self, request).await
+    }
+
+    async fn stream_upgrade(
+        &self,
+        request: Request<Streaming<v1::StreamUpgradeRequest>>,
+    ) -> Result<Response<Self::StreamUpgradeStream>, Status> {
+        let (asker, service) = (Asker::of(&request)?.for_stream(), self.clone());
+        let ask = move |v1::StreamUpgradeRequest { header, item }: v1::StreamUpgradeRequest| {
+            let (asker, service) = (asker.clone(), service.clone());
+            let reference = item.as_ref().map_or_else(String::new, |i| told_back(&i.reference));
+            async move {
+                use v1::stream_upgrade_response::Outcome;
+                service.still_good(&asker).await?;
+                let outcome = match service.upgrade_one(&asker, header, item).await {
+                    Ok(result) => Outcome::Result(result),
+                    Err(e) => Outcome::Error(service.item_error(&e)),
+                };
+                Ok(v1::StreamUpgradeResponse { reference, outcome: Some(outcome) })
+            }
+        };
+        Ok(Response::new(answered(request.into_inner(), self.shutdown.clone(), ask)))
+    }
+
     async fn disable(
         &self,
         request: Request<v1::DisableRequest>,
@@ -567,6 +625,76 @@ impl v1::vault_server::Vault for VaultService {
         request: Request<v1::BatchUpdateAttributesRequest>,
     ) -> Result<Response<v1::BatchUpdateAttributesResponse>, Status> {
         life::batch_update_attributes(self, request).await
+    }
+
+    async fn replace(
+        &self,
+        request: Request<v1::ReplaceRequest>,
+    ) -> Result<Response<v1::ReplaceResponse>, Status> {
+        life::replace(self, request).await
+    }
+
+    async fn batch_replace(
+        &self,
+        request: Request<v1::BatchReplaceRequest>,
+    ) -> Result<Response<v1::BatchReplaceResponse>, Status> {
+        life::batch_replace(self, request).await
+    }
+
+    async fn fingerprint(
+        &self,
+        request: Request<v1::FingerprintRequest>,
+    ) -> Result<Response<v1::FingerprintResponse>, Status> {
+        life::fingerprint(self, request).await
+    }
+
+    async fn delete_card(
+        &self,
+        request: Request<v1::DeleteCardRequest>,
+    ) -> Result<Response<v1::DeleteCardResponse>, Status> {
+        life::delete_card(self, request).await
+    }
+
+    async fn batch_fingerprint(
+        &self,
+        request: Request<v1::BatchFingerprintRequest>,
+    ) -> Result<Response<v1::BatchFingerprintResponse>, Status> {
+        life::batch_fingerprint(self, request).await
+    }
+
+    async fn batch_delete_card(
+        &self,
+        request: Request<v1::BatchDeleteCardRequest>,
+    ) -> Result<Response<v1::BatchDeleteCardResponse>, Status> {
+        life::batch_delete_card(self, request).await
+    }
+
+    async fn list_by_subject(
+        &self,
+        request: Request<v1::ListBySubjectRequest>,
+    ) -> Result<Response<v1::ListBySubjectResponse>, Status> {
+        life::list_by_subject(self, request).await
+    }
+
+    async fn erase_subject(
+        &self,
+        request: Request<v1::EraseSubjectRequest>,
+    ) -> Result<Response<v1::EraseSubjectResponse>, Status> {
+        life::erase_subject(self, request).await
+    }
+
+    async fn translate(
+        &self,
+        request: Request<v1::TranslateRequest>,
+    ) -> Result<Response<v1::TranslateResponse>, Status> {
+        life::translate(self, request).await
+    }
+
+    async fn batch_translate(
+        &self,
+        request: Request<v1::BatchTranslateRequest>,
+    ) -> Result<Response<v1::BatchTranslateResponse>, Status> {
+        life::batch_translate(self, request).await
     }
 
     async fn get_capabilities(

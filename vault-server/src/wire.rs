@@ -18,14 +18,17 @@ use vault_core::token::{Scheme, Token};
 use vault_core::value::Value;
 use vault_core::vault::{
     Context, Detokenized, Header, Inspected, NewCard, RequestId, Reveal, Revealed, Revocation, RevokedToken,
-    Tokenized,
+    Tokenized, Wanted,
 };
 use vault_core::words::{Initiator, Purpose};
 use vault_proto::v1;
 
 use crate::data;
 
-pub use life::{changed, disable, enable, update};
+pub use life::{
+    changed, delete_card, deleted, disable, enable, fingerprint, fingerprinted, listed, replace, replaced,
+    translate, update, upgrade, upgraded,
+};
 
 /// The longest `reference` of an item, in bytes: it only finds its way back.
 const MAX_REFERENCE: usize = 128;
@@ -113,7 +116,10 @@ pub fn reference(text: &str) -> Result<(), Error> {
 pub fn new_card(item: v1::TokenizeItem) -> Result<NewCard, Error> {
     reference(&item.reference)?;
     let (value, card_expiry) = match required(item.card, "item.plain")? {
-        v1::tokenize_item::Card::Plain(card) => plain_card(card)?,
+        v1::tokenize_item::Card::Plain(card) => {
+            let (pan, card_expiry) = plain_card(card)?;
+            (Value::Card(pan), card_expiry)
+        }
         v1::tokenize_item::Card::Sealed(_) => return Err(Error::Unimplemented { what: "item.sealed" }),
         v1::tokenize_item::Card::Data(data) => (data::plain(data)?, None),
         v1::tokenize_item::Card::NetworkToken(token) => data::network_token(token)?,
@@ -142,10 +148,10 @@ pub fn new_card(item: v1::TokenizeItem) -> Result<NewCard, Error> {
     })
 }
 
-fn plain_card(mut card: v1::PlainCard) -> Result<(Value, Option<CardExpiry>), Error> {
+fn plain_card(mut card: v1::PlainCard) -> Result<(Pan, Option<CardExpiry>), Error> {
     let card_expiry = card.card_expiry.map(|e| expiry(e, "item.plain.card_expiry")).transpose()?;
     let pan = Pan::parse(&card.take_pan()).map_err(|e| Error::malformed("item.plain.pan", pan_rule(e)))?;
-    Ok((Value::Card(pan), card_expiry))
+    Ok((pan, card_expiry))
 }
 
 /// The rule that what should be a card number broke.
@@ -184,8 +190,8 @@ pub fn token(text: &str) -> Result<Token, Error> {
     })
 }
 
-/// A token, and how much of its card is asked for.
-pub fn detokenize(item: &v1::DetokenizeItem) -> Result<(Token, Reveal), Error> {
+/// A token, how much of its card is asked for, and which card.
+pub fn detokenize(item: &v1::DetokenizeItem) -> Result<Wanted, Error> {
     reference(&item.reference)?;
     let reveal = match item.form() {
         v1::RevealForm::Unspecified => return Err(Error::malformed("item.form", "is required")),
@@ -198,7 +204,8 @@ pub fn detokenize(item: &v1::DetokenizeItem) -> Result<(Token, Reveal), Error> {
     if !item.recipient.is_empty() {
         return Err(Error::malformed("item.recipient", "goes with form SEALED_TO_RECIPIENT only"));
     }
-    Ok((token(&item.token)?, reveal))
+    let as_of = item.as_of.as_ref().map(|t| from_timestamp(t, "item.as_of")).transpose()?;
+    Ok(Wanted { token: token(&item.token)?, reveal, as_of })
 }
 
 /// A token to look at.
@@ -306,7 +313,8 @@ pub fn receipt(receipt: &Receipt, with_head: bool) -> v1::Receipt {
 #[must_use]
 pub fn tokenized(answer: Tokenized, with_head: bool) -> v1::TokenizeResult {
     let novelty = match answer.minting {
-        None => v1::Novelty::Unspecified,
+        // A vaultless token has no row that would tell.
+        None | Some(Minting::Vaultless) => v1::Novelty::Unspecified,
         Some(Minting::Minted) => v1::Novelty::Created,
         Some(Minting::Reused) => v1::Novelty::Reused,
     };
@@ -348,6 +356,7 @@ pub fn inspected(answer: Inspected, with_head: bool) -> v1::InspectResult {
         Some(Scheme::Random) => v1::TokenScheme::Random,
         Some(Scheme::Mixed) => v1::TokenScheme::Mixed,
         Some(Scheme::Opaque) => v1::TokenScheme::Opaque,
+        Some(Scheme::Ff1) => v1::TokenScheme::Ff1,
     };
     let (card, data) = masked(&answer.mask, answer.network, answer.card_expiry);
     v1::InspectResult {
@@ -362,6 +371,7 @@ pub fn inspected(answer: Inspected, with_head: bool) -> v1::InspectResult {
         receipt: Some(receipt(&answer.receipt, with_head)),
         restrictions: (!answer.restrictions.is_none()).then(|| life::told_restrictions(answer.restrictions)),
         attributes: life::told_attributes(&answer.attributes),
+        earlier: answer.earlier.into_iter().map(life::told_earlier).collect(),
     }
 }
 

@@ -18,7 +18,9 @@ use super::tree::Hash;
 use crate::codec::{Reader, Torn, Writer};
 use crate::name::{ChannelName, MerchantName, PrincipalName};
 use crate::time::Timestamp;
-use crate::words::{Action, Initiator, KeyState, LockReason, Purpose, RecordChange, Ref, Refusal, Show};
+use crate::words::{
+    Action, Initiator, KeyState, LockReason, Purpose, RecordChange, Ref, Refusal, ReplaceReason, Show,
+};
 
 /// The version of the bytes, their first one.
 const VERSION: u8 = 1;
@@ -77,6 +79,8 @@ pub enum Minting {
     Minted,
     /// The token that this card already had.
     Reused,
+    /// The token that a slot's key makes of this card, new or not: there is no row that would tell.
+    Vaultless,
 }
 
 /// Where a token stops working.
@@ -157,6 +161,64 @@ pub enum Event {
         version: u32,
         /// How.
         change: RecordChange,
+    },
+    /// Another card took the place of a token's card.
+    Replaced {
+        /// The record.
+        record: Ref,
+        /// The row's version from here on: a row of a lower one was put back.
+        version: u32,
+        /// Why.
+        reason: ReplaceReason,
+    },
+    /// As [`Event::Disclosed`], of a card that the token stood for before.
+    DisclosedEarlier {
+        /// The record.
+        record: Ref,
+        /// Since when another card is in its place.
+        replaced_at: Timestamp,
+        /// What for.
+        purpose: Purpose,
+        /// Who started the payment.
+        initiator: Initiator,
+        /// How much of it.
+        show: Show,
+        /// Whether this answers a request that was answered before.
+        redelivered: bool,
+    },
+    /// A card's public fingerprint was worked out, or the tokens of a card were looked for by it.
+    Fingerprinted {
+        /// What for.
+        purpose: Purpose,
+        /// Who started the payment.
+        initiator: Initiator,
+    },
+    /// The tokens of a customer were listed, without the tokens.
+    Listed {
+        /// The customer's name in the log.
+        subject: Ref,
+        /// How many.
+        cards: u32,
+        /// How much was shown of each card number; never full.
+        show: Show,
+    },
+    /// Every token of a customer has ended, and the customer's secret was destroyed.
+    Erased {
+        /// The customer's name in the log.
+        subject: Ref,
+        /// How many tokens ended by this request.
+        cards: u32,
+    },
+    /// A vaultless token of an old slot was turned into the one of the current slot.
+    Upgraded {
+        /// The record of the new token.
+        record: Ref,
+        /// Its row's version from here on, if it has restrictions and so a row; else zero.
+        version: u32,
+        /// The record of the old token.
+        from: Ref,
+        /// Whether this answers a request that was answered before.
+        redelivered: bool,
     },
     /// A request was refused.
     Refused {
@@ -308,10 +370,19 @@ impl Event {
     pub fn row_version(&self) -> Option<(Ref, u32)> {
         match self {
             Self::Tokenized { record, version, .. }
+            | Self::Upgraded { record, version, .. }
             | Self::Revoked { record, version, .. }
             | Self::Spent { record, version, .. }
-            | Self::Changed { record, version, .. } => Some((*record, *version)),
+            | Self::Changed { record, version, .. }
+            | Self::Replaced { record, version, .. } => {
+                // A vaultless token without restrictions has no row, and version zero says so.
+                (*version > 0).then_some((*record, *version))
+            }
             Self::Disclosed { .. }
+            | Self::DisclosedEarlier { .. }
+            | Self::Fingerprinted { .. }
+            | Self::Listed { .. }
+            | Self::Erased { .. }
             | Self::Inspected { .. }
             | Self::Refused { .. }
             | Self::RefusalsCounted { .. }
@@ -332,6 +403,12 @@ impl Event {
             Self::Revoked { .. } => 4,
             Self::Spent { .. } => 5,
             Self::Changed { .. } => 6,
+            Self::Replaced { .. } => 7,
+            Self::DisclosedEarlier { .. } => 8,
+            Self::Fingerprinted { .. } => 9,
+            Self::Listed { .. } => 10,
+            Self::Erased { .. } => 11,
+            Self::Upgraded { .. } => 16,
             Self::Refused { .. } => 32,
             Self::RefusalsCounted { .. } => 33,
             Self::ControlChanged { .. } => 64,
@@ -349,6 +426,7 @@ impl Event {
                 w.fixed(&record.0).u32(*version).u8(match minting {
                     Minting::Minted => 1,
                     Minting::Reused => 2,
+                    Minting::Vaultless => 3,
                 });
                 w.u8(purpose.id()).u8(initiator.id()).u8((*redelivered).into())
             }
@@ -366,6 +444,17 @@ impl Event {
                 w.fixed(&record.0).u32(*version).u8(purpose.id()).u8(initiator.id())
             }
             Self::Changed { record, version, change } => w.fixed(&record.0).u32(*version).u8(change.id()),
+            Self::Replaced { record, version, reason } => w.fixed(&record.0).u32(*version).u8(reason.id()),
+            Self::DisclosedEarlier { record, replaced_at, purpose, initiator, show, redelivered } => {
+                w.fixed(&record.0).u64(replaced_at.0).u8(purpose.id()).u8(initiator.id());
+                w.u8(show.id()).u8((*redelivered).into())
+            }
+            Self::Fingerprinted { purpose, initiator } => w.u8(purpose.id()).u8(initiator.id()),
+            Self::Listed { subject, cards, show } => w.fixed(&subject.0).u32(*cards).u8(show.id()),
+            Self::Erased { subject, cards } => w.fixed(&subject.0).u32(*cards),
+            Self::Upgraded { record, version, from, redelivered } => {
+                w.fixed(&record.0).u32(*version).fixed(&from.0).u8((*redelivered).into())
+            }
             Self::Refused { action, record, why, purpose, initiator } => {
                 w.u8(action.id());
                 match record {
@@ -396,6 +485,7 @@ impl Event {
                 minting: match r.u8()? {
                     1 => Minting::Minted,
                     2 => Minting::Reused,
+                    3 => Minting::Vaultless,
                     _ => return Err(Torn),
                 },
                 purpose: word(r, Purpose::from_id)?,
@@ -430,6 +520,31 @@ impl Event {
                 version: r.u32()?,
                 change: word(r, RecordChange::from_id)?,
             },
+            7 => Self::Replaced {
+                record: Ref(r.array()?),
+                version: r.u32()?,
+                reason: word(r, ReplaceReason::from_id)?,
+            },
+            8 => Self::DisclosedEarlier {
+                record: Ref(r.array()?),
+                replaced_at: Timestamp(r.u64()?),
+                purpose: word(r, Purpose::from_id)?,
+                initiator: word(r, Initiator::from_id)?,
+                show: word(r, Show::from_id)?,
+                redelivered: flag(r)?,
+            },
+            9 => Self::Fingerprinted {
+                purpose: word(r, Purpose::from_id)?,
+                initiator: word(r, Initiator::from_id)?,
+            },
+            10 => Self::Listed { subject: Ref(r.array()?), cards: r.u32()?, show: word(r, Show::from_id)? },
+            11 => Self::Erased { subject: Ref(r.array()?), cards: r.u32()? },
+            16 => Self::Upgraded {
+                record: Ref(r.array()?),
+                version: r.u32()?,
+                from: Ref(r.array()?),
+                redelivered: flag(r)?,
+            },
             32 => Self::Refused {
                 action: word(r, Action::from_id)?,
                 record: if flag(r)? { Some(Ref(r.array()?)) } else { None },
@@ -463,6 +578,7 @@ impl Event {
                 let minting = match minting {
                     Minting::Minted => "minted",
                     Minting::Reused => "reused",
+                    Minting::Vaultless => "vaultless",
                 };
                 format!("tokenized {record} {minting} for {purpose} by {initiator}{}", again(*redelivered))
             }
@@ -478,6 +594,24 @@ impl Event {
                 format!("disclosed {record} full for {purpose} by {initiator}, its only time")
             }
             Self::Changed { record, version: _, change } => format!("changed {record}: {change}"),
+            Self::Replaced { record, version: _, reason } => {
+                format!("replaced the card of {record}: {reason}")
+            }
+            Self::DisclosedEarlier { record, replaced_at, purpose, initiator, show, redelivered } => {
+                let again = again(*redelivered);
+                let before = Utc(*replaced_at);
+                format!("disclosed {record} as before {before} {show} for {purpose} by {initiator}{again}")
+            }
+            Self::Fingerprinted { purpose, initiator } => {
+                format!("fingerprinted a card for {purpose} by {initiator}")
+            }
+            Self::Listed { subject, cards, show } => {
+                format!("listed {cards} tokens of customer {subject}, {show}")
+            }
+            Self::Erased { subject, cards } => format!("erased customer {subject}: {cards} tokens ended"),
+            Self::Upgraded { record, version: _, from, redelivered } => {
+                format!("upgraded {from} to {record}{}", again(*redelivered))
+            }
             Self::Refused { action, record, why, purpose, initiator } => {
                 let record = record.map_or_else(String::new, |r| format!(" {r}"));
                 let purpose = purpose.map_or_else(String::new, |p| format!(" for {p}"));
@@ -663,6 +797,18 @@ pub(super) mod tests {
             },
             Event::Spent { record, version: 2, purpose, initiator },
             Event::Changed { record, version: 2, change: RecordChange::Disabled },
+            Event::Replaced { record, version: 2, reason: ReplaceReason::Stolen },
+            Event::DisclosedEarlier {
+                record,
+                replaced_at: Timestamp(1_790_000_000_000),
+                purpose,
+                initiator,
+                show: Show::Full,
+                redelivered: true,
+            },
+            Event::Fingerprinted { purpose, initiator },
+            Event::Listed { subject: record, cards: 9, show: Show::Masked },
+            Event::Erased { subject: record, cards: 9 },
             Event::Refused {
                 action: Action::Detokenize,
                 record: Some(record),
@@ -753,7 +899,22 @@ pub(super) mod tests {
     fn a_typical_entry_is_small() {
         let sizes: Vec<(&str, usize)> = every_event()
             .into_iter()
-            .zip(["tokenized", "", "disclosed", "inspected", "revoked", "", "", "", "refused"])
+            .zip([
+                "tokenized",
+                "",
+                "disclosed",
+                "inspected",
+                "revoked",
+                "",
+                "",
+                "",
+                "",
+                "",
+                "",
+                "",
+                "",
+                "refused",
+            ])
             .filter(|(_, name)| !name.is_empty())
             .map(|(event, name)| {
                 (name, AuditEntry { event, ..disclosed(1_790_000_000_123, 12) }.encode().len())

@@ -1,10 +1,13 @@
 //! Tokenize: a card comes in, a token goes out.
 
+pub(super) mod vaultless;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use zeroize::Zeroizing;
 
+use super::guesses::{self, Guess};
 use super::kept::{KEPT_DAYS, Kept, Request};
 use super::request::{Context, Header, MAX_BATCH, NewCard, Tokenized};
 use super::running::Run;
@@ -15,7 +18,6 @@ use crate::audit::entry::Minting;
 use crate::audit::receipt::Receipt;
 use crate::codec::{Reader, Torn, Writer};
 use crate::error::Error;
-use crate::guard::{self, GuessCell};
 use crate::journal::{Filing, NotFiled};
 use crate::keyring::{
     Fingerprint, Likeness, MAX_SUBJECT_ROWS, RequestKey, SubjectIndex, SubjectSecret, day_row, merchant_row,
@@ -23,14 +25,14 @@ use crate::keyring::{
 use crate::name::{ChannelName, FormatName};
 use crate::pan::CardExpiry;
 use crate::pattern::Space;
-use crate::policy::{Admitted, Asked, Caller, Denial, FormatInForce, MerchantInForce};
+use crate::policy::{Admitted, Asked, Caller, Denial, FormatInForce, MerchantInForce, Rules};
 use crate::random;
 use crate::record::{ChannelId, Grants, Row, RowKey, Standing, SubjectId};
 use crate::restrictions::Restrictions;
 use crate::rows;
 use crate::store::{Key, Part, Write};
 use crate::time::Timestamp;
-use crate::token::{MAX_REDRAWS, MAX_WALK, REDRAWS, Reuse, Scope, Token};
+use crate::token::{MAX_REDRAWS, MAX_WALK, REDRAWS, Reuse, Scheme, Scope, Token};
 use crate::value::Value;
 use crate::words::{Action, Kind, Ref, Refusal, Show};
 
@@ -75,11 +77,21 @@ impl Vault {
             initiator: header.initiator,
             show: Show::Nothing,
         };
+        self.tokenize_admitted(|rules| rules.admit(&asked), header, cards).await
+    }
+
+    /// The same for whoever `admit` lets in: a translation brings cards by another door.
+    pub(super) async fn tokenize_admitted(
+        &self,
+        admit: impl Fn(&Rules) -> Result<Admitted, Denial>,
+        header: &Header,
+        cards: Vec<NewCard>,
+    ) -> Result<Vec<Result<Tokenized, Error>>, Error> {
         let mut answers: Vec<Option<Result<Tokenized, Error>>> = cards.iter().map(|_| None).collect();
         let mut run = None;
         for _ in 0..MAX_ROUNDS {
             let state = self.state();
-            let admitted = state.rules.admit(&asked).and_then(|a| a.may_tokenize().map(|()| a));
+            let admitted = admit(&state.rules).and_then(|a| a.may_tokenize().map(|()| a));
             let admitted = match admitted {
                 Ok(admitted) => admitted,
                 Err(denial) => {
@@ -169,12 +181,6 @@ struct Item<'a> {
     guess: Option<Guess>,
 }
 
-struct Guess {
-    cell: Key,
-    member: [u8; 8],
-    volume: [u8; 16],
-}
-
 /// Which row an item changes, and to what version.
 type Changed = Option<(RowKey, u32)>;
 
@@ -262,6 +268,12 @@ impl<'a> Round<'a> {
         let mut work = Work::default();
         let mut fresh = Vec::with_capacity(items.len());
         for item in items {
+            if self.served(&item).is_some() && !self.admitted.is_vaultless() {
+                let mut counted = Part::default();
+                self.count_guess(&item, &mut counted);
+                work.refuse(item.place, self.admitted.deny(Refusal::VaultlessNotAllowed, None), counted);
+                continue;
+            }
             match self.kept(&item).await? {
                 Ok(Some(answer)) => self.settle(&item, answer, Part::default(), true, None, &mut work)?,
                 Ok(None) => fresh.push(item),
@@ -445,21 +457,13 @@ impl<'a> Round<'a> {
         let name = keyring.request_row(id, &request)?;
         let today = self.now.day();
         let reusable = format.format.reuse() == Reuse::Reuse
+            && format.format.scheme() != Scheme::Ff1
             && card.valid_until.is_none()
             && !card.restrictions.single_use;
         let fingerprint = if reusable {
             Some(keyring.fingerprint(id, &self.like(&format, subject, &restrictions)?, &card.value)?)
         } else {
             None
-        };
-        let guess = if self.admitted.is_import() {
-            None
-        } else {
-            Some(Guess {
-                cell: day_row(rows::GUESS, today, id, &keyring.guess_cell(id, principal, &card.value)?),
-                member: keyring.guess_member(id, today, principal, &card.value)?,
-                volume: keyring.volume(id, principal, &card.value)?,
-            })
         };
         Ok(Item {
             place,
@@ -473,7 +477,7 @@ impl<'a> Round<'a> {
             requests: [today, today.saturating_sub(KEPT_DAYS)]
                 .map(|d| day_row(rows::IDEMPOTENCY, d, id, &name)),
             fingerprint,
-            guess,
+            guess: Guess::of(keyring, &self.admitted, &card.value, today)?,
             format,
         })
     }
@@ -571,46 +575,17 @@ impl<'a> Round<'a> {
 
     /// The guess budget, over the whole batch before any item commits.
     async fn check_guesses(&self, items: &[Item<'_>]) -> Result<(), Error> {
-        let mut cells: HashMap<&Key, (GuessCell, &Guess)> = HashMap::new();
+        let mut counted = Vec::with_capacity(items.len());
         for item in items {
             let Some(guess) = &item.guess else { continue };
             // A retry of this very request is no new guess; the same id with another card is one.
             let request = self.request(item)?;
-            if self.kept_row(item).is_ok_and(|kept| kept.is_some_and(|k| request.is(&k))) {
-                continue;
-            }
-            let read = || (GuessCell::read(self.view.get(&guess.cell)), guess);
-            let (cell, _) = cells.entry(&guess.cell).or_insert_with(read);
-            if !cell.knows(guess.member) {
-                cell.add(guess.member);
+            if !self.kept_row(item).is_ok_and(|kept| kept.is_some_and(|k| request.is(&k))) {
+                counted.push(guess);
             }
         }
-        for (key, (cell, guess)) in cells {
-            let before = GuessCell::read(self.view.get(key)).count();
-            let grows = cell.count() > before;
-            if grows && cell.count() > guard::GUESSES_A_DAY && cell.count() > self.allowance(guess).await? {
-                let denial = self.admitted.deny(Refusal::GuessBudgetSpent, None);
-                let told = self.vault.inner.journal.refuse(denial, self.header.deadline).await;
-                let midnight = Timestamp(0).plus_days(self.now.day().saturating_add(1));
-                return Err(match told {
-                    Error::Budget { .. } => Error::Budget { retry_after_ms: midnight.ms_since(self.now) },
-                    other => other,
-                });
-            }
-        }
-        Ok(())
-    }
-
-    /// What thirty days of this principal's cards of the BIN allow. Read only where five are not enough.
-    async fn allowance(&self, guess: &Guess) -> Result<usize, Error> {
-        let today = self.now.day();
-        let days = (1..=guard::MEAN_DAYS).map(|back| today.saturating_sub(back));
-        let keys: Vec<Key> =
-            days.map(|d| day_row(rows::VOLUME, d, self.merchant.id, &guess.volume)).collect();
-        let counts = self.vault.inner.store.get(&keys).await?;
-        let count = |v: &Vec<u8>| v.as_slice().try_into().map_or(0, u64::from_be_bytes);
-        let total = counts.iter().flatten().map(count).fold(0, u64::saturating_add);
-        Ok(guard::allowance(total))
+        let when = (self.now, self.header.deadline);
+        guesses::check(self.vault, &self.view, &self.admitted, when, counted.into_iter()).await
     }
 
     fn request(&self, item: &Item<'_>) -> Result<Request<'_>, Error> {
@@ -657,15 +632,18 @@ impl<'a> Round<'a> {
     }
 
     /// A first candidate for each item, and the rows of it and of the token that might be reused, read together.
-    async fn read_candidates(&mut self, items: &[Item<'_>]) -> Result<Vec<Token>, Error> {
+    async fn read_candidates(&mut self, items: &[Item<'_>]) -> Result<Vec<Result<Token, Error>>, Error> {
         let (id, keyring) = (self.merchant.id, &self.state.keyring);
         let mut drawn = Vec::with_capacity(items.len());
         let mut keys = Vec::with_capacity(items.len() * 2);
         for item in items {
             // One that does not open is told when its item is decided.
             let known = self.known_token(item).unwrap_or_default();
-            let candidate = item.space.draw(&mut random::below)?;
-            for token in known.iter().map(|(token, _)| token).chain([&candidate]) {
+            let candidate = match self.served(item) {
+                Some(served) => self.vaultless_token(item, served),
+                None => Ok(item.space.draw(&mut random::below)?),
+            };
+            for token in known.iter().map(|(token, _)| token).chain(&candidate) {
                 keys.push(merchant_row(rows::CARD, id, &keyring.row_key(id, token)?.0));
             }
             if let Some((token, _)) = &known {
@@ -694,9 +672,13 @@ impl<'a> Round<'a> {
     async fn decide(
         &mut self,
         item: &Item<'_>,
-        candidate: Token,
+        candidate: Result<Token, Error>,
         part: &mut Part,
     ) -> Result<(Answer, Changed), Undecided> {
+        let candidate = candidate?;
+        if let Some(served) = self.served(item) {
+            return self.vaultless(item, served, candidate, part);
+        }
         // Looked up here, not with the candidates: an item before this one may be of the same card.
         let known = self.known_token(item).map_err(|Unopened| Undecided::Unreadable)?;
         if let Some(known) = known
@@ -709,13 +691,8 @@ impl<'a> Round<'a> {
     }
 
     fn count_guess(&mut self, item: &Item<'_>, part: &mut Part) {
-        let Some(guess) = &item.guess else { return };
-        let mut cell = GuessCell::read(self.view.get(&guess.cell));
-        if !cell.knows(guess.member) {
-            cell.add(guess.member);
-            self.view.put(part, guess.cell.clone(), cell.into_row());
-            let volume = day_row(rows::VOLUME, self.now.day(), self.merchant.id, &guess.volume);
-            part.writes.push(Write::Add(volume, 1));
+        if let Some(guess) = &item.guess {
+            guess.count(&mut self.view, part);
         }
     }
 
@@ -801,8 +778,10 @@ impl<'a> Round<'a> {
             standing: Standing::default(),
             attributes: item.card.attributes.clone(),
             generation: 0,
+            since: Timestamp(0),
             earlier: Vec::new(),
             inner: Some(inner),
+            vaultless: false,
         };
         let sealed = state.keyring.seal_row(id, row_key, &row)?;
         self.view.put(part, merchant_row(rows::CARD, id, &row_key.0), sealed);
@@ -1006,6 +985,7 @@ impl Answer {
         w.u8(match self.minting {
             Minting::Minted => 1,
             Minting::Reused => 2,
+            Minting::Vaultless => 3,
         });
         w.e(self.format.as_str().as_bytes()).e(self.network.as_bytes());
         w.u16(self.card_expiry.map_or(0, CardExpiry::year)).u8(self.card_expiry.map_or(0, CardExpiry::month));
@@ -1024,6 +1004,7 @@ impl Answer {
             minting: match r.u8()? {
                 1 => Minting::Minted,
                 2 => Minting::Reused,
+                3 => Minting::Vaultless,
                 _ => return Err(Torn),
             },
             format: FormatName::parse(r.text()?).map_err(|_| Torn)?,
