@@ -205,7 +205,36 @@ fn no_debug_of_a_message_that_holds_a_card_shows_a_digit_of_it() {
         outcome: Some(v1::stream_detokenize_response::Outcome::Result(result())),
         ..Default::default()
     };
+    let replace =
+        || v1::ReplaceItem { card: Some(v1::replace_item::Card::Plain(card())), ..Default::default() };
+    let fingerprint = || v1::FingerprintItem {
+        card: Some(v1::fingerprint_item::Card::Plain(card())),
+        ..Default::default()
+    };
+    let delete =
+        || v1::DeleteCardItem { card: Some(v1::delete_card_item::Card::Plain(card())), ..Default::default() };
     let shown = [
+        ("ReplaceItem", format!("{:?}", replace())),
+        ("ReplaceRequest", format!("{:?}", v1::ReplaceRequest { item: Some(replace()), header: None })),
+        (
+            "BatchReplaceRequest",
+            format!("{:#?}", v1::BatchReplaceRequest { items: vec![replace()], header: None }),
+        ),
+        ("FingerprintItem", format!("{:?}", fingerprint())),
+        (
+            "FingerprintRequest",
+            format!("{:?}", v1::FingerprintRequest { item: Some(fingerprint()), header: None }),
+        ),
+        (
+            "BatchFingerprintRequest",
+            format!("{:#?}", v1::BatchFingerprintRequest { items: vec![fingerprint()], header: None }),
+        ),
+        ("DeleteCardItem", format!("{:?}", delete())),
+        ("DeleteCardRequest", format!("{:?}", v1::DeleteCardRequest { item: Some(delete()), header: None })),
+        (
+            "BatchDeleteCardRequest",
+            format!("{:#?}", v1::BatchDeleteCardRequest { items: vec![delete()], header: None }),
+        ),
         ("PlainCard", format!("{:?}", card())),
         ("TokenizeItem", format!("{:?}", item())),
         ("TokenizeRequest", format!("{:?}", v1::TokenizeRequest { item: Some(item()), header: None })),

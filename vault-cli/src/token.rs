@@ -927,8 +927,7 @@ struct Listed {
     channels: Vec<String>,
     valid_until: Option<String>,
     created_at: Option<String>,
-    #[serde(flatten)]
-    seen: Seen,
+    card: Shown,
     restrictions: Option<Restrictions>,
 }
 
@@ -1154,13 +1153,13 @@ impl Told {
             channels: token.channels,
             valid_until: wire::moment(token.valid_until.as_ref()),
             created_at: wire::moment(token.created_at.as_ref()),
-            seen: Seen::of(token.card, token.data),
+            card: Shown::of(token.card),
             restrictions: token.restrictions.map(Restrictions::of),
         };
         let narrowed = listed.restrictions.as_ref().map_or_else(String::new, Restrictions::words);
         let on = some(&listed.channels);
         let words =
-            format!("{}  {}  {}  on {on}{narrowed}", listed.record, listed.seen.words(), listed.state);
+            format!("{}  {}  {}  on {on}{narrowed}", listed.record, listed.card.words(), listed.state);
         Self::new(Answer::Listed(Box::new(listed)), words, receipt, &[])
     }
 

@@ -24,7 +24,7 @@ use crate::secret::{Secret32, same_bytes};
 use crate::store::Key;
 use crate::time::Timestamp;
 use crate::token::{MAX_TOKEN, Scheme, Token};
-use crate::value::{Held, Value};
+use crate::value::Value;
 use crate::vaultless::{SLOTS, Served, Slot, slot_of};
 use crate::words::{KeyState, Kind, Ref};
 
@@ -171,13 +171,12 @@ impl Keyring {
     }
 
     /// The name of a value's fingerprint row, chained over FPR as row keys are over IDX.
-    pub fn fingerprint<'v>(
+    pub fn fingerprint(
         &self,
         merchant: MerchantId,
         like: &Likeness<'_>,
-        value: impl Into<Held<'v>>,
+        value: &Value,
     ) -> Result<Fingerprint, Error> {
-        let value = value.into();
         let keys = self.of(merchant)?;
         let mut w = match value.kind() {
             Kind::Card => ctx("fpr", keys.name()),
@@ -213,15 +212,14 @@ impl Keyring {
     }
 
     /// Draws a record key, seals the value under it, and wraps it under the token's own key.
-    pub fn seal_value<'v>(
+    pub fn seal_value(
         &self,
         merchant: MerchantId,
         token: &Token,
         subject: &SubjectSecret,
         record: Ref,
-        value: impl Into<Held<'v>>,
+        value: &Value,
     ) -> Result<InnerSeal, Error> {
-        let value = value.into();
         let keys = self.of(merchant)?;
         let trk = keys.trks.get(&keys.trk).ok_or_else(Error::internal)?;
         let record_key = Secret32::random()?;
@@ -305,15 +303,14 @@ impl Keyring {
 
     /// Seals a token into its card's fingerprint row, and which of the token's cards this one is: only who brings the card
     /// can open it.
-    pub fn seal_reuse<'v>(
+    pub fn seal_reuse(
         &self,
         merchant: MerchantId,
         fingerprint: &Fingerprint,
         like: &Likeness<'_>,
-        value: impl Into<Held<'v>>,
+        value: &Value,
         (token, generation): (&Token, u32),
     ) -> Result<Vec<u8>, Error> {
-        let value = value.into();
         let keys = self.of(merchant)?;
         let trk = keys.trks.get(&keys.trk).ok_or_else(Error::internal)?;
         let aad = reuse_aad(keys.name(), fingerprint, keys.trk);
@@ -323,15 +320,14 @@ impl Keyring {
     }
 
     /// Opens a fingerprint row with the card in hand.
-    pub fn open_reuse<'v>(
+    pub fn open_reuse(
         &self,
         merchant: MerchantId,
         fingerprint: &Fingerprint,
         like: &Likeness<'_>,
-        value: impl Into<Held<'v>>,
+        value: &Value,
         bytes: &[u8],
     ) -> Result<(Token, u32), Unopened> {
-        let value = value.into();
         let plain = self.open_outer(merchant, rows::FINGERPRINT, &fingerprint.row, bytes)?;
         let mut r = Reader::new(&plain);
         let id = KeyId(r.u32().map_err(|_| Unopened)?);
@@ -475,23 +471,22 @@ impl Keyring {
 
     /// The guess cell of a value: principal, and what an attacker would hold still. Of a card the BIN of six, last four and
     /// length; of all else what [`neighbourhood`] says.
-    pub fn guess_cell<'v>(
+    pub fn guess_cell(
         &self,
         merchant: MerchantId,
         principal: &PrincipalName,
-        value: impl Into<Held<'v>>,
+        value: &Value,
     ) -> Result<[u8; 16], Error> {
-        let value = value.into();
         let keys = self.of(merchant)?;
         let principal = principal.as_str().as_bytes();
         let message = Zeroizing::new(match value {
-            Held::Card(pan) => ctx("guess-cell", keys.name())
+            Value::Card(pan) => ctx("guess-cell", keys.name())
                 .e(principal)
                 .fixed(pan.bin6().as_bytes())
                 .fixed(pan.last_four().as_bytes())
                 .u8(length(pan))
                 .done(),
-            Held::Other(other) => {
+            other => {
                 let (group, cell) = keys.neighbourhood(other);
                 of_kind(ctx("guess-cell-value", keys.name()), other.kind())
                     .e(principal)
@@ -504,14 +499,13 @@ impl Keyring {
     }
 
     /// A value's member in its guess cell: HMAC(IDM, ctx("guess") e(day) e(principal) e(PAN))[..8] of a card.
-    pub fn guess_member<'v>(
+    pub fn guess_member(
         &self,
         merchant: MerchantId,
         day: u32,
         principal: &PrincipalName,
-        value: impl Into<Held<'v>>,
+        value: &Value,
     ) -> Result<[u8; 8], Error> {
-        let value = value.into();
         let keys = self.of(merchant)?;
         let mut w = match value.kind() {
             Kind::Card => ctx("guess", keys.name()),
@@ -525,20 +519,19 @@ impl Keyring {
 
     /// The counter of distinct values of one principal: of a card per BIN of six and length, of all else per group of
     /// [`neighbourhood`].
-    pub fn volume<'v>(
+    pub fn volume(
         &self,
         merchant: MerchantId,
         principal: &PrincipalName,
-        value: impl Into<Held<'v>>,
+        value: &Value,
     ) -> Result<[u8; 16], Error> {
-        let value = value.into();
         let keys = self.of(merchant)?;
         let principal = principal.as_str().as_bytes();
         let message = Zeroizing::new(match value {
-            Held::Card(pan) => {
+            Value::Card(pan) => {
                 ctx("volume", keys.name()).e(principal).fixed(pan.bin6().as_bytes()).u8(length(pan)).done()
             }
-            Held::Other(other) => {
+            other => {
                 let (group, _) = keys.neighbourhood(other);
                 of_kind(ctx("volume-value", keys.name()), other.kind()).e(principal).e(&group).done()
             }
@@ -671,6 +664,17 @@ impl MerchantKeys {
         self.name.as_str()
     }
 
+    /// The slot whose number a token names, if it is opened.
+    fn slot_of(&self, token: &Token) -> Option<&Slot> {
+        let number = slot_of(token, SLOTS)?;
+        self.slots.get(usize::from(number).checked_sub(1)?)
+    }
+
+    /// The newest slot of a format and scope.
+    fn current_slot(&self, served: Served) -> Option<&Slot> {
+        self.slots.iter().rev().find(|slot| slot.served() == served)
+    }
+
     /// What an attacker who guesses a value would hold still, and the group of ten thousand such cells that it lies in: of
     /// a network token BIN of six and length, of an IBAN the country, of an account the routing number, of digits their
     /// number, of a telephone number country code and length, each with the last four characters as the cell. What has no
@@ -699,17 +703,6 @@ impl MerchantKeys {
             }
         };
         (Zeroizing::new(group), Zeroizing::new(cell))
-    }
-
-    /// The slot whose number a token names, if it is opened.
-    fn slot_of(&self, token: &Token) -> Option<&Slot> {
-        let number = slot_of(token, SLOTS)?;
-        self.slots.get(usize::from(number).checked_sub(1)?)
-    }
-
-    /// The newest slot of a format and scope.
-    fn current_slot(&self, served: Served) -> Option<&Slot> {
-        self.slots.iter().rev().find(|slot| slot.served() == served)
     }
 }
 
@@ -742,7 +735,7 @@ fn token_key(trk: &Trk, merchant: &str, token: &Token, subject: &SubjectSecret) 
     Xaes::new(&trk.derive(&message))
 }
 
-fn reuse_key(trk: &Trk, merchant: &str, like: &Likeness<'_>, value: Held<'_>) -> Xaes {
+fn reuse_key(trk: &Trk, merchant: &str, like: &Likeness<'_>, value: &Value) -> Xaes {
     let mut w = match value.kind() {
         Kind::Card => ctx("reuse", merchant),
         other => of_kind(ctx("reuse-value", merchant), other),

@@ -416,22 +416,16 @@ impl Row {
         })
     }
 
-    /// Of what kind the value is.
-    #[must_use]
-    pub fn kind(&self) -> Kind {
-        self.mask.kind()
-    }
-
     /// Puts another card in the place of its card, which is kept as an earlier one. Tells the row of the card's retention.
     pub fn replace(&mut self, by: [u8; 16], reason: ReplaceReason, now: Timestamp, new: NewFace) {
         let kept_until = now.plus_days(RETENTION_DAYS);
         let NewFace { mask, network, card_expiry, inner } = new;
-        // Only a card is replaced; the verb refuses all else.
-        let Mask::Card(old_mask) = self.mask else { return };
+        // Of cards alone: the caller has looked.
+        let (Mask::Card(before), Some(_)) = (&mut self.mask, &self.inner) else { return };
+        let before = std::mem::replace(before, mask);
         if let Some(old) = self.inner.replace(inner) {
-            self.mask = Mask::Card(mask);
             let before = Earlier {
-                mask: old_mask,
+                mask: before,
                 network: std::mem::replace(&mut self.network, network),
                 card_expiry: std::mem::replace(&mut self.card_expiry, card_expiry),
                 since: std::mem::replace(&mut self.since, now),
@@ -445,6 +439,12 @@ impl Row {
             self.earlier.truncate(MAX_EARLIER);
             self.generation = self.generation.saturating_add(1);
         }
+    }
+
+    /// Of what kind the value is.
+    #[must_use]
+    pub fn kind(&self) -> Kind {
+        self.mask.kind()
     }
 
     /// Makes it a tombstone: what is left keeps the token from being minted again, and says what it was.
@@ -502,8 +502,8 @@ impl Card {
         let of_then = |e: &&Earlier| (e.since..e.replaced_at).contains(&then) && now < e.kept_until;
         let earlier = self.row.earlier.iter().find(of_then).ok_or(NotKept)?.clone();
         let Earlier { mask, network, card_expiry, replaced_at, inner, .. } = earlier;
-        let mask = Mask::Card(mask);
-        let row = Row { mask, network, card_expiry, inner: Some(inner), ..self.row.clone() };
+        let row =
+            Row { mask: Mask::Card(mask), network, card_expiry, inner: Some(inner), ..self.row.clone() };
         Ok(Some((Self { merchant: self.merchant, row }, replaced_at)))
     }
 

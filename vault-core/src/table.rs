@@ -93,9 +93,9 @@ pub struct Format {
     #[serde(default)]
     pub scope: Scope,
     /// Which digits a token keeps, per card number length: `{ 15 = "6+4", 16 = "6+4" }`; other lengths are refused.
-    /// Absent: every length, with first 6 and last 4 of 15 to 19 digits and last 4 of 12 to 14; of `ff1`, which must hide
-    /// seven digits, first 6 and last 4 of 17 to 19 digits and last 4 of 12 to 16.
-    /// Of `digits`: lengths of 6 to 32, each with `0+0` or `0+4`; absent: every length, and nothing kept. Of other kinds: absent.
+    /// Absent: every length, with first 6 and last 4 of 15 to 19 digits and last 4 of 12 to 14; of `ff1`, which must
+    /// hide seven digits, first 6 and last 4 of 17 to 19 digits and last 4 of 12 to 16. Of `digits`: lengths of 6
+    /// to 32, each with `0+0` or `0+4`; absent: every length, and nothing kept. Of other kinds: absent.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub keep: BTreeMap<String, String>,
     /// Of `email` and `mixed` alone: whether tokens keep the domain.
@@ -454,19 +454,6 @@ impl Merchant {
         Ok(())
     }
 
-    fn check_channel(&self, channel: &Channel) -> Result<(), Error> {
-        let place = format!("merchant {}: channel {}", self.id, channel.id);
-        let mut kinds = BTreeSet::new();
-        for name in std::iter::once(&channel.format).chain(&channel.formats) {
-            let format = self.formats.iter().find(|f| f.id == *name);
-            let format = format.ok_or_else(|| wrong(format!("{place}: no format {name}")))?;
-            if !kinds.insert(format.kind) {
-                return Err(wrong(format!("{place}: two formats for {}", format.kind)));
-            }
-        }
-        Ok(())
-    }
-
     /// Vaultless formats need slots, give the same card the same token always, and are not for channels where people type.
     fn check_vaultless(&self) -> Result<(), Error> {
         let id = &self.id;
@@ -477,22 +464,38 @@ impl Merchant {
                     format.id
                 )));
             }
+            if format.kind != Kind::Card || format.luhn_prefix.is_some() {
+                return Err(wrong(format!(
+                    "merchant {id}: format {}: scheme ff1 is for card numbers alone, and no token of it passes Luhn",
+                    format.id
+                )));
+            }
             if format.mode == Reuse::Fresh {
                 return Err(wrong(format!(
                     "merchant {id}: format {}: scheme ff1 gives a card the same token always; leave mode out",
                     format.id
                 )));
             }
-            let own = |channel: &&Channel| {
-                (channel.format == format.id || channel.formats.contains(&format.id))
-                    && channel.kind.is_typed()
-            };
+            let own = |channel: &&Channel| channel.format == format.id && channel.kind.is_typed();
             if let Some(channel) = self.channels.iter().find(own) {
                 return Err(wrong(format!(
                     "merchant {id}: channel {}: people type tokens here, and a mistyped ff1 token may open to another card; \
                      give it a format of another scheme",
                     channel.id
                 )));
+            }
+        }
+        Ok(())
+    }
+
+    fn check_channel(&self, channel: &Channel) -> Result<(), Error> {
+        let place = format!("merchant {}: channel {}", self.id, channel.id);
+        let mut kinds = BTreeSet::new();
+        for name in std::iter::once(&channel.format).chain(&channel.formats) {
+            let format = self.formats.iter().find(|f| f.id == *name);
+            let format = format.ok_or_else(|| wrong(format!("{place}: no format {name}")))?;
+            if !kinds.insert(format.kind) {
+                return Err(wrong(format!("{place}: two formats for {}", format.kind)));
             }
         }
         Ok(())
@@ -558,14 +561,16 @@ impl Format {
         if self.keep_domain {
             return Err(token::FormatError::NotOfThisKind.to_string());
         }
-        let usual = |length| match (self.scheme, &self.luhn_prefix) {
-            (Scheme::Ff1, _) => Ok(token::default_vaultless_keep(length)),
-            (Scheme::Random | Scheme::Mixed | Scheme::Opaque, None) => Ok(Keep::default_for(length)),
+        let default = |length| match self.luhn_prefix {
+            None => Ok(Keep::default_for(length)),
             // The prefix stands where a card has its first digits.
-            (Scheme::Random | Scheme::Mixed | Scheme::Opaque, Some(_)) => Keep::new(0, 4),
+            Some(_) => Keep::new(0, 4),
         };
         let keeps = if self.keep.is_empty() {
-            let keeps = (12..=19).map(|length| usual(length).map(|keep| (length, keep)));
+            let keeps = (12..=19).map(|length| match self.scheme {
+                Scheme::Ff1 => Ok((length, token::default_vaultless_keep(length))),
+                Scheme::Random | Scheme::Mixed | Scheme::Opaque => default(length).map(|keep| (length, keep)),
+            });
             keeps.collect::<Result<_, _>>().map_err(|e| e.to_string())?
         } else {
             let mut keeps = Vec::with_capacity(self.keep.len());

@@ -32,7 +32,7 @@ pub const MAX_REDRAWS: u32 = 1_024;
 pub const MAX_WALK: u64 = 1_000_000;
 
 /// The fewest digits that a vaultless token hides: one is spent on the slot's sum, and FF1 needs six (a million inputs).
-pub const LEAST_HIDDEN: usize = 7;
+pub const LEAST_FF1_HIDDEN: usize = 7;
 
 const OPAQUE_PREFIX: &str = "tok_";
 /// 22 characters of 62 hold 130 bits: none is ever drawn twice.
@@ -40,8 +40,8 @@ const OPAQUE_CHARACTERS: usize = 22;
 const DIGITS: u64 = 10;
 const BASE36: u64 = 36;
 const BASE62: u64 = 62;
-/// The fewest digits that stay hidden of a number that keeps its last four.
-const DIGITS_HIDDEN: usize = 4;
+/// The fewest characters of a value that stay hidden.
+const LEAST_HIDDEN: usize = 4;
 /// How often characters are drawn again that make no token. A mixed token fails one time in 150 at most, so that 64
 /// failures in a row are no chance: the randomness is broken.
 const MAX_ATTEMPTS: u32 = 64;
@@ -271,14 +271,14 @@ impl Scheme {
 /// hidden at the least.
 pub fn vaultless_keep_allowed(length: usize, keep: Keep) -> Result<(), KeepError> {
     keep_allowed(length, keep)?;
-    if keep.hidden(length) < LEAST_HIDDEN { Err(KeepError::TooMany) } else { Ok(()) }
+    if keep.hidden(length) < LEAST_FF1_HIDDEN { Err(KeepError::TooMany) } else { Ok(()) }
 }
 
 /// What a vaultless token keeps where nobody says otherwise: the last four, and from 17 digits on the first six too.
 #[must_use]
 pub fn default_vaultless_keep(length: usize) -> Keep {
     let keep = Keep::default_for(length);
-    if keep.hidden(length) < LEAST_HIDDEN { keep.without_first() } else { keep }
+    if keep.hidden(length) < LEAST_FF1_HIDDEN { keep.without_first() } else { keep }
 }
 
 /// Whether all that a merchant's formats and masks show of one number, taken together, may be shown.
@@ -316,12 +316,11 @@ impl fmt::Display for FormatError {
 
 impl std::error::Error for FormatError {}
 
-/// Which schemes a kind of value has. `ff1` tokens are for card numbers alone, whose check digit makes room for a slot.
+/// Which schemes a kind of value has. `ff1` tokens are for numbers alone, whose check digit makes room for theirs.
 #[must_use]
 pub fn schemes_of(kind: Kind) -> &'static [Scheme] {
     match kind {
-        Kind::Card => &[Scheme::Random, Scheme::Mixed, Scheme::Opaque, Scheme::Ff1],
-        Kind::NetworkToken | Kind::Digits => &[Scheme::Random, Scheme::Mixed, Scheme::Opaque],
+        Kind::Card | Kind::NetworkToken | Kind::Digits => &[Scheme::Random, Scheme::Mixed, Scheme::Opaque],
         Kind::Iban => &[Scheme::Random, Scheme::Opaque],
         Kind::UsAccount | Kind::Phone | Kind::Email => &[Scheme::Mixed, Scheme::Opaque],
         Kind::Reference | Kind::Bytes => &[Scheme::Opaque],
@@ -391,7 +390,7 @@ impl TokenFormat {
         for &(length, keep) in digits {
             let entry = length.checked_sub(MIN_DIGIT_STRING).and_then(|n| format.digits.get_mut(n));
             let entry = entry.ok_or(FormatError::Length)?;
-            if !matches!(keep, 0 | 4) || length < usize::from(keep) + DIGITS_HIDDEN {
+            if !matches!(keep, 0 | 4) || length < usize::from(keep) + LEAST_HIDDEN {
                 return Err(FormatError::Keep);
             }
             if entry.replace(keep).is_some() {

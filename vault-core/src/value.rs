@@ -57,59 +57,6 @@ impl From<Pan> for Value {
     }
 }
 
-/// A value that somebody else holds: the keys name and seal it without taking it over.
-#[derive(Clone, Copy)]
-pub enum Held<'a> {
-    /// A card number.
-    Card(&'a Pan),
-    /// Another value.
-    Other(&'a Value),
-}
-
-impl<'a> From<&'a Pan> for Held<'a> {
-    fn from(pan: &'a Pan) -> Self {
-        Self::Card(pan)
-    }
-}
-
-impl<'a> From<&'a Value> for Held<'a> {
-    fn from(value: &'a Value) -> Self {
-        match value {
-            Value::Card(pan) => Self::Card(pan),
-            other => Self::Other(other),
-        }
-    }
-}
-
-impl Held<'_> {
-    /// Of what kind it is.
-    #[must_use]
-    pub fn kind(self) -> Kind {
-        match self {
-            Self::Card(_) => Kind::Card,
-            Self::Other(value) => value.kind(),
-        }
-    }
-
-    /// As [`Value::expose_identity`].
-    #[must_use]
-    pub fn expose_identity(self) -> Zeroizing<Vec<u8>> {
-        match self {
-            Self::Card(pan) => Zeroizing::new(pan.expose_digits().to_vec()),
-            Self::Other(value) => value.expose_identity(),
-        }
-    }
-
-    /// As [`Value::expose_padded`].
-    #[must_use]
-    pub fn expose_padded(self) -> Zeroizing<Vec<u8>> {
-        match self {
-            Self::Card(pan) => Zeroizing::new(pan.padded().to_vec()),
-            Self::Other(value) => value.expose_padded(),
-        }
-    }
-}
-
 impl Value {
     /// Of what kind it is.
     #[must_use]

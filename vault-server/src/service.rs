@@ -52,12 +52,6 @@ const FEATURES: &[&str] = &[
     "token.restrictions",
     "token.disable",
     "token.attributes",
-    "token.replace",
-    "card.fingerprint",
-    "card.delete",
-    "subject.list",
-    "subject.erase",
-    "token.translate",
     "kind.network_token",
     "kind.reference",
     "kind.iban",
@@ -66,6 +60,12 @@ const FEATURES: &[&str] = &[
     "kind.phone",
     "kind.email",
     "kind.bytes",
+    "token.replace",
+    "card.fingerprint",
+    "card.delete",
+    "subject.list",
+    "subject.erase",
+    "token.translate",
 ];
 
 /// The data plane.

@@ -116,10 +116,7 @@ pub fn reference(text: &str) -> Result<(), Error> {
 pub fn new_card(item: v1::TokenizeItem) -> Result<NewCard, Error> {
     reference(&item.reference)?;
     let (value, card_expiry) = match required(item.card, "item.plain")? {
-        v1::tokenize_item::Card::Plain(card) => {
-            let (pan, card_expiry) = plain_card(card)?;
-            (Value::Card(pan), card_expiry)
-        }
+        v1::tokenize_item::Card::Plain(card) => plain_card(card)?,
         v1::tokenize_item::Card::Sealed(_) => return Err(Error::Unimplemented { what: "item.sealed" }),
         v1::tokenize_item::Card::Data(data) => (data::plain(data)?, None),
         v1::tokenize_item::Card::NetworkToken(token) => data::network_token(token)?,
@@ -148,10 +145,15 @@ pub fn new_card(item: v1::TokenizeItem) -> Result<NewCard, Error> {
     })
 }
 
-fn plain_card(mut card: v1::PlainCard) -> Result<(Pan, Option<CardExpiry>), Error> {
+/// A card number in the clear, and its date.
+fn plain_pan(mut card: v1::PlainCard) -> Result<(Pan, Option<CardExpiry>), Error> {
     let card_expiry = card.card_expiry.map(|e| expiry(e, "item.plain.card_expiry")).transpose()?;
     let pan = Pan::parse(&card.take_pan()).map_err(|e| Error::malformed("item.plain.pan", pan_rule(e)))?;
     Ok((pan, card_expiry))
+}
+
+fn plain_card(card: v1::PlainCard) -> Result<(Value, Option<CardExpiry>), Error> {
+    plain_pan(card).map(|(pan, card_expiry)| (Value::Card(pan), card_expiry))
 }
 
 /// The rule that what should be a card number broke.

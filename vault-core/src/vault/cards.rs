@@ -8,9 +8,9 @@ use std::sync::Arc;
 use super::guesses::{self, Guess};
 use super::kept::{KEPT_DAYS, Request};
 use super::life::Change;
+use super::replace::InPlace;
 use super::request::{
-    Detokenized, EarlierCard, Header, Inspected, Replacement, Reveal, Revealed, Revocation, RevokedToken,
-    Wanted,
+    Detokenized, EarlierCard, Header, Inspected, Reveal, Revealed, Revocation, RevokedToken, Wanted,
 };
 use super::running::Run;
 use super::tokenize::{told_to_the_rest, within_batch};
@@ -23,7 +23,7 @@ use crate::journal::{Changed, Filed, Filing, NotFiled};
 use crate::keyring::{RequestKey, SubjectSecret, day_row, merchant_row};
 use crate::mask::Mask;
 use crate::name::ChannelName;
-use crate::pan::{CardExpiry, Pan};
+use crate::pan::CardExpiry;
 use crate::policy::{Admitted, Asked, Caller, Denial, MerchantInForce, Presented};
 use crate::record::{Card, Grants, NotKept, Row, RowKey, Spent, SubjectId};
 use crate::rows;
@@ -31,7 +31,7 @@ use crate::store::{Key, Part};
 use crate::time::Timestamp;
 use crate::token::Token;
 use crate::value::Value;
-use crate::words::{Action, Ref, Refusal, Show};
+use crate::words::{Action, Kind, Ref, Refusal, Show};
 
 impl Vault {
     /// Gives one card back.
@@ -265,7 +265,7 @@ pub(super) enum Deed {
     /// Nothing: it is shown, as far as the request says; as it was then, if it says when.
     Show(Option<Timestamp>),
     /// Another card takes its card's place.
-    Replace(Replacement),
+    Replace(InPlace),
     /// It stops working, on this channel or on all.
     Revoke(Option<ChannelName>),
     /// Another of its fields changes.
@@ -283,10 +283,10 @@ impl Deed {
         }
     }
 
-    /// The card number that comes in with it.
-    fn pan(&self) -> Option<&Pan> {
+    /// The card that comes in with it.
+    fn card(&self) -> Option<&Value> {
         match self {
-            Self::Replace(replacement) => Some(&replacement.pan),
+            Self::Replace(replacement) => Some(&replacement.value),
             Self::Show(_) | Self::Revoke(_) | Self::Change(_) | Self::Upgrade => None,
         }
     }
@@ -331,7 +331,7 @@ type Found = Result<Done, Error>;
 pub(super) type Decided = Result<(Filing, Card, Show), Box<Refused>>;
 
 /// A refusal, and what the caller is told of it.
-pub(super) struct Refused(pub(super) Denial, pub(super) Error);
+pub(super) struct Refused(Denial, Error);
 
 impl From<Denial> for Box<Refused> {
     fn from(denial: Denial) -> Self {
@@ -373,8 +373,8 @@ impl<'a> Round<'a> {
         let requests =
             [today, today.saturating_sub(KEPT_DAYS)].map(|d| day_row(rows::IDEMPOTENCY, d, id, &name));
         let guess = |want: &Want| {
-            let pan = want.deed.pan();
-            pan.map_or(Ok(None), |pan| Guess::of(&state.keyring, &admitted, pan, today))
+            let card = want.deed.card();
+            card.map_or(Ok(None), |card| Guess::of(&state.keyring, &admitted, card, today))
         };
         let guesses = wants.iter().map(guess).collect::<Result<_, Error>>()?;
         let view = View::default();
@@ -439,10 +439,10 @@ impl<'a> Round<'a> {
         let mut keys: Vec<Key> = self.guesses.iter().flatten().map(|guess| guess.cell.clone()).collect();
         for place in open {
             let (Some(want), Some(name)) = (self.wants.get(*place), self.names.get(*place)) else { continue };
-            let Some(pan) = want.deed.pan() else { continue };
+            let Some(value) = want.deed.card() else { continue };
             let card = self.view.get(&merchant_row(rows::CARD, id, &name.row_key.0));
             let card = card.and_then(|bytes| self.state.keyring.card(id, name.row_key, bytes).ok());
-            let fingerprint = card.map_or(Ok(None), |card| self.fingerprint_of(&card.row, pan))?;
+            let fingerprint = card.map_or(Ok(None), |card| self.fingerprint_of(&card.row, value))?;
             keys.extend(fingerprint.map(|f| merchant_row(rows::FINGERPRINT, id, &f.row)));
         }
         Ok(keys)
@@ -563,8 +563,8 @@ impl<'a> Round<'a> {
         part: Part,
     ) -> Decided {
         match &want.deed {
-            // It is made of its card: no other can take that one's place.
-            Deed::Replace(_) if card.row.vaultless => {
+            // A vaultless token is made of its card, and what is no card has no other in its place.
+            Deed::Replace(_) if card.row.vaultless || card.row.kind() != Kind::Card => {
                 Err(self.admitted.deny(Refusal::VaultlessNotAllowed, Some(card.row.record)).into())
             }
             Deed::Show(as_of) => self.decide_show((want.show, *as_of), card, key, row_key, again),
@@ -793,8 +793,9 @@ fn request_bytes(
             Deed::Show(None) | Deed::Revoke(_) | Deed::Upgrade => {}
             Deed::Show(Some(then)) => drop(w.u64(then.0)),
             Deed::Change(change) => change.write(&mut w),
-            Deed::Replace(Replacement { pan, card_expiry, reason }) => {
+            Deed::Replace(InPlace { value, card_expiry, reason }) => {
                 // Its fingerprint stands for the number, which these bytes are not to hold.
+                let pan = value.number().ok_or_else(Error::internal)?;
                 w.fixed(&state.keyring.public_fingerprint(admitted.merchant_id(), pan)?).u8(reason.id());
                 w.u16(card_expiry.map_or(0, CardExpiry::year)).u8(card_expiry.map_or(0, CardExpiry::month));
             }

@@ -13,7 +13,7 @@ use crate::record::MerchantId;
 use crate::rows;
 use crate::store::{Key, Part, Write};
 use crate::time::Timestamp;
-use crate::value::Held;
+use crate::value::Value;
 use crate::words::Refusal;
 
 /// One card that a request brings, as the budget counts it.
@@ -28,13 +28,12 @@ pub(super) struct Guess {
 
 impl Guess {
     /// Where this principal's card counts today; nowhere for an import.
-    pub(super) fn of<'v>(
+    pub(super) fn of(
         keyring: &Keyring,
         admitted: &Admitted,
-        value: impl Into<Held<'v>>,
+        value: &Value,
         today: u32,
     ) -> Result<Option<Self>, Error> {
-        let value = value.into();
         if admitted.is_import() {
             return Ok(None);
         }

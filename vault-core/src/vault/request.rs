@@ -273,7 +273,7 @@ pub struct Replacement {
 /// The answer to a replacement.
 pub struct Replaced {
     /// What may be shown of the new card number.
-    pub mask: MaskedPan,
+    pub mask: Mask,
     /// The new card's network; empty if no prefix matched.
     pub network: String,
     /// The new card's expiry.
@@ -301,7 +301,7 @@ pub enum TokenStanding {
 pub struct ListedToken {
     /// Its record's name, as receipts and the log have it.
     pub record: Ref,
-    /// What may be shown of its value.
+    /// What may be shown of its card number, or of another value.
     pub mask: Mask,
     /// The card network's id; empty if no prefix matched.
     pub network: String,

@@ -72,7 +72,7 @@ impl Vault {
                 else {
                     continue;
                 };
-                match source.and_then(|(value, row)| Self::narrowed(translation, value, &row)) {
+                match source.and_then(|(pan, row)| Self::narrowed(translation, pan, &row)) {
                     Ok(card) => {
                         cards.push(card);
                         of.push(at);
@@ -161,6 +161,6 @@ fn disclosed(round: &Round<'_>, want: &Want, done: Done) -> Result<(Value, Row),
     let Done { card, filed, .. } = done;
     let proof = filed.disclosed.ok_or_else(Error::internal)?;
     let secret = round.secret_of(&card.row).map_err(|_| Error::internal())?;
-    let value = round.state.keyring.open(proof, &want.token, &secret).map_err(|_| Error::internal())?;
-    Ok((value, card.row))
+    let pan = round.state.keyring.open(proof, &want.token, &secret).map_err(|_| Error::internal())?;
+    Ok((pan, card.row))
 }

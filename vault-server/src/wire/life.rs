@@ -21,7 +21,7 @@ use vault_core::words::{AgreementKind, Purpose, ReplaceReason};
 use vault_proto::v1;
 
 use super::{
-    ITEM_CONTEXT, context, expiry, from_timestamp, masked, masked_card, name, plain_card, receipt, reference,
+    ITEM_CONTEXT, context, expiry, from_timestamp, masked, masked_card, name, plain_pan, receipt, reference,
     required, timestamp, token,
 };
 
@@ -192,7 +192,7 @@ pub fn replace(item: v1::ReplaceItem) -> Result<(Token, Replacement), Error> {
     reference(&item.reference)?;
     let reason = u8::try_from(item.reason).ok().and_then(ReplaceReason::from_id);
     let (pan, card_expiry) = match required(item.card, "item.plain")? {
-        v1::replace_item::Card::Plain(plain) => plain_card(plain)?,
+        v1::replace_item::Card::Plain(plain) => plain_pan(plain)?,
         v1::replace_item::Card::Sealed(_) => return Err(Error::Unimplemented { what: "item.sealed" }),
     };
     let reason = required(reason, "item.reason")?;
@@ -203,7 +203,7 @@ pub fn replace(item: v1::ReplaceItem) -> Result<(Token, Replacement), Error> {
 #[must_use]
 pub fn replaced(answer: Replaced, with_head: bool) -> v1::ReplaceResult {
     v1::ReplaceResult {
-        card: Some(masked_card(&answer.mask, answer.network, answer.card_expiry)),
+        card: masked(&answer.mask, answer.network, answer.card_expiry).0,
         kept_until: answer.kept_until.map(timestamp),
         receipt: Some(receipt(&answer.receipt, with_head)),
     }
@@ -238,7 +238,7 @@ pub fn translate(item: v1::TranslateItem) -> Result<Translation, Error> {
 pub fn fingerprint(item: v1::FingerprintItem) -> Result<Pan, Error> {
     reference(&item.reference)?;
     match required(item.card, "item.plain")? {
-        v1::fingerprint_item::Card::Plain(plain) => plain_card(plain).map(|(pan, _)| pan),
+        v1::fingerprint_item::Card::Plain(plain) => plain_pan(plain).map(|(pan, _)| pan),
         v1::fingerprint_item::Card::Sealed(_) => Err(Error::Unimplemented { what: "item.sealed" }),
     }
 }
@@ -256,7 +256,7 @@ pub fn fingerprinted(answer: Fingerprinted, with_head: bool) -> v1::FingerprintR
 pub fn delete_card(item: v1::DeleteCardItem) -> Result<CardToDelete, Error> {
     reference(&item.reference)?;
     let (pan, _) = match required(item.card, "item.plain")? {
-        v1::delete_card_item::Card::Plain(plain) => plain_card(plain)?,
+        v1::delete_card_item::Card::Plain(plain) => plain_pan(plain)?,
         v1::delete_card_item::Card::Sealed(_) => return Err(Error::Unimplemented { what: "item.sealed" }),
     };
     Ok(CardToDelete { pan, restrictions: restrictions(item.restrictions)? })

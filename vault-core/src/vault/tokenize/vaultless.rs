@@ -13,6 +13,7 @@ use crate::rows;
 use crate::store::Part;
 use crate::time::Timestamp;
 use crate::token::{Scheme, Scope, Token};
+use crate::value::Value;
 use crate::vaultless::Served;
 
 impl Round<'_> {
@@ -159,7 +160,10 @@ impl Round<'_> {
 
 /// The card number of an item: no other kind of value has vaultless tokens.
 fn number<'i>(item: &'i Item<'_>) -> Result<&'i Pan, Error> {
-    item.card.value.number().ok_or_else(Error::internal)
+    match &item.card.value {
+        Value::Card(pan) => Ok(pan),
+        _ => Err(Error::internal()),
+    }
 }
 
 /// Where a slot's tokens work that have no row: on its one channel, or on all.
