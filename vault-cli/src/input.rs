@@ -325,6 +325,22 @@ mod tests {
     }
 
     #[test]
+    fn a_token_and_its_new_card_stand_in_one_line() {
+        let text = "tok_0123456789abcdefghijkl,4111111111111111,12/27\n\n4111111111111111,4111111111111111\n\
+                    4111111111111112;411\n";
+        let lines = replacement_lines(text.as_bytes());
+        let told: Vec<_> = lines
+            .into_iter()
+            .map(|line| (line.number, line.read.map(|(token, _)| token.as_str().len())))
+            .collect();
+        assert_eq!(told[0], (1, Ok(26)));
+        for ((number, rule), (at, said)) in told[1..].iter().zip([(3, "the token"), (4, "12 to 19")]) {
+            let rule = rule.clone().unwrap_err();
+            assert!(*number == at && rule.contains(said) && !rule.contains("411"), "{rule}");
+        }
+    }
+
+    #[test]
     fn a_card_on_the_command_line_is_seen_however_it_is_written() {
         let refused = |line: &[&str]| {
             let arguments: Vec<String> = line.iter().map(|&a| a.to_owned()).collect();

@@ -927,7 +927,8 @@ struct Listed {
     channels: Vec<String>,
     valid_until: Option<String>,
     created_at: Option<String>,
-    card: Shown,
+    #[serde(flatten)]
+    seen: Seen,
     restrictions: Option<Restrictions>,
 }
 
@@ -1153,13 +1154,13 @@ impl Told {
             channels: token.channels,
             valid_until: wire::moment(token.valid_until.as_ref()),
             created_at: wire::moment(token.created_at.as_ref()),
-            card: Shown::of(token.card),
+            seen: Seen::of(token.card, token.data),
             restrictions: token.restrictions.map(Restrictions::of),
         };
         let narrowed = listed.restrictions.as_ref().map_or_else(String::new, Restrictions::words);
         let on = some(&listed.channels);
         let words =
-            format!("{}  {}  {}  on {on}{narrowed}", listed.record, listed.card.words(), listed.state);
+            format!("{}  {}  {}  on {on}{narrowed}", listed.record, listed.seen.words(), listed.state);
         Self::new(Answer::Listed(Box::new(listed)), words, receipt, &[])
     }
 

@@ -131,8 +131,6 @@ pub fn enable(token: &str) -> EnableItem {
     EnableItem { token: token.to_owned(), ..EnableItem::default() }
 }
 
-/// Takes the card number out of an answer: digits in ASCII. `None`: the answer is masked, sealed to somebody else, or of
-/// another kind of value.
 /// A token whose card is replaced by this one, and why.
 #[must_use]
 pub fn replace(
@@ -170,7 +168,8 @@ pub fn translate(token: &str, channel: &str) -> TranslateItem {
     TranslateItem { token: token.to_owned(), channel: channel.to_owned(), ..TranslateItem::default() }
 }
 
-/// Takes the card number out of an answer: digits in ASCII. `None`: the answer is masked, or sealed to somebody else.
+/// Takes the card number out of an answer: digits in ASCII. `None`: the answer is masked, sealed to somebody else, or of
+/// another kind of value.
 #[must_use]
 pub fn pan(disclosed: DetokenizeResult) -> Option<Zeroizing<Vec<u8>>> {
     use detokenize_result::Reveal;

@@ -492,7 +492,7 @@ mod tests {
     #[test]
     fn every_kind_has_tokens_of_its_schemes_that_are_read_back_and_are_neither_card_nor_iban() {
         for value in one_of_each() {
-            for &scheme in schemes_of(value.kind()) {
+            for &scheme in schemes_of(value.kind()).iter().filter(|s| **s != Scheme::Ff1) {
                 let lengths = [(16, 4)];
                 let lengths = if value.kind() == Kind::Digits { &lengths[..] } else { &[] };
                 let format = format(value.kind(), scheme, lengths, false);
@@ -644,7 +644,7 @@ mod tests {
     #[test]
     fn without_randomness_there_is_no_token() {
         for value in one_of_each() {
-            for &scheme in schemes_of(value.kind()) {
+            for &scheme in schemes_of(value.kind()).iter().filter(|s| **s != Scheme::Ff1) {
                 let lengths = if value.kind() == Kind::Digits { &[(16, 4)][..] } else { &[] };
                 let space = Space::of(&format(value.kind(), scheme, lengths, false), &value, 0).unwrap();
                 assert!(space.draw(&mut |_| Err(NoRandomness)).is_err());

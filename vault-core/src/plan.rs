@@ -3,6 +3,7 @@
 //! Pure: what is asked comes in as numbers, the answer goes out as numbers. Refused, with the reason and what would work:
 //! formats that the vault would refuse, lengths and countries that they do not take, FF1 where NIST's domain is not there.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::Serialize;
@@ -19,13 +20,10 @@ use crate::pattern::Space;
 use crate::payment_reference::PaymentReference;
 use crate::phone::Phone;
 use crate::table::Format;
-use crate::token::{MAX_WALK, Reuse, Scheme};
+use crate::token::{LEAST_FF1_HIDDEN, MAX_WALK, Reuse, Scheme, default_vaultless_keep};
 use crate::value::Value;
 use crate::words::Kind;
 
-/// The fewest hidden digits that FF1 tokens need: one of them makes room for the slot, and six others are the million
-/// inputs of NIST SP 800-38G Rev. 1, 5.
-pub const FF1_HIDDEN: usize = crate::token::LEAST_FF1_HIDDEN;
 /// The fewest guesses that are no warning: about what a principal may try of one cell in ten years.
 pub const FEW_GUESSES: u128 = 20_000;
 /// How many days ahead an exhausted space is no warning: ten years, longer than most cards and contracts live.
@@ -190,7 +188,7 @@ pub enum Ff1 {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum NoFf1 {
-    /// Only numbers with a check digit have room for a slot.
+    /// Only card numbers, failing the Luhn check, have room for a slot.
     Kind,
     /// Fewer than seven digits are hidden.
     TooFewHidden,
@@ -201,7 +199,7 @@ pub enum NoFf1 {
 impl fmt::Display for NoFf1 {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Kind => "only card numbers and network tokens have a check digit that makes room for a slot",
+            Self::Kind => "only tokens of card numbers have a check digit that makes room for a slot",
             Self::TooFewHidden => {
                 "fewer than 7 digits are hidden, and FF1 needs a million inputs (NIST SP 800-38G Rev. 1); keep less"
             }
@@ -292,8 +290,10 @@ impl std::error::Error for Unworkable {}
 pub fn plan(asked: &Asked<'_>) -> Result<Plan, Unworkable> {
     let format = asked.format;
     let built = match asked.method {
-        // A format of FF1 tokens keeps and refuses what a random one does, and a little more.
-        Method::Ff1 => Format { scheme: Scheme::Random, ..format.clone() }.build(),
+        // One that hides too little is told so here, with the reason.
+        Method::Ff1 => {
+            Format { scheme: Scheme::Random, keep: vaultless_keep(asked), ..format.clone() }.build()
+        }
         Method::Random | Method::Mixed | Method::Opaque => format.build(),
     };
     let built = built.map_err(Unworkable::Format)?;
@@ -343,16 +343,24 @@ pub fn has_length(kind: Kind) -> bool {
     }
 }
 
+/// What a format of vaultless tokens keeps: as said, or as one of its own keeps where nothing is said.
+fn vaultless_keep(asked: &Asked<'_>) -> BTreeMap<String, String> {
+    if !asked.format.keep.is_empty() || asked.format.kind != Kind::Card {
+        return asked.format.keep.clone();
+    }
+    (12..=19).map(|n| (n.to_string(), default_vaultless_keep(n).to_string())).collect()
+}
+
 fn is_oracle(asked: &Asked<'_>) -> bool {
     asked.method == Method::Ff1 || asked.format.mode == Reuse::Reuse
 }
 
 fn ff1(asked: &Asked<'_>, keep: Keep) -> Ff1 {
     let why = match asked.format.kind {
-        Kind::Card | Kind::NetworkToken if asked.format.luhn_prefix.is_some() => NoFf1::Kind,
-        Kind::Card | Kind::NetworkToken => {
+        Kind::Card if asked.format.luhn_prefix.is_some() => NoFf1::Kind,
+        Kind::Card => {
             let hidden = keep.hidden(asked.length);
-            if hidden < FF1_HIDDEN || keep_allowed(asked.length, keep).is_err() {
+            if hidden < LEAST_FF1_HIDDEN || keep_allowed(asked.length, keep).is_err() {
                 NoFf1::TooFewHidden
             } else if asked.ff1_slots == 0 {
                 NoFf1::NoSlots
@@ -361,7 +369,8 @@ fn ff1(asked: &Asked<'_>, keep: Keep) -> Ff1 {
                 return Ff1::Allowed { domain: Count(10_u128.pow(places)) };
             }
         }
-        Kind::Reference
+        Kind::NetworkToken
+        | Kind::Reference
         | Kind::Iban
         | Kind::UsAccount
         | Kind::Digits
@@ -613,11 +622,11 @@ mod tests {
                     planned.guesses.is_none(),
                     matches!(kind, Kind::Reference | Kind::Email | Kind::Bytes)
                 );
-                assert!(!matches!(planned.ff1, Ff1::Allowed { .. }) || kind.id() <= 2);
+                assert!(!matches!(planned.ff1, Ff1::Allowed { .. }) || kind == Kind::Card);
             }
             let format = format(kind, Scheme::Opaque, &[]);
             let vaultless = plan(&asked(&format, Method::Ff1, length));
-            assert!(vaultless.is_err() || kind.id() <= 2, "{kind}");
+            assert!(vaultless.is_err() || kind == Kind::Card, "{kind}");
         }
     }
 

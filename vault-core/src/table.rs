@@ -476,7 +476,10 @@ impl Merchant {
                     format.id
                 )));
             }
-            let own = |channel: &&Channel| channel.format == format.id && channel.kind.is_typed();
+            let own = |channel: &&Channel| {
+                let takes = channel.format == format.id || channel.formats.contains(&format.id);
+                takes && channel.kind.is_typed()
+            };
             if let Some(channel) = self.channels.iter().find(own) {
                 return Err(wrong(format!(
                     "merchant {id}: channel {}: people type tokens here, and a mistyped ff1 token may open to another card; \

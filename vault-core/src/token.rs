@@ -316,11 +316,12 @@ impl fmt::Display for FormatError {
 
 impl std::error::Error for FormatError {}
 
-/// Which schemes a kind of value has. `ff1` tokens are for numbers alone, whose check digit makes room for theirs.
+/// Which schemes a kind of value has. `ff1` tokens are for card numbers alone, whose check digit makes room for a slot.
 #[must_use]
 pub fn schemes_of(kind: Kind) -> &'static [Scheme] {
     match kind {
-        Kind::Card | Kind::NetworkToken | Kind::Digits => &[Scheme::Random, Scheme::Mixed, Scheme::Opaque],
+        Kind::Card => &[Scheme::Random, Scheme::Mixed, Scheme::Opaque, Scheme::Ff1],
+        Kind::NetworkToken | Kind::Digits => &[Scheme::Random, Scheme::Mixed, Scheme::Opaque],
         Kind::Iban => &[Scheme::Random, Scheme::Opaque],
         Kind::UsAccount | Kind::Phone | Kind::Email => &[Scheme::Mixed, Scheme::Opaque],
         Kind::Reference | Kind::Bytes => &[Scheme::Opaque],
