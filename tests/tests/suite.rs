@@ -23,6 +23,7 @@ mod formats;
 mod golden;
 mod idempotency_and_races;
 mod life_of_a_token;
+mod moving_in;
 mod over_the_wire;
 mod payment_methods;
 mod proofs_cannot_be_forged;

@@ -14,6 +14,7 @@ use crate::demo::{self, DemoArgs};
 use crate::dial::SOURCES;
 use crate::fail::{self, Exit, Failure};
 use crate::format::{self, FormatCommand};
+use crate::import::{self, Import};
 use crate::init::{self, Init};
 use crate::input;
 use crate::keys::{self, KeysCommand};
@@ -56,6 +57,13 @@ enum Command {
     /// Swap cards for tokens, and ask about tokens
     #[command(subcommand, after_help = SOURCES)]
     Token(TokenCommand),
+    /// Take cards in from a file, with the tokens that they have had elsewhere
+    #[command(after_help = concat!("It may be killed and run again: it goes on where it was. Cards are told by line number, never by \
+        content. The principal needs a rule with import = true.\n\nExamples:\n  \
+        vaultctl import cards.csv --profile import.toml --out tokens.csv\n  \
+        vaultctl import export.jsonl --profile import.toml --preset stripe --out tokens.csv --rate 2000\n  \
+        vaultctl import old.csv --profile import.toml --column number=pan --column expiry=exp --new-tokens --out tokens.csv"))]
+    Import(Box<Import>),
     /// List and rotate keys
     #[command(subcommand, after_help = SOURCES)]
     Keys(KeysCommand),
@@ -126,6 +134,7 @@ fn run(arguments: Vec<OsString>) -> Result<(), Failure> {
         Command::Init(asked) => init::run(&asked, out),
         Command::Serve(asked) => serve::run(&asked, out),
         Command::Token(command) => token::run(command, out),
+        Command::Import(asked) => import::run(&asked, out),
         Command::Keys(command) => keys::run(command, out),
         Command::Lock(command) => lock::run(command, out),
         Command::Policy(command) => policy::run(command, out),

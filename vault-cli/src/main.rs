@@ -10,6 +10,7 @@ mod demo;
 mod dial;
 mod fail;
 mod format;
+mod import;
 mod init;
 mod input;
 mod keys;

@@ -425,7 +425,7 @@ fn tokenize(command: Tokenize, out: Out) -> Result<(), Failure> {
     })
 }
 
-fn date(e: CardExpiry) -> v1::CardExpiry {
+pub(crate) fn date(e: CardExpiry) -> v1::CardExpiry {
     v1::CardExpiry { month: e.month().into(), year: e.year().into() }
 }
 

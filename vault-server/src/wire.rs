@@ -142,6 +142,15 @@ pub fn new_card(item: v1::TokenizeItem) -> Result<NewCard, Error> {
         restrictions: life::restrictions(item.restrictions)?,
         attributes: life::attributes(item.attributes, &life::NEW)?,
         context: item.context.map(|c| context(&c, &ITEM_CONTEXT)).transpose()?,
+        existing: match item.existing_token.as_str() {
+            "" => None,
+            text => Some(Token::parse(text).map_err(|_| {
+                Error::malformed(
+                    "item.existing_token",
+                    "must have a token's form: 6 to 64 of letters, digits, _ and -, no card number",
+                )
+            })?),
+        },
     })
 }
 

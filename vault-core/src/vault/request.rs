@@ -155,6 +155,9 @@ pub struct NewCard {
     pub attributes: Attributes,
     /// What is known around this very card, in place of the header's context: an import has many customers.
     pub context: Option<Context>,
+    /// The token that the card has had elsewhere, which it is to keep. For who may import alone; never one that another
+    /// card has, or that could be vaultless.
+    pub existing: Option<Token>,
 }
 
 impl NewCard {
@@ -170,6 +173,7 @@ impl NewCard {
             restrictions: Restrictions::default(),
             attributes: Attributes::default(),
             context: None,
+            existing: None,
         }
     }
 }

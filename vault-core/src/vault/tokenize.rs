@@ -42,6 +42,9 @@ const FORMAT: u8 = 1;
 /// How many cards of one data subject are worked on in one commit.
 const SUBJECT_STRIDE: usize = 64;
 
+/// What stands before an existing token in a request's bytes.
+const EXISTING: &[u8] = b"existing";
+
 /// How many tokens of a walk are looked up at once.
 const STRIDE: usize = 256;
 
@@ -268,6 +271,10 @@ impl<'a> Round<'a> {
         let mut work = Work::default();
         let mut fresh = Vec::with_capacity(items.len());
         for item in items {
+            if item.card.existing.is_some() && !self.admitted.is_import() {
+                work.refuse(item.place, self.admitted.deny(Refusal::ActionNotAllowed, None), Part::default());
+                continue;
+            }
             if self.served(&item).is_some() && !self.admitted.is_vaultless() {
                 let mut counted = Part::default();
                 self.count_guess(&item, &mut counted);
@@ -447,6 +454,7 @@ impl<'a> Round<'a> {
             ));
         }
         card.attributes.check()?;
+        self.check_existing(card, &format)?;
         let subject = match context.customer_reference.as_str() {
             "" => SubjectId::NONE,
             reference => keyring.subject(id, reference)?,
@@ -500,6 +508,22 @@ impl<'a> Round<'a> {
         }
     }
 
+    /// A token from elsewhere must not be one that this merchant's slots could make.
+    fn check_existing(&self, card: &NewCard, format: &FormatInForce) -> Result<(), Error> {
+        let Some(existing) = &card.existing else { return Ok(()) };
+        let wrong = |rule| Err(Error::malformed("item.existing_token", rule));
+        if format.format.scheme() == Scheme::Ff1 {
+            return wrong("cannot be kept in an ff1 format, which makes the token of the card");
+        }
+        if crate::vaultless::slot_of(existing, self.merchant.ff1_slots).is_some() {
+            return wrong("could be an ff1 token of this merchant; let the card have a new one");
+        }
+        if luhn_valid_digits(existing) {
+            return wrong("must not pass the Luhn check");
+        }
+        Ok(())
+    }
+
     fn scope(&self, format: &FormatInForce) -> Option<&ChannelName> {
         match format.format.scope() {
             Scope::Merchant => None,
@@ -551,6 +575,9 @@ impl<'a> Round<'a> {
         w.u64(card.valid_until.map_or(0, |t| t.0)).e(restrictions);
         if card.value.kind() != Kind::Card {
             w.u8(card.value.kind().id());
+        }
+        if let Some(existing) = &card.existing {
+            w.fixed(EXISTING).e(existing.as_bytes());
         }
         // Only where there are any: the bytes of a request without are those of every release.
         if !card.attributes.is_empty() {
@@ -639,9 +666,10 @@ impl<'a> Round<'a> {
         for item in items {
             // One that does not open is told when its item is decided.
             let known = self.known_token(item).unwrap_or_default();
-            let candidate = match self.served(item) {
-                Some(served) => self.vaultless_token(item, served),
-                None => Ok(item.space.draw(&mut random::below)?),
+            let candidate = match (self.served(item), &item.card.existing) {
+                (Some(served), _) => self.vaultless_token(item, served),
+                (None, Some(existing)) => Ok(existing.copy()),
+                (None, None) => Ok(item.space.draw(&mut random::below)?),
             };
             for token in known.iter().map(|(token, _)| token).chain(&candidate) {
                 keys.push(merchant_row(rows::CARD, id, &keyring.row_key(id, token)?.0));
@@ -681,7 +709,10 @@ impl<'a> Round<'a> {
         }
         // Looked up here, not with the candidates: an item before this one may be of the same card.
         let known = self.known_token(item).map_err(|Unopened| Undecided::Unreadable)?;
-        if let Some(known) = known
+        let other = |(token, _): &(Token, u32)| {
+            item.card.existing.as_ref().is_some_and(|existing| !existing.same_as(token))
+        };
+        if let Some(known) = known.filter(|known| !other(known))
             && let Some(reused) = self.reuse(item, known, part)?
         {
             return Ok(reused);
@@ -756,7 +787,12 @@ impl<'a> Round<'a> {
         part: &mut Part,
     ) -> Result<(Answer, RowKey), Error> {
         let (id, state) = (self.merchant.id, self.state.clone());
-        let (token, row_key) = self.unused(item, first).await?;
+        let (token, row_key) = match &item.card.existing {
+            None => self.unused(item, first).await?,
+            Some(_) => self.if_unused(first).await?.ok_or_else(|| {
+                Error::malformed("item.existing_token", "is another card's here already, or was")
+            })?,
+        };
         let record = state.keyring.reference(id, &token)?;
         self.note_subject(item, row_key, part)?;
         let secret = &self.subjects.get(&item.subject).ok_or_else(Error::internal)?.secret;
@@ -790,7 +826,10 @@ impl<'a> Round<'a> {
             let sealed = state.keyring.seal_reuse(id, fingerprint, &like, &item.card.value, (&token, 0))?;
             self.view.put(part, merchant_row(rows::FINGERPRINT, id, &fingerprint.row), sealed);
         }
-        part.writes.push(Write::Add(self.space_key(item)?, 1));
+        // A token from elsewhere is of no space that is drawn from, or taken in it without having been drawn.
+        if item.card.existing.is_none() {
+            part.writes.push(Write::Add(self.space_key(item)?, 1));
+        }
         let answer = Answer {
             token,
             record,
@@ -1018,4 +1057,9 @@ impl Answer {
         r.end()?;
         Ok(answer)
     }
+}
+
+/// Whether a token is digits that pass the Luhn check, which those behind a prefix that nobody issues may.
+fn luhn_valid_digits(token: &Token) -> bool {
+    token.as_bytes().iter().all(u8::is_ascii_digit) && crate::pan::luhn_valid(token.as_bytes())
 }

@@ -122,6 +122,7 @@ impl Vault {
             channels: Vec::new(),
             restrictions,
             attributes: crate::attributes::Attributes::default(),
+            existing: None,
             // Another merchant's customer is another one, whatever its reference.
             context: translation
                 .context

@@ -1,0 +1,181 @@
+//! Cards come in from elsewhere by `vaultctl import`, with the tokens that they have had, however often it is killed.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use vault_client::{Zeroizing, ask, v1};
+use vault_core::store::Engine;
+use vault_tests::cards::number;
+use vault_tests::server::{Rig, program};
+
+/// Cards of the run: as many as the promise says in the long run.
+fn count() -> u32 {
+    if std::env::var_os("VAULT_LONG").is_some() { 100_000 } else { 6_000 }
+}
+
+/// The n-th card number, of as many BINs and last fours as there are.
+fn card(n: u32) -> String {
+    number(&format!("4{:05}", n % 997), 16, n)
+}
+
+/// The token that the n-th card has had: of the looks that other vaults give, none of them a card number's.
+fn token(n: u32) -> String {
+    match n % 3 {
+        0 => format!("card_{n:022}x"),
+        1 => format!("d2cbc1a2-7a3b-4e5f-8a9b-f{n:010x}f"),
+        _ => format!("{n:08}AbCdEf_{n}"),
+    }
+}
+
+/// Writes the file; gives what each line should come to, by line number: the token, or nothing where it is refused.
+fn write(file: &Path) -> BTreeMap<u64, Option<(String, String)>> {
+    let mut text = "token,number,expiry,customer\n".to_owned();
+    let mut wanted = BTreeMap::new();
+    for n in 0..count() {
+        let (line, number, token) = (u64::from(n) + 2, card(n), token(n));
+        match n % 500 {
+            // Not a card number; a token that is one; a token that another card had before.
+            77 => {
+                let wrong = if number.ends_with('1') { 2 } else { 1 };
+                text.push_str(&format!("{token},{}{wrong},05/31,c{n}\n", &number[..15]));
+            }
+            177 => text.push_str(&format!("{},{number},05/31,c{n}\n", card(n + 1))),
+            277 => text.push_str(&format!("{},{number},05/31,c{n}\n", self::token(n - 1))),
+            _ => {
+                text.push_str(&format!("{token},{number},05/31,c{n}\n"));
+                wanted.insert(line, Some((token, number)));
+                continue;
+            }
+        }
+        wanted.insert(line, None);
+    }
+    fs::write(file, text).unwrap();
+    wanted
+}
+
+fn import(rig: &Rig, more: &[&str]) -> Command {
+    let profile = format!(
+        "[vault]\nserver = \"https://localhost:{}\"\nca = \"servers.pem\"\ncert = \"importer.pem\"\nkey = \"importer.key\"\nmerchant = \"acme\"\nchannel = \"web\"\n",
+        rig.data().port()
+    );
+    fs::write(rig.file("importer.toml"), profile).unwrap();
+    let mut command = Command::new(program());
+    command.arg("--json").arg("import").arg(rig.file("cards.csv"));
+    command.arg("--profile").arg(rig.file("importer.toml")).arg("--out").arg(rig.file("tokens.csv"));
+    command.args(["--format", "shop"]).args(more).stdin(Stdio::null()).stderr(Stdio::null());
+    command
+}
+
+fn parts(rig: &Rig) -> u64 {
+    let state = fs::read(rig.file("tokens.csv.state")).ok().and_then(|bytes| {
+        let state: serde_json::Value = serde_json::from_slice(&bytes).ok()?;
+        state["parts"].as_u64()
+    });
+    state.unwrap_or(0)
+}
+
+const POLICY: &str = r#"
+[[rule]]
+id = "moves-in"
+effect = "allow"
+merchant = "acme"
+principals = ["importer"]
+actions = ["tokenize"]
+import = true
+"#;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn cards_come_in_with_their_tokens_while_the_import_is_killed_twice() {
+    let rig = Rig::with(Engine::Redb, POLICY, "");
+    let wanted = write(&rig.file("cards.csv"));
+    // Slow enough to be caught in the middle, twice.
+    for caught in 1..=2_u64 {
+        let rate = (count() / 2).to_string();
+        let mut child = import(&rig, &["--rate", &rate]).stdout(Stdio::null()).spawn().unwrap();
+        while parts(&rig) < caught {
+            assert!(child.try_wait().unwrap().is_none(), "it ended before it could be killed");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(parts(&rig) < u64::from(count()) / 1_000, "it was through before it was killed");
+    }
+    let done = import(&rig, &[]).output().unwrap();
+    let tally: serde_json::Value = serde_json::from_slice(&done.stdout).unwrap();
+    let taken = wanted.values().flatten().count();
+    let refused = wanted.len() - taken;
+    assert_eq!(done.status.code(), Some(1), "some lines were refused");
+    assert_eq!(tally["lines"], wanted.len());
+    assert_eq!((&tally["taken"], &tally["tokens_kept"]), (&taken.into(), &taken.into()));
+    assert_eq!(tally["refused"], refused);
+    assert!(!rig.file("tokens.csv.state").exists());
+
+    // Every line once, with its own token; the refused by number and reason; no card number in either file.
+    let out = fs::read_to_string(rig.file("tokens.csv")).unwrap();
+    let told = fs::read_to_string(rig.file("tokens.csv.refused")).unwrap();
+    let mut seen = BTreeMap::new();
+    for line in out.lines() {
+        let [number, _, token] = line.split(',').collect::<Vec<_>>().try_into().unwrap();
+        assert!(
+            seen.insert(number.parse::<u64>().unwrap(), token.to_owned()).is_none(),
+            "line {number} twice"
+        );
+    }
+    for (line, wanted) in &wanted {
+        let wanted = wanted.as_ref().map(|(token, _)| token.as_str());
+        assert_eq!(seen.get(line).map(String::as_str), wanted, "line {line}");
+        assert_eq!(told.lines().any(|l| l.starts_with(&format!("{line},"))), wanted.is_none(), "line {line}");
+    }
+    for n in (0..count()).step_by(97) {
+        assert!(!out.contains(&card(n)) && !told.contains(&card(n)));
+    }
+
+    // The gateway gets every card back by the token that the shops have known it by.
+    let gateway = rig.client("gateway").await;
+    let header = ask::header("acme", "web", v1::Purpose::Authorization, v1::Initiator::Cardholder);
+    let (tokens, numbers): (Vec<_>, Vec<_>) = wanted.into_values().flatten().unzip();
+    let items = tokens.iter().map(|token| ask::plain(token)).collect();
+    let batch = gateway.batch_detokenize(header, items).await.unwrap_or_else(|e| panic!("{e}"));
+    for ((token, number), outcome) in tokens.iter().zip(&numbers).zip(batch.outcomes) {
+        let answer = outcome.result.unwrap_or_else(|e| panic!("{token}: {e}"));
+        let pan = ask::pan(answer).unwrap();
+        assert_eq!(std::str::from_utf8(&pan).unwrap(), number, "{token}");
+    }
+    println!("{} lines: {taken} taken, {refused} refused, killed twice", taken + refused);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_token_from_elsewhere_is_for_importers_and_never_another_cards() {
+    let rig = Rig::with(Engine::Redb, POLICY, "");
+    let header = || ask::header("acme", "web", v1::Purpose::Authorization, v1::Initiator::Cardholder);
+    let item = |number: &str, token: &str| v1::TokenizeItem {
+        existing_token: token.to_owned(),
+        ..ask::card(Zeroizing::new(number.as_bytes().to_vec()), None)
+    };
+    let shop = rig.client("shop").await;
+    let told = shop.tokenize(header(), item(&card(1), "card_one")).await;
+    assert!(told.is_err_and(|e| e.reason() == Some(vault_client::Reason::PermissionDenied)));
+    let importer = rig.client("importer").await;
+    let first =
+        importer.tokenize(header(), item(&card(1), "card_one")).await.unwrap_or_else(|e| panic!("{e}"));
+    assert_eq!(first.token, "card_one");
+    // The same card again: the same token. Another card: refused, also once the token is revoked.
+    let again =
+        importer.tokenize(header(), item(&card(1), "card_one")).await.unwrap_or_else(|e| panic!("{e}"));
+    assert_eq!(again.token, "card_one");
+    let other = importer.tokenize(header(), item(&card(2), "card_one")).await;
+    assert!(other.is_err_and(|e| e.reason() == Some(vault_client::Reason::Malformed)));
+    // A card that is stored by its number is given the token that it came with.
+    let stored = shop.tokenize(header(), item(&card(1), "")).await.unwrap_or_else(|e| panic!("{e}"));
+    assert_eq!(stored.token, "card_one");
+    shop.revoke(header(), ask::end("card_one")).await.unwrap_or_else(|e| panic!("{e}"));
+    let other = importer.tokenize(header(), item(&card(2), "card_one")).await;
+    assert!(other.is_err_and(|e| e.reason() == Some(vault_client::Reason::Malformed)));
+    for wrong in [card(3), format!("card_{}", card(3)), "short".to_owned(), "with space".to_owned()] {
+        let told = importer.tokenize(header(), item(&card(2), &wrong)).await;
+        assert!(told.is_err_and(|e| e.reason() == Some(vault_client::Reason::Malformed)), "{}", wrong.len());
+    }
+}
