@@ -88,6 +88,15 @@ pub(crate) fn cards(file: Option<&Path>, expiry: Option<CardExpiry>) -> Result<V
     Ok(lines)
 }
 
+/// A security code, of standard input or asked for at a hidden prompt. What is no code the vault refuses.
+pub(crate) fn security_code() -> Result<Zeroizing<Vec<u8>>, Failure> {
+    if io::stdin().is_terminal() {
+        let code = Zeroizing::new(hidden("Security code (not shown): ")?);
+        return Ok(Zeroizing::new(code.trim().as_bytes().to_vec()));
+    }
+    Ok(Zeroizing::new(bounded(Path::new("-"), MAX_SMALL_FILE)?.trim_ascii().to_vec()))
+}
+
 /// One token's new card, of standard input or asked for at a hidden prompt.
 pub(crate) fn replacement(token: &str) -> Result<Vec<Line<(Token, Card)>>, Failure> {
     let token = Token::parse(token).map_err(|e| Failure::usage(format_args!("the token {e}")))?;

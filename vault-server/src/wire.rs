@@ -22,8 +22,9 @@ use vault_core::words::{Initiator, Purpose};
 use vault_proto::v1;
 
 pub use life::{
-    changed, delete_card, deleted, disable, enable, fingerprint, fingerprinted, listed, replace, replaced,
-    translate, update, upgrade, upgraded,
+    changed, code_read, complete, completed, delete_card, deleted, disable, enable, fingerprint,
+    fingerprinted, held_code, hold_code, listed, read_code, replace, replaced, translate, update, upgrade,
+    upgraded,
 };
 
 /// The longest `reference` of an item, in bytes: it only finds its way back.
@@ -152,6 +153,8 @@ fn plain_card(mut plain: v1::PlainCard) -> Result<(Pan, Option<CardExpiry>), Err
                     "must be ASCII digits, with single spaces or hyphens between groups at most"
                 }
                 PanError::CheckDigit => "must pass the Luhn check",
+                PanError::TrackData => "must be a card number alone, not track data",
+                PanError::PinBlock => "must be a card number, not a PIN block",
             },
         )
     })?;
