@@ -1,7 +1,7 @@
 //! The wire contract `vault.v1`: messages, client and server, generated from `vault/v1/*.proto`, and its errors.
 //!
-//! It refuses to show a card: no `Debug` of any message prints one, and a [`PlainCard`](v1::PlainCard) is wiped when it
-//! is dropped. It knows nothing of the vault behind it, and checks no field: that is the server's door.
+//! It refuses to show a card or another value: no `Debug` of any message prints one, and messages that hold one, such as
+//! [`PlainCard`](v1::PlainCard), are wiped when they are dropped. It knows nothing of the vault behind it, and checks no field: that is the server's door.
 
 use std::fmt;
 
@@ -86,3 +86,77 @@ impl Drop for v1::PlainCard {
         self.pan.zeroize();
     }
 }
+
+impl v1::PlainData {
+    /// A value to send. It is not checked here. `routing_number` is of an account of the United States, else empty.
+    #[must_use]
+    pub fn new(kind: v1::DataKind, value: Vec<u8>, routing_number: &str) -> Self {
+        Self { kind: kind.into(), value, routing_number: routing_number.to_owned() }
+    }
+
+    /// Takes the value out, and leaves none behind.
+    #[must_use]
+    pub fn take_value(&mut self) -> Zeroizing<Vec<u8>> {
+        Zeroizing::new(std::mem::take(&mut self.value))
+    }
+}
+
+/// What stands beside a network token's number, each empty where it is not known.
+#[derive(Default)]
+pub struct BesideToken {
+    /// Who asked for it: 11 digits.
+    pub requestor_id: String,
+    /// The last four digits of the card behind it.
+    pub funding_last_four: String,
+    /// 29 digits and capital letters.
+    pub payment_account_reference: String,
+}
+
+impl v1::NetworkToken {
+    /// A network token to send. `number` is in ASCII, as the contract says; nothing is checked here.
+    #[must_use]
+    pub fn new(number: Vec<u8>, expiry: Option<v1::CardExpiry>, beside: BesideToken) -> Self {
+        let BesideToken { requestor_id, funding_last_four, payment_account_reference } = beside;
+        Self { number, expiry, requestor_id, funding_last_four, payment_account_reference }
+    }
+
+    /// Takes the number out, and leaves none behind.
+    #[must_use]
+    pub fn take_number(&mut self) -> Zeroizing<Vec<u8>> {
+        Zeroizing::new(std::mem::take(&mut self.number))
+    }
+}
+
+impl v1::PaymentReference {
+    /// A reference to send. It is not checked here.
+    #[must_use]
+    pub fn new(reference: Vec<u8>, payment_account_reference: &str) -> Self {
+        Self { reference, payment_account_reference: payment_account_reference.to_owned() }
+    }
+
+    /// Takes the reference out, and leaves none behind.
+    #[must_use]
+    pub fn take_reference(&mut self) -> Zeroizing<Vec<u8>> {
+        Zeroizing::new(std::mem::take(&mut self.reference))
+    }
+}
+
+macro_rules! hidden {
+    ($($message:ident: $secret:ident),+) => {$(
+        /// Says that there is a value; not one character of it, and not how many there are.
+        impl fmt::Debug for v1::$message {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.debug_struct(stringify!($message)).finish_non_exhaustive()
+            }
+        }
+
+        /// Wipes the value.
+        impl Drop for v1::$message {
+            fn drop(&mut self) {
+                self.$secret.zeroize();
+            }
+        }
+    )+};
+}
+
+hidden! { PlainData: value, NetworkToken: number, PaymentReference: reference }

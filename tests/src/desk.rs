@@ -508,6 +508,7 @@ impl At<'_> {
 pub fn shown(revealed: &Revealed) -> String {
     match revealed {
         Revealed::Plain(pan) => String::from_utf8(pan.expose_digits().to_vec()).unwrap(),
+        Revealed::Other(value) => String::from_utf8_lossy(&value.expose_identity()).into_owned(),
         Revealed::Masked(mask) => mask.to_string(),
     }
 }

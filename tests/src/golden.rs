@@ -91,7 +91,7 @@ pub fn check(folder: &Path) {
                 let at = desk.at("acme", channel);
                 assert_eq!(at.paid(&token(text)).as_deref(), Ok(card), "{line}");
                 let seen = at.inspected(&token(text)).unwrap_or_else(|e| panic!("{line}: {e}"));
-                assert_eq!(seen.mask.length(), card.len(), "{line}");
+                assert_eq!(seen.mask.to_string().len(), card.len(), "{line}");
             }
             ["gone", channel, text] => {
                 assert_eq!(desk.at("acme", channel).paid(&token(text)), Err(Error::NotFound), "{line}");

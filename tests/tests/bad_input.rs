@@ -13,7 +13,7 @@ use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::Instant;
 use tonic::{Code, Status};
 use vault_client::v1::{Initiator, Purpose};
-use vault_client::{Reason, Zeroizing, ask};
+use vault_client::{BesideToken, Reason, Zeroizing, ask};
 use vault_core::store::Engine;
 use vault_proto::RpcStatus;
 use vault_proto::status::Failure;
@@ -414,6 +414,9 @@ fn bad_cards() -> Vec<(String, v1::TokenizeItem, Reason, &'static str)> {
     let restrictions = Some(v1::Restrictions { bound_to_customer: true, ..v1::Restrictions::default() });
     let item = v1::TokenizeItem { restrictions, ..good() };
     add("bound to nobody".to_owned(), item, Malformed, "item.restrictions.bound_to_customer");
+    for (item, field) in bad_values() {
+        add(format!("another value: {field}"), item, Malformed, field);
+    }
     for (attributes, field) in bad_attributes() {
         let item = v1::TokenizeItem { attributes: Some(attributes), ..good() };
         add(field.to_owned(), item, Malformed, path_of("attributes", field));
@@ -438,6 +441,70 @@ fn bad_cards() -> Vec<(String, v1::TokenizeItem, Reason, &'static str)> {
             );
         }
     }
+    all
+}
+
+/// Every way to get a value of another kind wrong, and the field.
+fn bad_values() -> Vec<(v1::TokenizeItem, &'static str)> {
+    use v1::DataKind::{
+        Bytes, Card, Digits, Email, Iban, NetworkToken, Phone, Reference, Unspecified, UsAccount,
+    };
+    let data = |kind, value: &str, routing: &str| ask::data(kind, Zeroizing::new(value.into()), routing);
+    let mut all = Vec::new();
+    for kind in [Unspecified, Card, NetworkToken, Reference] {
+        all.push((data(kind, PAN, ""), "item.data.kind"));
+    }
+    for (kind, value) in [
+        (Iban, ""),
+        (Iban, "DE88370400440532013000"),
+        (Iban, "ZZ89370400440532013000"),
+        (Iban, "DE8937040044053201300"),
+        (Iban, PAN),
+        (Digits, "12345"),
+        (Digits, "123456x"),
+        (Phone, "4915123456789"),
+        (Phone, "+999123456789"),
+        (Phone, "+4111111111111111"),
+        (Email, "ada"),
+        (Email, "ada@localhost"),
+        (Bytes, ""),
+    ] {
+        all.push((data(kind, value, ""), "item.data.value"));
+    }
+    all.push((data(Bytes, &"x".repeat(4_097), ""), "item.data.value"));
+    all.push((data(UsAccount, "", "021000021"), "item.data.value"));
+    all.push((data(UsAccount, &"1".repeat(18), "021000021"), "item.data.value"));
+    for routing in ["", "021000022", "02100002", "120000021", PAN] {
+        all.push((data(UsAccount, "1234", routing), "item.data.routing_number"));
+    }
+    all.push((data(Iban, "DE89370400440532013000", "021000021"), "item.data.routing_number"));
+    let expiry = v1::CardExpiry { month: 12, year: 2030 };
+    let token = |number: &str, requestor: &str, four: &str, par: &str, expiry| {
+        let beside = BesideToken {
+            requestor_id: requestor.to_owned(),
+            funding_last_four: four.to_owned(),
+            payment_account_reference: par.to_owned(),
+        };
+        ask::network_token(Zeroizing::new(number.into()), expiry, beside)
+    };
+    let reference = |text: &str, par: &str| ask::payment_reference(Zeroizing::new(text.into()), par);
+    let wrong = v1::CardExpiry { month: 13, year: 2030 };
+    all.extend([
+        (token("4111111111111112", "", "", "", expiry), "item.network_token.number"),
+        (token("", "", "", "", expiry), "item.network_token.number"),
+        (token(PAN, "4001003027", "", "", expiry), "item.network_token.requestor_id"),
+        (token(PAN, "", PAN, "", expiry), "item.network_token.funding_last_four"),
+        (token(PAN, "", "", PAN, expiry), "item.network_token.payment_account_reference"),
+        (token(PAN, "", "", "", wrong), "item.network_token.expiry"),
+        (reference("", ""), "item.payment_reference.reference"),
+        (reference("a b", ""), "item.payment_reference.reference"),
+        (reference(&"x".repeat(129), ""), "item.payment_reference.reference"),
+        (reference("a", PAN), "item.payment_reference.payment_account_reference"),
+        // Well formed, on a channel that takes cards alone.
+        (data(Digits, "12345678", ""), "item.format"),
+        (token(PAN, "", "", "", expiry), "item.format"),
+        (reference("a", ""), "item.format"),
+    ]);
     all
 }
 
@@ -508,9 +575,14 @@ fn bad_tokens() -> Vec<String> {
         "",
         PAN,
         "4111 1111 1111 1111",
-        "41111111111",
-        "41111111111111111112",
+        "41111",
+        "411111111111111111111111111111112", // 33 digits
+        "00000000000000000000",              // right by Luhn, whatever the length
         "411111ABCDEF1111",
+        "DE89370400440532013000",
+        "+4915123456789",
+        "ada@example.com",
+        "021000021-000123456789",
         "411111 abcde1111",
         "411111\u{661}11111",
         "tok_",

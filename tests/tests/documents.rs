@@ -11,6 +11,8 @@ use std::process::Command;
 
 use vault_core::error::{Error, Fault};
 use vault_core::store::StoreError;
+use vault_core::token::schemes_of;
+use vault_core::words::Kind;
 use vault_proto::status::Reason;
 use vault_server::failure::failure;
 use vault_server::limits::Limits;
@@ -23,10 +25,13 @@ const SHAPES: &[&str] = &[
     "BASE36",
     "BASE62",
     "BOUND_TO_CUSTOMER",
+    "CHECKS",
+    "CONTROLLER",
     "CUT",
     "DIGITS",
     "DISABLED",
     "ED25519_KEY",
+    "FIRST_CHECK",
     "FIRST_LOG",
     "FORMAT",
     "FORMAT_BEFORE",
@@ -36,11 +41,13 @@ const SHAPES: &[&str] = &[
     "HEADER",
     "LAST_FOURS",
     "LENGTHS",
+    "LETTERS_AND_DIGITS",
     "LIMBS",
     "MARK",
     "MAX_KEPT",
     "MAX_LEVEL",
     "MEMBER",
+    "MODULUS",
     "MS_PER_DAY",
     "MS_PER_HOUR",
     "MS_PER_SECOND",
@@ -49,8 +56,11 @@ const SHAPES: &[&str] = &[
     "OPAQUE_CHARACTERS",
     "PAR_LENGTH",
     "PASSPHRASE",
+    "REQUESTOR_DIGITS",
     "REST",
+    "RIGHT",
     "ROUNDS",
+    "ROUTING_DIGITS",
     "ROW",
     "ROW_FORMAT",
     "SALT",
@@ -59,6 +69,7 @@ const SHAPES: &[&str] = &[
     "SCHEME_OPAQUE",
     "SCHEME_RANDOM",
     "SEALED_PAN",
+    "SEAL_OVERHEAD",
     "SEGMENT",
     "SEGMENT_NUMBERS",
     "SINGLE_USE",
@@ -67,6 +78,7 @@ const SHAPES: &[&str] = &[
     "TILE_BYTES",
     "TILE_HEIGHT",
     "TILE_WIDTH",
+    "UNTOLD",
     "TWEAK",
     "VAULTLESS",
     "VERSION",
@@ -151,6 +163,25 @@ fn bare(cell: &str) -> &str {
 /// The text up to the next quotation mark.
 fn quoted(text: &str) -> &str {
     text.split('"').next().unwrap()
+}
+
+#[test]
+fn every_kind_of_value_has_its_line_among_the_payment_methods_with_the_schemes_it_has() {
+    let rows = table("docs/methods.md", "methods");
+    let listed: Vec<&str> = rows.iter().map(|row| bare(&row[0])).collect();
+    let kinds: Vec<&str> = Kind::ALL.iter().map(|kind| kind.as_str()).collect();
+    assert_eq!(listed, kinds);
+    for (row, kind) in rows.iter().zip(Kind::ALL) {
+        let schemes: Vec<String> = schemes_of(*kind).iter().map(|scheme| format!("`{scheme}`")).collect();
+        assert_eq!(row[2], schemes.join(", "), "{kind}");
+        assert!(row.len() == 8 && row.iter().all(|cell| !cell.is_empty()), "{kind}");
+        // Every field that it can be refused by is one of the contract.
+        let fields = row[5].split('`').skip(1).step_by(2).filter(|field| field.starts_with("item."));
+        let contract = read("proto/vault/v1/vault.proto") + &read("proto/vault/v1/types.proto");
+        for name in fields.flat_map(|field| field.split('.').skip(1)) {
+            assert!(contract.contains(&format!(" {name} = ")), "{kind}: {name}");
+        }
+    }
 }
 
 #[test]

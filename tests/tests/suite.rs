@@ -24,6 +24,7 @@ mod golden;
 mod idempotency_and_races;
 mod life_of_a_token;
 mod over_the_wire;
+mod payment_methods;
 mod proofs_cannot_be_forged;
 mod raw;
 mod refused_is_refused;

@@ -13,6 +13,7 @@ use crate::certs::{self, CertsCommand};
 use crate::demo::{self, DemoArgs};
 use crate::dial::SOURCES;
 use crate::fail::{self, Exit, Failure};
+use crate::format::{self, FormatCommand};
 use crate::init::{self, Init};
 use crate::input;
 use crate::keys::{self, KeysCommand};
@@ -64,6 +65,9 @@ enum Command {
     /// Show, check and change the policy
     #[command(subcommand, after_help = SOURCES)]
     Policy(PolicyCommand),
+    /// Work out what a token format can do before it is in force
+    #[command(subcommand, after_help = SOURCES)]
+    Format(FormatCommand),
     /// Read, verify and prove the audit log
     #[command(subcommand, after_help = SOURCES)]
     Audit(AuditCommand),
@@ -125,6 +129,7 @@ fn run(arguments: Vec<OsString>) -> Result<(), Failure> {
         Command::Keys(command) => keys::run(command, out),
         Command::Lock(command) => lock::run(command, out),
         Command::Policy(command) => policy::run(command, out),
+        Command::Format(command) => format::run(command, out),
         Command::Audit(command) => audit::run(command, out),
         Command::Store(command) => store::run(command, out),
         Command::Certs(command) => certs::run(command, out),

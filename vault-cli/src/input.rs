@@ -97,6 +97,40 @@ pub(crate) fn security_code() -> Result<Zeroizing<Vec<u8>>, Failure> {
     Ok(Zeroizing::new(bounded(Path::new("-"), MAX_SMALL_FILE)?.trim_ascii().to_vec()))
 }
 
+/// The values of a file, of standard input, or one asked for at a hidden prompt: a line each, of fields between commas,
+/// semicolons or tabs, quoted or not.
+pub(crate) fn lines<T>(
+    file: Option<&Path>,
+    prompt: &str,
+    read: impl Fn(&[&[u8]]) -> Result<T, String>,
+) -> Result<Vec<Line<T>>, Failure> {
+    let bytes = match file {
+        None if io::stdin().is_terminal() => Zeroizing::new(hidden(prompt)?.into_bytes()),
+        source => source_bytes(source)?,
+    };
+    let text = bytes.strip_prefix("\u{feff}".as_bytes()).unwrap_or(&bytes);
+    let mut lines = Vec::new();
+    for (number, line) in (1..).zip(text.split(|&b| b == b'\n')) {
+        if line.trim_ascii().is_empty() {
+            continue;
+        }
+        let fields: Vec<&[u8]> = line.split(|b| matches!(b, b',' | b';' | b'\t')).map(bare).collect();
+        lines.push(Line { number, read: read(&fields) });
+    }
+    if lines.is_empty() {
+        return Err(Failure::usage("there is nothing in the input; give one value per line"));
+    }
+    Ok(lines)
+}
+
+/// A file or standard input, as one value; at a terminal one line of text that is not shown.
+pub(crate) fn whole(file: Option<&Path>) -> Result<Zeroizing<Vec<u8>>, Failure> {
+    match file {
+        None if io::stdin().is_terminal() => Ok(Zeroizing::new(hidden("Value (not shown): ")?.into_bytes())),
+        source => source_bytes(source),
+    }
+}
+
 /// One token's new card, of standard input or asked for at a hidden prompt.
 pub(crate) fn replacement(token: &str) -> Result<Vec<Line<(Token, Card)>>, Failure> {
     let token = Token::parse(token).map_err(|e| Failure::usage(format_args!("the token {e}")))?;
@@ -296,22 +330,6 @@ mod tests {
             rules.iter().zip(["check digit", "12 to 19", "only digits", "month", "MM/YY", "12 to 19"])
         {
             assert!(rule.contains(said) && !rule.contains("411"), "{rule}");
-        }
-    }
-
-    #[test]
-    fn a_token_and_its_new_card_stand_in_one_line() {
-        let text = "tok_0123456789abcdefghijkl,4111111111111111,12/27\n\n4111111111111111,4111111111111111\n\
-                    4111111111111112;411\n";
-        let lines = replacement_lines(text.as_bytes());
-        let told: Vec<_> = lines
-            .into_iter()
-            .map(|line| (line.number, line.read.map(|(token, _)| token.as_str().len())))
-            .collect();
-        assert_eq!(told[0], (1, Ok(26)));
-        for ((number, rule), (at, said)) in told[1..].iter().zip([(3, "the token"), (4, "12 to 19")]) {
-            let rule = rule.clone().unwrap_err();
-            assert!(*number == at && rule.contains(said) && !rule.contains("411"), "{rule}");
         }
     }
 

@@ -9,6 +9,7 @@ mod command;
 mod demo;
 mod dial;
 mod fail;
+mod format;
 mod init;
 mod input;
 mod keys;
@@ -19,6 +20,7 @@ mod progress;
 mod serve;
 mod store;
 mod token;
+mod values;
 mod wire;
 
 use std::process::ExitCode;

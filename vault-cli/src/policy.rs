@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 use serde::Serialize;
 use vault_client::{ask, v1};
+use vault_core::network::Networks;
 use vault_core::policy::Policy;
 use vault_core::token::Token;
 
@@ -137,9 +138,12 @@ fn check(asked: &Check, out: Out) -> Result<(), Failure> {
         principals: usize,
         operators: usize,
         rules: usize,
+        warnings: Vec<String>,
     }
     let text = input::small_text(&asked.file)?;
-    let (policy, problem) = match Policy::from_toml(&text) {
+    let read = Policy::from_toml(&text);
+    let read = read.and_then(|p| p.check_prefixes(&Networks::builtin()).map(|()| p));
+    let (policy, problem) = match read {
         Ok(policy) => (policy, None),
         Err(error) => (Policy::default(), Some(crate::fail::quiet(&error.to_string()))),
     };
@@ -150,6 +154,7 @@ fn check(asked: &Check, out: Out) -> Result<(), Failure> {
         principals: policy.principals.len(),
         operators: policy.operators.len(),
         rules: policy.rules.len(),
+        warnings: policy.doubts().into_iter().map(|(path, what)| format!("{path}: {what}")).collect(),
         problem,
     };
     if let Some(problem) = &checked.problem {
@@ -157,6 +162,9 @@ fn check(asked: &Check, out: Out) -> Result<(), Failure> {
             out.tell(&checked, |_| String::new())?;
         }
         return Err(Failure::refused(format_args!("{problem}; correct {}", asked.file.display())));
+    }
+    if !out.is_json() {
+        checked.warnings.iter().for_each(|warning| output::note(&format!("warning: {warning}")));
     }
     out.tell(&checked, |c| {
         format!(

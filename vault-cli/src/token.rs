@@ -23,6 +23,7 @@ use crate::dial::{self, Dialled, VaultOptions};
 use crate::fail::{Exit, Failure, exit_of};
 use crate::input::{self, Card, Line};
 use crate::output::{self, Out};
+use crate::values::{self, Given, PlainValue, ShownData};
 use crate::wire::{self, ReceiptText, Shown, Words};
 
 /// Items that are sent at once where the vault does not say: the contract's batch.
@@ -34,11 +35,15 @@ const MAX_ARGUMENTS: usize = 1_000;
 /// The subcommands of `vaultctl token`.
 #[derive(Debug, Subcommand)]
 pub(crate) enum TokenCommand {
-    /// Swap cards for tokens
+    /// Swap cards, or values of another kind, for tokens
     #[command(after_help = concat!("Cards are read from --file, from standard input, or asked for without being shown: one \
-        per line, number[,expiry[,anything]]. They are never taken from the command line.\n\nExamples:\n  \
+        per line, number[,expiry[,anything]]. They are never taken from the command line.\n\nOther kinds, one per line: \
+        network_token number,expiry[,requestor id[,last four of the card[,payment account reference]]]; reference \
+        text[,payment account reference]; us_account routing number,account number; iban, digits, phone and email the \
+        value. Of bytes the whole input is one value.\n\nExamples:\n  \
         vaultctl token tokenize --profile web.toml\n  \
         vaultctl token tokenize --profile web.toml --file cards.csv --format opaque\n  \
+        vaultctl token tokenize --profile debit.toml --kind iban --file ibans.txt\n  \
         vaultctl --json token tokenize --profile web.toml < cards.csv > tokens.jsonl"))]
     Tokenize(Tokenize),
     /// Show a token's card masked, or at a terminal and with a purpose in full
@@ -159,9 +164,12 @@ pub(crate) struct Tokens {
 /// `token tokenize`.
 #[derive(Debug, Args)]
 pub(crate) struct Tokenize {
-    /// A file of cards, number[,expiry[,anything]] per line; - is standard input
+    /// A file of cards, number[,expiry[,anything]] per line, or of values of --kind; - is standard input
     #[arg(long, value_name = "FILE")]
     file: Option<PathBuf>,
+    /// What kind of values they are
+    #[arg(long, value_parser = v1::DataKind::parser(), default_value = "card")]
+    kind: v1::DataKind,
     /// The date on the cards that come without one, MM/YY
     #[arg(long, value_name = "MM/YY", value_parser = parse_expiry)]
     expiry: Option<CardExpiry>,
@@ -445,29 +453,26 @@ pub(crate) fn run(command: TokenCommand, out: Out) -> Result<(), Failure> {
 }
 
 fn tokenize(command: Tokenize, out: Out) -> Result<(), Failure> {
-    let Tokenize { file, expiry, format, valid_until, grants, only_for, purpose, asked, vault, .. } = command;
+    let Tokenize { file, kind, expiry, format, valid_until, grants, only_for, purpose, asked, vault, .. } =
+        command;
     let restrictions = v1::Restrictions {
         purposes: only_for.into_iter().map(Into::into).collect(),
         bound_to_customer: command.bound_to_customer,
         single_use: command.single_use,
     };
     asked.check()?;
-    let cards = input::cards(file.as_deref(), expiry)?;
-    let item = |card: Card| v1::TokenizeItem {
+    let values = values::read(kind, file.as_deref(), expiry)?;
+    let item = |given: Given| v1::TokenizeItem {
         format: format.clone().unwrap_or_default(),
         valid_until,
         channels: grants.clone(),
         restrictions: Some(restrictions.clone()),
-        ..plain(&card)
+        ..values::item(&given)
     };
     dial::run(async {
         let session = Session::open(vault, asked, purpose, out).await?;
-        session.all(cards, item, Told::tokenized).await
+        session.all(values, item, Told::tokenized).await
     })
-}
-
-fn plain(card: &Card) -> v1::TokenizeItem {
-    ask::card(Zeroizing::new(card.pan.expose_digits().to_vec()), card.expiry.map(date))
 }
 
 fn date(e: CardExpiry) -> v1::CardExpiry {
@@ -952,18 +957,51 @@ struct Why {
 #[derive(Serialize)]
 #[serde(untagged)]
 enum Answer {
-    Tokenized { token: String, format: String, valid_until: Option<String>, novelty: String, card: Shown },
-    Plain { pan: Digits, card_expiry: Option<String> },
-    Masked { card: Shown },
+    Tokenized {
+        token: String,
+        format: String,
+        valid_until: Option<String>,
+        novelty: String,
+        #[serde(flatten)]
+        seen: Seen,
+    },
+    Plain {
+        pan: Digits,
+        card_expiry: Option<String>,
+    },
+    Other {
+        data: PlainValue,
+    },
+    Masked {
+        #[serde(flatten)]
+        seen: Seen,
+    },
     Inspected(Box<Inspected>),
-    Replaced { card: Shown, kept_until: Option<String> },
-    Held { ticket: String, held_until: Option<String> },
-    Code { code: Digits },
-    Completed { completed: bool },
-    Fingerprint { fingerprint: String },
-    Ended { tokens: u32 },
+    Replaced {
+        card: Shown,
+        kept_until: Option<String>,
+    },
+    Held {
+        ticket: String,
+        held_until: Option<String>,
+    },
+    Code {
+        code: Digits,
+    },
+    Completed {
+        completed: bool,
+    },
+    Fingerprint {
+        fingerprint: String,
+    },
+    Ended {
+        tokens: u32,
+    },
     Listed(Box<Listed>),
-    Standing { state: String, channels: Vec<String> },
+    Standing {
+        state: String,
+        channels: Vec<String>,
+    },
 }
 
 #[derive(Serialize)]
@@ -974,7 +1012,8 @@ struct Inspected {
     channels: Vec<String>,
     valid_until: Option<String>,
     created_at: Option<String>,
-    card: Shown,
+    #[serde(flatten)]
+    seen: Seen,
     restrictions: Option<Restrictions>,
     attributes: Option<Attributes>,
     earlier: Vec<Earlier>,
@@ -1070,6 +1109,30 @@ impl Attributes {
     }
 }
 
+/// What may be shown: of a card as `card`, of another value as `data`.
+#[derive(Serialize)]
+#[serde(rename_all = "snake_case")]
+enum Seen {
+    Card(Shown),
+    Data(ShownData),
+}
+
+impl Seen {
+    fn of(card: Option<v1::MaskedCard>, data: Option<v1::MaskedData>) -> Self {
+        match data {
+            Some(data) => Self::Data(ShownData::of(data)),
+            None => Self::Card(Shown::of(card)),
+        }
+    }
+
+    fn words(&self) -> String {
+        match self {
+            Self::Card(card) => card.words(),
+            Self::Data(data) => data.words(),
+        }
+    }
+}
+
 /// A card number on its way to a terminal.
 struct Digits(Zeroizing<Vec<u8>>);
 
@@ -1093,13 +1156,13 @@ impl Told {
     }
 
     fn tokenized(answer: v1::TokenizeResult, heads: &[v1::Checkpoint]) -> Self {
-        let card = Shown::of(answer.card);
+        let seen = Seen::of(answer.card, answer.data);
         let novelty = wire::word::<v1::Novelty>(answer.novelty);
         let known = if novelty == "-" { String::new() } else { format!("  {novelty}") };
-        let words = format!("{}  {}{known}", answer.token, card.words());
+        let words = format!("{}  {}{known}", answer.token, seen.words());
         let valid_until = wire::moment(answer.valid_until.as_ref());
         let json =
-            Answer::Tokenized { token: answer.token, format: answer.format, valid_until, novelty, card };
+            Answer::Tokenized { token: answer.token, format: answer.format, valid_until, novelty, seen };
         Self::new(json, words, answer.receipt.as_ref(), heads)
     }
 
@@ -1113,18 +1176,24 @@ impl Told {
                 let words = format!("{}  {}", pan.expose(), card_expiry.as_deref().unwrap_or("-"));
                 (Answer::Plain { pan, card_expiry }, words)
             }
-            Some(Reveal::Masked(card)) => {
-                let card = Shown::of(Some(card));
-                let words = card.words();
-                (Answer::Masked { card }, words)
-            }
-            Some(Reveal::SealedToRecipient(_)) | None => {
-                let card = Shown::default();
-                let words = card.words();
-                (Answer::Masked { card }, words)
-            }
+            Some(Reveal::Data(data)) => Self::other(PlainValue::data(data)),
+            Some(Reveal::NetworkToken(token)) => Self::other(PlainValue::network_token(token)),
+            Some(Reveal::PaymentReference(reference)) => Self::other(PlainValue::reference(reference)),
+            Some(Reveal::Masked(card)) => Self::masked(Seen::of(Some(card), None)),
+            Some(Reveal::MaskedData(data)) => Self::masked(Seen::of(None, Some(data))),
+            Some(Reveal::SealedToRecipient(_)) | None => Self::masked(Seen::of(None, None)),
         };
         Self::new(json, words, receipt.as_ref(), heads)
+    }
+
+    fn other(data: PlainValue) -> (Answer, String) {
+        let words = data.words();
+        (Answer::Other { data }, words)
+    }
+
+    fn masked(seen: Seen) -> (Answer, String) {
+        let words = seen.words();
+        (Answer::Masked { seen }, words)
     }
 
     fn inspected(answer: v1::InspectResult, heads: &[v1::Checkpoint]) -> Self {
@@ -1135,7 +1204,7 @@ impl Told {
             channels: answer.channels,
             valid_until: wire::moment(answer.valid_until.as_ref()),
             created_at: wire::moment(answer.created_at.as_ref()),
-            card: Shown::of(answer.card),
+            seen: Seen::of(answer.card, answer.data),
             restrictions: answer.restrictions.map(Restrictions::of),
             attributes: answer.attributes.map(Attributes::of),
             earlier: answer.earlier.into_iter().map(Earlier::of).collect(),
@@ -1144,7 +1213,7 @@ impl Told {
         let until = inspected.valid_until.as_deref().map_or_else(String::new, |at| format!("  until {at}"));
         let words = format!(
             "{}  {}  {} {}  on {}{until}{narrowed}",
-            inspected.card.words(),
+            inspected.seen.words(),
             inspected.state,
             inspected.scheme,
             inspected.format,

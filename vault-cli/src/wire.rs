@@ -99,6 +99,9 @@ words! {
         "suspected_breach", "stolen_credential", "fraud", "maintenance", "offboarding", "legal_order", "drill",
     ];
     AuditOutcome "AUDIT_OUTCOME_" ["done", "redelivered", "refused"];
+    DataKind "DATA_KIND_" [
+        "card", "network_token", "reference", "iban", "us_account", "digits", "phone", "email", "bytes",
+    ];
     Decision "DECISION_" ["allow", "deny"];
     Shown "SHOWN_" ["nothing", "last_four", "masked", "full"];
     FindingSeverity "FINDING_SEVERITY_" ["error", "warning"];

@@ -162,6 +162,8 @@ fn error(told: &Output) -> String {
 fn a_vault_is_run_from_the_command_line() {
     let served = Served::new();
     cards_become_tokens(&served);
+    other_payment_methods_become_tokens(&served);
+    formats_are_planned_with_what_is_used(&served);
     operators_stop_and_let_go(&served);
     the_policy_is_changed_as_it_was_shown(&served);
     the_log_proves_what_was_done(&served);
@@ -208,6 +210,72 @@ fn cards_become_tokens(served: &Served) {
     assert_eq!(twice[0][0]["token"], twice[1][0]["token"]);
     let mismatch = served.feed(retry, MASTERCARD);
     assert!(mismatch.status.code() == Some(1) && error(&mismatch).contains("IDEMPOTENCY_MISMATCH"));
+}
+
+/// Of each kind one value, as people write it; what may be shown of it, and how its token begins.
+const METHODS: [(&str, &str, &str, &str); 8] = [
+    (
+        "network_token",
+        "4895370012003478,12/30,40010030273,4242,V0010013019326471230984710234\n",
+        "489537******3478",
+        "489537",
+    ),
+    ("reference", "8535296650153317,V0010013019326471230984710234\n", "***", "tok_"),
+    ("iban", "DE89 3704 0044 0532 0130 00\n", "DE****************3000", "DE"),
+    ("us_account", "021000021,000123456789\n", "021000021-********6789", "021000021-"),
+    ("digits", "6006-4912-3456-7890\n", "************7890", ""),
+    ("phone", "+49 1512 3456789\n", "+49*********89", "+49"),
+    ("email", "ada@example.com\n", "***@example.com", "t"),
+    ("bytes", "mandate\nof two lines\n", "***", "tok_"),
+];
+
+fn other_payment_methods_become_tokens(served: &Served) {
+    for (kind, written, shown, begins) in METHODS {
+        let answers = served.all(&format!("token tokenize --kind {kind}"), written);
+        let [answer] = answers.as_slice() else { panic!("{kind}: {answers:?}") };
+        let token = answer["token"].as_str().unwrap();
+        assert!(token.starts_with(begins), "{kind}: {token}");
+        let data = serde_json::json!({ "kind": kind, "masked_value": shown });
+        let is = |seen: &Value| data.as_object().unwrap().iter().all(|(key, value)| seen[key] == *value);
+        assert!(is(&answer["data"]) && answer["card"].is_null(), "{answer}");
+        let looked = served.one(&format!("token inspect {token}"));
+        assert!(looked["state"] == "active" && is(&looked["data"]), "{looked}");
+        let masked = served.one(&format!("token detokenize {token}"));
+        assert!(is(&masked["data"]), "{masked}");
+        served.refused(&format!("token detokenize --reveal --purpose dispute {token}"), 1, "terminal");
+        let again = served.all(&format!("token tokenize --kind {kind}"), written);
+        assert_eq!(again[0]["token"], token, "{kind}");
+    }
+    let seen = served.all("token tokenize --kind network_token", METHODS[0].1);
+    let seen = &seen[0]["data"];
+    assert_eq!(
+        (&seen["funding_last_four"], &seen["network"], &seen["expiry"]),
+        (&"4242".into(), &"visa".into(), &"12/2030".into())
+    );
+    for (kind, written, says) in [
+        ("iban", "DE88370400440532013000\n", "check digits"),
+        ("digits", "4111-1111-1111-1111\n", "must not hold a card number"),
+        ("bytes", "card 4111-1111-1111-1111\n", "must not hold a card number"),
+        ("digits", "12345678\n", "length"),
+    ] {
+        let told = served.feed(&format!("token tokenize --kind {kind}"), written);
+        assert_eq!(told.status.code(), Some(1), "{kind}");
+        let said = error(&told) + &String::from_utf8_lossy(&told.stdout);
+        assert!(said.contains(says) && !said.contains("3704") && !said.contains("4111"), "{said}");
+    }
+}
+
+fn formats_are_planned_with_what_is_used(served: &Served) {
+    let plan = |more: &str| served.one(format!("format plan --live {more}").trim())["plans"].clone();
+    let gift = plan("--format gift --length 16 --last 7890");
+    assert_eq!((&gift[0]["tokens"], &gift[0]["left"]), (&"900000000000".into(), &"899999999999".into()));
+    let debit = plan("--format debit --country DE --per-day 1000");
+    assert_eq!(debit[0]["tokens"], "96000000000000000000");
+    assert_eq!(debit[0]["left"], "95999999999999999999");
+    assert_eq!(debit[0]["warnings"][0], "dictionary");
+    assert_eq!(plan("").as_array().unwrap().len(), 9);
+    served.refused("format plan --scheme ff1 --keep 6+4 --ff1-slots 5", 1, "7 digits");
+    served.refused("format plan --live --merchant nobody", 64, "no such merchant");
 }
 
 fn operators_stop_and_let_go(served: &Served) {
@@ -296,6 +364,6 @@ fn the_server_ends_in_good_order_and_its_folder_is_whole(mut served: Served) {
     assert!(Command::new("kill").args(["-TERM", &id]).status().unwrap().success());
     assert_eq!(served.server.wait().unwrap().code(), Some(0));
     let verified = served.one("store verify --folder vault --passphrase-file passphrase");
-    assert_eq!((&verified["whole"], &verified["good"]), (&Value::Bool(true), &Value::from(2)));
+    assert_eq!((&verified["whole"], &verified["good"]), (&Value::Bool(true), &Value::from(10)));
     served.refused("audit show", 2, "cannot reach");
 }

@@ -79,6 +79,8 @@ calls! {
     apply_policy(ApplyPolicyRequest) -> ApplyPolicyResponse;
     /// Says how a request would be decided now, and by which rules.
     explain_policy(ExplainPolicyRequest) -> ExplainPolicyResponse;
+    /// Says how much of one space of tokens is used.
+    get_token_space(GetTokenSpaceRequest) -> GetTokenSpaceResponse;
     /// Lists audit entries by the given filters.
     list_audit_entries(ListAuditEntriesRequest) -> ListAuditEntriesResponse;
     /// Proves that the entry of a receipt is in the log, and that the log has only grown since.

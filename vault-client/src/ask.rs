@@ -5,12 +5,14 @@
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
+use crate::BesideToken;
 use crate::v1::{
-    AllChannels, CardExpiry, ChangeHeader, CompleteAuthorizationItem, DeleteCardItem, DetokenizeItem,
-    DetokenizeResult, DisableItem, EnableItem, FingerprintItem, HoldSecurityCodeItem, Initiator, InspectItem,
-    PlainCard, Purpose, ReadSecurityCodeItem, ReplaceItem, ReplaceReason, RequestHeader, RevealForm,
-    RevokeItem, SecurityCode, TokenizeItem, TranslateItem, UpgradeItem, delete_card_item, detokenize_result,
-    fingerprint_item, replace_item, revoke_item, tokenize_item,
+    AllChannels, CardExpiry, ChangeHeader, CompleteAuthorizationItem, DataKind, DeleteCardItem,
+    DetokenizeItem, DetokenizeResult, DisableItem, EnableItem, FingerprintItem, HoldSecurityCodeItem,
+    Initiator, InspectItem, NetworkToken, PaymentReference, PlainCard, PlainData, Purpose,
+    ReadSecurityCodeItem, ReplaceItem, ReplaceReason, RequestHeader, RevealForm, RevokeItem, SecurityCode,
+    TokenizeItem, TranslateItem, UpgradeItem, delete_card_item, detokenize_result, fingerprint_item,
+    replace_item, revoke_item, tokenize_item,
 };
 
 /// A header with a new request id (UUID version 4). `merchant` and `channel` may be empty where the certificate is bound
@@ -48,7 +50,33 @@ pub fn card(mut pan: Zeroizing<Vec<u8>>, card_expiry: Option<CardExpiry>) -> Tok
     TokenizeItem { card: Some(tokenize_item::Card::Plain(plain)), ..TokenizeItem::default() }
 }
 
-/// A token whose card number is wanted in the clear.
+/// Another value than a card, to tokenize in the channel's format for its kind. `routing_number` is of an account of the
+/// United States, else empty.
+#[must_use]
+pub fn data(kind: DataKind, mut value: Zeroizing<Vec<u8>>, routing_number: &str) -> TokenizeItem {
+    let data = PlainData::new(kind, std::mem::take(&mut *value), routing_number);
+    TokenizeItem { card: Some(tokenize_item::Card::Data(data)), ..TokenizeItem::default() }
+}
+
+/// A network token to tokenize, with its own expiry and what stands beside it.
+#[must_use]
+pub fn network_token(
+    mut number: Zeroizing<Vec<u8>>,
+    expiry: CardExpiry,
+    beside: BesideToken,
+) -> TokenizeItem {
+    let token = NetworkToken::new(std::mem::take(&mut *number), Some(expiry), beside);
+    TokenizeItem { card: Some(tokenize_item::Card::NetworkToken(token)), ..TokenizeItem::default() }
+}
+
+/// A processor's reference to tokenize; the payment account reference may be empty.
+#[must_use]
+pub fn payment_reference(mut reference: Zeroizing<Vec<u8>>, payment_account_reference: &str) -> TokenizeItem {
+    let reference = PaymentReference::new(std::mem::take(&mut *reference), payment_account_reference);
+    TokenizeItem { card: Some(tokenize_item::Card::PaymentReference(reference)), ..TokenizeItem::default() }
+}
+
+/// A token whose card number or other value is wanted in the clear.
 #[must_use]
 pub fn plain(token: &str) -> DetokenizeItem {
     reveal(token, RevealForm::Plain)
@@ -104,6 +132,8 @@ pub fn enable(token: &str) -> EnableItem {
     EnableItem { token: token.to_owned(), ..EnableItem::default() }
 }
 
+/// Takes the card number out of an answer: digits in ASCII. `None`: the answer is masked, sealed to somebody else, or of
+/// another kind of value.
 /// A token whose card is replaced by this one, and why.
 #[must_use]
 pub fn replace(
@@ -165,9 +195,28 @@ pub fn complete(token: &str, ticket: &str) -> CompleteAuthorizationItem {
 /// Takes the card number out of an answer: digits in ASCII. `None`: the answer is masked, or sealed to somebody else.
 #[must_use]
 pub fn pan(disclosed: DetokenizeResult) -> Option<Zeroizing<Vec<u8>>> {
+    use detokenize_result::Reveal;
     match disclosed.reveal? {
-        detokenize_result::Reveal::Plain(mut card) => Some(card.take_pan()),
-        detokenize_result::Reveal::SealedToRecipient(_) | detokenize_result::Reveal::Masked(_) => None,
+        Reveal::Plain(mut card) => Some(card.take_pan()),
+        Reveal::SealedToRecipient(_)
+        | Reveal::Masked(_)
+        | Reveal::Data(_)
+        | Reveal::NetworkToken(_)
+        | Reveal::PaymentReference(_)
+        | Reveal::MaskedData(_) => None,
+    }
+}
+
+/// Takes another value than a card number out of an answer: of a network token its number, of a processor's reference
+/// that, of all else the value. `None`: the answer is masked, sealed to somebody else, or a card.
+#[must_use]
+pub fn value(disclosed: DetokenizeResult) -> Option<Zeroizing<Vec<u8>>> {
+    use detokenize_result::Reveal;
+    match disclosed.reveal? {
+        Reveal::Data(mut data) => Some(data.take_value()),
+        Reveal::NetworkToken(mut token) => Some(token.take_number()),
+        Reveal::PaymentReference(mut reference) => Some(reference.take_reference()),
+        Reveal::Plain(_) | Reveal::SealedToRecipient(_) | Reveal::Masked(_) | Reveal::MaskedData(_) => None,
     }
 }
 
@@ -198,5 +247,34 @@ mod tests {
         assert_eq!(shown.unwrap().as_slice(), b"4111111111111111");
         assert!(pan(disclosed(detokenize_result::Reveal::Masked(MaskedCard::default()))).is_none());
         assert!(pan(DetokenizeResult::default()).is_none());
+    }
+
+    #[test]
+    fn another_value_goes_in_and_comes_out_whole_and_never_as_a_card() {
+        let secret = || Zeroizing::new(b"4895370012003478".to_vec());
+        let expiry = CardExpiry { month: 12, year: 2030 };
+        let sent = [
+            data(DataKind::Digits, secret(), "").card,
+            network_token(secret(), expiry, BesideToken::default()).card,
+            payment_reference(secret(), "").card,
+        ];
+        for item in sent {
+            let reveal = match item {
+                Some(tokenize_item::Card::Data(data)) => detokenize_result::Reveal::Data(data),
+                Some(tokenize_item::Card::NetworkToken(token)) => {
+                    detokenize_result::Reveal::NetworkToken(token)
+                }
+                Some(tokenize_item::Card::PaymentReference(reference)) => {
+                    detokenize_result::Reveal::PaymentReference(reference)
+                }
+                _ => panic!("a value"),
+            };
+            let answer = DetokenizeResult { reveal: Some(reveal), receipt: None };
+            assert!(pan(answer.clone()).is_none());
+            assert_eq!(value(answer).unwrap().as_slice(), secret().as_slice());
+        }
+        let card = PlainCard::new(secret().to_vec(), None);
+        let card = DetokenizeResult { reveal: Some(detokenize_result::Reveal::Plain(card)), receipt: None };
+        assert!(value(card).is_none() && value(DetokenizeResult::default()).is_none());
     }
 }

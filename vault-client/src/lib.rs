@@ -49,5 +49,5 @@ pub use error::{ClientError, ConnectError};
 pub use stream::Answers;
 pub use vault::VaultClient;
 pub use vault_proto::status::{Failure, Reason};
-pub use vault_proto::v1;
+pub use vault_proto::{BesideToken, v1};
 pub use zeroize::Zeroizing;

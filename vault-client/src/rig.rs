@@ -646,6 +646,7 @@ impl Admin for Desk {
         check_policy(CheckPolicyRequest) -> CheckPolicyResponse;
         diff_policy(DiffPolicyRequest) -> DiffPolicyResponse;
         explain_policy(ExplainPolicyRequest) -> ExplainPolicyResponse;
+        get_token_space(GetTokenSpaceRequest) -> GetTokenSpaceResponse;
         list_audit_entries(ListAuditEntriesRequest) -> ListAuditEntriesResponse;
         prove_receipt(ProveReceiptRequest) -> ProveReceiptResponse;
         get_checkpoint(GetCheckpointRequest) -> GetCheckpointResponse;

@@ -10,6 +10,8 @@ use crate::codec::{Reader, Torn, Writer};
 use crate::error::Error;
 use crate::name::{NetworkName, ProcessorName};
 use crate::pan;
+pub use crate::par::Par;
+use crate::par::ParError;
 use crate::time::Timestamp;
 use crate::words::AgreementKind;
 
@@ -25,9 +27,6 @@ pub const MAX_REFERENCE: usize = 128;
 /// The most networks, and the most processors, that one card has a reference of: bounds a row.
 pub const MAX_REFERENCES: usize = 8;
 
-/// The length of a payment account reference (`EMVCo`: 4 characters of BIN controller, 25 of its own).
-const PAR_LENGTH: usize = 29;
-
 /// The card holder's name.
 #[derive(Clone, PartialEq, Eq)]
 pub struct HolderName(String);
@@ -35,10 +34,6 @@ pub struct HolderName(String);
 /// A country: ISO 3166-1 alpha-2, two capital letters, user-assigned codes such as XK included.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Country([u8; 2]);
-
-/// A payment account reference: the same for a card number and all network tokens of its account.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Par(String);
 
 /// The id that a network gave a transaction: what a later payment of the merchant's refers to.
 #[derive(Clone, PartialEq, Eq)]
@@ -69,7 +64,7 @@ macro_rules! texts {
     )+};
 }
 
-texts!(HolderName, Par, TransactionId, ProcessorReference);
+texts!(HolderName, TransactionId, ProcessorReference);
 
 impl HolderName {
     /// Takes 1 to 128 bytes without control characters.
@@ -100,15 +95,9 @@ impl Country {
     }
 }
 
-impl Par {
-    /// Takes 29 capital letters and digits.
-    pub fn parse(text: &str) -> Result<Self, Error> {
-        let field = "attributes.par";
-        if text.len() != PAR_LENGTH || !text.bytes().all(|b| b.is_ascii_uppercase() || b.is_ascii_digit()) {
-            return Err(Error::malformed(field, "must have 29 capital letters and digits"));
-        }
-        no_card(field, text)?;
-        Ok(Self(text.to_owned()))
+impl From<ParError> for Error {
+    fn from(e: ParError) -> Self {
+        Self::malformed("attributes.par", e.rule())
     }
 }
 
@@ -307,7 +296,7 @@ impl Attributes {
         }
         let card_holder = optional(r, HolderName::parse)?;
         let billing_country = optional(r, Country::parse)?;
-        let par = optional(r, Par::parse)?;
+        let par = optional(r, |text| Ok(Par::parse(text)?))?;
         let agreement = match (r.u8()?, Timestamp(r.u64()?)) {
             (0, Timestamp(0)) => None,
             (kind, consent_at) => {
@@ -359,7 +348,7 @@ pub(crate) mod tests {
         Attributes {
             card_holder: Some(told(HolderName::parse("ZOË PÉREZ"))),
             billing_country: Some(told(Country::parse("PT"))),
-            par: Some(told(Par::parse("V0010013019000000000000000001"))),
+            par: Some(told(Par::parse("V0010013019000000000000000001").map_err(Error::from))),
             agreement: Some(Agreement { kind: AgreementKind::Recurring, consent_at: Timestamp(7) }),
             network_transactions: BTreeMap::from([(visa, id)]),
             processor_references: BTreeMap::from([(processor, told(ProcessorReference::parse("ch_9")))]),
@@ -390,7 +379,7 @@ pub(crate) mod tests {
         let par = "A4111111111111111A0000000000B";
         for (field, refused) in [
             ("attributes.card_holder", HolderName::parse(card).err()),
-            ("attributes.par", Par::parse(par).err()),
+            ("attributes.par", Par::parse(par).err().map(Error::from)),
             ("attributes.network_transactions", TransactionId::parse(&visa, card).err()),
             ("attributes.network_transactions", TransactionId::parse(&visa, "4111111111111111").err()),
             ("attributes.network_transactions", TransactionId::parse(&amex, "378282246310005").err()),

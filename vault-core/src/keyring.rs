@@ -16,21 +16,26 @@ use crate::journal::Disclosed;
 use crate::name::{ChannelName, FormatName, MerchantName, PrincipalName};
 use crate::network::Networks;
 use crate::pan::{MaskedPan, PADDED, Pan};
+use crate::pattern::Space;
 use crate::random::NoRandomness;
 use crate::record::{Card, InnerSeal, MerchantId, Row, RowKey, Seal, SubjectId};
 use crate::rows;
 use crate::secret::{Secret32, same_bytes};
 use crate::store::Key;
 use crate::time::Timestamp;
-use crate::token::{MAX_TOKEN, Shape, Token};
+use crate::token::{MAX_TOKEN, Scheme, Token};
+use crate::value::Value;
 use crate::vaultless::{SLOTS, Served, Slot, slot_of};
-use crate::words::{KeyState, Ref};
+use crate::words::{KeyState, Kind, Ref};
 
 /// Version byte in front of every sealed row.
 const ROW_FORMAT: u8 = 1;
 
-/// Tokens are padded to this before they are sealed, so that a ciphertext's length does not tell the scheme.
+/// Tokens are padded to a multiple of this before they are sealed, so that a ciphertext's length does not tell the scheme.
 const TOKEN_BUCKET: usize = 32;
+
+/// How many cells values without parts are spread over: as many as a card's BIN has last fours.
+const GUESS_CELLS: u64 = 10_000;
 
 /// The most cards of one data subject: its index is one row, rewritten with each.
 pub const MAX_SUBJECT_ROWS: usize = 1_000;
@@ -165,23 +170,24 @@ impl Keyring {
         Ok(SubjectId(keys.reference.name_of(&message)))
     }
 
-    /// The name of a card's fingerprint row, chained over FPR as row keys are over IDX.
+    /// The name of a value's fingerprint row, chained over FPR as row keys are over IDX.
     pub fn fingerprint(
         &self,
         merchant: MerchantId,
         like: &Likeness<'_>,
-        pan: &Pan,
+        value: &Value,
     ) -> Result<Fingerprint, Error> {
         let keys = self.of(merchant)?;
-        let message = Zeroizing::new(
-            ctx("fpr", keys.name())
-                .e(like.scope.map_or("", ChannelName::as_str).as_bytes())
-                .e(like.format.as_str().as_bytes())
-                .fixed(like.subject.0.expose_bytes())
-                .e(like.restrictions)
-                .e(pan.expose_digits())
-                .done(),
-        );
+        let mut w = match value.kind() {
+            Kind::Card => ctx("fpr", keys.name()),
+            other => of_kind(ctx("fpr-value", keys.name()), other),
+        };
+        w.e(like.scope.map_or("", ChannelName::as_str).as_bytes())
+            .e(like.format.as_str().as_bytes())
+            .fixed(like.subject.0.expose_bytes())
+            .e(like.restrictions)
+            .e(&value.expose_identity());
+        let message = Zeroizing::new(w.done());
         let first = keys.fpr.first().ok_or_else(Error::internal)?.name_of(&message);
         Ok(Fingerprint { first, row: links(&keys.fpr, first, "fpr+", keys.name(), Fpr::name_of) })
     }
@@ -205,19 +211,20 @@ impl Keyring {
         Ok(Card { merchant, row: Row::decode(&row).map_err(|_| Unopened)? })
     }
 
-    /// Draws a record key, seals the card number under it, and wraps it under the token's own key.
-    pub fn seal_pan(
+    /// Draws a record key, seals the value under it, and wraps it under the token's own key.
+    pub fn seal_value(
         &self,
         merchant: MerchantId,
         token: &Token,
         subject: &SubjectSecret,
         record: Ref,
-        pan: &Pan,
+        value: &Value,
     ) -> Result<InnerSeal, Error> {
         let keys = self.of(merchant)?;
         let trk = keys.trks.get(&keys.trk).ok_or_else(Error::internal)?;
         let record_key = Secret32::random()?;
-        let sealed = aead::seal_once(&record_key, &pan_aad(keys.name(), record), pan.padded().as_slice());
+        let aad = value_aad(keys.name(), value.kind(), record);
+        let sealed = aead::seal_once(&record_key, &aad, &value.expose_padded());
         let wrapper = token_key(trk, keys.name(), token, subject);
         let wrapped =
             wrapper.seal(&record_key_aad(keys.name(), record, keys.trk), record_key.expose_bytes())?;
@@ -228,20 +235,21 @@ impl Keyring {
         })
     }
 
-    /// The one way out: opens the inner seal of a card whose disclosure is on disk.
+    /// The one way out: opens the inner seal of a value whose disclosure is on disk.
     pub fn open(
         &self,
         disclosed: Disclosed,
         token: &Token,
         subject: &SubjectSecret,
-    ) -> Result<Pan, Unopened> {
+    ) -> Result<Value, Unopened> {
         let record = disclosed.into_sealed();
         let keys = self.merchants.get(&record.merchant).ok_or(Unopened)?;
         let inner = match &record.seal {
             Seal::Inner(inner) => inner,
             Seal::Vaultless => {
                 let pan = keys.slot_of(token).and_then(|slot| slot.expose_pan(token)).ok_or(Unopened)?;
-                return if record.mask.fits(&pan) { Ok(pan) } else { Err(Unopened) };
+                let value = Value::Card(pan);
+                return if value.has(&record.mask) { Ok(value) } else { Err(Unopened) };
             }
         };
         let trk = keys.trks.get(&inner.trk).ok_or(Unopened)?;
@@ -249,10 +257,12 @@ impl Keyring {
         let aad = record_key_aad(keys.name(), record.record, inner.trk);
         let mut opened = wrapper.open(&aad, &inner.wrapped_key)?;
         let record_key = Secret32::take(&mut opened).ok_or(Unopened)?;
-        let padded = aead::open_once(&record_key, &pan_aad(keys.name(), record.record), &inner.sealed)?;
-        let pan = Pan::from_padded(&padded).map_err(|_| Unopened)?;
-        // XAES does not commit to its key: what opens must also look like the card that was sealed.
-        if record.mask.fits(&pan) { Ok(pan) } else { Err(Unopened) }
+        let kind = record.mask.kind();
+        let aad = value_aad(keys.name(), kind, record.record);
+        let padded = aead::open_once(&record_key, &aad, &inner.sealed)?;
+        let value = Value::from_padded(kind, &padded).map_err(|_| Unopened)?;
+        // XAES does not commit to its key: what opens must also look like the value that was sealed.
+        if value.has(&record.mask) { Ok(value) } else { Err(Unopened) }
     }
 
     /// The vaultless token of a card number in the current slot of a format and scope. `None`: no slot was opened for
@@ -298,13 +308,13 @@ impl Keyring {
         merchant: MerchantId,
         fingerprint: &Fingerprint,
         like: &Likeness<'_>,
-        pan: &Pan,
+        value: &Value,
         (token, generation): (&Token, u32),
     ) -> Result<Vec<u8>, Error> {
         let keys = self.of(merchant)?;
         let trk = keys.trks.get(&keys.trk).ok_or_else(Error::internal)?;
         let aad = reuse_aad(keys.name(), fingerprint, keys.trk);
-        let inner = reuse_key(trk, keys.name(), like, pan).seal(&aad, &pad(token, generation))?;
+        let inner = reuse_key(trk, keys.name(), like, value).seal(&aad, &pad(token, generation))?;
         let plain = Writer::default().u32(keys.trk.0).fixed(&inner).done();
         self.seal_outer(merchant, rows::FINGERPRINT, &fingerprint.row, &plain)
     }
@@ -315,7 +325,7 @@ impl Keyring {
         merchant: MerchantId,
         fingerprint: &Fingerprint,
         like: &Likeness<'_>,
-        pan: &Pan,
+        value: &Value,
         bytes: &[u8],
     ) -> Result<(Token, u32), Unopened> {
         let plain = self.open_outer(merchant, rows::FINGERPRINT, &fingerprint.row, bytes)?;
@@ -324,7 +334,7 @@ impl Keyring {
         let keys = self.merchants.get(&merchant).ok_or(Unopened)?;
         let trk = keys.trks.get(&id).ok_or(Unopened)?;
         let aad = reuse_aad(keys.name(), fingerprint, id);
-        let padded = reuse_key(trk, keys.name(), like, pan).open(&aad, r.rest())?;
+        let padded = reuse_key(trk, keys.name(), like, value).open(&aad, r.rest())?;
         unpad(&padded)
     }
 
@@ -459,67 +469,91 @@ impl Keyring {
         answer_key(trk, keys.name(), request, bytes).open(&answer_aad(keys.name(), id), r.rest())
     }
 
-    /// The guess cell of a card: principal, BIN of six, last four and length.
+    /// The guess cell of a value: principal, and what an attacker would hold still. Of a card the BIN of six, last four and
+    /// length; of all else what [`neighbourhood`] says.
     pub fn guess_cell(
         &self,
         merchant: MerchantId,
         principal: &PrincipalName,
-        pan: &Pan,
+        value: &Value,
     ) -> Result<[u8; 16], Error> {
         let keys = self.of(merchant)?;
-        let message = Zeroizing::new(
-            ctx("guess-cell", keys.name())
-                .e(principal.as_str().as_bytes())
+        let principal = principal.as_str().as_bytes();
+        let message = Zeroizing::new(match value {
+            Value::Card(pan) => ctx("guess-cell", keys.name())
+                .e(principal)
                 .fixed(pan.bin6().as_bytes())
                 .fixed(pan.last_four().as_bytes())
                 .u8(length(pan))
                 .done(),
-        );
+            other => {
+                let (group, cell) = keys.neighbourhood(other);
+                of_kind(ctx("guess-cell-value", keys.name()), other.kind())
+                    .e(principal)
+                    .e(&group)
+                    .e(&cell)
+                    .done()
+            }
+        });
         Ok(keys.idm.name_of(&message))
     }
 
-    /// A card's member in its guess cell: HMAC(IDM, ctx("guess") e(day) e(principal) e(PAN))[..8].
+    /// A value's member in its guess cell: HMAC(IDM, ctx("guess") e(day) e(principal) e(PAN))[..8] of a card.
     pub fn guess_member(
         &self,
         merchant: MerchantId,
         day: u32,
         principal: &PrincipalName,
-        pan: &Pan,
+        value: &Value,
     ) -> Result<[u8; 8], Error> {
         let keys = self.of(merchant)?;
+        let mut w = match value.kind() {
+            Kind::Card => ctx("guess", keys.name()),
+            other => of_kind(ctx("guess-value", keys.name()), other),
+        };
         let message = Zeroizing::new(
-            ctx("guess", keys.name())
-                .e(&day.to_be_bytes())
-                .e(principal.as_str().as_bytes())
-                .e(pan.expose_digits())
-                .done(),
+            w.e(&day.to_be_bytes()).e(principal.as_str().as_bytes()).e(&value.expose_identity()).done(),
         );
         Ok(keys.idm.name_of(&message))
     }
 
-    /// The counter of distinct cards of one principal, BIN of six and length.
+    /// The counter of distinct values of one principal: of a card per BIN of six and length, of all else per group of
+    /// [`neighbourhood`].
     pub fn volume(
         &self,
         merchant: MerchantId,
         principal: &PrincipalName,
-        pan: &Pan,
+        value: &Value,
     ) -> Result<[u8; 16], Error> {
         let keys = self.of(merchant)?;
-        let message = Zeroizing::new(
-            ctx("volume", keys.name())
-                .e(principal.as_str().as_bytes())
-                .fixed(pan.bin6().as_bytes())
-                .u8(length(pan))
-                .done(),
-        );
+        let principal = principal.as_str().as_bytes();
+        let message = Zeroizing::new(match value {
+            Value::Card(pan) => {
+                ctx("volume", keys.name()).e(principal).fixed(pan.bin6().as_bytes()).u8(length(pan)).done()
+            }
+            other => {
+                let (group, _) = keys.neighbourhood(other);
+                of_kind(ctx("volume-value", keys.name()), other.kind()).e(principal).e(&group).done()
+            }
+        });
         Ok(keys.idm.name_of(&message))
     }
 
-    /// The counter of used token space: by what tokens share it, so scheme, length, keep and kept digits.
-    pub fn space(&self, merchant: MerchantId, shape: &Shape) -> Result<[u8; 16], Error> {
+    /// The counter of used token space, by what tokens share it. Of a card: scheme, length, keep and kept digits. Of all
+    /// else: kind, scheme, and what the tokens have in common, place by place.
+    pub fn space(&self, merchant: MerchantId, space: &Space) -> Result<[u8; 16], Error> {
         let keys = self.of(merchant)?;
-        let length = u8::try_from(shape.length()).unwrap_or(0);
-        let message = ctx("space", keys.name()).u8(shape.scheme().id()).u8(length).e(shape.kept()).done();
+        let of_value = |kind: Kind, scheme: Scheme, outline: &[u8]| {
+            of_kind(ctx("space-value", keys.name()), kind).u8(scheme.id()).e(outline).done()
+        };
+        let message = match space {
+            Space::Number(shape) => {
+                let length = u8::try_from(shape.length()).unwrap_or(0);
+                ctx("space", keys.name()).u8(shape.scheme().id()).u8(length).e(shape.kept()).done()
+            }
+            Space::Pattern(pattern) => of_value(pattern.kind(), pattern.scheme(), &pattern.outline()),
+            Space::Opaque(kind) => of_value(*kind, Scheme::Opaque, b""),
+        };
         Ok(keys.idm.name_of(&message))
     }
 
@@ -640,6 +674,36 @@ impl MerchantKeys {
     fn current_slot(&self, served: Served) -> Option<&Slot> {
         self.slots.iter().rev().find(|slot| slot.served() == served)
     }
+
+    /// What an attacker who guesses a value would hold still, and the group of ten thousand such cells that it lies in: of
+    /// a network token BIN of six and length, of an IBAN the country, of an account the routing number, of digits their
+    /// number, of a telephone number country code and length, each with the last four characters as the cell. What has no
+    /// such parts, an address, a reference or bytes, falls into one of ten thousand cells by a keyed hash.
+    fn neighbourhood(&self, value: &Value) -> (Zeroizing<Vec<u8>>, Zeroizing<Vec<u8>>) {
+        let whole = value.expose_identity();
+        let last = |text: &[u8]| text.get(text.len().saturating_sub(4)..).unwrap_or_default().to_vec();
+        let sized = |front: &[u8]| {
+            let mut group = front.to_vec();
+            group.push(u8::try_from(whole.len()).unwrap_or(u8::MAX));
+            group
+        };
+        let (group, cell) = match value {
+            Value::Card(pan) => (sized(pan.bin6().as_bytes()), last(&whole)),
+            Value::NetworkToken(token) => (sized(token.number().bin6().as_bytes()), last(&whole)),
+            Value::Iban(iban) => (iban.country().as_bytes().to_vec(), last(&whole)),
+            Value::UsAccount(account) => {
+                (account.routing().as_bytes().to_vec(), last(account.expose_number()))
+            }
+            Value::Digits(_) => (sized(b""), last(&whole)),
+            Value::Phone(phone) => (sized(phone.country_code()), last(&whole)),
+            Value::Reference(_) | Value::Email(_) | Value::Bytes(_) => {
+                let message = of_kind(ctx("guess-place", self.name()), value.kind()).e(&whole).done();
+                let name: [u8; 8] = self.idm.name_of(&Zeroizing::new(message));
+                (Vec::new(), (u64::from_be_bytes(name) % GUESS_CELLS).to_be_bytes().to_vec())
+            }
+        };
+        (Zeroizing::new(group), Zeroizing::new(cell))
+    }
 }
 
 /// Every store key of a card, fingerprint or subject row: kind u8, merchant u32, 16 bytes.
@@ -671,10 +735,14 @@ fn token_key(trk: &Trk, merchant: &str, token: &Token, subject: &SubjectSecret) 
     Xaes::new(&trk.derive(&message))
 }
 
-fn reuse_key(trk: &Trk, merchant: &str, like: &Likeness<'_>, pan: &Pan) -> Xaes {
+fn reuse_key(trk: &Trk, merchant: &str, like: &Likeness<'_>, value: &Value) -> Xaes {
+    let mut w = match value.kind() {
+        Kind::Card => ctx("reuse", merchant),
+        other => of_kind(ctx("reuse-value", merchant), other),
+    };
     let scope = like.scope.map_or("", ChannelName::as_str).as_bytes();
     let subject = like.subject.0.expose_bytes();
-    let message = Zeroizing::new(ctx("reuse", merchant).e(scope).e(subject).e(pan.expose_digits()).done());
+    let message = Zeroizing::new(w.e(scope).e(subject).e(&value.expose_identity()).done());
     Xaes::new(&trk.derive(&message))
 }
 
@@ -693,8 +761,18 @@ fn outer_aad(merchant: &str, kind: u8, key: &[u8; 16], dek: KeyId) -> Vec<u8> {
     ctx("seal", merchant).u8(kind).fixed(key).u32(dek.0).done()
 }
 
-fn pan_aad(merchant: &str, record: Ref) -> Vec<u8> {
-    ctx("pan", merchant).u8(rows::CARD).fixed(&record.0).done()
+/// Of a card ctx("pan"), row kind u8, record 16; of all else ctx("value"), row kind u8, kind u8, record 16.
+fn value_aad(merchant: &str, kind: Kind, record: Ref) -> Vec<u8> {
+    match kind {
+        Kind::Card => ctx("pan", merchant).u8(rows::CARD).fixed(&record.0).done(),
+        other => ctx("value", merchant).u8(rows::CARD).u8(other.id()).fixed(&record.0).done(),
+    }
+}
+
+/// What is made of a value of another kind than cards says which.
+fn of_kind(mut w: Writer, kind: Kind) -> Writer {
+    w.u8(kind.id());
+    w
 }
 
 fn record_key_aad(merchant: &str, record: Ref, trk: KeyId) -> Vec<u8> {
@@ -720,15 +798,16 @@ fn length(pan: &Pan) -> u8 {
 /// The generation's four bytes, at the end of the bucket: zero, as all padding was before there were generations.
 const GENERATION: usize = 4;
 
-const _: () = assert!(1 + MAX_TOKEN + GENERATION <= TOKEN_BUCKET && PADDED == 19);
+const _: () = assert!(MAX_TOKEN <= u8::MAX as usize && PADDED == 19);
 
-/// Length u8, the token, zeros, generation u32 at the end of the bucket.
+/// Length u8, the token, zeros, generation u32 at the end of the next full bucket: the first one for every card's token.
 fn pad(token: &Token, generation: u32) -> Zeroizing<Vec<u8>> {
     let bytes = token.as_bytes();
-    let mut padded = Zeroizing::new(Vec::with_capacity(TOKEN_BUCKET));
+    let whole = (1 + bytes.len() + GENERATION).next_multiple_of(TOKEN_BUCKET);
+    let mut padded = Zeroizing::new(Vec::with_capacity(whole));
     padded.push(u8::try_from(bytes.len()).unwrap_or(0));
     padded.extend_from_slice(bytes);
-    padded.resize(TOKEN_BUCKET - GENERATION, 0);
+    padded.resize(whole - GENERATION, 0);
     padded.extend_from_slice(&generation.to_be_bytes());
     padded
 }

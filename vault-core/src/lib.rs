@@ -32,21 +32,33 @@
 //! A program that embeds the vault should install an allocator that wipes what it frees (the server's is
 //! `zeroizing-alloc`): other crates' copies are not in this one's reach.
 
+pub mod account;
 pub mod aead;
 pub mod attributes;
 pub mod audit;
 pub mod codec;
 pub mod control;
 pub mod custody;
+pub mod digits;
+pub mod email;
 pub mod envelope;
 pub mod error;
 pub mod ff1;
+pub mod free_bytes;
 pub mod guard;
+pub mod iban;
 pub mod journal;
 pub mod keyring;
+pub mod mask;
 pub mod name;
 pub mod network;
+pub mod network_token;
 pub mod pan;
+pub mod par;
+pub mod pattern;
+pub mod payment_reference;
+pub mod phone;
+pub mod plan;
 pub mod policy;
 pub mod random;
 pub mod recent;
@@ -58,6 +70,7 @@ pub mod store;
 pub mod table;
 pub mod time;
 pub mod token;
+pub mod value;
 pub mod vault;
 pub mod vaultless;
 pub mod words;

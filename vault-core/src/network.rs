@@ -9,6 +9,7 @@ use std::ops::RangeInclusive;
 
 use serde::Deserialize;
 use toml::Spanned;
+use zeroize::{Zeroize, Zeroizing};
 
 use crate::pan::{MAX_DIGITS, MIN_DIGITS, Pan};
 
@@ -136,6 +137,76 @@ impl Networks {
     /// All networks of the list, in its order.
     pub fn iter(&self) -> impl Iterator<Item = &Network> {
         self.listed.iter()
+    }
+}
+
+impl Networks {
+    /// Whether any network has numbers that begin with these digits, 1 to 8 of them: as a whole or in part.
+    #[must_use]
+    pub fn any_within(&self, prefix: &str) -> bool {
+        let Some((_, numbers)) = prefixes(prefix) else { return false };
+        self.by_length.iter().any(|segments| {
+            let (from, to) = (*numbers.start(), *numbers.end());
+            let first = segments.partition_point(|s| s.from <= from).saturating_sub(1);
+            segments.iter().skip(first).take_while(|s| s.from <= to).any(|s| s.network.is_some())
+        })
+    }
+}
+
+/// Whether bytes of any kind hold a card number that somebody issues: a maximal run of `shortest` to 19 digits that passes
+/// the Luhn check and that a network claims. Runs are taken both with single spaces and hyphens between two digits
+/// ignored and without. Digits that no network claims are no card number here: other numbers pass the Luhn check too.
+#[must_use]
+pub fn holds_issued_card(bytes: &[u8], shortest: usize, networks: &Networks) -> bool {
+    let issued = |run: &[u8]| {
+        (shortest.max(MIN_DIGITS)..=MAX_DIGITS).contains(&run.len())
+            && Pan::parse(run).is_ok_and(|pan| networks.find(&pan).is_some())
+    };
+    let (mut grouped, mut plain) = (Digits::default(), Digits::default());
+    let mut after_digit = false;
+    for &byte in bytes.iter().chain(&[0]) {
+        if byte.is_ascii_digit() {
+            grouped.push(byte);
+            plain.push(byte);
+            after_digit = true;
+            continue;
+        }
+        let groups_go_on = after_digit && matches!(byte, b' ' | b'-');
+        if issued(plain.run()) || (!groups_go_on && issued(grouped.run())) {
+            return true;
+        }
+        plain.clear();
+        if !groups_go_on {
+            grouped.clear();
+        }
+        after_digit = false;
+    }
+    false
+}
+
+/// A run of digits as it grows; one that is longer than a card number is only counted.
+#[derive(Default)]
+struct Digits {
+    kept: Zeroizing<[u8; MAX_DIGITS]>,
+    length: usize,
+}
+
+impl Digits {
+    fn push(&mut self, digit: u8) {
+        if let Some(place) = self.kept.get_mut(self.length) {
+            *place = digit;
+        }
+        self.length = self.length.saturating_add(1);
+    }
+
+    /// The digits; none of a run that is longer than a card number.
+    fn run(&self) -> &[u8] {
+        self.kept.get(..self.length).unwrap_or_default()
+    }
+
+    fn clear(&mut self) {
+        self.kept.zeroize();
+        self.length = 0;
     }
 }
 
@@ -290,6 +361,45 @@ mod tests {
 
     fn found(networks: &Networks, prefix: &str, length: usize) -> String {
         networks.find(&pan(prefix, length)).map_or("none", Network::id).to_owned()
+    }
+
+    #[test]
+    fn a_card_number_that_somebody_issues_is_found_in_bytes_of_any_kind() {
+        let networks = Networks::builtin();
+        let holds = |text: &str, shortest| holds_issued_card(text.as_bytes(), shortest, &networks);
+        for text in [
+            "4111111111111111",
+            "x4111-1111 1111 1111y",
+            "12-4111111111111111",
+            "a\u{e9}378282246310005",
+            "0000 4111111111111111",
+        ] {
+            assert!(holds(text, 12), "{text}");
+        }
+        for text in [
+            "",
+            "4111111111111112",           // no Luhn
+            "1000000000000008",           // nobody's
+            "04111111111111111",          // 17 digits, nobody's
+            "41111111111111114111111111", // longer than any
+            "4111  1111  1111  1111",
+        ] {
+            assert!(!holds(text, 12), "{text}");
+        }
+        assert!(!holds("378282246310005", 16) && holds("378282246310005", 15));
+        assert!(holds_issued_card(b"\xff\xfe4111111111111111\x00", 12, &networks));
+    }
+
+    #[test]
+    fn a_prefix_is_free_where_no_network_has_a_number_in_it() {
+        let networks = Networks::builtin();
+        for free in ["99", "990", "9999", "99999999", "96"] {
+            assert!(!networks.any_within(free), "{free}");
+        }
+        for taken in ["4", "41", "51", "2221", "2720", "34", "60110000", "9792", "979", "62123456"] {
+            assert!(networks.any_within(taken), "{taken}");
+        }
+        assert!(!Networks::default().any_within("4"));
     }
 
     #[test]

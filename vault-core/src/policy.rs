@@ -18,11 +18,11 @@ use crate::audit::entry::{Event, Minting, RevokedOn, Who};
 use crate::control::{Control, Lock, LockTarget};
 use crate::error::Error;
 use crate::name::{ChannelName, FormatName, MerchantName, PrincipalName};
-use crate::pan::MAX_DIGITS;
+use crate::pan::{MAX_DIGITS, Pan};
 use crate::record::{Card, ChannelId, FormatId, Grants, MerchantId, Spent, SubjectId};
 use crate::time::Timestamp;
 use crate::token::{Keep, TokenFormat};
-use crate::words::{Action, Initiator, Purpose, RecordChange, Ref, Refusal, ReplaceReason, Show};
+use crate::words::{Action, Initiator, Kind, Purpose, RecordChange, Ref, Refusal, ReplaceReason, Show};
 
 /// Rules are looked up by hash, so each is spread over what it names; a policy that would spread further is refused.
 const MAX_SPREAD: usize = 4_000_000;
@@ -566,6 +566,13 @@ pub struct FormatInForce {
     pub format: TokenFormat,
 }
 
+/// A channel in force.
+struct ChannelInForce {
+    id: ChannelId,
+    /// The format of each kind of value that is taken here.
+    formats: HashMap<Kind, FormatName>,
+}
+
 /// A merchant in force.
 pub struct MerchantInForce {
     /// Its number in row keys.
@@ -575,7 +582,7 @@ pub struct MerchantInForce {
     /// 0 or 5.
     pub ff1_slots: u8,
     masks: HashMap<usize, Keep>,
-    channels: HashMap<ChannelName, (ChannelId, FormatName)>,
+    channels: HashMap<ChannelName, ChannelInForce>,
     typed: HashSet<ChannelId>,
     formats: HashMap<FormatName, Arc<FormatInForce>>,
 }
@@ -596,29 +603,44 @@ impl MerchantInForce {
     /// The number of a channel.
     #[must_use]
     pub fn channel(&self, name: &ChannelName) -> Option<ChannelId> {
-        self.channels.get(name).map(|(id, _)| *id)
+        self.channels.get(name).map(|channel| channel.id)
     }
 
     /// The name of a channel's number.
     #[must_use]
     pub fn channel_name(&self, id: ChannelId) -> Option<&ChannelName> {
-        self.channels.iter().find(|(_, (channel, _))| *channel == id).map(|(name, _)| name)
+        self.channels.iter().find(|(_, channel)| channel.id == id).map(|(name, _)| name)
     }
 
-    /// The format of that name, or the channel's own.
+    /// The format of that name for values of this kind, or the channel's own. `None`: there is none, or the channel takes
+    /// no such values.
     #[must_use]
-    pub fn format(&self, name: Option<&FormatName>, channel: &ChannelName) -> Option<&Arc<FormatInForce>> {
-        let name = match name {
-            Some(name) => name,
-            None => &self.channels.get(channel)?.1,
-        };
+    pub fn format(
+        &self,
+        kind: Kind,
+        name: Option<&FormatName>,
+        channel: &ChannelName,
+    ) -> Option<&Arc<FormatInForce>> {
+        let own = self.channels.get(channel)?.formats.get(&kind)?;
+        self.formats.get(name.unwrap_or(own)).filter(|format| format.format.kind() == kind)
+    }
+
+    /// The format of that name.
+    #[must_use]
+    pub fn format_by_name(&self, name: &FormatName) -> Option<&Arc<FormatInForce>> {
         self.formats.get(name)
+    }
+
+    /// Whether a card number is one of the tokens that this merchant's formats make inside prefixes that nobody issues.
+    #[must_use]
+    pub fn is_own_token(&self, pan: &Pan) -> bool {
+        self.formats.values().filter_map(|f| f.format.luhn_prefix()).any(|prefix| prefix.holds(pan))
     }
 
     /// The names of the channels that a grant includes, in the alphabet's order.
     #[must_use]
     pub fn granted(&self, grants: &crate::record::Grants) -> Vec<ChannelName> {
-        let included = self.channels.iter().filter(|(_, (id, _))| grants.include(*id));
+        let included = self.channels.iter().filter(|(_, channel)| grants.include(channel.id));
         let mut names: Vec<ChannelName> = included.map(|(name, _)| name.clone()).collect();
         names.sort_unstable();
         names
@@ -722,12 +744,8 @@ impl Rules {
         for (index, rule) in policy.rules.iter().enumerate() {
             let Some(merchant) = self.merchants.get(&rule.merchant) else { continue };
             let named = |id: &ChannelName| rule.channels.is_empty() || rule.channels.contains(id);
-            let channels: Vec<ChannelId> = merchant
-                .channels
-                .iter()
-                .filter(|(id, _)| named(id))
-                .map(|(_, (number, _))| *number)
-                .collect();
+            let channels: Vec<ChannelId> =
+                merchant.channels.iter().filter(|(id, _)| named(id)).map(|(_, channel)| channel.id).collect();
             // A rule of translations names whom it means, of whichever merchant.
             let translates = rule.actions.as_slice() == [Action::Translate];
             let mine = |p: &&PrincipalInForce| {
@@ -984,7 +1002,13 @@ fn in_force(control: &Control, merchant: &Merchant) -> Result<MerchantInForce, E
     let mut channels = HashMap::new();
     for row in &merchant.channels {
         let id = *numbers.channels.get(&row.id).ok_or_else(Error::internal)?;
-        channels.insert(row.id.clone(), (id, row.format.clone()));
+        let named = std::iter::once(&row.format).chain(&row.formats);
+        let of_kind = |name: &FormatName| {
+            let format: Option<&Arc<FormatInForce>> = formats.get(name);
+            format.map(|format| (format.format.kind(), name.clone()))
+        };
+        let formats = named.filter_map(of_kind).collect();
+        channels.insert(row.id.clone(), ChannelInForce { id, formats });
     }
     let typed = merchant.channels.iter().filter(|row| row.kind.is_typed());
     let typed = typed.filter_map(|row| numbers.channels.get(&row.id).copied()).collect();

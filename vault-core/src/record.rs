@@ -5,15 +5,15 @@
 //! that only the keyring can open, and only from a `Disclosed`. docs/format.md has the bytes. Rows of version 1 are read;
 //! version 2 is written, whenever a row changes. Refused: other versions, kinds and words, and anything over its bound.
 
-use std::ops::RangeInclusive;
-
 use crate::attributes::Attributes;
 use crate::codec::{Reader, Torn, Writer};
 use crate::envelope::KeyId;
-use crate::pan::{CardExpiry, MaskedPan};
+use crate::mask::Mask;
+use crate::pan::{CardExpiry, MaskedPan, PADDED};
 use crate::restrictions::Restrictions;
 use crate::time::Timestamp;
-use crate::words::{Ref, ReplaceReason};
+use crate::value::padded_length_allowed;
+use crate::words::{Kind, Ref, ReplaceReason};
 
 /// Version of the outer plaintext that is written.
 const FORMAT: u8 = 2;
@@ -114,42 +114,11 @@ impl Grants {
     }
 }
 
-/// What a token stands for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
-    /// A card number.
-    Card,
-}
-
-impl Kind {
-    /// Its number on disk: never given to another.
-    #[must_use]
-    pub const fn id(self) -> u8 {
-        match self {
-            Self::Card => 1,
-        }
-    }
-
-    /// The kind with this number.
-    #[must_use]
-    pub const fn from_id(id: u8) -> Option<Self> {
-        match id {
-            1 => Some(Self::Card),
-            _ => None,
-        }
-    }
-
-    /// How many bytes its padded and sealed value may have: of a card always 19 digits and 16 bytes of tag.
-    #[must_use]
-    pub const fn sealed_lengths(self) -> RangeInclusive<usize> {
-        match self {
-            Self::Card => SEALED_PAN..=SEALED_PAN,
-        }
-    }
-}
-
 /// A card number, padded to 19 bytes and sealed.
-const SEALED_PAN: usize = 35;
+const SEALED_PAN: usize = PADDED + SEAL_OVERHEAD;
+
+/// By how much the inner seal is longer than what is in it: the tag of AES-256-GCM.
+const SEAL_OVERHEAD: usize = 16;
 
 /// The inner seal as it lies in the row: neither part can be opened by who has the DEK alone.
 #[derive(Clone, PartialEq, Eq)]
@@ -169,7 +138,8 @@ impl InnerSeal {
 
     fn read(r: &mut Reader<'_>, kind: Kind) -> Result<Self, Torn> {
         let seal = Self { trk: KeyId(r.u32()?), wrapped_key: r.array()?, sealed: r.e()?.into() };
-        if kind.sealed_lengths().contains(&seal.sealed.len()) { Ok(seal) } else { Err(Torn) }
+        let padded = seal.sealed.len().checked_sub(SEAL_OVERHEAD).ok_or(Torn)?;
+        if padded_length_allowed(kind, padded) { Ok(seal) } else { Err(Torn) }
     }
 
     /// Version 1 had cards alone, and their seals without a length.
@@ -298,10 +268,8 @@ pub struct Row {
     pub record: Ref,
     /// Which format made the token.
     pub format: FormatId,
-    /// What the token stands for.
-    pub kind: Kind,
-    /// What may be shown of the card number.
-    pub mask: MaskedPan,
+    /// What may be shown of the value, and so of what kind it is.
+    pub mask: Mask,
     /// The card network's id, such as `visa`; empty if no prefix matched.
     pub network: String,
     /// The card's own expiry.
@@ -338,7 +306,7 @@ impl Row {
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         let mut w = Writer::with_capacity(512);
-        w.u8(FORMAT).u32(self.version).fixed(&self.record.0).u16(self.format.0).u8(self.kind.id());
+        w.u8(FORMAT).u32(self.version).fixed(&self.record.0).u16(self.format.0).u8(self.kind().id());
         self.mask.write(&mut w);
         w.e(self.network.as_bytes());
         write_expiry(&mut w, self.card_expiry);
@@ -384,8 +352,7 @@ impl Row {
             version,
             record,
             format,
-            kind,
-            mask: MaskedPan::read(r)?,
+            mask: Mask::read(r, kind)?,
             network: r.text()?.to_owned(),
             card_expiry: read_expiry(r)?,
             made_at: Timestamp(r.u64()?),
@@ -422,8 +389,7 @@ impl Row {
             version: r.u32()?,
             record: Ref(r.array()?),
             format: FormatId(r.u16()?),
-            kind: Kind::Card,
-            mask: MaskedPan::read(r)?,
+            mask: Mask::read(r, Kind::Card)?,
             network: r.text()?.to_owned(),
             card_expiry: read_expiry(r)?,
             made_at: Timestamp(r.u64()?),
@@ -454,9 +420,12 @@ impl Row {
     pub fn replace(&mut self, by: [u8; 16], reason: ReplaceReason, now: Timestamp, new: NewFace) {
         let kept_until = now.plus_days(RETENTION_DAYS);
         let NewFace { mask, network, card_expiry, inner } = new;
+        // Of cards alone: the caller has looked.
+        let (Mask::Card(before), Some(_)) = (&mut self.mask, &self.inner) else { return };
+        let before = std::mem::replace(before, mask);
         if let Some(old) = self.inner.replace(inner) {
             let before = Earlier {
-                mask: std::mem::replace(&mut self.mask, mask),
+                mask: before,
                 network: std::mem::replace(&mut self.network, network),
                 card_expiry: std::mem::replace(&mut self.card_expiry, card_expiry),
                 since: std::mem::replace(&mut self.since, now),
@@ -470,6 +439,12 @@ impl Row {
             self.earlier.truncate(MAX_EARLIER);
             self.generation = self.generation.saturating_add(1);
         }
+    }
+
+    /// Of what kind the value is.
+    #[must_use]
+    pub fn kind(&self) -> Kind {
+        self.mask.kind()
     }
 
     /// Makes it a tombstone: what is left keeps the token from being minted again, and says what it was.
@@ -527,7 +502,8 @@ impl Card {
         let of_then = |e: &&Earlier| (e.since..e.replaced_at).contains(&then) && now < e.kept_until;
         let earlier = self.row.earlier.iter().find(of_then).ok_or(NotKept)?.clone();
         let Earlier { mask, network, card_expiry, replaced_at, inner, .. } = earlier;
-        let row = Row { mask, network, card_expiry, inner: Some(inner), ..self.row.clone() };
+        let row =
+            Row { mask: Mask::Card(mask), network, card_expiry, inner: Some(inner), ..self.row.clone() };
         Ok(Some((Self { merchant: self.merchant, row }, replaced_at)))
     }
 
@@ -539,7 +515,12 @@ impl Card {
             None if self.row.vaultless => Seal::Vaultless,
             None => return None,
         };
-        Some(SealedRecord { merchant: self.merchant, record: self.row.record, mask: self.row.mask, seal })
+        Some(SealedRecord {
+            merchant: self.merchant,
+            record: self.row.record,
+            mask: self.row.mask.clone(),
+            seal,
+        })
     }
 }
 
@@ -549,8 +530,8 @@ pub struct SealedRecord {
     pub(crate) merchant: MerchantId,
     /// Its name in the log.
     pub(crate) record: Ref,
-    /// What the card number must look like once it is open: XAES does not commit to its key, so this is checked.
-    pub(crate) mask: MaskedPan,
+    /// What the value must look like once it is open: XAES does not commit to its key, so this is checked.
+    pub(crate) mask: Mask,
     /// The seal.
     pub(crate) seal: Seal,
 }
@@ -587,8 +568,7 @@ mod tests {
             version: 3,
             record: Ref([9; 16]),
             format: FormatId(2),
-            kind: Kind::Card,
-            mask: mask(),
+            mask: Mask::Card(mask()),
             network: "visa".into(),
             card_expiry: Some(CardExpiry::new(2030, 12).unwrap()),
             made_at: Timestamp(5),
@@ -677,7 +657,7 @@ mod tests {
     #[test]
     fn no_byte_of_a_row_says_what_no_release_knows() {
         let bytes = plain(true).encode();
-        for (at, to) in [(0, 0), (0, 3), (23, 0), (23, 2)] {
+        for (at, to) in [(0, 0), (0, 3), (23, 0), (23, 10)] {
             let mut changed = bytes.clone();
             changed[at] = to;
             assert!(Row::decode(&changed).is_err(), "{to} at {at}");

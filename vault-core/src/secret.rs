@@ -2,7 +2,7 @@
 
 use secrecy::{ExposeSecret, SecretBox};
 use subtle::ConstantTimeEq;
-use zeroize::Zeroize;
+use zeroize::{Zeroize, Zeroizing};
 
 use crate::random::{self, NoRandomness};
 
@@ -43,6 +43,55 @@ impl Secret32 {
     #[must_use]
     pub fn expose_bytes(&self) -> &[u8; 32] {
         self.0.expose_secret()
+    }
+}
+
+/// Secret bytes of any length, such as an account number: in the heap, wiped when dropped.
+///
+/// It has no Debug, Display, Clone, `PartialEq` or Serialize. Its room is taken once, so that no growth leaves a copy.
+pub struct SecretBytes(Zeroizing<Vec<u8>>);
+
+impl SecretBytes {
+    /// Nothing yet, with room for `most` bytes.
+    #[must_use]
+    pub fn with_room(most: usize) -> Self {
+        Self(Zeroizing::new(Vec::with_capacity(most)))
+    }
+
+    /// A copy of `bytes`.
+    #[must_use]
+    pub fn of(bytes: &[u8]) -> Self {
+        Self(Zeroizing::new(bytes.to_vec()))
+    }
+
+    /// One more byte; `None`, and nothing is added, where the room is used up.
+    #[must_use]
+    pub fn push(&mut self, byte: u8) -> Option<()> {
+        (self.0.len() < self.0.capacity()).then(|| self.0.push(byte))
+    }
+
+    /// The bytes themselves: for a cipher, a MAC or the one answer that may carry them.
+    #[must_use]
+    pub fn expose_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// How many bytes.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Whether both are the same, in a time that depends on their lengths only.
+    #[must_use]
+    pub fn same_as(&self, other: &Self) -> bool {
+        same_bytes(&self.0, &other.0)
     }
 }
 

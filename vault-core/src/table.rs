@@ -7,10 +7,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
+use crate::digits::{MAX_DIGIT_STRING, MIN_DIGIT_STRING};
 use crate::error::Error;
 use crate::name::{AuthorityName, ChannelName, FormatName, MerchantName, PrincipalName, RuleName};
+use crate::network::Networks;
+use crate::pattern::LuhnPrefix;
 use crate::token::{self, Keep, Reuse, Scheme, Scope, TokenFormat};
-use crate::words::{Action, Purpose, Show};
+use crate::words::{Action, Kind, Purpose, Show};
 
 /// The most merchants, and the most channels, formats, principals, authorities and rules in one policy: so that Control
 /// stays a document that a person can read and a node can hold.
@@ -77,7 +80,11 @@ pub struct Merchant {
 pub struct Format {
     /// Its name.
     pub id: FormatName,
-    /// `random`, `mixed`, `opaque` or `ff1`.
+    /// For which kind of value: `card`, `network_token`, `reference`, `iban`, `us_account`, `digits`, `phone`, `email` or
+    /// `bytes`.
+    #[serde(default = "card", skip_serializing_if = "is_card")]
+    pub kind: Kind,
+    /// `random`, `mixed`, `opaque` or `ff1`; docs/methods.md says which of them a kind has.
     pub scheme: Scheme,
     /// `reuse` (the same card gives the same token) or `fresh`.
     #[serde(default)]
@@ -86,10 +93,28 @@ pub struct Format {
     #[serde(default)]
     pub scope: Scope,
     /// Which digits a token keeps, per card number length: `{ 15 = "6+4", 16 = "6+4" }`; other lengths are refused.
-    /// Absent: every length, with first 6 and last 4 of 15 to 19 digits and last 4 of 12 to 14; of `ff1`, which must hide
-    /// seven digits, first 6 and last 4 of 17 to 19 digits and last 4 of 12 to 16.
+    /// Absent: every length, with first 6 and last 4 of 15 to 19 digits and last 4 of 12 to 14; of `ff1`, which must
+    /// hide seven digits, first 6 and last 4 of 17 to 19 digits and last 4 of 12 to 16. Of `digits`: lengths of 6
+    /// to 32, each with `0+0` or `0+4`; absent: every length, and nothing kept. Of other kinds: absent.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub keep: BTreeMap<String, String>,
+    /// Of `email` and `mixed` alone: whether tokens keep the domain.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub keep_domain: bool,
+    /// Of cards or network tokens and `random` alone: tokens begin with these 4 to 8 digits, 99 in front, where nobody
+    /// issues card numbers, and PASS the Luhn check. For systems that refuse anything else; everything else that looks for
+    /// card numbers will take such a token for one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub luhn_prefix: Option<String>,
+}
+
+fn card() -> Kind {
+    Kind::Card
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde's skip_serializing_if hands a reference")]
+fn is_card(kind: &Kind) -> bool {
+    *kind == Kind::Card
 }
 
 /// What kind of payment acceptance channel it is.
@@ -122,6 +147,10 @@ pub struct Channel {
     pub kind: ChannelKind,
     /// The format of tokens made here, where the request names none.
     pub format: FormatName,
+    /// Formats for other kinds of values than `format`'s, one for each. Values of a kind that has none here are not taken
+    /// on this channel.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub formats: Vec<FormatName>,
 }
 
 /// Who may ask.
@@ -348,6 +377,38 @@ impl Policy {
         Ok(())
     }
 
+    /// Refuses a prefix for tokens that pass the Luhn check in which some network of the list has card numbers.
+    pub fn check_prefixes(&self, networks: &Networks) -> Result<(), Error> {
+        for (merchant, format, prefix) in self.prefixes() {
+            if prefix.is_issued(networks) {
+                return Err(wrong(format!(
+                    "merchant {merchant}: format {}: luhn_prefix: a card network has numbers there",
+                    format.id
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    /// What is allowed and to be thought over: where, and what.
+    #[must_use]
+    pub fn doubts(&self) -> Vec<(String, String)> {
+        let doubt = |(merchant, format, _): (&MerchantName, &Format, LuhnPrefix)| {
+            let path = format!("merchant.{merchant}.format.{}", format.id);
+            let what = "its tokens pass the Luhn check: scanners and people will take them for card numbers";
+            (path, what.to_owned())
+        };
+        self.prefixes().map(doubt).collect()
+    }
+
+    fn prefixes(&self) -> impl Iterator<Item = (&MerchantName, &Format, LuhnPrefix)> {
+        let formats = self.merchants.iter().flat_map(|m| m.formats.iter().map(move |f| (&m.id, f)));
+        formats.filter_map(|(merchant, format)| {
+            let prefix = LuhnPrefix::parse(format.luhn_prefix.as_deref()?).ok()?;
+            Some((merchant, format, prefix))
+        })
+    }
+
     /// The merchant of that name.
     #[must_use]
     pub fn merchant(&self, id: &MerchantName) -> Option<&Merchant> {
@@ -363,24 +424,29 @@ impl Merchant {
         }
         once(&format!("merchant {id}: format"), self.formats.iter().map(|f| f.id.as_str()))?;
         once(&format!("merchant {id}: channel"), self.channels.iter().map(|c| c.id.as_str()))?;
-        for channel in &self.channels {
-            if !self.formats.iter().any(|f| f.id == channel.format) {
-                return Err(wrong(format!(
-                    "merchant {id}: channel {}: no format {}",
-                    channel.id, channel.format
-                )));
-            }
-        }
+        self.channels.iter().try_for_each(|channel| self.check_channel(channel))?;
         self.check_vaultless()?;
-        let mut kept = self.masks()?;
+        let mut kept = [(); 2].map(|()| self.masks()).into_iter().collect::<Result<Vec<_>, _>>()?;
         for format in &self.formats {
             let built =
                 format.build().map_err(|e| wrong(format!("merchant {id}: format {}: {e}", format.id)))?;
-            for (length, keeps) in &mut kept {
+            // A network token's digits are none of its card's.
+            let number = match format.kind {
+                Kind::Card => kept.first_mut(),
+                Kind::NetworkToken => kept.last_mut(),
+                Kind::Reference
+                | Kind::Iban
+                | Kind::UsAccount
+                | Kind::Digits
+                | Kind::Phone
+                | Kind::Email
+                | Kind::Bytes => None,
+            };
+            for (length, keeps) in number.into_iter().flatten() {
                 keeps.extend(built.keep(*length));
             }
         }
-        for (length, keeps) in kept {
+        for (length, keeps) in kept.into_iter().flatten() {
             token::union_allowed(length, &keeps).map_err(|e| {
                 wrong(format!("merchant {id}: formats and masks of {length} digits together: {e}"))
             })?;
@@ -398,6 +464,12 @@ impl Merchant {
                     format.id
                 )));
             }
+            if format.kind != Kind::Card || format.luhn_prefix.is_some() {
+                return Err(wrong(format!(
+                    "merchant {id}: format {}: scheme ff1 is for card numbers alone, and no token of it passes Luhn",
+                    format.id
+                )));
+            }
             if format.mode == Reuse::Fresh {
                 return Err(wrong(format!(
                     "merchant {id}: format {}: scheme ff1 gives a card the same token always; leave mode out",
@@ -411,6 +483,19 @@ impl Merchant {
                      give it a format of another scheme",
                     channel.id
                 )));
+            }
+        }
+        Ok(())
+    }
+
+    fn check_channel(&self, channel: &Channel) -> Result<(), Error> {
+        let place = format!("merchant {}: channel {}", self.id, channel.id);
+        let mut kinds = BTreeSet::new();
+        for name in std::iter::once(&channel.format).chain(&channel.formats) {
+            let format = self.formats.iter().find(|f| f.id == *name);
+            let format = format.ok_or_else(|| wrong(format!("{place}: no format {name}")))?;
+            if !kinds.insert(format.kind) {
+                return Err(wrong(format!("{place}: two formats for {}", format.kind)));
             }
         }
         Ok(())
@@ -452,12 +537,41 @@ impl ChannelKind {
 impl Format {
     /// The format, ready to make tokens.
     pub fn build(&self) -> Result<TokenFormat, String> {
+        let built = match self.kind {
+            Kind::Card => self.build_number()?,
+            Kind::NetworkToken => self.build_number()?.for_network_tokens(),
+            Kind::Digits => self.build_other(&self.digits()?)?,
+            Kind::Reference | Kind::Iban | Kind::UsAccount | Kind::Phone | Kind::Email | Kind::Bytes => {
+                if !self.keep.is_empty() {
+                    return Err(token::FormatError::NotOfThisKind.to_string());
+                }
+                self.build_other(&[])?
+            }
+        };
+        match &self.luhn_prefix {
+            None => Ok(built),
+            Some(prefix) => {
+                let prefix = LuhnPrefix::parse(prefix).map_err(|e| format!("luhn_prefix: {e}"))?;
+                built.inside(prefix).map_err(|e| e.to_string())
+            }
+        }
+    }
+
+    fn build_number(&self) -> Result<TokenFormat, String> {
+        if self.keep_domain {
+            return Err(token::FormatError::NotOfThisKind.to_string());
+        }
+        let default = |length| match self.luhn_prefix {
+            None => Ok(Keep::default_for(length)),
+            // The prefix stands where a card has its first digits.
+            Some(_) => Keep::new(0, 4),
+        };
         let keeps = if self.keep.is_empty() {
-            let usual = match self.scheme {
-                Scheme::Ff1 => token::default_vaultless_keep,
-                Scheme::Random | Scheme::Mixed | Scheme::Opaque => Keep::default_for,
-            };
-            (12..=19).map(|length| (length, usual(length))).collect()
+            let keeps = (12..=19).map(|length| match self.scheme {
+                Scheme::Ff1 => Ok((length, token::default_vaultless_keep(length))),
+                Scheme::Random | Scheme::Mixed | Scheme::Opaque => default(length).map(|keep| (length, keep)),
+            });
+            keeps.collect::<Result<_, _>>().map_err(|e| e.to_string())?
         } else {
             let mut keeps = Vec::with_capacity(self.keep.len());
             for (length, text) in &self.keep {
@@ -475,6 +589,29 @@ impl Format {
             keeps
         };
         TokenFormat::new(self.scheme, self.mode, self.scope, &keeps).map_err(|e| e.to_string())
+    }
+
+    fn build_other(&self, digits: &[(usize, u8)]) -> Result<TokenFormat, String> {
+        TokenFormat::of_kind(self.kind, self.scheme, self.mode, self.scope, digits, self.keep_domain)
+            .map_err(|e| e.to_string())
+    }
+
+    /// Which lengths of digits are taken, and how many of the last are kept.
+    fn digits(&self) -> Result<Vec<(usize, u8)>, String> {
+        let lengths = MIN_DIGIT_STRING..=MAX_DIGIT_STRING;
+        if self.keep.is_empty() {
+            return Ok(lengths.map(|length| (length, 0)).collect());
+        }
+        let keep = |(length, text): (&String, &String)| {
+            let digits = length.parse().ok().filter(|n| lengths.contains(n));
+            let digits = digits.ok_or_else(|| token::FormatError::Length.to_string())?;
+            match text.as_str() {
+                "0+0" => Ok((digits, 0)),
+                "0+4" => Ok((digits, 4)),
+                _ => Err(token::FormatError::Keep.to_string()),
+            }
+        };
+        self.keep.iter().map(keep).collect()
     }
 }
 

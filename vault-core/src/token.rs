@@ -1,20 +1,28 @@
-//! Tokens: what stands in for a card number, how one is drawn, and how many there can be.
+//! Tokens: what stands in for a card number or another value, how one is drawn, and how many there can be.
 //!
-//! Refused: a token that passes the Luhn check, a format that keeps more digits than may be shown, and any token drawn
-//! without randomness. Whether a drawn token is still free is for the store to say; nothing here remembers one.
+//! Refused: a token that passes the Luhn check (but inside the prefix that nobody issues) or is an IBAN, a format that
+//! keeps more than may be shown, and any token drawn without randomness. Whether a drawn token is still free is for the
+//! store to say; nothing here remembers one. Tokens of other data than cards are drawn in pattern.rs.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
+use crate::account::{MAX_ACCOUNT, ROUTING_DIGITS};
+use crate::digits::{MAX_DIGIT_STRING, MIN_DIGIT_STRING};
+use crate::email::is_domain;
+use crate::iban::{self, MAX_IBAN, MIN_IBAN};
 pub use crate::pan::{Keep, KeepError, keep_allowed};
 use crate::pan::{MAX_DIGITS, MIN_DIGITS, MaskedPan, Pan, holds_card_number, luhn_sum, luhn_valid};
+use crate::pattern::{EMAIL_HIDDEN, LuhnPrefix, MAX_KEPT_DOMAIN, MIN_ACCOUNT_HIDDEN};
+use crate::phone::{MAX_PHONE, MIN_PHONE};
 use crate::random::NoRandomness;
 use crate::secret::same_bytes;
+use crate::words::Kind;
 
-/// The longest token, in bytes: an opaque one.
-pub const MAX_TOKEN: usize = OPAQUE_PREFIX.len() + OPAQUE_CHARACTERS;
+/// The longest token, in bytes: one of an e-mail address that keeps the longest domain. One of a card has 26 at most.
+pub const MAX_TOKEN: usize = 1 + EMAIL_HIDDEN + 1 + MAX_KEPT_DOMAIN;
 /// How often a token that is taken is drawn again before its space is walked. At nine tenths full, 32 draws in a row
 /// fail three times in a hundred; a walk then finds the rest.
 pub const REDRAWS: u32 = 32;
@@ -24,7 +32,7 @@ pub const MAX_REDRAWS: u32 = 1_024;
 pub const MAX_WALK: u64 = 1_000_000;
 
 /// The fewest digits that a vaultless token hides: one is spent on the slot's sum, and FF1 needs six (a million inputs).
-pub const LEAST_HIDDEN: usize = 7;
+pub const LEAST_FF1_HIDDEN: usize = 7;
 
 const OPAQUE_PREFIX: &str = "tok_";
 /// 22 characters of 62 hold 130 bits: none is ever drawn twice.
@@ -32,34 +40,39 @@ const OPAQUE_CHARACTERS: usize = 22;
 const DIGITS: u64 = 10;
 const BASE36: u64 = 36;
 const BASE62: u64 = 62;
+/// The fewest characters of a value that stay hidden.
+const LEAST_HIDDEN: usize = 4;
 /// How often characters are drawn again that make no token. A mixed token fails one time in 150 at most, so that 64
 /// failures in a row are no chance: the randomness is broken.
 const MAX_ATTEMPTS: u32 = 64;
 
-/// A token: 12 to 26 ASCII characters, in the heap and wiped when dropped.
+/// A token: 6 to 226 ASCII characters, in the heap and wiped when dropped.
 ///
 /// It has no Debug and no Display: with the vault's answer to it a token is a card number, so it is shown on purpose or
 /// not at all.
-// INVARIANT: ASCII, and one of the three shapes that parse() tells apart.
+// INVARIANT: ASCII, and one of the shapes that parse() tells apart.
 pub struct Token(Zeroizing<Vec<u8>>);
 
 /// Why a text is no token. It never carries the text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TokenError {
-    /// Not 12 to 19 characters, nor 26 behind `tok_`.
+    /// No token that begins so has as many characters.
     Length,
-    /// A character that no token of that length has.
+    /// A character that no token of that shape has.
     Alphabet,
     /// Digits that pass the Luhn check: no token does, so this may be a card number.
     LooksLikeCard,
+    /// An IBAN, right modulo 97: no token is.
+    LooksLikeIban,
 }
 
 impl fmt::Display for TokenError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Length => "must have 12 to 19 characters, or tok_ and 22",
-            Self::Alphabet => "may hold only 0-9 and a-z, or letters and digits after tok_",
+            Self::Length => "must have 6 to 32 characters, 22 after tok_, or what a token of its look has",
+            Self::Alphabet => "has characters that no token of its shape has",
             Self::LooksLikeCard => "must not look like a card number",
+            Self::LooksLikeIban => "must not be an account number",
         })
     }
 }
@@ -67,29 +80,60 @@ impl fmt::Display for TokenError {
 impl std::error::Error for TokenError {}
 
 impl Token {
-    /// Reads a token of any scheme: 12 to 19 digits that fail the Luhn check; 12 to 19 of `0-9a-z`, a letter among
-    /// them; or `tok_` and 22 of `0-9A-Za-z`.
+    /// Reads a token of any scheme and kind. They are told apart by how they begin:
+    ///
+    /// | begins with | of | then |
+    /// |---|---|---|
+    /// | `tok_` | anything, opaque | 22 of `0-9A-Za-z` |
+    /// | `+` | a telephone number | 7 to 15 of `0-9a-z`, a letter among them |
+    /// | two of `A-Z` | an IBAN | two digits and 11 to 30 of `0-9A-Z`; not right modulo 97 |
+    /// | `t`, with an `@` later | an e-mail address | 24 of `0-9a-z`, `@`, a domain |
+    /// | nine digits and `-` | an account | 8 to 17 of `0-9a-z`, a letter among them |
+    /// | all else | a card number, digits | 6 to 32 of `0-9a-z`; if all are digits, failing the Luhn check |
+    ///
+    /// Digits that pass the Luhn check are taken at 12 to 19 of them behind `99`, where nobody issues card numbers.
     pub fn parse(text: &str) -> Result<Self, TokenError> {
         let bytes = text.as_bytes();
         if let Some(opaque) = text.strip_prefix(OPAQUE_PREFIX) {
-            if opaque.len() != OPAQUE_CHARACTERS {
-                return Err(TokenError::Length);
-            }
-            if !opaque.bytes().all(|b| b.is_ascii_alphanumeric()) {
-                return Err(TokenError::Alphabet);
+            counted(opaque.len(), OPAQUE_CHARACTERS..=OPAQUE_CHARACTERS)?;
+            of(opaque.bytes().all(|b| b.is_ascii_alphanumeric()))?;
+        } else if let Some(phone) = text.strip_prefix('+') {
+            counted(phone.len(), MIN_PHONE..=MAX_PHONE)?;
+            of(is_mixed(phone.as_bytes()))?;
+        } else if let Some((local, domain)) = text.split_once('@') {
+            counted(local.len(), 1 + EMAIL_HIDDEN..=1 + EMAIL_HIDDEN)?;
+            counted(domain.len(), 3..=MAX_KEPT_DOMAIN)?;
+            let lower = domain.bytes().all(|b| !b.is_ascii_uppercase());
+            of(local.starts_with('t')
+                && is_mixed(local.as_bytes())
+                && lower
+                && is_domain(domain.as_bytes()))?;
+        } else if let Some((routing, account)) = text.split_once('-') {
+            counted(routing.len(), ROUTING_DIGITS..=ROUTING_DIGITS)?;
+            counted(account.len(), MIN_ACCOUNT_HIDDEN..=MAX_ACCOUNT)?;
+            of(routing.bytes().all(|b| b.is_ascii_digit()) && is_mixed(account.as_bytes()))?;
+        } else if let [b'A'..=b'Z', b'A'..=b'Z', rest @ ..] = bytes {
+            counted(bytes.len(), MIN_IBAN..=MAX_IBAN)?;
+            let (check, bban) = rest.split_at_checked(2).unwrap_or_default();
+            let plain = |b: &u8| b.is_ascii_digit() || b.is_ascii_uppercase();
+            of(check.iter().all(u8::is_ascii_digit) && bban.iter().all(plain))?;
+            if iban::remainder(bytes) == 1 {
+                return Err(TokenError::LooksLikeIban);
             }
         } else {
-            if !(MIN_DIGITS..=MAX_DIGITS).contains(&bytes.len()) {
-                return Err(TokenError::Length);
-            }
-            if !bytes.iter().all(|b| b.is_ascii_digit() || b.is_ascii_lowercase()) {
-                return Err(TokenError::Alphabet);
-            }
-            if bytes.iter().all(u8::is_ascii_digit) && luhn_valid(bytes) {
+            counted(bytes.len(), MIN_DIGIT_STRING..=MAX_DIGIT_STRING)?;
+            of(bytes.iter().all(|b| b.is_ascii_digit() || b.is_ascii_lowercase()))?;
+            let nobodys = (MIN_DIGITS..=MAX_DIGITS).contains(&bytes.len()) && bytes.starts_with(b"99");
+            if !nobodys && bytes.iter().all(u8::is_ascii_digit) && luhn_valid(bytes) {
                 return Err(TokenError::LooksLikeCard);
             }
         }
         Ok(Self(Zeroizing::new(bytes.to_vec())))
+    }
+
+    /// A token that was drawn.
+    pub(crate) fn made(text: Zeroizing<Vec<u8>>) -> Self {
+        Self(text)
     }
 
     /// The token as it is shown.
@@ -115,6 +159,19 @@ impl Token {
     pub fn copy(&self) -> Self {
         Self(self.0.clone())
     }
+}
+
+fn counted(length: usize, allowed: std::ops::RangeInclusive<usize>) -> Result<(), TokenError> {
+    if allowed.contains(&length) { Ok(()) } else { Err(TokenError::Length) }
+}
+
+fn of(its_alphabet: bool) -> Result<(), TokenError> {
+    if its_alphabet { Ok(()) } else { Err(TokenError::Alphabet) }
+}
+
+/// `0-9a-z`, a letter among them.
+fn is_mixed(text: &[u8]) -> bool {
+    text.iter().all(|b| b.is_ascii_digit() || b.is_ascii_lowercase()) && !text.iter().all(u8::is_ascii_digit)
 }
 
 macro_rules! words {
@@ -214,14 +271,14 @@ impl Scheme {
 /// hidden at the least.
 pub fn vaultless_keep_allowed(length: usize, keep: Keep) -> Result<(), KeepError> {
     keep_allowed(length, keep)?;
-    if keep.hidden(length) < LEAST_HIDDEN { Err(KeepError::TooMany) } else { Ok(()) }
+    if keep.hidden(length) < LEAST_FF1_HIDDEN { Err(KeepError::TooMany) } else { Ok(()) }
 }
 
 /// What a vaultless token keeps where nobody says otherwise: the last four, and from 17 digits on the first six too.
 #[must_use]
 pub fn default_vaultless_keep(length: usize) -> Keep {
     let keep = Keep::default_for(length);
-    if keep.hidden(length) < LEAST_HIDDEN { keep.without_first() } else { keep }
+    if keep.hidden(length) < LEAST_FF1_HIDDEN { keep.without_first() } else { keep }
 }
 
 /// Whether all that a merchant's formats and masks show of one number, taken together, may be shown.
@@ -233,26 +290,68 @@ pub fn union_allowed(length: usize, keeps: &[Keep]) -> Result<(), KeepError> {
     keep_allowed(length, Keep::new(first, last)?)
 }
 
-/// How tokens are made: scheme, reuse, scope, and which digits are kept at each length of card number.
+/// Why a format of another kind than cards cannot be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FormatError {
+    /// The kind has no tokens of this scheme.
+    Scheme,
+    /// Only digits name lengths, only e-mail keeps a domain, only `random` tokens of cards have a prefix.
+    NotOfThisKind,
+    /// A length that is not 6 to 32, or named twice.
+    Length,
+    /// The last 4 digits or none are kept, and at least four others stay hidden.
+    Keep,
+}
+
+impl fmt::Display for FormatError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Scheme => "this kind has no tokens of this scheme; see docs/methods.md",
+            Self::NotOfThisKind => "keep, domain or luhn_prefix is not for this kind and scheme",
+            Self::Length => "keep must name lengths of 6 to 32 digits, each once",
+            Self::Keep => "keep must be 0+0 or 0+4, and leave four digits hidden",
+        })
+    }
+}
+
+impl std::error::Error for FormatError {}
+
+/// Which schemes a kind of value has. `ff1` tokens are for numbers alone, whose check digit makes room for theirs.
+#[must_use]
+pub fn schemes_of(kind: Kind) -> &'static [Scheme] {
+    match kind {
+        Kind::Card | Kind::NetworkToken | Kind::Digits => &[Scheme::Random, Scheme::Mixed, Scheme::Opaque],
+        Kind::Iban => &[Scheme::Random, Scheme::Opaque],
+        Kind::UsAccount | Kind::Phone | Kind::Email => &[Scheme::Mixed, Scheme::Opaque],
+        Kind::Reference | Kind::Bytes => &[Scheme::Opaque],
+    }
+}
+
+/// How tokens are made: for which kind of value, scheme, reuse, scope, and what is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TokenFormat {
+    kind: Kind,
     scheme: Scheme,
     reuse: Reuse,
     scope: Scope,
     // INVARIANT: entry n is for MIN_DIGITS + n digits, and allowed there.
     keeps: [Option<Keep>; MAX_DIGITS - MIN_DIGITS + 1],
+    /// Of digits: entry n is for `MIN_DIGIT_STRING` + n of them, and says how many of the last are kept.
+    digits: [Option<u8>; MAX_DIGIT_STRING - MIN_DIGIT_STRING + 1],
+    domain: bool,
+    prefix: Option<LuhnPrefix>,
 }
 
 impl TokenFormat {
-    /// A format that accepts the lengths named in `keeps`, 12 to 19, each at most once and with an allowed keep. Opaque
-    /// tokens keep nothing: there the keeps only say which lengths are accepted.
+    /// A format for cards that accepts the lengths named in `keeps`, 12 to 19, each at most once and with an allowed keep.
+    /// Opaque tokens keep nothing: there the keeps only say which lengths are accepted.
     pub fn new(
         scheme: Scheme,
         reuse: Reuse,
         scope: Scope,
         keeps: &[(usize, Keep)],
     ) -> Result<Self, KeepError> {
-        let mut format = Self { scheme, reuse, scope, keeps: Default::default() };
+        let mut format = Self::bare(Kind::Card, scheme, reuse, scope);
         for &(length, keep) in keeps {
             match scheme {
                 Scheme::Ff1 => vaultless_keep_allowed(length, keep)?,
@@ -268,6 +367,90 @@ impl TokenFormat {
             }
         }
         Ok(format)
+    }
+
+    /// A format for another kind of value. `digits` is for digits alone: the lengths it accepts, 6 to 32, each at most
+    /// once, and how many of the last are kept, 0 or 4. `domain` is for e-mail alone: whether the domain is kept.
+    pub fn of_kind(
+        kind: Kind,
+        scheme: Scheme,
+        reuse: Reuse,
+        scope: Scope,
+        digits: &[(usize, u8)],
+        domain: bool,
+    ) -> Result<Self, FormatError> {
+        if !schemes_of(kind).contains(&scheme) || kind == Kind::Card {
+            return Err(FormatError::Scheme);
+        }
+        let domain_allowed = kind == Kind::Email && scheme == Scheme::Mixed;
+        if (kind != Kind::Digits && !digits.is_empty()) || (domain && !domain_allowed) {
+            return Err(FormatError::NotOfThisKind);
+        }
+        let mut format = Self { domain, ..Self::bare(kind, scheme, reuse, scope) };
+        for &(length, keep) in digits {
+            let entry = length.checked_sub(MIN_DIGIT_STRING).and_then(|n| format.digits.get_mut(n));
+            let entry = entry.ok_or(FormatError::Length)?;
+            if !matches!(keep, 0 | 4) || length < usize::from(keep) + LEAST_HIDDEN {
+                return Err(FormatError::Keep);
+            }
+            if entry.replace(keep).is_some() {
+                return Err(FormatError::Length);
+            }
+        }
+        Ok(format)
+    }
+
+    /// The same format for network tokens, whose numbers look like a card's.
+    #[must_use]
+    pub fn for_network_tokens(self) -> Self {
+        Self { kind: Kind::NetworkToken, ..self }
+    }
+
+    /// The same format with tokens that pass the Luhn check, inside this prefix. Only `random` formats have such tokens,
+    /// and only those that keep none of the first digits.
+    pub fn inside(self, prefix: LuhnPrefix) -> Result<Self, FormatError> {
+        let plain = self.scheme == Scheme::Random && matches!(self.kind, Kind::Card | Kind::NetworkToken);
+        if !plain || self.keeps.iter().flatten().any(|keep| keep.first() != 0) {
+            return Err(FormatError::NotOfThisKind);
+        }
+        Ok(Self { prefix: Some(prefix), ..self })
+    }
+
+    fn bare(kind: Kind, scheme: Scheme, reuse: Reuse, scope: Scope) -> Self {
+        Self {
+            kind,
+            scheme,
+            reuse,
+            scope,
+            keeps: Default::default(),
+            digits: [None; MAX_DIGIT_STRING - MIN_DIGIT_STRING + 1],
+            domain: false,
+            prefix: None,
+        }
+    }
+
+    /// For which kind of value.
+    #[must_use]
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// How many of the last digits of a number of `length` digits are kept. `None`: such a number is refused.
+    #[must_use]
+    pub fn digits_keep(&self, length: usize) -> Option<u8> {
+        self.digits.get(length.checked_sub(MIN_DIGIT_STRING)?).copied().flatten()
+    }
+
+    /// Whether tokens of an e-mail address keep its domain.
+    #[must_use]
+    pub fn keeps_domain(&self) -> bool {
+        self.domain
+    }
+
+    /// The prefix of tokens that pass the Luhn check; none: they fail it.
+    #[must_use]
+    pub fn luhn_prefix(&self) -> Option<LuhnPrefix> {
+        self.prefix
     }
 
     /// What tokens of cards this long keep. `None`: a card number this long is refused.
@@ -370,11 +553,7 @@ impl Shape {
                 token.extend_from_slice(self.mask.last().as_bytes());
                 Ok(token)
             }),
-            Scheme::Opaque => attempt(|| {
-                let mut token = self.begun();
-                spell_drawn(BASE62, OPAQUE_CHARACTERS, &mut token, draw)?;
-                Ok(token)
-            }),
+            Scheme::Opaque => opaque(draw),
             // Made of its card by a slot, never drawn.
             Scheme::Ff1 => Err(NoRandomness),
         }
@@ -413,10 +592,7 @@ impl Shape {
     /// What stands in front of the hidden part, in a buffer that will not grow: growth leaves copies behind.
     fn begun(&self) -> Zeroizing<Vec<u8>> {
         let mut token = Zeroizing::new(Vec::with_capacity(MAX_TOKEN));
-        token.extend_from_slice(match self.scheme {
-            Scheme::Random | Scheme::Mixed | Scheme::Ff1 => self.mask.first().as_bytes(),
-            Scheme::Opaque => OPAQUE_PREFIX.as_bytes(),
-        });
+        token.extend_from_slice(self.mask.first().as_bytes());
         token
     }
 
@@ -436,6 +612,16 @@ impl Shape {
         }
         Token(token)
     }
+}
+
+/// Draws an opaque token, each as likely as any other; passed over are those that [`Shape::draw`] passes over.
+pub(crate) fn opaque(draw: &mut impl FnMut(u64) -> Result<u64, NoRandomness>) -> Result<Token, NoRandomness> {
+    attempt(|| {
+        let mut token = Zeroizing::new(Vec::with_capacity(MAX_TOKEN));
+        token.extend_from_slice(OPAQUE_PREFIX.as_bytes());
+        spell_drawn(BASE62, OPAQUE_CHARACTERS, &mut token, draw)?;
+        Ok(token)
+    })
 }
 
 /// Spells until it is a token that nobody takes for a card number.
@@ -569,7 +755,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_has_one_of_three_looks() {
+    fn a_token_has_one_of_six_looks() {
         for good in [
             "4111111111111112",
             "000000000001",
@@ -580,6 +766,14 @@ mod tests {
             "41111111111111a",
             "tok_0123456789ABCDEFabcdef",
             "tok_zzzzzzzzzzzzzzzzzzzzZZ",
+            "123456",
+            "00000000000000000001",
+            "aaaaaaaaaaaaaaaaaaaa",
+            "9900000000000002", // right by Luhn, where nobody issues
+            "DE88370400440532013000",
+            "+4915123a56789",
+            "021000021-0a345678",
+            "t0123456789abcdefghijklmn@example.com",
         ] {
             let token = Token::parse(good).map_err(|e| e.to_string()).unwrap();
             assert_eq!((token.as_str(), token.as_bytes()), (good, good.as_bytes()));
@@ -588,15 +782,30 @@ mod tests {
         }
         for (bad, why) in [
             ("", TokenError::Length),
-            ("00000000001", TokenError::Length),
-            ("00000000000000000001", TokenError::Length),
-            ("aaaaaaaaaaaaaaaaaaaa", TokenError::Length),
+            ("00001", TokenError::Length),
+            (&*"1".repeat(33), TokenError::Length),
+            ("00000000000000000000", TokenError::LooksLikeCard),
+            ("0000000", TokenError::LooksLikeCard),
+            ("DE89370400440532013000", TokenError::LooksLikeIban),
+            ("DE883704004405", TokenError::Length),
+            ("DEx8370400440532013000", TokenError::Alphabet),
+            ("DE8837040044053201300a", TokenError::Alphabet),
+            ("+4915123456789", TokenError::Alphabet),
+            ("+49151a", TokenError::Length),
+            ("+49151A2345", TokenError::Alphabet),
+            ("021000021-012345678", TokenError::Alphabet),
+            ("021000021-a234567", TokenError::Length),
+            ("02100002a-a2345678", TokenError::Alphabet),
+            ("x0123456789abcdefghijklmn@example.com", TokenError::Alphabet),
+            ("t0123456789abcdefghijklmn@Example.com", TokenError::Alphabet),
+            ("t0123456789abcdefghijklmn@example", TokenError::Alphabet),
+            ("t0123456789abcdefghijklm@example.com", TokenError::Length),
             ("tok_", TokenError::Length),
             ("tok_0123456789ABCDEFabcde", TokenError::Length),
             ("tok_0123456789ABCDEFabcdefg", TokenError::Length),
             ("tok_0123456789ABCDEFabcde-", TokenError::Alphabet),
             ("tok_0123456789ABCDEFabcdé", TokenError::Alphabet),
-            ("TOK_00000000", TokenError::Alphabet),
+            ("TOK_00000000", TokenError::Length),
             ("411111ABCDEF1111", TokenError::Alphabet),
             ("4111 1111 1111 1112", TokenError::Alphabet),
             ("411111*****1112", TokenError::Alphabet),

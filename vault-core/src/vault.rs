@@ -17,6 +17,7 @@ mod operate;
 mod replace;
 mod request;
 mod running;
+mod space;
 mod sweep;
 #[cfg(test)]
 mod tests;
@@ -38,6 +39,7 @@ pub use request::{
     MAX_CONTEXT, NewCard, Replaced, Replacement, RequestId, Reveal, Revealed, Revocation, RevokedToken,
     TokenStanding, Tokenized, Translation, UpgradedToken, Wanted,
 };
+pub use space::SpaceUse;
 pub use verify::{Finding, StoreReport};
 
 use crate::audit::entry::{Event, Who};
@@ -132,6 +134,7 @@ impl Vault {
         if held.iter().any(Option::is_some) || esk::stands(&place.esk) {
             return Err(Error::Store(StoreError::Exists));
         }
+        policy.check_prefixes(&place.networks)?;
         let now = place.clock.now();
         let vault: [u8; 16] = crate::random::bytes()?;
         let (root, esk) = (Root::generate()?, Esk::generate()?);

@@ -270,6 +270,28 @@ words! {
         Destroyed = 4 "destroyed",
     }
 
+    /// What is kept under a token. docs/methods.md has a row for each.
+    Kind {
+        /// A card number.
+        Card = 1 "card",
+        /// A network token or a wallet's device number, with its own expiry.
+        NetworkToken = 2 "network_token",
+        /// A processor's reference to a payment or account, without a card number.
+        Reference = 3 "reference",
+        /// An international bank account number.
+        Iban = 4 "iban",
+        /// A bank account of the United States.
+        UsAccount = 5 "us_account",
+        /// A gift card, loyalty or other number of digits alone.
+        Digits = 6 "digits",
+        /// A telephone number.
+        Phone = 7 "phone",
+        /// An electronic mail address.
+        Email = 8 "email",
+        /// Bytes of any kind.
+        Bytes = 9 "bytes",
+    }
+
     /// Why an operator put a lock on. Details stand in a sealed note that the log names by hash.
     LockReason {
         /// Someone may have got in.
@@ -375,7 +397,8 @@ mod tests {
         7 drill
         agreement 1 recurring, 2 instalment, 3 unscheduled, 4 card_on_file
         replace_reason 1 renewed, 2 lost, 3 stolen, 4 damaged, 5 product_change, 6 account_update, \
-        7 cardholder_choice";
+        7 cardholder_choice
+        kind 1 card, 2 network_token, 3 reference, 4 iban, 5 us_account, 6 digits, 7 phone, 8 email, 9 bytes";
 
     macro_rules! table {
         ($($list:literal $name:ident),+) => {
@@ -408,7 +431,7 @@ mod tests {
             "action" Action, "purpose" Purpose, "initiator" Initiator, "show" Show, "refusal" Refusal,
             "record_change" RecordChange,
             "key_state" KeyState, "lock_reason" LockReason, "agreement" AgreementKind,
-            "replace_reason" ReplaceReason
+            "replace_reason" ReplaceReason, "kind" Kind
         );
         let on_disk: Vec<&str> = ON_DISK.lines().map(str::trim).collect();
         assert_eq!(lists.as_slice(), on_disk);

@@ -16,10 +16,12 @@ use vault_core::audit::entry::{AuditEntry, Event, Who};
 use vault_core::control::{Lock, LockTarget};
 use vault_core::envelope::KeyKind;
 use vault_core::error::Error;
+use vault_core::iban::Country;
 use vault_core::name::{ChannelName, FormatName, MerchantName, PrincipalName};
+use vault_core::plan::Kept;
 use vault_core::policy::{Asked, Caller, MAX_POLICY, Policy};
 use vault_core::time::{Clock, Timestamp};
-use vault_core::vault::{self, KeyLine, MAX_ENTRIES, RequestId, Vault};
+use vault_core::vault::{self, KeyLine, MAX_ENTRIES, RequestId, SpaceUse, Vault};
 use vault_core::words::{Action, Initiator, KeyState, LockReason, Purpose, RecordChange, Show};
 use vault_proto::status::{Failure, Reason};
 use vault_proto::v1;
@@ -779,9 +781,16 @@ impl v1::admin_server::Admin for AdminService {
         request: Request<v1::CheckPolicyRequest>,
     ) -> Result<Response<v1::CheckPolicyResponse>, Status> {
         self.reads(&request, Action::ReadPolicy).await?;
-        let checked = policy(&request.into_inner().toml).and_then(|p| self.vault.policy_diff(&p));
+        let read = policy(&request.into_inner().toml);
+        let checked = read.and_then(|p| self.vault.policy_diff(&p).map(|_| p.doubts()));
+        let doubt = |(path, message)| v1::PolicyFinding {
+            severity: v1::FindingSeverity::Warning.into(),
+            path,
+            message,
+            ..v1::PolicyFinding::default()
+        };
         let findings = match checked {
-            Ok(_) => Vec::new(),
+            Ok(doubts) => doubts.into_iter().map(doubt).collect(),
             Err(Error::Config(message)) => vec![v1::PolicyFinding {
                 severity: v1::FindingSeverity::Error.into(),
                 message,
@@ -867,6 +876,24 @@ impl v1::admin_server::Admin for AdminService {
             token_state: v1::TokenState::Unspecified.into(),
             epoch: self.epoch(),
         }))
+    }
+
+    async fn get_token_space(
+        &self,
+        request: Request<v1::GetTokenSpaceRequest>,
+    ) -> Result<Response<v1::GetTokenSpaceResponse>, Status> {
+        self.reads(&request, Action::ReadPolicy).await?;
+        let v1::GetTokenSpaceRequest { merchant, format, length, first, last } = request.into_inner();
+        let wrong = |field| status(&Error::malformed(field, "must be a name"));
+        let merchant = MerchantName::parse(&merchant).map_err(|_| wrong("merchant"))?;
+        let format = FormatName::parse(&format).map_err(|_| wrong("format"))?;
+        let length = usize::try_from(length).unwrap_or(usize::MAX);
+        let country = Country::parse(&first);
+        // Of an IBAN the front is its country, and no digits.
+        let kept = Kept { first: if country.is_some() { "" } else { &first }, last: &last };
+        let found = self.vault.space_use(&merchant, &format, length, country, kept).await;
+        let SpaceUse { tokens, used } = found.map_err(|e| status(&e))?;
+        Ok(Response::new(v1::GetTokenSpaceResponse { tokens: tokens.to_string(), used }))
     }
 
     async fn list_audit_entries(

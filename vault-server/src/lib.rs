@@ -4,6 +4,7 @@
 //! keeps what one peer can cost within named bounds. It decides nothing about cards: that is `vault-core`'s.
 
 pub mod admin;
+pub mod data;
 pub mod failure;
 pub mod identity;
 pub mod limits;

@@ -89,6 +89,7 @@ const METHODS: &[&str] = &[
     "/vault.v1.Admin/DiffPolicy",
     "/vault.v1.Admin/ApplyPolicy",
     "/vault.v1.Admin/ExplainPolicy",
+    "/vault.v1.Admin/GetTokenSpace",
     "/vault.v1.Admin/ListAuditEntries",
     "/vault.v1.Admin/ProveReceipt",
     "/vault.v1.Admin/GetCheckpoint",

@@ -10,16 +10,20 @@ use vault_core::audit::checkpoint::SignedCheckpoint;
 use vault_core::audit::entry::Minting;
 use vault_core::audit::receipt::Receipt;
 use vault_core::error::Error;
+use vault_core::mask::Mask;
 use vault_core::name::{ChannelName, FormatName, MerchantName, NameError};
-use vault_core::pan::{CardExpiry, MaskedPan, Pan};
+use vault_core::pan::{CardExpiry, MaskedPan, Pan, PanError};
 use vault_core::time::Timestamp;
 use vault_core::token::{Scheme, Token};
+use vault_core::value::Value;
 use vault_core::vault::{
     Context, Detokenized, Header, Inspected, NewCard, RequestId, Reveal, Revealed, Revocation, RevokedToken,
     Tokenized, Wanted,
 };
 use vault_core::words::{Initiator, Purpose};
 use vault_proto::v1;
+
+use crate::data;
 
 pub use life::{
     changed, code_read, complete, completed, delete_card, deleted, disable, enable, fingerprint,
@@ -112,11 +116,13 @@ pub fn reference(text: &str) -> Result<(), Error> {
 /// A card to be swapped.
 pub fn new_card(item: v1::TokenizeItem) -> Result<NewCard, Error> {
     reference(&item.reference)?;
-    let plain = match required(item.card, "item.plain")? {
-        v1::tokenize_item::Card::Plain(plain) => plain,
+    let (value, card_expiry) = match required(item.card, "item.plain")? {
+        v1::tokenize_item::Card::Plain(card) => plain_card(card)?,
         v1::tokenize_item::Card::Sealed(_) => return Err(Error::Unimplemented { what: "item.sealed" }),
+        v1::tokenize_item::Card::Data(data) => (data::plain(data)?, None),
+        v1::tokenize_item::Card::NetworkToken(token) => data::network_token(token)?,
+        v1::tokenize_item::Card::PaymentReference(reference) => (data::payment_reference(reference)?, None),
     };
-    let (pan, card_expiry) = plain_card(plain)?;
     let mut channels = Vec::with_capacity(item.channels.len().min(vault_core::record::MAX_GRANTS));
     for channel in &item.channels {
         let channel = required(name(channel, "item.channels", ChannelName::parse)?, "item.channels")?;
@@ -129,7 +135,7 @@ pub fn new_card(item: v1::TokenizeItem) -> Result<NewCard, Error> {
         }
     }
     Ok(NewCard {
-        pan,
+        value,
         card_expiry,
         format: name(&item.format, "item.format", FormatName::parse)?,
         valid_until: item.valid_until.map(|t| from_timestamp(&t, "item.valid_until")).transpose()?,
@@ -140,28 +146,31 @@ pub fn new_card(item: v1::TokenizeItem) -> Result<NewCard, Error> {
     })
 }
 
-/// A card in the clear.
-fn plain_card(mut plain: v1::PlainCard) -> Result<(Pan, Option<CardExpiry>), Error> {
-    let card_expiry = plain.card_expiry.map(|e| expiry(e, "item.plain.card_expiry")).transpose()?;
-    let pan = Pan::parse(&plain.take_pan()).map_err(|e| {
-        use vault_core::pan::PanError;
-        Error::malformed(
-            "item.plain.pan",
-            match e {
-                PanError::Length => "must have 12 to 19 digits",
-                PanError::NotDigits => {
-                    "must be ASCII digits, with single spaces or hyphens between groups at most"
-                }
-                PanError::CheckDigit => "must pass the Luhn check",
-                PanError::TrackData => "must be a card number alone, not track data",
-                PanError::PinBlock => "must be a card number, not a PIN block",
-            },
-        )
-    })?;
+/// A card number in the clear, and its date.
+fn plain_pan(mut card: v1::PlainCard) -> Result<(Pan, Option<CardExpiry>), Error> {
+    let card_expiry = card.card_expiry.map(|e| expiry(e, "item.plain.card_expiry")).transpose()?;
+    let pan = Pan::parse(&card.take_pan()).map_err(|e| Error::malformed("item.plain.pan", pan_rule(e)))?;
     Ok((pan, card_expiry))
 }
 
-fn expiry(expiry: v1::CardExpiry, field: &'static str) -> Result<CardExpiry, Error> {
+fn plain_card(card: v1::PlainCard) -> Result<(Value, Option<CardExpiry>), Error> {
+    plain_pan(card).map(|(pan, card_expiry)| (Value::Card(pan), card_expiry))
+}
+
+/// The rule that what should be a card number broke.
+#[must_use]
+pub fn pan_rule(broken: PanError) -> &'static str {
+    match broken {
+        PanError::Length => "must have 12 to 19 digits",
+        PanError::NotDigits => "must be ASCII digits, with single spaces or hyphens between groups at most",
+        PanError::CheckDigit => "must pass the Luhn check",
+        PanError::TrackData => "must be a card number alone, not track data",
+        PanError::PinBlock => "must be a card number, not a PIN block",
+    }
+}
+
+/// A card's date, which stood in this field.
+pub fn expiry(expiry: v1::CardExpiry, field: &'static str) -> Result<CardExpiry, Error> {
     let wrong = || Error::malformed(field, "must have month 1 to 12 and year 2000 to 2099");
     let year = u16::try_from(expiry.year).map_err(|_| wrong())?;
     let month = u8::try_from(expiry.month).map_err(|_| wrong())?;
@@ -175,9 +184,12 @@ pub fn token(text: &str) -> Result<Token, Error> {
         Error::malformed(
             "item.token",
             match e {
-                TokenError::Length => "must have 12 to 26 characters",
+                TokenError::Length => {
+                    "must have 6 to 32 characters, 22 after tok_, or what a token of its look has"
+                }
                 TokenError::Alphabet => "has no token's shape",
                 TokenError::LooksLikeCard => "must be a token, not a card number",
+                TokenError::LooksLikeIban => "must be a token, not an account number",
             },
         )
     })
@@ -247,11 +259,27 @@ pub fn duration(of: Duration) -> prost_types::Duration {
     }
 }
 
-fn card_expiry(expiry: Option<CardExpiry>) -> Option<v1::CardExpiry> {
+/// A card's date.
+#[must_use]
+pub fn card_expiry(expiry: Option<CardExpiry>) -> Option<v1::CardExpiry> {
     expiry.map(|e| v1::CardExpiry { month: e.month().into(), year: e.year().into() })
 }
 
-fn masked(mask: &MaskedPan, network: String, expiry: Option<CardExpiry>) -> v1::MaskedCard {
+/// What may be shown, as a card or as another value.
+fn masked(
+    mask: &Mask,
+    network: String,
+    expiry: Option<CardExpiry>,
+) -> (Option<v1::MaskedCard>, Option<v1::MaskedData>) {
+    match mask {
+        Mask::Card(number) => (Some(masked_card(number, network, expiry)), None),
+        Mask::NetworkToken(..) | Mask::Reference(_) | Mask::Ends(_) => {
+            (None, Some(data::masked(mask, network, expiry)))
+        }
+    }
+}
+
+fn masked_card(mask: &MaskedPan, network: String, expiry: Option<CardExpiry>) -> v1::MaskedCard {
     v1::MaskedCard {
         masked_pan: mask.to_string(),
         last_four: mask.last().to_owned(),
@@ -295,9 +323,11 @@ pub fn tokenized(answer: Tokenized, with_head: bool) -> v1::TokenizeResult {
         Some(Minting::Minted) => v1::Novelty::Created,
         Some(Minting::Reused) => v1::Novelty::Reused,
     };
+    let (card, data) = masked(&answer.mask, answer.network, answer.card_expiry);
     v1::TokenizeResult {
         token: answer.token.as_str().to_owned(),
-        card: Some(masked(&answer.mask, answer.network, answer.card_expiry)),
+        card,
+        data,
         format: answer.format.to_string(),
         valid_until: answer.valid_until.map(timestamp),
         novelty: novelty.into(),
@@ -308,16 +338,19 @@ pub fn tokenized(answer: Tokenized, with_head: bool) -> v1::TokenizeResult {
 /// The answer to a detokenize.
 #[must_use]
 pub fn detokenized(answer: Detokenized, with_head: bool) -> v1::DetokenizeResult {
+    use v1::detokenize_result::Reveal;
     let reveal = match answer.revealed {
-        Revealed::Plain(pan) => v1::detokenize_result::Reveal::Plain(v1::PlainCard::new(
+        Revealed::Plain(pan) => Some(Reveal::Plain(v1::PlainCard::new(
             pan.expose_digits().to_vec(),
             card_expiry(answer.card_expiry),
-        )),
-        Revealed::Masked(mask) => {
-            v1::detokenize_result::Reveal::Masked(masked(&mask, answer.network, answer.card_expiry))
-        }
+        ))),
+        Revealed::Other(value) => data::revealed(&value, answer.card_expiry),
+        Revealed::Masked(mask) => match masked(&mask, answer.network, answer.card_expiry) {
+            (Some(card), _) => Some(Reveal::Masked(card)),
+            (None, data) => data.map(Reveal::MaskedData),
+        },
     };
-    v1::DetokenizeResult { reveal: Some(reveal), receipt: Some(receipt(&answer.receipt, with_head)) }
+    v1::DetokenizeResult { reveal, receipt: Some(receipt(&answer.receipt, with_head)) }
 }
 
 /// The answer to an inspect.
@@ -330,8 +363,10 @@ pub fn inspected(answer: Inspected, with_head: bool) -> v1::InspectResult {
         Some(Scheme::Opaque) => v1::TokenScheme::Opaque,
         Some(Scheme::Ff1) => v1::TokenScheme::Ff1,
     };
+    let (card, data) = masked(&answer.mask, answer.network, answer.card_expiry);
     v1::InspectResult {
-        card: Some(masked(&answer.mask, answer.network, answer.card_expiry)),
+        card,
+        data,
         state: v1::TokenState::Active.into(),
         scheme: scheme.into(),
         format: answer.format.map_or_else(String::new, |f| f.to_string()),

@@ -9,9 +9,9 @@ use super::codes::CodeDeed;
 use super::guesses::{self, Guess};
 use super::kept::{KEPT_DAYS, Request};
 use super::life::Change;
+use super::replace::InPlace;
 use super::request::{
-    Detokenized, EarlierCard, Header, Inspected, Replacement, Reveal, Revealed, Revocation, RevokedToken,
-    Wanted,
+    Detokenized, EarlierCard, Header, Inspected, Reveal, Revealed, Revocation, RevokedToken, Wanted,
 };
 use super::running::Run;
 use super::tokenize::{told_to_the_rest, within_batch};
@@ -22,15 +22,17 @@ use crate::codec::Writer;
 use crate::error::Error;
 use crate::journal::{Changed, Filed, Filing, NotFiled};
 use crate::keyring::{RequestKey, SubjectSecret, day_row, merchant_row};
+use crate::mask::Mask;
 use crate::name::ChannelName;
-use crate::pan::{CardExpiry, MaskedPan, Pan};
+use crate::pan::CardExpiry;
 use crate::policy::{Admitted, Asked, Caller, Denial, MerchantInForce, Presented};
 use crate::record::{Card, Grants, NotKept, Row, RowKey, Spent, SubjectId};
 use crate::rows;
 use crate::store::{Key, Part};
 use crate::time::Timestamp;
 use crate::token::Token;
-use crate::words::{Action, Ref, Refusal, Show};
+use crate::value::Value;
+use crate::words::{Action, Kind, Ref, Refusal, Show};
 
 impl Vault {
     /// Gives one card back.
@@ -72,7 +74,10 @@ impl Vault {
                 Some(proof) => {
                     let secret = round.secret_of(&row).map_err(|Unopened| Error::internal())?;
                     let keyring = &round.state.keyring;
-                    Revealed::Plain(keyring.open(proof, &want.token, &secret).map_err(|_| Error::internal())?)
+                    match keyring.open(proof, &want.token, &secret).map_err(|_| Error::internal())? {
+                        Value::Card(pan) => Revealed::Plain(pan),
+                        other => Revealed::Other(other),
+                    }
                 }
             };
             Ok(Detokenized { revealed, network: row.network, card_expiry: row.card_expiry, receipt })
@@ -263,7 +268,7 @@ pub(super) enum Deed {
     /// Its card's security code is held, read or dropped.
     Code(CodeDeed),
     /// Another card takes its card's place.
-    Replace(Replacement),
+    Replace(InPlace),
     /// It stops working, on this channel or on all.
     Revoke(Option<ChannelName>),
     /// Another of its fields changes.
@@ -281,10 +286,10 @@ impl Deed {
         }
     }
 
-    /// The card number that comes in with it.
-    fn pan(&self) -> Option<&Pan> {
+    /// The card that comes in with it.
+    fn card(&self) -> Option<&Value> {
         match self {
-            Self::Replace(replacement) => Some(&replacement.pan),
+            Self::Replace(replacement) => Some(&replacement.value),
             Self::Show(_) | Self::Code(_) | Self::Revoke(_) | Self::Change(_) | Self::Upgrade => None,
         }
     }
@@ -371,8 +376,8 @@ impl<'a> Round<'a> {
         let requests =
             [today, today.saturating_sub(KEPT_DAYS)].map(|d| day_row(rows::IDEMPOTENCY, d, id, &name));
         let guess = |want: &Want| {
-            let pan = want.deed.pan();
-            pan.map_or(Ok(None), |pan| Guess::of(&state.keyring, &admitted, pan, today))
+            let card = want.deed.card();
+            card.map_or(Ok(None), |card| Guess::of(&state.keyring, &admitted, card, today))
         };
         let guesses = wants.iter().map(guess).collect::<Result<_, Error>>()?;
         let view = View::default();
@@ -437,10 +442,10 @@ impl<'a> Round<'a> {
         let mut keys: Vec<Key> = self.guesses.iter().flatten().map(|guess| guess.cell.clone()).collect();
         for place in open {
             let (Some(want), Some(name)) = (self.wants.get(*place), self.names.get(*place)) else { continue };
-            let Some(pan) = want.deed.pan() else { continue };
+            let Some(value) = want.deed.card() else { continue };
             let card = self.view.get(&merchant_row(rows::CARD, id, &name.row_key.0));
             let card = card.and_then(|bytes| self.state.keyring.card(id, name.row_key, bytes).ok());
-            let fingerprint = card.map_or(Ok(None), |card| self.fingerprint_of(&card.row, pan))?;
+            let fingerprint = card.map_or(Ok(None), |card| self.fingerprint_of(&card.row, value))?;
             keys.extend(fingerprint.map(|f| merchant_row(rows::FINGERPRINT, id, &f.row)));
         }
         Ok(keys)
@@ -561,8 +566,8 @@ impl<'a> Round<'a> {
         part: Part,
     ) -> Decided {
         match &want.deed {
-            // It is made of its card: no other can take that one's place.
-            Deed::Replace(_) if card.row.vaultless => {
+            // A vaultless token is made of its card, and what is no card has no other in its place.
+            Deed::Replace(_) if card.row.vaultless || card.row.kind() != Kind::Card => {
                 Err(self.admitted.deny(Refusal::VaultlessNotAllowed, Some(card.row.record)).into())
             }
             Deed::Show(as_of) => self.decide_show((want.show, *as_of), card, key, row_key, again),
@@ -771,8 +776,8 @@ impl<'a> Round<'a> {
     }
 
     /// What may be shown of a card by the policy as it is now: a mask that was narrowed since narrows old rows too.
-    pub(super) fn shown(&self, row: &Row) -> MaskedPan {
-        row.mask.narrowed(self.merchant.mask(row.mask.length()))
+    pub(super) fn shown(&self, row: &Row) -> Mask {
+        row.mask.narrowed(|length| self.merchant.mask(length))
     }
 
     pub(super) fn secret_of(&self, row: &Row) -> Result<SubjectSecret, Unopened> {
@@ -812,8 +817,9 @@ fn request_bytes(
             Deed::Show(Some(then)) => drop(w.u64(then.0)),
             Deed::Change(change) => change.write(&mut w),
             Deed::Code(CodeDeed::Read(ticket) | CodeDeed::Drop(ticket)) => drop(w.fixed(&ticket.bytes())),
-            Deed::Replace(Replacement { pan, card_expiry, reason }) => {
+            Deed::Replace(InPlace { value, card_expiry, reason }) => {
                 // Its fingerprint stands for the number, which these bytes are not to hold.
+                let pan = value.number().ok_or_else(Error::internal)?;
                 w.fixed(&state.keyring.public_fingerprint(admitted.merchant_id(), pan)?).u8(reason.id());
                 w.u16(card_expiry.map_or(0, CardExpiry::year)).u8(card_expiry.map_or(0, CardExpiry::month));
             }

@@ -8,12 +8,12 @@ use super::view::View;
 use crate::error::Error;
 use crate::guard::{self, GuessCell};
 use crate::keyring::{Keyring, day_row};
-use crate::pan::Pan;
 use crate::policy::Admitted;
 use crate::record::MerchantId;
 use crate::rows;
 use crate::store::{Key, Part, Write};
 use crate::time::Timestamp;
+use crate::value::Value;
 use crate::words::Refusal;
 
 /// One card that a request brings, as the budget counts it.
@@ -31,20 +31,20 @@ impl Guess {
     pub(super) fn of(
         keyring: &Keyring,
         admitted: &Admitted,
-        pan: &Pan,
+        value: &Value,
         today: u32,
     ) -> Result<Option<Self>, Error> {
         if admitted.is_import() {
             return Ok(None);
         }
         let (merchant, principal) = (admitted.merchant_id(), admitted.principal());
-        let cell = keyring.guess_cell(merchant, principal, pan)?;
+        let cell = keyring.guess_cell(merchant, principal, value)?;
         Ok(Some(Self {
             merchant,
             day: today,
             cell: day_row(rows::GUESS, today, merchant, &cell),
-            member: keyring.guess_member(merchant, today, principal, pan)?,
-            volume: keyring.volume(merchant, principal, pan)?,
+            member: keyring.guess_member(merchant, today, principal, value)?,
+            volume: keyring.volume(merchant, principal, value)?,
         }))
     }
 

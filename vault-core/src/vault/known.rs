@@ -19,7 +19,14 @@ use crate::restrictions::Restrictions;
 use crate::rows;
 use crate::store::Part;
 use crate::token::{Reuse, Scope, Token};
+use crate::value::Value;
 use crate::words::{Action, Refusal, Show};
+
+/// A card whose tokens are looked for.
+struct Sought {
+    value: Value,
+    restrictions: Restrictions,
+}
 
 impl Vault {
     /// The public fingerprint of one card: 16 bytes that are the same for the same number of this merchant, for good.
@@ -40,11 +47,12 @@ impl Vault {
         pans: Vec<Pan>,
     ) -> Result<Vec<Result<Fingerprinted, Error>>, Error> {
         within_batch(pans.len())?;
+        let cards: Vec<Value> = pans.into_iter().map(Value::Card).collect();
         for _ in 0..MAX_ROUNDS {
             let state = self.state();
             let admitted = self.admit(&state, caller, header, Action::Fingerprint, Show::Nothing).await?;
-            let (mut view, guesses) = self.guessed(&state, &admitted, header, pans.iter()).await?;
-            let mut filings = Vec::with_capacity(pans.len());
+            let (mut view, guesses) = self.guessed(&state, &admitted, header, cards.iter()).await?;
+            let mut filings = Vec::with_capacity(cards.len());
             for guess in &guesses {
                 let mut part = Part::default();
                 if let Some(guess) = guess {
@@ -60,7 +68,8 @@ impl Vault {
             if filed.iter().any(|filed| matches!(filed, Err(NotFiled::Stale))) {
                 continue;
             }
-            let answers = pans.iter().zip(filed).map(|(pan, filed)| {
+            let answers = cards.iter().zip(filed).map(|(card, filed)| {
+                let pan = card.number().ok_or_else(Error::internal)?;
                 let fingerprint = state.keyring.public_fingerprint(admitted.merchant_id(), pan)?;
                 Ok(Fingerprinted { fingerprint, receipt: filed?.receipt })
             });
@@ -90,9 +99,11 @@ impl Vault {
         cards: Vec<CardToDelete>,
     ) -> Result<Vec<Result<Deleted, Error>>, Error> {
         within_batch(cards.len())?;
+        let sought = |CardToDelete { pan, restrictions }| Sought { value: Value::Card(pan), restrictions };
+        let cards: Vec<Sought> = cards.into_iter().map(sought).collect();
         let state = self.state();
         let admitted = self.admit(&state, caller, header, Action::DeleteCard, Show::Nothing).await?;
-        self.guessed(&state, &admitted, header, cards.iter().map(|card| &card.pan)).await?;
+        self.guessed(&state, &admitted, header, cards.iter().map(|card| &card.value)).await?;
         let mut answers = Vec::with_capacity(cards.len());
         for card in &cards {
             answers.push(self.delete_one(caller, header, card).await);
@@ -100,18 +111,13 @@ impl Vault {
         Ok(answers)
     }
 
-    async fn delete_one(
-        &self,
-        caller: Caller<'_>,
-        header: &Header,
-        card: &CardToDelete,
-    ) -> Result<Deleted, Error> {
+    async fn delete_one(&self, caller: Caller<'_>, header: &Header, card: &Sought) -> Result<Deleted, Error> {
         let mut ended = 0_u32;
         for _ in 0..MAX_ROUNDS {
             let state = self.state();
             let admitted = self.admit(&state, caller, header, Action::DeleteCard, Show::Nothing).await?;
             let (mut view, guesses) =
-                self.guessed(&state, &admitted, header, [&card.pan].into_iter()).await?;
+                self.guessed(&state, &admitted, header, [&card.value].into_iter()).await?;
             let mut counted = Part::default();
             if let Some(Some(guess)) = guesses.first() {
                 guess.count(&mut view, &mut counted);
@@ -157,11 +163,12 @@ impl Vault {
         state: &State,
         admitted: &Admitted,
         header: &Header,
-        pans: impl Iterator<Item = &'p Pan>,
+        values: impl Iterator<Item = &'p Value>,
     ) -> Result<(View, Vec<Option<Guess>>), Error> {
         let now = self.now();
-        let guesses: Vec<Option<Guess>> =
-            pans.map(|pan| Guess::of(&state.keyring, admitted, pan, now.day())).collect::<Result<_, _>>()?;
+        let guesses: Vec<Option<Guess>> = values
+            .map(|value| Guess::of(&state.keyring, admitted, value, now.day()))
+            .collect::<Result<_, _>>()?;
         let mut view = View::default();
         let cells = guesses.iter().flatten().map(|guess| guess.cell.clone()).collect();
         view.read(self.inner.store.as_ref(), cells).await?;
@@ -175,7 +182,7 @@ impl Vault {
         state: &State,
         admitted: &Admitted,
         header: &Header,
-        card: &CardToDelete,
+        card: &Sought,
         view: &mut View,
     ) -> Result<Vec<(RowKey, u32)>, Error> {
         let id = admitted.merchant_id();
@@ -196,11 +203,11 @@ impl Vault {
                         Scope::Channel => Some(channel),
                     };
                     let like = Likeness { scope, format: &format.name, subject, restrictions: &profile };
-                    let fingerprint = state.keyring.fingerprint(id, &like, &card.pan)?;
+                    let fingerprint = state.keyring.fingerprint(id, &like, &card.value)?;
                     let key = merchant_row(rows::FINGERPRINT, id, &fingerprint.row);
                     view.read(self.inner.store.as_ref(), vec![key.clone()]).await?;
                     let Some(bytes) = view.get(&key) else { continue };
-                    let opened = state.keyring.open_reuse(id, &fingerprint, &like, &card.pan, bytes);
+                    let opened = state.keyring.open_reuse(id, &fingerprint, &like, &card.value, bytes);
                     let (token, generation): (Token, u32) = opened.map_err(|_| Error::internal())?;
                     let known = (state.keyring.row_key(id, &token)?, generation);
                     if !found.contains(&known) {
@@ -229,7 +236,7 @@ impl Vault {
 }
 
 /// The restrictions under which a card's tokens are looked for: those of the format itself, and those that were named.
-fn profiles(format: &FormatInForce, admitted: &Admitted, card: &CardToDelete) -> Vec<Vec<u8>> {
+fn profiles(format: &FormatInForce, admitted: &Admitted, card: &Sought) -> Vec<Vec<u8>> {
     let own = match format.format.scope() {
         Scope::Merchant => Grants::AllBut(Vec::new()),
         Scope::Channel => Grants::Only(vec![admitted.channel_id()]),

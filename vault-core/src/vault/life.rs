@@ -11,7 +11,7 @@ use crate::pan::CardExpiry;
 use crate::policy::Caller;
 use crate::record::Row;
 use crate::token::Token;
-use crate::words::{Action, Show};
+use crate::words::{Action, Kind, Show};
 
 impl Vault {
     /// Stops one token from working until it is enabled.
@@ -112,6 +112,11 @@ impl Change {
             Self::Enable => row.standing.disabled = false,
             Self::Attributes(update) => {
                 let AttributesUpdate { card_expiry, set, clear } = update.as_ref();
+                let dated = matches!(row.kind(), Kind::Card | Kind::NetworkToken);
+                if card_expiry.is_some() && !dated {
+                    let rule = "is for cards and network tokens only";
+                    return Err(Error::malformed("item.card_expiry", rule));
+                }
                 row.attributes.change(set.clone(), clear)?;
                 let kept = row.card_expiry.filter(|_| !clear.contains(&Attribute::CardExpiry));
                 row.card_expiry = card_expiry.or(kept);

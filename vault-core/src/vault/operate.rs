@@ -95,6 +95,7 @@ impl Vault {
         expected: Option<u64>,
     ) -> Result<Receipt, Error> {
         self.change(by, expected, move |inner, control, now| {
+            policy.check_prefixes(&inner.networks)?;
             let before = control.next_key;
             let operated = !control.policy.operators.is_empty();
             if operated && policy.operators.is_empty() {
@@ -255,6 +256,7 @@ impl Vault {
 
     /// What a policy would change. It is checked against what is in force, and nothing is changed.
     pub fn policy_diff(&self, policy: &Policy) -> Result<Vec<PolicyChange>, Error> {
+        policy.check_prefixes(&self.inner.networks)?;
         let state = self.state();
         let mut control = state.control.clone();
         let now = self.inner.clock.now();

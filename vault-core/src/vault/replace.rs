@@ -8,13 +8,14 @@ use super::tokenize::restrictions;
 use crate::error::Error;
 use crate::journal::Filing;
 use crate::keyring::{Fingerprint, Likeness, MAX_SUBJECT_FINGERPRINTS, SubjectSecret, day_row, merchant_row};
-use crate::pan::Pan;
+use crate::pan::CardExpiry;
 use crate::policy::{Caller, Presented};
 use crate::record::{Card, Grants, NewFace, Row, RowKey, SubjectId};
 use crate::rows;
 use crate::store::{Key, Part, Write};
 use crate::token::{Reuse, Scope, Token};
-use crate::words::{Action, Show};
+use crate::value::Value;
+use crate::words::{Action, ReplaceReason, Show};
 
 impl Vault {
     /// Puts another card in the place of one token's card.
@@ -38,10 +39,22 @@ impl Vault {
         header: &Header,
         replacements: Vec<(Token, Replacement)>,
     ) -> Result<Vec<Result<Replaced, Error>>, Error> {
-        let want =
-            |(token, replacement)| Want { token, show: Show::Nothing, deed: Deed::Replace(replacement) };
+        let want = |(token, of)| Want { token, show: Show::Nothing, deed: Deed::Replace(InPlace::from(of)) };
         let wants = replacements.into_iter().map(want).collect();
         self.on_cards(caller, header, Action::Replace, wants, replaced).await
+    }
+}
+
+/// A replacement on its way: its number as the value that is sealed.
+pub(super) struct InPlace {
+    pub(super) value: Value,
+    pub(super) card_expiry: Option<CardExpiry>,
+    pub(super) reason: ReplaceReason,
+}
+
+impl From<Replacement> for InPlace {
+    fn from(Replacement { pan, card_expiry, reason }: Replacement) -> Self {
+        Self { value: Value::Card(pan), card_expiry, reason }
     }
 }
 
@@ -60,7 +73,7 @@ fn replaced(round: &Round<'_>, _: &Want, done: Done) -> Result<Replaced, Error> 
 impl Round<'_> {
     pub(super) fn decide_replace(
         &mut self,
-        replacement: &Replacement,
+        replacement: &InPlace,
         token: &Token,
         card: Card,
         (key, row_key, place): (&Key, RowKey, usize),
@@ -88,22 +101,23 @@ impl Round<'_> {
     /// The row with the new card in it; `part` puts what goes with it: fingerprint, subject's index, retention.
     fn replaced_row(
         &mut self,
-        replacement: &Replacement,
+        replacement: &InPlace,
         token: &Token,
         mut row: Row,
         by: [u8; 16],
         (row_key, part): (RowKey, &mut Part),
     ) -> Result<Row, Error> {
         let id = self.merchant.id;
-        let Replacement { pan, card_expiry, reason } = replacement;
+        let InPlace { value, card_expiry, reason } = replacement;
+        let pan = value.number().ok_or_else(Error::internal)?;
         let secret = self.secret_of(&row).map_err(|_| Error::internal())?;
-        let inner = self.state.keyring.seal_pan(id, token, &secret, row.record, pan)?;
+        let inner = self.state.keyring.seal_value(id, token, &secret, row.record, value)?;
         let network = self.vault.inner.networks.find(pan).map_or_else(String::new, |n| n.id().to_owned());
         let mask = pan.mask(self.merchant.mask(pan.len()));
         row.replace(by, *reason, self.now, NewFace { mask, network, card_expiry: *card_expiry, inner });
-        if let Some(fingerprint) = self.fingerprint_of(&row, pan)? {
+        if let Some(fingerprint) = self.fingerprint_of(&row, value)? {
             let sealed = self.with_likeness(&row, &secret, |like| {
-                self.state.keyring.seal_reuse(id, &fingerprint, like, pan, (token, row.generation))
+                self.state.keyring.seal_reuse(id, &fingerprint, like, value, (token, row.generation))
             })?;
             if let Some(sealed) = sealed {
                 self.view.put(part, merchant_row(rows::FINGERPRINT, id, &fingerprint.row), sealed);
@@ -117,9 +131,9 @@ impl Round<'_> {
     }
 
     /// The fingerprint under which this card is given this row's token, if its format reuses tokens.
-    pub(super) fn fingerprint_of(&self, row: &Row, pan: &Pan) -> Result<Option<Fingerprint>, Error> {
+    pub(super) fn fingerprint_of(&self, row: &Row, value: &Value) -> Result<Option<Fingerprint>, Error> {
         let Ok(secret) = self.secret_of(row) else { return Ok(None) };
-        self.with_likeness(row, &secret, |like| self.state.keyring.fingerprint(self.merchant.id, like, pan))
+        self.with_likeness(row, &secret, |like| self.state.keyring.fingerprint(self.merchant.id, like, value))
     }
 
     /// What makes a card alike to this row's: none where its token is never given to a card that comes in.

@@ -8,6 +8,7 @@ use crate::audit::entry::Minting;
 use crate::audit::receipt::Receipt;
 use crate::codec::Writer;
 use crate::error::Error;
+use crate::mask::Mask;
 use crate::name::{ChannelName, FormatName, MerchantName};
 use crate::pan::{self, CardExpiry, MaskedPan, Pan};
 use crate::policy::MerchantInForce;
@@ -15,6 +16,7 @@ use crate::record::Card;
 use crate::restrictions::Restrictions;
 use crate::time::Timestamp;
 use crate::token::{Scheme, Token};
+use crate::value::Value;
 use crate::words::{Initiator, Purpose, Ref, ReplaceReason, Show};
 
 /// The most items of one batch: one message stays below 1 MiB and one commit below a few milliseconds.
@@ -136,11 +138,11 @@ pub struct UpgradedToken {
     pub receipt: Receipt,
 }
 
-/// A card to be swapped for a token.
+/// A card, or another value, to be swapped for a token.
 pub struct NewCard {
-    /// The card number.
-    pub pan: Pan,
-    /// The card's own expiry; a card past it is still a card.
+    /// The card number or other value.
+    pub value: Value,
+    /// The card's or network token's own expiry; a card past it is still a card. Other values have none.
     pub card_expiry: Option<CardExpiry>,
     /// How the token is made; the channel's own format if none is named.
     pub format: Option<FormatName>,
@@ -157,11 +159,11 @@ pub struct NewCard {
 }
 
 impl NewCard {
-    /// A card with nothing but its number: the channel's format, no expiry, no narrowing.
+    /// A card or other value with nothing around it: the channel's format for its kind, no expiry, no narrowing.
     #[must_use]
-    pub fn new(pan: Pan) -> Self {
+    pub fn new(value: impl Into<Value>) -> Self {
         Self {
-            pan,
+            value: value.into(),
             card_expiry: None,
             format: None,
             valid_until: None,
@@ -177,8 +179,8 @@ impl NewCard {
 pub struct Tokenized {
     /// The token.
     pub token: Token,
-    /// What may be shown of the card number.
-    pub mask: MaskedPan,
+    /// What may be shown of the value.
+    pub mask: Mask,
     /// The card network's id, such as `visa`; empty if no prefix matched.
     pub network: String,
     /// The card's expiry, as this request gave it.
@@ -197,8 +199,10 @@ pub struct Tokenized {
 pub enum Revealed {
     /// The card number.
     Plain(Pan),
+    /// Another value than a card number.
+    Other(Value),
     /// What may be shown of it.
-    Masked(MaskedPan),
+    Masked(Mask),
 }
 
 /// The answer to a detokenize.
@@ -215,8 +219,8 @@ pub struct Detokenized {
 
 /// The answer to an inspect. There is no card number in it.
 pub struct Inspected {
-    /// What may be shown of the card number, as the rule says: masked, or last four.
-    pub mask: MaskedPan,
+    /// What may be shown of the value, as the rule says: masked, or last four.
+    pub mask: Mask,
     /// The card network's id; empty if no prefix matched.
     pub network: String,
     /// The card's expiry.
@@ -270,7 +274,7 @@ pub struct Replacement {
 /// The answer to a replacement.
 pub struct Replaced {
     /// What may be shown of the new card number.
-    pub mask: MaskedPan,
+    pub mask: Mask,
     /// The new card's network; empty if no prefix matched.
     pub network: String,
     /// The new card's expiry.
@@ -298,8 +302,8 @@ pub enum TokenStanding {
 pub struct ListedToken {
     /// Its record's name, as receipts and the log have it.
     pub record: Ref,
-    /// What may be shown of its card number.
-    pub mask: MaskedPan,
+    /// What may be shown of its card number, or of another value.
+    pub mask: Mask,
     /// The card network's id; empty if no prefix matched.
     pub network: String,
     /// The card's expiry.
@@ -322,7 +326,7 @@ impl ListedToken {
         Self {
             record: row.record,
             mask: match shown {
-                Show::Masked | Show::Full => row.mask.narrowed(merchant.mask(row.mask.length())),
+                Show::Masked | Show::Full => row.mask.narrowed(|length| merchant.mask(length)),
                 Show::LastFour | Show::Nothing => row.mask.last_four_only(),
             },
             network: row.network.clone(),

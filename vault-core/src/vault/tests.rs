@@ -149,6 +149,7 @@ impl Desk {
         ))?;
         match answer.revealed {
             Revealed::Plain(pan) => Ok(String::from_utf8(pan.expose_digits().to_vec()).unwrap()),
+            Revealed::Other(_) => panic!("another value than a card"),
             Revealed::Masked(mask) => Ok(mask.to_string()),
         }
     }

@@ -24,15 +24,17 @@ use crate::keyring::{
 };
 use crate::name::{ChannelName, FormatName};
 use crate::pan::CardExpiry;
+use crate::pattern::Space;
 use crate::policy::{Admitted, Asked, Caller, Denial, FormatInForce, MerchantInForce, Rules};
 use crate::random;
-use crate::record::{ChannelId, Grants, Kind, Row, RowKey, Standing, SubjectId};
+use crate::record::{ChannelId, Grants, Row, RowKey, Standing, SubjectId};
 use crate::restrictions::Restrictions;
 use crate::rows;
 use crate::store::{Key, Part, Write};
 use crate::time::Timestamp;
-use crate::token::{MAX_REDRAWS, MAX_WALK, REDRAWS, Reuse, Scheme, Scope, Shape, Token};
-use crate::words::{Action, Ref, Refusal, Show};
+use crate::token::{MAX_REDRAWS, MAX_WALK, REDRAWS, Reuse, Scheme, Scope, Token};
+use crate::value::Value;
+use crate::words::{Action, Kind, Ref, Refusal, Show};
 
 /// Version of a kept answer.
 const FORMAT: u8 = 1;
@@ -168,7 +170,7 @@ struct Item<'a> {
     place: usize,
     card: &'a NewCard,
     format: Arc<FormatInForce>,
-    shape: Shape,
+    space: Space,
     grants: Grants,
     subject: SubjectId,
     bytes: Zeroizing<Vec<u8>>,
@@ -419,14 +421,21 @@ impl<'a> Round<'a> {
         let (id, principal) = (self.merchant.id, self.admitted.principal());
         let format = self
             .merchant
-            .format(card.format.as_ref(), &self.channel)
-            .ok_or_else(|| Error::malformed("item.format", "names no format of the merchant"))?
+            .format(card.value.kind(), card.format.as_ref(), &self.channel)
+            .ok_or_else(|| {
+                Error::malformed(
+                    "item.format",
+                    "names no format of the merchant for such values on this channel",
+                )
+            })?
             .clone();
+        self.check_value(card)?;
         if card.valid_until.is_some_and(|until| until <= self.now) {
             return Err(Error::malformed("item.valid_until", "must be in the future"));
         }
-        let shape = Shape::of(&format.format, &card.pan, self.merchant.ff1_slots).ok_or_else(|| {
-            Error::malformed("item.plain.pan", "has a length that this token format does not take")
+        let space = Space::of(&format.format, &card.value, self.merchant.ff1_slots).ok_or_else(|| {
+            let field = field_of(card.value.kind());
+            Error::malformed(field, "has a length that this token format does not take")
         })?;
         let grants = self.grants(card, &format)?;
         let restrictions = restrictions(&grants, card.restrictions);
@@ -452,14 +461,14 @@ impl<'a> Round<'a> {
             && card.valid_until.is_none()
             && !card.restrictions.single_use;
         let fingerprint = if reusable {
-            Some(keyring.fingerprint(id, &self.like(&format, subject, &restrictions)?, &card.pan)?)
+            Some(keyring.fingerprint(id, &self.like(&format, subject, &restrictions)?, &card.value)?)
         } else {
             None
         };
         Ok(Item {
             place,
             card,
-            shape,
+            space,
             grants,
             subject,
             restrictions,
@@ -468,9 +477,27 @@ impl<'a> Round<'a> {
             requests: [today, today.saturating_sub(KEPT_DAYS)]
                 .map(|d| day_row(rows::IDEMPOTENCY, d, id, &name)),
             fingerprint,
-            guess: Guess::of(keyring, &self.admitted, &card.pan, today)?,
+            guess: Guess::of(keyring, &self.admitted, &card.value, today)?,
             format,
         })
+    }
+
+    /// What a value may not be although it is well formed.
+    fn check_value(&self, card: &NewCard) -> Result<(), Error> {
+        let kind = card.value.kind();
+        if card.value.number().is_some_and(|number| self.merchant.is_own_token(number)) {
+            return Err(Error::malformed(field_of(kind), "is a token of this merchant's, not a card number"));
+        }
+        if card.value.smuggles_card(&self.vault.inner.networks) {
+            return Err(Error::malformed(field_of(kind), HOLDS_CARD));
+        }
+        match (kind, card.card_expiry) {
+            (Kind::NetworkToken, None) => {
+                Err(Error::malformed("item.network_token.expiry", "is required: a network token has its own"))
+            }
+            (Kind::Card | Kind::NetworkToken, _) | (_, None) => Ok(()),
+            (_, Some(_)) => Err(Error::malformed("item.card_expiry", "is for cards and network tokens only")),
+        }
     }
 
     fn scope(&self, format: &FormatInForce) -> Option<&ChannelName> {
@@ -509,15 +536,22 @@ impl<'a> Round<'a> {
 
     /// The request's bytes, canonically: what the idempotency hash and the kept answer's key are made over.
     fn request_bytes(&self, card: &NewCard, context: &Context, restrictions: &[u8]) -> Zeroizing<Vec<u8>> {
-        let mut w = Writer::with_capacity(8_192); // never outgrown: a card number is written into it
+        let identity = card.value.expose_padded();
+        let mut w = Writer::with_capacity(8_192 + identity.len()); // never outgrown: a card number is written into it
         w.u8(Action::Tokenize.id()).u32(u32::try_from(self.cards.len()).unwrap_or(u32::MAX));
         w.u32(self.admitted.channel_id().0).u8(self.header.purpose.id()).u8(self.header.initiator.id());
         w.e(context.customer_reference.as_bytes()).e(context.session.as_bytes());
         w.e(context.client_address.as_bytes());
-        w.e(card.pan.expose_digits());
+        match &card.value {
+            Value::Card(pan) => w.e(pan.expose_digits()),
+            _ => w.e(&identity),
+        };
         w.u16(card.card_expiry.map_or(0, CardExpiry::year)).u8(card.card_expiry.map_or(0, CardExpiry::month));
         w.e(card.format.as_ref().map_or("", |f| f.as_str()).as_bytes());
         w.u64(card.valid_until.map_or(0, |t| t.0)).e(restrictions);
+        if card.value.kind() != Kind::Card {
+            w.u8(card.value.kind().id());
+        }
         // Only where there are any: the bytes of a request without are those of every release.
         if !card.attributes.is_empty() {
             card.attributes.write(&mut w);
@@ -607,7 +641,7 @@ impl<'a> Round<'a> {
             let known = self.known_token(item).unwrap_or_default();
             let candidate = match self.served(item) {
                 Some(served) => self.vaultless_token(item, served),
-                None => Ok(item.shape.draw(&mut random::below)?),
+                None => Ok(item.space.draw(&mut random::below)?),
             };
             for token in known.iter().map(|(token, _)| token).chain(&candidate) {
                 keys.push(merchant_row(rows::CARD, id, &keyring.row_key(id, token)?.0));
@@ -631,7 +665,7 @@ impl<'a> Round<'a> {
             return Ok(None);
         };
         let like = self.likeness(item).map_err(|_| Unopened)?;
-        self.state.keyring.open_reuse(id, fingerprint, &like, &item.card.pan, row).map(Some)
+        self.state.keyring.open_reuse(id, fingerprint, &like, &item.card.value, row).map(Some)
     }
 
     /// Reuses the card's token where there is a working one, mints one where there is not.
@@ -726,15 +760,14 @@ impl<'a> Round<'a> {
         let record = state.keyring.reference(id, &token)?;
         self.note_subject(item, row_key, part)?;
         let secret = &self.subjects.get(&item.subject).ok_or_else(Error::internal)?.secret;
-        let inner = state.keyring.seal_pan(id, &token, secret, record, &item.card.pan)?;
-        let network =
-            self.vault.inner.networks.find(&item.card.pan).map_or_else(String::new, |n| n.id().to_owned());
+        let inner = state.keyring.seal_value(id, &token, secret, record, &item.card.value)?;
+        let network = item.card.value.number().and_then(|number| self.vault.inner.networks.find(number));
+        let network = network.map_or_else(String::new, |n| n.id().to_owned());
         let row = Row {
             version: 1,
             record,
             format: item.format.id,
-            kind: Kind::Card,
-            mask: item.card.pan.mask(self.merchant.mask(item.card.pan.len())),
+            mask: item.card.value.mask(|length| self.merchant.mask(length)),
             network: network.clone(),
             card_expiry: item.card.card_expiry,
             made_at: self.now,
@@ -754,7 +787,7 @@ impl<'a> Round<'a> {
         self.view.put(part, merchant_row(rows::CARD, id, &row_key.0), sealed);
         if let Some(fingerprint) = &item.fingerprint {
             let like = self.likeness(item)?;
-            let sealed = state.keyring.seal_reuse(id, fingerprint, &like, &item.card.pan, (&token, 0))?;
+            let sealed = state.keyring.seal_reuse(id, fingerprint, &like, &item.card.value, (&token, 0))?;
             self.view.put(part, merchant_row(rows::FINGERPRINT, id, &fingerprint.row), sealed);
         }
         part.writes.push(Write::Add(self.space_key(item)?, 1));
@@ -792,19 +825,19 @@ impl<'a> Round<'a> {
         if let Some(found) = self.if_unused(first).await? {
             return Ok(found);
         }
-        let small = item.shape.space() <= u128::from(MAX_WALK);
+        let small = item.space.size() <= u128::from(MAX_WALK);
         let draws = if small { REDRAWS } else { MAX_REDRAWS };
         for _ in 1..draws {
-            let token = item.shape.draw(&mut random::below)?;
+            let token = item.space.draw(&mut random::below)?;
             if let Some(found) = self.if_unused(token).await? {
                 return Ok(found);
             }
         }
         if small && !self.is_used_up(item).await? {
-            let mut walk = item.shape.walk(&mut random::below)?;
+            let mut walk = item.space.walk(&mut random::below)?;
             loop {
                 let tokens: Vec<Token> =
-                    walk.by_ref().take(STRIDE).filter_map(|i| item.shape.nth(i)).collect();
+                    walk.by_ref().take(STRIDE).filter_map(|i| item.space.nth(i)).collect();
                 if tokens.is_empty() {
                     break;
                 }
@@ -821,11 +854,11 @@ impl<'a> Round<'a> {
         let key = self.space_key(item)?;
         let row = self.vault.inner.store.get(&[key]).await?.into_iter().next().flatten();
         let used = row.and_then(|v| v.try_into().ok()).map_or(0, u64::from_be_bytes);
-        Ok(u128::from(used) >= item.shape.space())
+        Ok(u128::from(used) >= item.space.size())
     }
 
     fn space_key(&self, item: &Item<'_>) -> Result<Key, Error> {
-        let space = self.state.keyring.space(self.merchant.id, &item.shape)?;
+        let space = self.state.keyring.space(self.merchant.id, &item.space)?;
         Ok(merchant_row(rows::SPACE, self.merchant.id, &space))
     }
 
@@ -897,9 +930,9 @@ impl<'a> Round<'a> {
     }
 
     fn tokenized(&self, place: usize, answer: Answer, receipt: Receipt) -> Result<Tokenized, Error> {
-        let pan = &self.cards.get(place).ok_or_else(Error::internal)?.pan;
+        let value = &self.cards.get(place).ok_or_else(Error::internal)?.value;
         Ok(Tokenized {
-            mask: pan.mask(self.merchant.mask(pan.len())),
+            mask: value.mask(|length| self.merchant.mask(length)),
             token: answer.token,
             format: answer.format,
             network: answer.network,
@@ -908,6 +941,21 @@ impl<'a> Round<'a> {
             minting: self.admitted.tells_reuse().then_some(answer.minting),
             receipt,
         })
+    }
+}
+
+/// What is said of a value that holds a card number and is none.
+const HOLDS_CARD: &str = "must not hold a card number; cards come in as item.plain.pan";
+
+/// Where a value of this kind stands in a request.
+pub(super) fn field_of(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Card => "item.plain.pan",
+        Kind::NetworkToken => "item.network_token.number",
+        Kind::Reference => "item.payment_reference.reference",
+        Kind::Iban | Kind::UsAccount | Kind::Digits | Kind::Phone | Kind::Email | Kind::Bytes => {
+            "item.data.value"
+        }
     }
 }
 
@@ -932,7 +980,7 @@ pub(super) fn restrictions(grants: &Grants, narrower: Restrictions) -> Vec<u8> {
 impl Answer {
     /// What is kept for a retry: version u8, token, record 16, version u32, minting u8, format, network, expiry, valid until.
     fn encode(&self) -> Vec<u8> {
-        let mut w = Writer::with_capacity(256); // never outgrown: a token is written into it
+        let mut w = Writer::with_capacity(512); // never outgrown: a token is written into it
         w.u8(FORMAT).e(self.token.as_bytes()).fixed(&self.record.0).u32(self.version);
         w.u8(match self.minting {
             Minting::Minted => 1,

@@ -9,10 +9,10 @@ use super::request::{Context, Header, NewCard, Tokenized, Translation};
 use super::tokenize::within_batch;
 use crate::error::Error;
 use crate::name::{ChannelName, MerchantName};
-use crate::pan::Pan;
 use crate::policy::{Asked, Caller};
 use crate::record::Row;
 use crate::restrictions::Restrictions;
+use crate::value::Value;
 use crate::words::{Action, Show};
 
 impl Vault {
@@ -62,7 +62,7 @@ impl Vault {
         });
         let wants = wants.collect();
         let sources = self.on_cards(caller, header, Action::Detokenize, wants, disclosed).await?;
-        let mut sources: Vec<Option<Result<(Pan, Row), Error>>> = sources.into_iter().map(Some).collect();
+        let mut sources: Vec<Option<Result<(Value, Row), Error>>> = sources.into_iter().map(Some).collect();
         let mut answers: Vec<Option<Result<Tokenized, Error>>> = translations.iter().map(|_| None).collect();
         for ((merchant, channel), items) in places {
             let (mut cards, mut of) = (Vec::new(), Vec::new());
@@ -100,7 +100,7 @@ impl Vault {
     }
 
     /// The card for the new token: everything that bound the source binds it, and what was asked for besides.
-    fn narrowed(translation: &Translation, pan: Pan, row: &Row) -> Result<NewCard, Error> {
+    fn narrowed(translation: &Translation, value: Value, row: &Row) -> Result<NewCard, Error> {
         let asked = translation.restrictions;
         let purposes = row.restrictions.purposes.and(asked.purposes).ok_or_else(|| {
             Error::malformed("item.restrictions.purposes", "must share one with those of the source")
@@ -115,7 +115,7 @@ impl Vault {
             (source, asked) => source.or(asked),
         };
         Ok(NewCard {
-            pan,
+            value,
             card_expiry: row.card_expiry,
             format: translation.format.clone(),
             valid_until,
@@ -157,7 +157,7 @@ fn brought<'a>(
 }
 
 /// The one place besides detokenize that opens a card, by the same proof: it stands in the log already.
-fn disclosed(round: &Round<'_>, want: &Want, done: Done) -> Result<(Pan, Row), Error> {
+fn disclosed(round: &Round<'_>, want: &Want, done: Done) -> Result<(Value, Row), Error> {
     let Done { card, filed, .. } = done;
     let proof = filed.disclosed.ok_or_else(Error::internal)?;
     let secret = round.secret_of(&card.row).map_err(|_| Error::internal())?;

@@ -22,8 +22,8 @@ use vault_core::words::{AgreementKind, Purpose, ReplaceReason};
 use vault_proto::v1;
 
 use super::{
-    ITEM_CONTEXT, context, expiry, from_timestamp, masked, name, plain_card, receipt, reference, required,
-    timestamp, token,
+    ITEM_CONTEXT, context, expiry, from_timestamp, masked, masked_card, name, plain_pan, receipt, reference,
+    required, timestamp, token,
 };
 
 /// Where the fields of attributes stand in a card to tokenize.
@@ -107,7 +107,7 @@ fn parsed(asked: v1::Attributes, paths: &[&'static str; 6]) -> Result<Attributes
     let attributes = Attributes {
         card_holder: given(&asked.card_holder, HolderName::parse)?,
         billing_country: given(&asked.billing_country, Country::parse)?,
-        par: given(&asked.par, Par::parse)?,
+        par: given(&asked.par, |text| Ok(Par::parse(text)?))?,
         agreement: asked.agreement.map(|asked| agreement(&asked, paths)).transpose()?,
         network_transactions,
         processor_references,
@@ -193,7 +193,7 @@ pub fn replace(item: v1::ReplaceItem) -> Result<(Token, Replacement), Error> {
     reference(&item.reference)?;
     let reason = u8::try_from(item.reason).ok().and_then(ReplaceReason::from_id);
     let (pan, card_expiry) = match required(item.card, "item.plain")? {
-        v1::replace_item::Card::Plain(plain) => plain_card(plain)?,
+        v1::replace_item::Card::Plain(plain) => plain_pan(plain)?,
         v1::replace_item::Card::Sealed(_) => return Err(Error::Unimplemented { what: "item.sealed" }),
     };
     let reason = required(reason, "item.reason")?;
@@ -204,7 +204,7 @@ pub fn replace(item: v1::ReplaceItem) -> Result<(Token, Replacement), Error> {
 #[must_use]
 pub fn replaced(answer: Replaced, with_head: bool) -> v1::ReplaceResult {
     v1::ReplaceResult {
-        card: Some(masked(&answer.mask, answer.network, answer.card_expiry)),
+        card: masked(&answer.mask, answer.network, answer.card_expiry).0,
         kept_until: answer.kept_until.map(timestamp),
         receipt: Some(receipt(&answer.receipt, with_head)),
     }
@@ -213,7 +213,7 @@ pub fn replaced(answer: Replaced, with_head: bool) -> v1::ReplaceResult {
 /// A card that a token stood for before.
 pub(super) fn told_earlier(of: EarlierCard) -> v1::EarlierCard {
     v1::EarlierCard {
-        card: Some(masked(&of.mask, of.network, of.card_expiry)),
+        card: Some(masked_card(&of.mask, of.network, of.card_expiry)),
         reason: i32::from(of.reason.id()),
         replaced_at: Some(timestamp(of.replaced_at)),
         kept_until: Some(timestamp(of.kept_until)),
@@ -283,7 +283,7 @@ pub fn completed(answer: Completed, with_head: bool) -> v1::CompleteAuthorizatio
 pub fn fingerprint(item: v1::FingerprintItem) -> Result<Pan, Error> {
     reference(&item.reference)?;
     match required(item.card, "item.plain")? {
-        v1::fingerprint_item::Card::Plain(plain) => plain_card(plain).map(|(pan, _)| pan),
+        v1::fingerprint_item::Card::Plain(plain) => plain_pan(plain).map(|(pan, _)| pan),
         v1::fingerprint_item::Card::Sealed(_) => Err(Error::Unimplemented { what: "item.sealed" }),
     }
 }
@@ -301,7 +301,7 @@ pub fn fingerprinted(answer: Fingerprinted, with_head: bool) -> v1::FingerprintR
 pub fn delete_card(item: v1::DeleteCardItem) -> Result<CardToDelete, Error> {
     reference(&item.reference)?;
     let (pan, _) = match required(item.card, "item.plain")? {
-        v1::delete_card_item::Card::Plain(plain) => plain_card(plain)?,
+        v1::delete_card_item::Card::Plain(plain) => plain_pan(plain)?,
         v1::delete_card_item::Card::Sealed(_) => return Err(Error::Unimplemented { what: "item.sealed" }),
     };
     Ok(CardToDelete { pan, restrictions: restrictions(item.restrictions)? })
@@ -316,20 +316,24 @@ pub fn deleted(answer: Deleted, with_head: bool) -> v1::DeleteCardResult {
 /// A page of a customer's tokens, but for where the next one begins.
 #[must_use]
 pub fn listed(answer: Listed) -> v1::ListBySubjectResponse {
-    let token = |token: ListedToken| v1::SubjectToken {
-        record: token.record.0.to_vec(),
-        card: Some(masked(&token.mask, token.network, token.card_expiry)),
-        state: match token.standing {
-            TokenStanding::Active => v1::TokenState::Active,
-            TokenStanding::Expired => v1::TokenState::Expired,
-            TokenStanding::Disabled => v1::TokenState::Disabled,
-            TokenStanding::Spent => v1::TokenState::Spent,
+    let token = |token: ListedToken| {
+        let (card, data) = masked(&token.mask, token.network, token.card_expiry);
+        v1::SubjectToken {
+            record: token.record.0.to_vec(),
+            card,
+            data,
+            state: match token.standing {
+                TokenStanding::Active => v1::TokenState::Active,
+                TokenStanding::Expired => v1::TokenState::Expired,
+                TokenStanding::Disabled => v1::TokenState::Disabled,
+                TokenStanding::Spent => v1::TokenState::Spent,
+            }
+            .into(),
+            channels: token.channels.iter().map(ToString::to_string).collect(),
+            valid_until: token.valid_until.map(timestamp),
+            created_at: Some(timestamp(token.made_at)),
+            restrictions: (!token.restrictions.is_none()).then(|| told_restrictions(token.restrictions)),
         }
-        .into(),
-        channels: token.channels.iter().map(ToString::to_string).collect(),
-        valid_until: token.valid_until.map(timestamp),
-        created_at: Some(timestamp(token.made_at)),
-        restrictions: (!token.restrictions.is_none()).then(|| told_restrictions(token.restrictions)),
     };
     v1::ListBySubjectResponse {
         tokens: answer.tokens.into_iter().map(token).collect(),

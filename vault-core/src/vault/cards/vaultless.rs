@@ -5,8 +5,9 @@ use super::{Decided, Deed, Done, Name, Round, Want, one};
 use crate::error::Error;
 use crate::journal::Filing;
 use crate::keyring::merchant_row;
+use crate::mask::Mask;
 use crate::policy::Caller;
-use crate::record::{Card, Kind, Row, Standing, SubjectId};
+use crate::record::{Card, Row, Standing, SubjectId};
 use crate::rows;
 use crate::store::{Key, Part};
 use crate::time::Timestamp;
@@ -57,8 +58,7 @@ impl Round<'_> {
             version: 0,
             record: name.record,
             format: found.served.format,
-            kind: Kind::Card,
-            mask: found.mask,
+            mask: Mask::Card(found.mask),
             network: found.network,
             card_expiry: None,
             made_at: self.now,

@@ -5,12 +5,15 @@ use super::{Answer, Changed, Item, Round, Undecided};
 use crate::audit::entry::Minting;
 use crate::error::Error;
 use crate::keyring::merchant_row;
-use crate::record::{Grants, Kind, Row, RowKey};
+use crate::mask::Mask;
+use crate::pan::Pan;
+use crate::record::{Grants, Row, RowKey};
 use crate::restrictions::Restrictions;
 use crate::rows;
 use crate::store::Part;
 use crate::time::Timestamp;
 use crate::token::{Scheme, Scope, Token};
+use crate::value::Value;
 use crate::vaultless::Served;
 
 impl Round<'_> {
@@ -29,13 +32,14 @@ impl Round<'_> {
     /// Errors: [`Error::SpaceExhausted`]; malformed for a number of no issuer's range, since nothing else tells a token
     /// that was made from a text that was made up.
     pub(super) fn vaultless_token(&self, item: &Item<'_>, served: Served) -> Result<Token, Error> {
-        if self.vault.inner.networks.find(&item.card.pan).is_none() {
+        let pan = number(item)?;
+        if self.vault.inner.networks.find(pan).is_none() {
             return Err(Error::malformed(
                 "item.plain.pan",
                 "is in no issuer's range, which an ff1 token needs; use a format of another scheme",
             ));
         }
-        let token = self.state.keyring.vaultless_token(self.merchant.id, served, &item.card.pan)?;
+        let token = self.state.keyring.vaultless_token(self.merchant.id, served, pan)?;
         token.ok_or(Error::SpaceExhausted)
     }
 
@@ -77,7 +81,7 @@ impl Round<'_> {
             }
             _ => self.view.rely(part, &store_key),
         }
-        let network = self.vault.inner.networks.find(&item.card.pan).map(|n| n.id().to_owned());
+        let network = self.vault.inner.networks.find(number(item)?).map(|n| n.id().to_owned());
         let answer = Answer {
             record: state.keyring.reference(id, &token)?,
             token,
@@ -129,19 +133,14 @@ impl Round<'_> {
 
     fn row_beside(&self, item: &Item<'_>, token: &Token) -> Result<Row, Error> {
         let card = item.card;
-        let keep = item.shape.keep();
+        let pan = number(item)?;
+        let keep = item.format.format.keep(pan.len()).ok_or_else(Error::internal)?;
         Ok(Row {
             version: 1,
             record: self.state.keyring.reference(self.merchant.id, token)?,
             format: item.format.id,
-            kind: Kind::Card,
-            mask: card.pan.mask(keep),
-            network: self
-                .vault
-                .inner
-                .networks
-                .find(&card.pan)
-                .map_or_else(String::new, |n| n.id().to_owned()),
+            mask: Mask::Card(pan.mask(keep)),
+            network: self.vault.inner.networks.find(pan).map_or_else(String::new, |n| n.id().to_owned()),
             card_expiry: card.card_expiry,
             made_at: self.now,
             valid_until: card.valid_until,
@@ -156,6 +155,14 @@ impl Round<'_> {
             inner: None,
             vaultless: true,
         })
+    }
+}
+
+/// The card number of an item: no other kind of value has vaultless tokens.
+fn number<'i>(item: &'i Item<'_>) -> Result<&'i Pan, Error> {
+    match &item.card.value {
+        Value::Card(pan) => Ok(pan),
+        _ => Err(Error::internal()),
     }
 }
 
