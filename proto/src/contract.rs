@@ -189,6 +189,7 @@ fn holders(set: &FileDescriptorSet) -> BTreeSet<String> {
 }
 
 #[test]
+#[allow(clippy::too_many_lines, reason = "a table")]
 fn no_debug_of_a_message_that_holds_a_card_shows_a_digit_of_it() {
     let card = || v1::PlainCard::new(b"4111111111111111".to_vec(), None);
     let item =
