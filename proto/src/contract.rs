@@ -189,10 +189,19 @@ fn holders(set: &FileDescriptorSet) -> BTreeSet<String> {
 }
 
 #[test]
+#[allow(clippy::too_many_lines, reason = "a table")]
 fn no_debug_of_a_message_that_holds_a_card_shows_a_digit_of_it() {
     let card = || v1::PlainCard::new(b"4111111111111111".to_vec(), None);
     let item =
         || v1::TokenizeItem { card: Some(v1::tokenize_item::Card::Plain(card())), ..Default::default() };
+    let replaced =
+        || v1::ReplaceItem { card: Some(v1::replace_item::Card::Plain(card())), ..Default::default() };
+    let printed = || v1::FingerprintItem {
+        card: Some(v1::fingerprint_item::Card::Plain(card())),
+        ..Default::default()
+    };
+    let deleted =
+        || v1::DeleteCardItem { card: Some(v1::delete_card_item::Card::Plain(card())), ..Default::default() };
     let result = || v1::DetokenizeResult {
         reveal: Some(v1::detokenize_result::Reveal::Plain(card())),
         ..Default::default()
@@ -246,6 +255,27 @@ fn no_debug_of_a_message_that_holds_a_card_shows_a_digit_of_it() {
             "StreamTokenizeRequest",
             format!("{:?}", v1::StreamTokenizeRequest { item: Some(item()), header: None }),
         ),
+        ("ReplaceItem", format!("{:?}", replaced())),
+        ("ReplaceRequest", format!("{:?}", v1::ReplaceRequest { item: Some(replaced()), header: None })),
+        (
+            "BatchReplaceRequest",
+            format!("{:#?}", v1::BatchReplaceRequest { items: vec![replaced()], header: None }),
+        ),
+        ("FingerprintItem", format!("{:?}", printed())),
+        (
+            "FingerprintRequest",
+            format!("{:?}", v1::FingerprintRequest { item: Some(printed()), header: None }),
+        ),
+        (
+            "BatchFingerprintRequest",
+            format!("{:#?}", v1::BatchFingerprintRequest { items: vec![printed()], header: None }),
+        ),
+        ("DeleteCardItem", format!("{:?}", deleted())),
+        ("DeleteCardRequest", format!("{:?}", v1::DeleteCardRequest { item: Some(deleted()), header: None })),
+        (
+            "BatchDeleteCardRequest",
+            format!("{:#?}", v1::BatchDeleteCardRequest { items: vec![deleted()], header: None }),
+        ),
         ("DetokenizeResult", format!("{:?}", result())),
         ("DetokenizeResponse", format!("{:?}", v1::DetokenizeResponse { result: Some(result()) })),
         ("DetokenizeOutcome", format!("{:?}", outcome())),
@@ -263,6 +293,16 @@ fn no_debug_of_a_message_that_holds_a_card_shows_a_digit_of_it() {
         assert!(text.contains("PlainCard"), "{name} holds a card: {text}");
         // Neither as text nor as Vec<u8> prints itself, 49 being the digit 1.
         assert!(!text.contains(|c: char| c.is_ascii_digit()), "{name}: {text}");
+    }
+}
+
+#[test]
+fn no_debug_of_a_message_that_holds_a_security_code_shows_a_digit_of_it() {
+    let code = || Some(v1::SecurityCode::new(b"123".to_vec()));
+    let item = v1::HoldSecurityCodeItem { code: code(), ..Default::default() };
+    let result = v1::ReadSecurityCodeResult { code: code(), receipt: None };
+    for text in [format!("{item:?}"), format!("{result:#?}")] {
+        assert!(text.contains("SecurityCode") && !text.contains(|c: char| c.is_ascii_digit()), "{text}");
     }
 }
 

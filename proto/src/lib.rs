@@ -52,6 +52,33 @@ impl fmt::Debug for v1::PlainCard {
     }
 }
 
+impl v1::SecurityCode {
+    /// A code to send, in ASCII digits; it is not checked here.
+    #[must_use]
+    pub fn new(digits: Vec<u8>) -> Self {
+        Self { digits }
+    }
+
+    /// Takes the digits out, and leaves none behind.
+    #[must_use]
+    pub fn take_digits(&mut self) -> Zeroizing<Vec<u8>> {
+        Zeroizing::new(std::mem::take(&mut self.digits))
+    }
+}
+
+/// Says that there is a code, and nothing of it.
+impl fmt::Debug for v1::SecurityCode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SecurityCode").finish_non_exhaustive()
+    }
+}
+
+impl Drop for v1::SecurityCode {
+    fn drop(&mut self) {
+        self.digits.zeroize();
+    }
+}
+
 /// Wipes the number. What a transport copied before is not in reach here: a process that cares has an allocator that
 /// clears what it frees.
 impl Drop for v1::PlainCard {

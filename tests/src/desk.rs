@@ -149,7 +149,8 @@ fn merchant(name: &str) -> String {
     effect = "allow"
     merchant = "NAME"
     principals = ["NAME-care"]
-    actions = ["disable", "enable", "update_attributes", "replace", "fingerprint", "delete_card", "erase_subject"]
+    actions = ["disable", "enable", "update_attributes", "replace", "fingerprint", "delete_card", "erase_subject", "hold_code", "read_code",
+        "complete_authorization"]
     [[rule]]
     id = "NAME-lists"
     effect = "allow"

@@ -59,7 +59,7 @@ effect = "allow"
 merchant = "acme"
 channels = ["web"]
 principals = ["importer"]
-actions = ["inspect", "disable", "enable", "update_attributes", "replace", "fingerprint", "delete_card"]
+actions = ["inspect", "disable", "enable", "update_attributes", "replace", "fingerprint", "delete_card", "hold_code", "read_code"]
 show = "masked"
 "#;
 
@@ -317,7 +317,7 @@ fn bad_cards() -> Vec<(String, v1::TokenizeItem, Reason, &'static str)> {
     let mut all = Vec::new();
     let mut add = |what: String, item, reason, field| all.push((what, item, reason, field));
     let long = "4".repeat(20);
-    let pans: [&[u8]; 24] = [
+    let pans: [&[u8]; 29] = [
         b"",
         b"4",
         b"41111111111", // 11 digits
@@ -344,6 +344,11 @@ fn bad_cards() -> Vec<(String, v1::TokenizeItem, Reason, &'static str)> {
         "411111111111111\u{661}".as_bytes(),
         b"----------------",
         b"tok_0123456789012345678901",
+        b"%B4111111111111111^DOE/JOHN^3012101100000000000000000000000?",
+        b";4111111111111111=30121011000012300000?",
+        b"4111111111111111=3012101",
+        b"4111111111111111D3012101",
+        b"0412AC89ABCDEF67", // a PIN block (ISO 9564-1, format 0)
     ];
     for pan in pans {
         add(format!("pan {}", String::from_utf8_lossy(pan)), card(pan), Malformed, "item.plain.pan");
@@ -703,6 +708,26 @@ async fn every_field_of_every_message_is_refused_by_its_path_and_no_refusal_repe
         told.note(&failure, refused.details());
         is_refused("a card", &[("DeleteCard".to_owned(), failure)], Reason::Malformed, "item.plain.pan");
     }
+    for code in ["", "12", "12345", "12a", PAN] {
+        let item = ask::hold_code(&token, Zeroizing::new(code.into()));
+        let request = v1::HoldSecurityCodeRequest { header: Some(header()), item: Some(item) };
+        let refused =
+            client.vault::<v1::HoldSecurityCodeResponse>("HoldSecurityCode", &request).await.unwrap_err();
+        let failure = Failure::from(&refused);
+        told.note(&failure, refused.details());
+        is_refused("a code", &[("HoldSecurityCode".to_owned(), failure)], Reason::Malformed, "item.code");
+    }
+    for ticket in ["", "code-0-1", PAN] {
+        let request = v1::ReadSecurityCodeRequest {
+            header: Some(header()),
+            item: Some(ask::read_code(&token, ticket)),
+        };
+        let refused =
+            client.vault::<v1::ReadSecurityCodeResponse>("ReadSecurityCode", &request).await.unwrap_err();
+        let failure = Failure::from(&refused);
+        told.note(&failure, refused.details());
+        is_refused("a ticket", &[("ReadSecurityCode".to_owned(), failure)], Reason::Malformed, "item.ticket");
+    }
     let (disable, enable) = (ask::disable(&token), ask::enable(&token));
     for bad in bad_tokens() {
         for refusals in [
@@ -990,6 +1015,12 @@ async fn what_is_no_grpc_gets_a_status_and_spoils_nothing() {
         "UpdateAttributes",
         "Replace",
         "BatchReplace",
+        "HoldSecurityCode",
+        "BatchHoldSecurityCode",
+        "ReadSecurityCode",
+        "BatchReadSecurityCode",
+        "CompleteAuthorization",
+        "BatchCompleteAuthorization",
         "Translate",
         "BatchTranslate",
         "Fingerprint",

@@ -18,10 +18,11 @@ use vault_core::store::Engine;
 use vault_core::time::Timestamp as Moment;
 use vault_core::token::Token;
 use vault_core::vault::{
-    AttributesUpdate, CardToDelete, ChangedToken, Context, Header, Listed, NewCard, Replaced, Replacement,
-    RequestId, Reveal, TokenStanding, Translation, Wanted,
+    AttributesUpdate, CODE_LIFE_MS, CardToDelete, ChangedToken, CodeTicket, Context, Header, Listed, NewCard,
+    Replaced, Replacement, RequestId, Reveal, SecurityCode, TokenStanding, Translation, Wanted,
 };
-use vault_core::words::{Purpose, RecordChange, Refusal, ReplaceReason, Show};
+use vault_core::words::{Initiator, Purpose, RecordChange, Refusal, ReplaceReason, Show};
+use vault_proto::status::{Failure, Reason};
 use vault_proto::v1;
 use vault_tests::ON_DISK;
 use vault_tests::cards::{AMEX, MASTERCARD, VISA, card, luhn, number, pan};
@@ -39,7 +40,7 @@ merchant = "acme"
 channels = ["web"]
 principals = ["importer"]
 actions = ["inspect", "disable", "enable", "update_attributes", "replace", "fingerprint", "delete_card",
-    "list_by_subject", "erase_subject"]
+    "list_by_subject", "erase_subject", "hold_code", "read_code", "complete_authorization"]
 show = "masked"
 "#;
 
@@ -653,6 +654,87 @@ fn what_binds_the_source_binds_the_token_made_of_it() {
     }
 }
 
+fn held(at: At<'_>, header: &Header, token: &Token, digits: &str) -> Result<CodeTicket, Error> {
+    let code = SecurityCode::parse(digits.as_bytes()).unwrap();
+    let told = at.care(header, async |vault, caller, header| {
+        vault.hold_code(caller, header, token.copy(), code).await
+    });
+    told.map(|told| told.ticket)
+}
+
+fn code_read(at: At<'_>, header: &Header, token: &Token, ticket: CodeTicket) -> Result<String, Error> {
+    let told = at.care(header, async |vault, caller, header| {
+        vault.read_code(caller, header, token.copy(), ticket).await
+    });
+    told.map(|told| String::from_utf8(told.code.expose_digits().to_vec()).unwrap())
+}
+
+#[test]
+fn a_security_code_is_read_once_for_its_authorization_and_nothing_that_is_kept_is_made_with_it() {
+    const CODE: &str = "0917";
+    for engine in ON_DISK {
+        let desk = Desk::new(engine);
+        let (visa, amex) = (desk.web().stored(VISA), desk.web().stored(AMEX));
+        let hold = |token: &Token| held(desk.web(), &header(), token, CODE);
+        assert!(
+            matches!(hold(&visa), Err(Error::Malformed { field: "item.code", .. })),
+            "Visa has three digits"
+        );
+        let ticket = hold(&amex).unwrap();
+        assert!(matches!(desk.last_event(), Event::CodeHeld { .. }));
+        // Not for another purpose, nor by the merchant itself, nor with another token.
+        let by_merchant = Header { initiator: Initiator::Merchant, ..header() };
+        let for_refund = Header { purpose: Purpose::Refund, ..header() };
+        for wrong in [by_merchant, for_refund] {
+            assert_eq!(code_read(desk.web(), &wrong, &amex, ticket), Err(Error::NotFound));
+            assert_eq!(desk.last_refusal(), Some(Refusal::WrongPurpose));
+        }
+        assert_eq!(code_read(desk.web(), &header(), &visa, ticket), Err(Error::CodeGone));
+        assert_eq!(desk.last_refusal(), Some(Refusal::CodeGone));
+
+        let start = Barrier::new(20);
+        let ask = || {
+            start.wait();
+            code_read(desk.web(), &header(), &amex, ticket)
+        };
+        let told: Vec<_> = thread::scope(|scope| {
+            let threads: Vec<_> = (0..20).map(|_| scope.spawn(ask)).collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+        });
+        assert_eq!(told.iter().filter(|told| told.as_deref() == Ok(CODE)).count(), 1, "{engine}: {told:?}");
+        assert_eq!(
+            told.iter().filter(|told| **told == Err(Error::CodeGone)).count(),
+            19,
+            "{engine}: {told:?}"
+        );
+
+        let dropped = hold(&amex).unwrap();
+        let over = desk.web().care(&header(), async |vault, caller, header| {
+            vault.complete_authorization(caller, header, amex.copy(), dropped).await
+        });
+        assert!(over.is_ok() && matches!(desk.last_event(), Event::CodeDropped { .. }));
+        assert_eq!(code_read(desk.web(), &header(), &amex, dropped), Err(Error::CodeGone));
+
+        let late = hold(&amex).unwrap();
+        desk.wait_ms(CODE_LIFE_MS);
+        assert_eq!(code_read(desk.web(), &header(), &amex, late), Err(Error::CodeGone), "an hour is over");
+        assert_eq!(desk.vault.held_codes(), 1);
+        desk.vault.forget_codes();
+        assert_eq!(desk.vault.held_codes(), 0, "and it is wiped");
+
+        // The same request with another code is the same request: what is kept of it knows nothing of the code.
+        for code in [CODE, "1234"] {
+            assert!(held(desk.web(), &request(REQUEST), &amex, code).is_ok(), "{engine}");
+        }
+        let lost = hold(&amex).unwrap();
+        let closed = desk.close();
+        let desk = closed.open().unwrap_or_else(|e| panic!("{e}"));
+        assert_eq!(code_read(desk.web(), &header(), &amex, lost), Err(Error::CodeGone), "a restart");
+        assert_eq!(desk.web().paid(&amex).as_deref(), Ok(AMEX));
+        desk.assert_whole(2);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn every_verb_of_a_tokens_life_is_asked_for_over_the_wire_alone_and_in_batches() {
     let mut rig = Rig::made(Engine::Redb, WIRE_POLICY, "");
@@ -738,6 +820,53 @@ async fn every_verb_of_a_tokens_life_is_asked_for_over_the_wire_alone_and_in_bat
     let earlier = look().await.unwrap().earlier;
     let masks: Vec<_> = earlier.into_iter().map(|e| e.card.unwrap().masked_pan).collect();
     assert_eq!(masks, ["555555******4444", "411111******1111"]);
+    // By now it stands for an American Express card.
+    let code = || Zeroizing::new(b"1234".to_vec());
+    let request =
+        v1::HoldSecurityCodeRequest { header: header(), item: Some(ask::hold_code(&token, code())) };
+    let told: v1::HoldSecurityCodeResponse = client.vault("HoldSecurityCode", &request).await.unwrap();
+    let ticket = told.result.unwrap().ticket;
+    let read = async || {
+        let request =
+            v1::ReadSecurityCodeRequest { header: header(), item: Some(ask::read_code(&token, &ticket)) };
+        client.vault::<v1::ReadSecurityCodeResponse>("ReadSecurityCode", &request).await
+    };
+    assert_eq!(read().await.unwrap().result.unwrap().code.unwrap().digits, b"1234");
+    let gone = Failure::from(&read().await.unwrap_err());
+    assert_eq!((gone.reason(), gone.retry_after()), (Some(Reason::SecurityCodeGone), None));
+    let items =
+        vec![ask::hold_code(&token, code()), ask::hold_code(&token, Zeroizing::new(b"12x4".to_vec()))];
+    let request = v1::BatchHoldSecurityCodeRequest { header: header(), items };
+    let told: v1::BatchHoldSecurityCodeResponse =
+        client.vault("BatchHoldSecurityCode", &request).await.unwrap();
+    let outcomes: Vec<_> = told.outcomes.into_iter().map(|o| o.outcome.unwrap()).collect();
+    let [
+        v1::hold_security_code_outcome::Outcome::Result(held),
+        v1::hold_security_code_outcome::Outcome::Error(bad),
+    ] = outcomes.as_slice()
+    else {
+        panic!("{outcomes:?}")
+    };
+    assert_eq!(bad.code, i32::from(Code::InvalidArgument));
+    let items = vec![ask::complete(&token, &held.ticket), ask::complete(&token, "code-0-1")];
+    let request = v1::BatchCompleteAuthorizationRequest { header: header(), items };
+    let told: v1::BatchCompleteAuthorizationResponse =
+        client.vault("BatchCompleteAuthorization", &request).await.unwrap();
+    let ended: Vec<bool> = told
+        .outcomes
+        .into_iter()
+        .map(|o| matches!(o.outcome, Some(v1::complete_authorization_outcome::Outcome::Result(_))))
+        .collect();
+    assert_eq!(ended, [true, false]);
+    let items = vec![ask::read_code(&token, &held.ticket)];
+    let request = v1::BatchReadSecurityCodeRequest { header: header(), items };
+    let told: v1::BatchReadSecurityCodeResponse =
+        client.vault("BatchReadSecurityCode", &request).await.unwrap();
+    assert!(matches!(told.outcomes[0].outcome, Some(v1::read_security_code_outcome::Outcome::Error(_))));
+    let request =
+        v1::CompleteAuthorizationRequest { header: header(), item: Some(ask::complete(&token, &ticket)) };
+    let _: v1::CompleteAuthorizationResponse = client.vault("CompleteAuthorization", &request).await.unwrap();
+
     let request = v1::TranslateRequest { header: header(), item: Some(ask::translate(&token, "web")) };
     let told: v1::TranslateResponse = client.vault("Translate", &request).await.unwrap();
     assert_eq!(told.result.unwrap().card.unwrap().masked_pan, "378282*****0005");

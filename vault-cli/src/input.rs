@@ -88,6 +88,15 @@ pub(crate) fn cards(file: Option<&Path>, expiry: Option<CardExpiry>) -> Result<V
     Ok(lines)
 }
 
+/// A security code, of standard input or asked for at a hidden prompt. What is no code the vault refuses.
+pub(crate) fn security_code() -> Result<Zeroizing<Vec<u8>>, Failure> {
+    if io::stdin().is_terminal() {
+        let code = Zeroizing::new(hidden("Security code (not shown): ")?);
+        return Ok(Zeroizing::new(code.trim().as_bytes().to_vec()));
+    }
+    Ok(Zeroizing::new(bounded(Path::new("-"), MAX_SMALL_FILE)?.trim_ascii().to_vec()))
+}
+
 /// The values of a file, of standard input, or one asked for at a hidden prompt: a line each, of fields between commas,
 /// semicolons or tabs, quoted or not.
 pub(crate) fn lines<T>(

@@ -108,6 +108,20 @@ pub(crate) enum TokenCommand {
         vaultctl token translate --profile bridge.toml --to-channel app 4111119773421111\n  \
         vaultctl token translate --profile bridge.toml --to-merchant zenith --to-channel web --file tokens.txt")]
     Translate(Translate),
+    /// Hold a card's security code in a node's memory, to be read once
+    #[command(
+        after_help = "The code is asked for without being shown, or read from standard input.\n\nExample:\n  \
+        vaultctl token hold-code --profile web.toml 4111119773421111"
+    )]
+    HoldCode(HoldCode),
+    /// Show a held security code, once, at a terminal
+    #[command(after_help = "Example:\n  \
+        vaultctl token read-code --profile gateway.toml --ticket code-0-dadbdcdddedfdgdhdidjgbgcgdgegfgg 4111119773421111")]
+    ReadCode(OfCode),
+    /// Say that an authorization is over: its security code goes
+    #[command(after_help = "Example:\n  \
+        vaultctl token complete --profile gateway.toml --ticket code-0-dadbdcdddedfdgdhdidjgbgcgdgegfgg 4111119773421111")]
+    Complete(OfCode),
     /// List a customer's tokens: masks and record names, never tokens
     #[command(after_help = "Examples:\n  \
         vaultctl token list --profile care.toml --customer c-17\n  \
@@ -240,6 +254,39 @@ pub(crate) struct OfCards {
 #[derive(Debug, Args)]
 pub(crate) struct OfCustomer {
     /// What it is wanted for
+    #[arg(long, value_parser = v1::Purpose::parser(), default_value = "authorization")]
+    purpose: v1::Purpose,
+    #[command(flatten)]
+    asked: Asked,
+    #[command(flatten)]
+    vault: VaultOptions,
+}
+
+/// `token hold-code`.
+#[derive(Debug, Args)]
+pub(crate) struct HoldCode {
+    /// The token
+    #[arg(value_name = "TOKEN")]
+    token: String,
+    /// What the card is wanted for
+    #[arg(long, value_parser = v1::Purpose::parser(), default_value = "authorization")]
+    purpose: v1::Purpose,
+    #[command(flatten)]
+    asked: Asked,
+    #[command(flatten)]
+    vault: VaultOptions,
+}
+
+/// `token read-code` and `token complete`.
+#[derive(Debug, Args)]
+pub(crate) struct OfCode {
+    /// The token
+    #[arg(value_name = "TOKEN")]
+    token: String,
+    /// The ticket, as hold-code gave it
+    #[arg(long, value_name = "TICKET")]
+    ticket: String,
+    /// What the card is wanted for
     #[arg(long, value_parser = v1::Purpose::parser(), default_value = "authorization")]
     purpose: v1::Purpose,
     #[command(flatten)]
@@ -397,6 +444,9 @@ pub(crate) fn run(command: TokenCommand, out: Out) -> Result<(), Failure> {
         TokenCommand::Fingerprint(asked) => of_cards(asked, ask::fingerprint, Told::fingerprinted, out),
         TokenCommand::DeleteCard(asked) => of_cards(asked, ask::delete_card, Told::deleted, out),
         TokenCommand::Translate(asked) => translate(asked, out),
+        TokenCommand::HoldCode(asked) => hold_code(asked, out),
+        TokenCommand::ReadCode(asked) => read_code(asked, out),
+        TokenCommand::Complete(asked) => of_code(asked, ask::complete, Told::completed, out),
         TokenCommand::List(asked) => list(asked, out),
         TokenCommand::Erase(asked) => erase(asked, out),
     }
@@ -517,6 +567,42 @@ fn of_cards<V: Verb>(
     dial::run(async {
         let session = Session::open(vault, asked, purpose, out).await?;
         session.all(cards, item, told).await
+    })
+}
+
+fn hold_code(command: HoldCode, out: Out) -> Result<(), Failure> {
+    let HoldCode { token, purpose, asked, vault } = command;
+    asked.check()?;
+    let tokens = input::tokens(&[token], None)?;
+    let code = input::security_code()?;
+    let item = |token: vault_core::token::Token| ask::hold_code(token.as_str(), code.clone());
+    dial::run(async {
+        let session = Session::open(vault, asked, purpose, out).await?;
+        session.all(tokens, item, Told::held).await
+    })
+}
+
+fn read_code(command: OfCode, out: Out) -> Result<(), Failure> {
+    if !output::is_seen() {
+        return Err(Failure::refused(
+            "a security code is shown on a terminal only, and standard output is none",
+        ));
+    }
+    of_code(command, ask::read_code, Told::code, out)
+}
+
+fn of_code<V: Verb>(
+    command: OfCode,
+    item: impl Fn(&str, &str) -> V,
+    told: impl Fn(V::Result, &[v1::Checkpoint]) -> Told,
+    out: Out,
+) -> Result<(), Failure> {
+    let OfCode { token, ticket, purpose, asked, vault } = command;
+    asked.check()?;
+    let tokens = input::tokens(&[token], None)?;
+    dial::run(async {
+        let session = Session::open(vault, asked, purpose, out).await?;
+        session.all(tokens, |token| item(token.as_str(), &ticket), told).await
     })
 }
 
@@ -646,6 +732,9 @@ verbs! {
     InspectItem -> InspectResult by inspect, batch_inspect;
     RevokeItem -> RevokeResult by revoke, batch_revoke;
     ReplaceItem -> ReplaceResult by replace, batch_replace;
+    HoldSecurityCodeItem -> HoldSecurityCodeResult by hold_security_code, batch_hold_security_code;
+    ReadSecurityCodeItem -> ReadSecurityCodeResult by read_security_code, batch_read_security_code;
+    CompleteAuthorizationItem -> CompleteAuthorizationResult by complete_authorization, batch_complete_authorization;
     TranslateItem -> TokenizeResult by translate, batch_translate;
     FingerprintItem -> FingerprintResult by fingerprint, batch_fingerprint;
     DeleteCardItem -> DeleteCardResult by delete_card, batch_delete_card;
@@ -892,6 +981,16 @@ enum Answer {
         card: Shown,
         kept_until: Option<String>,
     },
+    Held {
+        ticket: String,
+        held_until: Option<String>,
+    },
+    Code {
+        code: Digits,
+    },
+    Completed {
+        completed: bool,
+    },
     Fingerprint {
         fingerprint: String,
     },
@@ -1132,6 +1231,23 @@ impl Told {
         Self::new(Answer::Replaced { card, kept_until }, words, answer.receipt.as_ref(), heads)
     }
 
+    fn held(answer: v1::HoldSecurityCodeResult, heads: &[v1::Checkpoint]) -> Self {
+        let held_until = wire::moment(answer.held_until.as_ref());
+        let words = format!("{}  held until {}", answer.ticket, held_until.as_deref().unwrap_or("-"));
+        Self::new(Answer::Held { ticket: answer.ticket, held_until }, words, answer.receipt.as_ref(), heads)
+    }
+
+    fn code(answer: v1::ReadSecurityCodeResult, heads: &[v1::Checkpoint]) -> Self {
+        let code = Digits(answer.code.map_or_else(Zeroizing::default, |mut code| code.take_digits()));
+        let words = code.expose().to_owned();
+        Self::new(Answer::Code { code }, words, answer.receipt.as_ref(), heads)
+    }
+
+    fn completed(answer: v1::CompleteAuthorizationResult, heads: &[v1::Checkpoint]) -> Self {
+        let words = "the security code is gone".to_owned();
+        Self::new(Answer::Completed { completed: true }, words, answer.receipt.as_ref(), heads)
+    }
+
     fn fingerprinted(answer: v1::FingerprintResult, heads: &[v1::Checkpoint]) -> Self {
         let fingerprint = data_encoding::HEXLOWER.encode(&answer.fingerprint);
         let words = fingerprint.clone();
@@ -1256,6 +1372,14 @@ mod tests {
         );
         let deleted = |tokens| Told::deleted(v1::DeleteCardResult { tokens, receipt: None }, &[]);
         assert_eq!((&**deleted(1).words, &**deleted(2).words), ("1 token ended", "2 tokens ended"));
+        let held = v1::HoldSecurityCodeResult {
+            ticket: "code-0-aa".into(),
+            ..v1::HoldSecurityCodeResult::default()
+        };
+        assert_eq!(*Told::held(held, &[]).words, "code-0-aa  held until -");
+        let code = Some(v1::SecurityCode::new(b"123".to_vec()));
+        let read = v1::ReadSecurityCodeResult { code, receipt: None };
+        assert_eq!(json(Told::code(read, &[]), None), "{\"code\":\"123\",\"receipt\":null}");
         let print = v1::FingerprintResult { fingerprint: vec![0xab; 16], receipt: None };
         assert_eq!(*Told::fingerprinted(print, &[]).words, "ab".repeat(16));
         let listed =

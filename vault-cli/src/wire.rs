@@ -81,6 +81,7 @@ words! {
     Action "ACTION_" [
         "tokenize", "detokenize", "inspect", "revoke", "disable", "enable", "update_attributes", "replace",
         "fingerprint", "list_by_subject", "delete_card", "erase_subject", "translate",
+        "hold_code", "read_code", "upgrade", "complete_authorization",
     ];
     ReplaceReason "REPLACE_REASON_" [
         "renewed", "lost", "stolen", "damaged", "product_change", "account_update", "cardholder_choice",

@@ -7,9 +7,10 @@ use zeroize::Zeroizing;
 
 use crate::BesideToken;
 use crate::v1::{
-    AllChannels, CardExpiry, ChangeHeader, DataKind, DeleteCardItem, DetokenizeItem, DetokenizeResult,
-    DisableItem, EnableItem, FingerprintItem, Initiator, InspectItem, NetworkToken, PaymentReference,
-    PlainCard, PlainData, Purpose, ReplaceItem, ReplaceReason, RequestHeader, RevealForm, RevokeItem,
+    AllChannels, CardExpiry, ChangeHeader, CompleteAuthorizationItem, DataKind, DeleteCardItem,
+    DetokenizeItem, DetokenizeResult, DisableItem, EnableItem, FingerprintItem, HoldSecurityCodeItem,
+    Initiator, InspectItem, NetworkToken, PaymentReference, PlainCard, PlainData, Purpose,
+    ReadSecurityCodeItem, ReplaceItem, ReplaceReason, RequestHeader, RevealForm, RevokeItem, SecurityCode,
     TokenizeItem, TranslateItem, UpgradeItem, delete_card_item, detokenize_result, fingerprint_item,
     replace_item, revoke_item, tokenize_item,
 };
@@ -166,6 +167,27 @@ pub fn delete_card(mut pan: Zeroizing<Vec<u8>>) -> DeleteCardItem {
 #[must_use]
 pub fn translate(token: &str, channel: &str) -> TranslateItem {
     TranslateItem { token: token.to_owned(), channel: channel.to_owned(), ..TranslateItem::default() }
+}
+
+/// A token whose card's security code is to be held: 3 ASCII digits, of American Express 4.
+#[must_use]
+pub fn hold_code(token: &str, mut digits: Zeroizing<Vec<u8>>) -> HoldSecurityCodeItem {
+    let code = SecurityCode::new(std::mem::take(&mut *digits));
+    HoldSecurityCodeItem { token: token.to_owned(), code: Some(code), ..HoldSecurityCodeItem::default() }
+}
+
+/// A security code that is wanted.
+#[must_use]
+pub fn read_code(token: &str, ticket: &str) -> ReadSecurityCodeItem {
+    let (token, ticket) = (token.to_owned(), ticket.to_owned());
+    ReadSecurityCodeItem { token, ticket, ..ReadSecurityCodeItem::default() }
+}
+
+/// An authorization that is over.
+#[must_use]
+pub fn complete(token: &str, ticket: &str) -> CompleteAuthorizationItem {
+    let (token, ticket) = (token.to_owned(), ticket.to_owned());
+    CompleteAuthorizationItem { token, ticket, ..CompleteAuthorizationItem::default() }
 }
 
 /// Takes the card number out of an answer: digits in ASCII. `None`: the answer is masked, sealed to somebody else, or of

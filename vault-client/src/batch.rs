@@ -365,6 +365,16 @@ mod tests {
         assert_eq!(client.erase_subject(header()).await.unwrap().tokens, 7);
         let batch = client.batch_translate(header(), vec![ask::translate("t", "app")]).await.unwrap();
         assert_eq!(batch.outcomes[0].result.as_ref().unwrap().token, "t'");
+        let item = ask::hold_code("c", Zeroizing::new(b"123".to_vec()));
+        let batch = client.batch_hold_security_code(header(), vec![item]).await.unwrap();
+        assert_eq!(batch.outcomes[0].result.as_ref().unwrap().ticket, "c");
+        let batch =
+            client.batch_read_security_code(header(), vec![ask::read_code("777", "t")]).await.unwrap();
+        let [Outcome { result: Ok(read), .. }] = batch.outcomes.as_slice() else { panic!() };
+        assert_eq!(read.code.as_ref().unwrap().digits, b"777");
+        let batch =
+            client.batch_complete_authorization(header(), vec![ask::complete("c", "t")]).await.unwrap();
+        assert_eq!(batch.outcomes[0].result.as_ref().unwrap().receipt.as_ref().unwrap().log, "c");
         let batch = client.batch_disable(header(), vec![ask::disable("x")]).await.unwrap();
         assert_eq!(batch.outcomes[0].result.as_ref().unwrap().channels, ["x"]);
         let batch = client.batch_enable(header(), vec![ask::enable("y")]).await.unwrap();
@@ -384,6 +394,9 @@ mod tests {
                 "batch_fingerprint",
                 "batch_delete_card",
                 "batch_translate",
+                "batch_hold_security_code",
+                "batch_read_security_code",
+                "batch_complete_authorization",
                 "batch_disable",
                 "batch_enable",
                 "batch_update_attributes"

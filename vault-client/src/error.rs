@@ -232,6 +232,7 @@ fn next_step(reason: Reason) -> Option<&'static str> {
         Reason::CertificateRefused => "connect again with a current certificate",
         Reason::PermissionDenied => "ask the operator for a rule that allows it",
         Reason::Locked => "ask the operator; nothing will pass until the lock is lifted",
+        Reason::SecurityCodeGone => "ask the shopper for the code again",
         Reason::SpaceExhausted => "ask the operator for another format",
         Reason::EpochMismatch => "read again what you looked at, then decide again",
         Reason::Custody => "check the custodian's secret",

@@ -463,6 +463,20 @@ fn upgraded(item: &UpgradeItem) -> UpgradeResult {
     UpgradeResult { token: item.token.clone(), ..UpgradeResult::default() }
 }
 
+fn hold_security_code_of(token: &str) -> HoldSecurityCodeResult {
+    HoldSecurityCodeResult { ticket: token.to_owned(), ..HoldSecurityCodeResult::default() }
+}
+
+fn read_security_code_of(token: &str) -> ReadSecurityCodeResult {
+    let code = Some(SecurityCode::new(token.as_bytes().to_vec()));
+    ReadSecurityCodeResult { code, ..ReadSecurityCodeResult::default() }
+}
+
+fn complete_authorization_of(token: &str) -> CompleteAuthorizationResult {
+    let receipt = Some(Receipt { log: token.to_owned(), ..Receipt::default() });
+    CompleteAuthorizationResult { receipt }
+}
+
 fn revoked(item: &RevokeItem) -> RevokeResult {
     RevokeResult { channels: vec![item.token.clone()], ..RevokeResult::default() }
 }
@@ -483,6 +497,9 @@ impl Vault for Desk {
         delete_card(DeleteCardRequest) -> DeleteCardResponse, |item| deleted(&item.reference);
         translate(TranslateRequest) -> TranslateResponse, |item| translated(&item.token);
         upgrade(UpgradeRequest) -> UpgradeResponse, |item| upgraded(item);
+        hold_security_code(HoldSecurityCodeRequest) -> HoldSecurityCodeResponse, |item| hold_security_code_of(&item.token);
+        read_security_code(ReadSecurityCodeRequest) -> ReadSecurityCodeResponse, |item| read_security_code_of(&item.token);
+        complete_authorization(CompleteAuthorizationRequest) -> CompleteAuthorizationResponse, |item| complete_authorization_of(&item.token);
         disable(DisableRequest) -> DisableResponse, |item| changed(&item.token);
         enable(EnableRequest) -> EnableResponse, |item| changed(&item.token);
         update_attributes(UpdateAttributesRequest) -> UpdateAttributesResponse, |item| changed(&item.token);
@@ -498,6 +515,9 @@ impl Vault for Desk {
         batch_delete_card(BatchDeleteCardRequest) -> BatchDeleteCardResponse, DeleteCardOutcome, delete_card_outcome, |item| deleted(&item.reference);
         batch_translate(BatchTranslateRequest) -> BatchTranslateResponse, TranslateOutcome, translate_outcome, |item| translated(&item.token);
         batch_upgrade(BatchUpgradeRequest) -> BatchUpgradeResponse, UpgradeOutcome, upgrade_outcome, |item| upgraded(item);
+        batch_hold_security_code(BatchHoldSecurityCodeRequest) -> BatchHoldSecurityCodeResponse, HoldSecurityCodeOutcome, hold_security_code_outcome, |item| hold_security_code_of(&item.token);
+        batch_read_security_code(BatchReadSecurityCodeRequest) -> BatchReadSecurityCodeResponse, ReadSecurityCodeOutcome, read_security_code_outcome, |item| read_security_code_of(&item.token);
+        batch_complete_authorization(BatchCompleteAuthorizationRequest) -> BatchCompleteAuthorizationResponse, CompleteAuthorizationOutcome, complete_authorization_outcome, |item| complete_authorization_of(&item.token);
         batch_disable(BatchDisableRequest) -> BatchDisableResponse, DisableOutcome, disable_outcome, |item| changed(&item.token);
         batch_enable(BatchEnableRequest) -> BatchEnableResponse, EnableOutcome, enable_outcome, |item| changed(&item.token);
         batch_update_attributes(BatchUpdateAttributesRequest) -> BatchUpdateAttributesResponse, UpdateAttributesOutcome, update_attributes_outcome, |item| changed(&item.token);

@@ -14,12 +14,14 @@ use crate::error::ClientError;
 use crate::line::Line;
 use crate::stream::{Answers, Gate, Gated, in_flight};
 use crate::v1::{
-    ChangeResult, DeleteCardItem, DeleteCardResult, DetokenizeItem, DetokenizeResult, DisableItem,
-    EnableItem, EraseSubjectRequest, EraseSubjectResponse, FingerprintItem, FingerprintResult,
-    GetCapabilitiesRequest, GetCapabilitiesResponse, InspectItem, InspectResult, ListBySubjectRequest,
-    ListBySubjectResponse, ReplaceItem, ReplaceResult, RequestHeader, RevokeItem, RevokeResult,
-    StreamDetokenizeRequest, StreamTokenizeRequest, StreamUpgradeRequest, TokenizeItem, TokenizeResult,
-    TranslateItem, UpdateAttributesItem, UpgradeItem, UpgradeResult,
+    ChangeResult, CompleteAuthorizationItem, CompleteAuthorizationResult, DeleteCardItem, DeleteCardResult,
+    DetokenizeItem, DetokenizeResult, DisableItem, EnableItem, EraseSubjectRequest, EraseSubjectResponse,
+    FingerprintItem, FingerprintResult, GetCapabilitiesRequest, GetCapabilitiesResponse,
+    HoldSecurityCodeItem, HoldSecurityCodeResult, InspectItem, InspectResult, ListBySubjectRequest,
+    ListBySubjectResponse, ReadSecurityCodeItem, ReadSecurityCodeResult, ReplaceItem, ReplaceResult,
+    RequestHeader, RevokeItem, RevokeResult, StreamDetokenizeRequest, StreamTokenizeRequest,
+    StreamUpgradeRequest, TokenizeItem, TokenizeResult, TranslateItem, UpdateAttributesItem, UpgradeItem,
+    UpgradeResult,
 };
 use crate::verb::{Verb, wire};
 
@@ -185,6 +187,33 @@ impl VaultClient {
         self.one(header, item).await
     }
 
+    /// Holds the security code of a token's card, in the memory of one node, to be read once.
+    pub async fn hold_security_code(
+        &self,
+        header: RequestHeader,
+        item: HoldSecurityCodeItem,
+    ) -> Result<HoldSecurityCodeResult, ClientError> {
+        self.one(header, item).await
+    }
+
+    /// Gives a security code back, once. [`Reason::SecurityCodeGone`](crate::Reason::SecurityCodeGone): ask the shopper again.
+    pub async fn read_security_code(
+        &self,
+        header: RequestHeader,
+        item: ReadSecurityCodeItem,
+    ) -> Result<ReadSecurityCodeResult, ClientError> {
+        self.one(header, item).await
+    }
+
+    /// Says that an authorization is over: its security code goes.
+    pub async fn complete_authorization(
+        &self,
+        header: RequestHeader,
+        item: CompleteAuthorizationItem,
+    ) -> Result<CompleteAuthorizationResult, ClientError> {
+        self.one(header, item).await
+    }
+
     /// Tokenizes any number of cards: split to the vault's limits (at most 1,000 items and less than 1 MiB a message), the
     /// parts sent one after the other under ids of their own ([`chunk_request_id`](crate::chunk_request_id)). Sending the
     /// whole again under the same header is safe, and tells what became of it.
@@ -286,6 +315,33 @@ impl VaultClient {
         header: RequestHeader,
         items: Vec<TranslateItem>,
     ) -> Result<Batch<TokenizeResult>, ClientError> {
+        self.many(header, items).await
+    }
+
+    /// Holds any number of security codes, by the rules of [`VaultClient::batch_tokenize`].
+    pub async fn batch_hold_security_code(
+        &self,
+        header: RequestHeader,
+        items: Vec<HoldSecurityCodeItem>,
+    ) -> Result<Batch<HoldSecurityCodeResult>, ClientError> {
+        self.many(header, items).await
+    }
+
+    /// Gives any number of security codes back, by the rules of [`VaultClient::batch_tokenize`].
+    pub async fn batch_read_security_code(
+        &self,
+        header: RequestHeader,
+        items: Vec<ReadSecurityCodeItem>,
+    ) -> Result<Batch<ReadSecurityCodeResult>, ClientError> {
+        self.many(header, items).await
+    }
+
+    /// Says that any number of authorizations are over, by the rules of [`VaultClient::batch_tokenize`].
+    pub async fn batch_complete_authorization(
+        &self,
+        header: RequestHeader,
+        items: Vec<CompleteAuthorizationItem>,
+    ) -> Result<Batch<CompleteAuthorizationResult>, ClientError> {
         self.many(header, items).await
     }
 

@@ -98,12 +98,15 @@ macro_rules! outcome {
 
 /// The generated enums of all outcomes, by the name of their message.
 mod oneof {
+    pub(super) use crate::v1::complete_authorization_outcome::Outcome as CompleteAuthorizationOutcome;
     pub(super) use crate::v1::delete_card_outcome::Outcome as DeleteCardOutcome;
     pub(super) use crate::v1::detokenize_outcome::Outcome as DetokenizeOutcome;
     pub(super) use crate::v1::disable_outcome::Outcome as DisableOutcome;
     pub(super) use crate::v1::enable_outcome::Outcome as EnableOutcome;
     pub(super) use crate::v1::fingerprint_outcome::Outcome as FingerprintOutcome;
+    pub(super) use crate::v1::hold_security_code_outcome::Outcome as HoldSecurityCodeOutcome;
     pub(super) use crate::v1::inspect_outcome::Outcome as InspectOutcome;
+    pub(super) use crate::v1::read_security_code_outcome::Outcome as ReadSecurityCodeOutcome;
     pub(super) use crate::v1::replace_outcome::Outcome as ReplaceOutcome;
     pub(super) use crate::v1::revoke_outcome::Outcome as RevokeOutcome;
     pub(super) use crate::v1::stream_detokenize_response::Outcome as StreamDetokenizeResponse;
@@ -126,6 +129,12 @@ verbs! {
     UpdateAttributesItem, ChangeResult, UpdateAttributesRequest by update_attributes,
         BatchUpdateAttributesRequest by batch_update_attributes, UpdateAttributesOutcome;
     TranslateItem, TokenizeResult, TranslateRequest by translate, BatchTranslateRequest by batch_translate, TranslateOutcome;
+    HoldSecurityCodeItem, HoldSecurityCodeResult, HoldSecurityCodeRequest by hold_security_code,
+        BatchHoldSecurityCodeRequest by batch_hold_security_code, HoldSecurityCodeOutcome;
+    ReadSecurityCodeItem, ReadSecurityCodeResult, ReadSecurityCodeRequest by read_security_code,
+        BatchReadSecurityCodeRequest by batch_read_security_code, ReadSecurityCodeOutcome;
+    CompleteAuthorizationItem, CompleteAuthorizationResult, CompleteAuthorizationRequest by complete_authorization,
+        BatchCompleteAuthorizationRequest by batch_complete_authorization, CompleteAuthorizationOutcome;
     FingerprintItem, FingerprintResult, FingerprintRequest by fingerprint,
         BatchFingerprintRequest by batch_fingerprint, FingerprintOutcome;
     DeleteCardItem, DeleteCardResult, DeleteCardRequest by delete_card,

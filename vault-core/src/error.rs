@@ -56,6 +56,8 @@ pub enum Error {
     },
     /// Every token of this shape has been used: never silently another format.
     SpaceExhausted,
+    /// The security code is not held here any more: the shopper is to be asked for it again.
+    CodeGone,
     /// More work than the vault can take; nothing was done.
     Overloaded,
     /// The deadline passed before the change was on disk; it was not made.
@@ -104,6 +106,7 @@ impl Error {
             | Self::NotFound
             | Self::IdempotencyMismatch
             | Self::StillRunning
+            | Self::CodeGone
             | Self::DeadlineExceeded
             | Self::Unimplemented { .. } => Fault::Caller,
             Self::Denied
@@ -131,6 +134,7 @@ impl Error {
             | Self::IdempotencyMismatch
             | Self::Locked { .. }
             | Self::SpaceExhausted
+            | Self::CodeGone
             | Self::DeadlineExceeded
             | Self::Unimplemented { .. }
             | Self::Custody
@@ -164,6 +168,9 @@ impl fmt::Display for Error {
             Self::Locked { lockdown } => write!(f, "locked by lockdown {lockdown}; ask an operator"),
             Self::SpaceExhausted => {
                 f.write_str("every token of this shape is used up; choose another format")
+            }
+            Self::CodeGone => {
+                f.write_str("the security code is not held any more; ask the shopper for it again")
             }
             Self::Overloaded => f.write_str("the vault is overloaded; try again"),
             Self::DeadlineExceeded => f.write_str("the deadline passed; nothing was changed"),

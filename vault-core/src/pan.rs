@@ -37,6 +37,10 @@ pub enum PanError {
     NotDigits,
     /// The Luhn sum is no multiple of ten (ISO/IEC 7812-1, annex B).
     CheckDigit,
+    /// The magnetic stripe's or chip's whole track (ISO/IEC 7813), not the number alone.
+    TrackData,
+    /// A PIN block (ISO 9564-1).
+    PinBlock,
 }
 
 impl fmt::Display for PanError {
@@ -45,6 +49,8 @@ impl fmt::Display for PanError {
             Self::Length => "must have 12 to 19 digits",
             Self::NotDigits => "may hold only digits, with single spaces or hyphens between them",
             Self::CheckDigit => "must have a right check digit",
+            Self::TrackData => "must be a card number alone, not track data",
+            Self::PinBlock => "must be a card number, not a PIN block",
         })
     }
 }
@@ -54,6 +60,13 @@ impl std::error::Error for PanError {}
 impl Pan {
     /// Reads 12 to 19 ASCII digits; single spaces and hyphens between two digits are dropped.
     pub fn parse(written: &[u8]) -> Result<Self, PanError> {
+        // PCI DSS 3.3: neither is kept by anybody, so who sends one is told what is wrong, and nothing of it is read.
+        if is_track_data(written) {
+            return Err(PanError::TrackData);
+        }
+        if is_pin_block(written) {
+            return Err(PanError::PinBlock);
+        }
         if written.len() > MAX_WRITTEN {
             return Err(PanError::Length);
         }
@@ -161,6 +174,24 @@ impl Drop for Pan {
     fn drop(&mut self) {
         self.0.as_mut_slice().zeroize();
     }
+}
+
+/// Whether it is a track of ISO/IEC 7813: with its start sentinel, or a number and what only a track has behind it (`=`, `^`,
+/// or the `D` of a chip's track 2 equivalent).
+fn is_track_data(written: &[u8]) -> bool {
+    let sentinel = matches!(written.first(), Some(b'%' | b';'));
+    let number = written.strip_prefix(b"B").unwrap_or(written);
+    let digits = number.iter().take_while(|b| b.is_ascii_digit()).count();
+    let separated = matches!(number.get(digits), Some(b'=' | b'^' | b'D' | b'd'));
+    sentinel || (digits >= MIN_DIGITS && separated)
+}
+
+/// Whether it is a PIN block of ISO 9564-1 in hexadecimal: 16 digits, or 32 of format 4. With fewer than three letters it is
+/// taken for a mistyped number: of a hundred enciphered blocks, hardly one has so few.
+fn is_pin_block(written: &[u8]) -> bool {
+    matches!(written.len(), 16 | 32)
+        && written.iter().all(u8::is_ascii_hexdigit)
+        && written.iter().filter(|b| b.is_ascii_alphabetic()).count() >= 3
 }
 
 /// The first six digits of a card number: the issuer, as ranges were given until ISO/IEC 7812-1:2017.
@@ -618,6 +649,27 @@ mod tests {
 
     fn bodies() -> impl Strategy<Value = Vec<u8>> {
         prop::collection::vec(b'0'..=b'9', MIN_DIGITS - 1..MAX_DIGITS)
+    }
+
+    #[test]
+    fn track_data_and_pin_blocks_are_told_as_such() {
+        for track in [
+            "%B4111111111111111^DOE/JOHN^3012101100000000000000000000000?",
+            ";4111111111111111=30121011000012300000?",
+            "4111111111111111=3012101",
+            "4111111111111111D3012101",
+            "B4111111111111111^DOE/JOHN^3012101",
+            ";",
+            "%",
+        ] {
+            assert_eq!(Pan::parse(track.as_bytes()).err(), Some(PanError::TrackData), "{track}");
+        }
+        for block in ["0412AC89ABCDEF67", "2412345affffffff", "44C4A1C7B6A4B64C2C60D5A8B0C3D1E2"] {
+            assert_eq!(Pan::parse(block.as_bytes()).err(), Some(PanError::PinBlock), "{block}");
+        }
+        for other in ["4111a11111111111x", "=", "411=", "DEADBEEF"] {
+            assert_eq!(Pan::parse(other.as_bytes()).err(), Some(PanError::NotDigits), "{other}");
+        }
     }
 
     #[test]

@@ -235,6 +235,9 @@ impl Admitted {
             }
             Action::Disable => Event::Changed { record, version, change: RecordChange::Disabled },
             Action::Enable => Event::Changed { record, version, change: RecordChange::Enabled },
+            Action::HoldCode => Event::CodeHeld { record },
+            Action::ReadCode => Event::CodeRead { record, purpose, initiator },
+            Action::CompleteAuthorization => Event::CodeDropped { record },
             Action::Replace => {
                 let Some(reason) = replaced else { return deny(Refusal::ActionNotAllowed) };
                 Event::Replaced { record, version, reason }
@@ -298,8 +301,9 @@ impl Admitted {
     fn restricted(&self, card: &Card, presented: &Presented) -> Option<Refusal> {
         let row = &card.row;
         match self.action {
-            Action::Detokenize | Action::Inspect | Action::Upgrade => {}
-            Action::Tokenize
+            Action::Detokenize | Action::Inspect | Action::Upgrade | Action::HoldCode | Action::ReadCode => {}
+            Action::CompleteAuthorization
+            | Action::Tokenize
             | Action::Revoke
             | Action::Disable
             | Action::Enable
@@ -320,6 +324,11 @@ impl Admitted {
             | Action::ReadLocks
             | Action::Connect => return None,
         }
+        // PCI DSS 3.3: a security code is for the authorization that its cardholder began, and for nothing else.
+        let authorizes = self.purpose == Purpose::Authorization && self.initiator == Initiator::Cardholder;
+        if self.action == Action::ReadCode && !authorizes {
+            return Some(Refusal::WrongPurpose);
+        }
         // A card that was replaced is there to undo what was done with it, not for new payments.
         if presented.earlier.is_some() && !matches!(self.purpose, Purpose::Refund | Purpose::Dispute) {
             return Some(Refusal::WrongPurpose);
@@ -332,6 +341,10 @@ impl Admitted {
         }
         if row.restrictions.bound_to_customer && row.subject != presented.customer {
             return Some(Refusal::WrongCustomer);
+        }
+        // A code is used once by itself, before or after the card.
+        if matches!(self.action, Action::HoldCode | Action::ReadCode) {
+            return None;
         }
         // A lost answer may be asked for again by the very request that spent the token, and by no other.
         let rereads = |spent: Spent| {
@@ -485,6 +498,7 @@ impl Denial {
             Refusal::Locked => Error::Locked { lockdown: self.lock },
             Refusal::BudgetSpent | Refusal::GuessBudgetSpent => Error::Budget { retry_after_ms: 0 },
             Refusal::SpaceExhausted => Error::SpaceExhausted,
+            Refusal::CodeGone => Error::CodeGone,
             Refusal::IdempotencyMismatch => Error::IdempotencyMismatch,
             Refusal::Unreadable => Error::internal(),
             Refusal::Malformed => Error::malformed("request", "is malformed"),

@@ -6,6 +6,7 @@
 
 mod blocking;
 mod cards;
+mod codes;
 mod customers;
 mod esk;
 mod guesses;
@@ -29,13 +30,14 @@ use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
 
 pub use blocking::Blocking;
+pub use codes::{CODE_LIFE_MS, CodeTicket, MAX_CODES, SecurityCode};
 pub use customers::MAX_LISTED;
 pub use operate::{KeyLine, MAX_ENTRIES, MAX_NOTE, PolicyChange, Status};
 pub use request::{
-    AttributesUpdate, CardToDelete, ChangedToken, Context, Deleted, Detokenized, EarlierCard, Erased,
-    Fingerprinted, Header, Inspected, Listed, ListedToken, MAX_BATCH, MAX_CONTEXT, NewCard, Replaced,
-    Replacement, RequestId, Reveal, Revealed, Revocation, RevokedToken, TokenStanding, Tokenized,
-    Translation, UpgradedToken, Wanted,
+    AttributesUpdate, CardToDelete, ChangedToken, CodeHeld, CodeRead, Completed, Context, Deleted,
+    Detokenized, EarlierCard, Erased, Fingerprinted, Header, Inspected, Listed, ListedToken, MAX_BATCH,
+    MAX_CONTEXT, NewCard, Replaced, Replacement, RequestId, Reveal, Revealed, Revocation, RevokedToken,
+    TokenStanding, Tokenized, Translation, UpgradedToken, Wanted,
 };
 pub use space::SpaceUse;
 pub use verify::{Finding, StoreReport};
@@ -104,6 +106,7 @@ struct Inner {
     state: RwLock<Arc<State>>,
     recent: Arc<RecentRows>,
     running: running::Running,
+    codes: codes::Cells,
     changing: tokio::sync::Mutex<()>,
     vault: [u8; 16],
     root: (KeyId, Root),
@@ -208,6 +211,7 @@ impl Vault {
                 state,
                 recent,
                 running: running::Running::default(),
+                codes: codes::Cells::default(),
                 changing: tokio::sync::Mutex::new(()),
                 vault: header.vault,
                 root: (header.root.0, root),

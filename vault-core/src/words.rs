@@ -114,8 +114,14 @@ words! {
         /// Cards are brought in from another merchant's tokens. Beside that, a translation takes the rights to detokenize
         /// and to tokenize.
         Translate = 13 "translate",
+        /// A card's security code is held, in memory, to be read once.
+        HoldCode = 14 "hold_code",
+        /// A card's security code is read.
+        ReadCode = 15 "read_code",
         /// A vaultless token of an old slot comes in, the one of the current slot for the same card goes out.
         Upgrade = 16 "upgrade",
+        /// An authorization is over: its security code is dropped.
+        CompleteAuthorization = 17 "complete_authorization",
         /// A new key takes over, or a key changes its state.
         RotateKey = 64 "rotate_key",
         /// A lock is put on.
@@ -234,6 +240,8 @@ words! {
         Disabled = 22 "disabled",
         /// The token stood for no card at the time that was asked about, or that card is kept no more.
         NotKept = 23 "not_kept",
+        /// No security code is held under the ticket: it was read or dropped, its hour is over, or the process began anew.
+        CodeGone = 24 "code_gone",
         /// No rule allows this principal vaultless tokens for the purpose, or people type on the channel.
         VaultlessNotAllowed = 32 "vaultless_not_allowed",
     }
@@ -373,7 +381,7 @@ mod tests {
     /// Numbers and texts stand on customers' disks: this table changes by added lines only.
     const ON_DISK: &str = "\
         action 1 tokenize, 2 detokenize, 3 inspect, 4 revoke, 5 disable, 6 enable, 7 update_attributes, \
-        8 replace, 9 fingerprint, 10 list_by_subject, 11 delete_card, 12 erase_subject, 13 translate, 16 upgrade, 64 rotate_key, 65 set_lock, 66 lift_lock, 67 apply_policy, 68 read_audit, 69 read_keys, 70 read_policy, 71 read_locks, 72 connect
+        8 replace, 9 fingerprint, 10 list_by_subject, 11 delete_card, 12 erase_subject, 13 translate, 14 hold_code, 15 read_code, 16 upgrade, 17 complete_authorization, 64 rotate_key, 65 set_lock, 66 lift_lock, 67 apply_policy, 68 read_audit, 69 read_keys, 70 read_policy, 71 read_locks, 72 connect
         purpose 1 authorization, 2 capture, 3 refund, 4 reversal, 5 dispute, 6 recurring, 7 instalment, \
         8 unscheduled, 9 fraud_check, 10 account_update, 11 network_token_provisioning, 12 settlement, 13 export
         initiator 1 cardholder, 2 merchant
@@ -382,7 +390,7 @@ mod tests {
         5 denied_by_rule, 6 locked, 7 budget_spent, 8 guess_budget_spent, 9 unknown, 10 expired, 11 revoked, \
         12 foreign, 13 wrong_purpose, 14 already_used, 15 erased, 16 unreadable, 17 space_exhausted, \
         18 idempotency_mismatch, 19 malformed, 20 shows_too_much, 21 wrong_customer, 22 disabled, \
-        23 not_kept, 32 vaultless_not_allowed
+        23 not_kept, 24 code_gone, 32 vaultless_not_allowed
         record_change 1 disabled, 2 enabled, 3 attributes_updated, 4 earlier_deleted
         key_state 1 active, 2 deactivated, 3 compromised, 4 destroyed
         lock_reason 1 suspected_breach, 2 stolen_credential, 3 fraud, 4 maintenance, 5 offboarding, 6 legal_order, \
@@ -455,7 +463,10 @@ mod tests {
                 "delete_card",
                 "erase_subject",
                 "translate",
-                "upgrade"
+                "hold_code",
+                "read_code",
+                "upgrade",
+                "complete_authorization"
             ]
         );
     }

@@ -387,6 +387,20 @@ fn entry(log: &str, index: u64, leaf: Vec<u8>, entry: &AuditEntry) -> v1::AuditE
             told.details.insert("reason".to_owned(), reason.to_string());
             ("replaced", Some(Action::Replace))
         }
+        Event::CodeHeld { record } => {
+            told.record = record.0.to_vec();
+            ("code_held", Some(Action::HoldCode))
+        }
+        Event::CodeRead { record, purpose, initiator } => {
+            told.record = record.0.to_vec();
+            told.purpose = purpose.id().into();
+            told.initiator = initiator.id().into();
+            ("code_read", Some(Action::ReadCode))
+        }
+        Event::CodeDropped { record } => {
+            told.record = record.0.to_vec();
+            ("code_dropped", Some(Action::CompleteAuthorization))
+        }
         Event::Fingerprinted { purpose, initiator } => {
             told.purpose = purpose.id().into();
             told.initiator = initiator.id().into();

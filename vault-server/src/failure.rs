@@ -18,6 +18,7 @@ pub fn failure(error: &Error) -> Failure {
         Error::StillRunning => Reason::StillRunning,
         Error::Locked { .. } => Reason::Locked,
         Error::SpaceExhausted => Reason::SpaceExhausted,
+        Error::CodeGone => Reason::SecurityCodeGone,
         Error::Overloaded => Reason::Overloaded,
         Error::DeadlineExceeded => Reason::DeadlineExceeded,
         Error::Unimplemented { .. } => Reason::Unimplemented,
@@ -56,6 +57,7 @@ pub fn failure(error: &Error) -> Failure {
         | Error::Budget { .. }
         | Error::StillRunning
         | Error::SpaceExhausted
+        | Error::CodeGone
         | Error::Overloaded
         | Error::DeadlineExceeded
         | Error::Unimplemented { .. }

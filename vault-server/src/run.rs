@@ -69,6 +69,12 @@ const METHODS: &[&str] = &[
     "/vault.v1.Vault/Upgrade",
     "/vault.v1.Vault/BatchUpgrade",
     "/vault.v1.Vault/StreamUpgrade",
+    "/vault.v1.Vault/HoldSecurityCode",
+    "/vault.v1.Vault/ReadSecurityCode",
+    "/vault.v1.Vault/CompleteAuthorization",
+    "/vault.v1.Vault/BatchHoldSecurityCode",
+    "/vault.v1.Vault/BatchReadSecurityCode",
+    "/vault.v1.Vault/BatchCompleteAuthorization",
     "/vault.v1.Vault/StreamTokenize",
     "/vault.v1.Vault/StreamDetokenize",
     "/vault.v1.Vault/GetCapabilities",
@@ -392,6 +398,7 @@ async fn housekeeping(
                 since = now;
             }
             _ = count.tick() => {
+                vault.forget_codes();
                 let (_, commits, _) = vault.load();
                 metrics.commits.inc_by(commits.saturating_sub(counted));
                 counted = commits;

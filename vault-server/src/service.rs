@@ -66,6 +66,7 @@ const FEATURES: &[&str] = &[
     "subject.list",
     "subject.erase",
     "token.translate",
+    "code.hold",
 ];
 
 /// The data plane.
@@ -695,6 +696,48 @@ impl v1::vault_server::Vault for VaultService {
         request: Request<v1::BatchTranslateRequest>,
     ) -> Result<Response<v1::BatchTranslateResponse>, Status> {
         life::batch_translate(self, request).await
+    }
+
+    async fn hold_security_code(
+        &self,
+        request: Request<v1::HoldSecurityCodeRequest>,
+    ) -> Result<Response<v1::HoldSecurityCodeResponse>, Status> {
+        life::hold_security_code(self, request).await
+    }
+
+    async fn read_security_code(
+        &self,
+        request: Request<v1::ReadSecurityCodeRequest>,
+    ) -> Result<Response<v1::ReadSecurityCodeResponse>, Status> {
+        life::read_security_code(self, request).await
+    }
+
+    async fn complete_authorization(
+        &self,
+        request: Request<v1::CompleteAuthorizationRequest>,
+    ) -> Result<Response<v1::CompleteAuthorizationResponse>, Status> {
+        life::complete_authorization(self, request).await
+    }
+
+    async fn batch_hold_security_code(
+        &self,
+        request: Request<v1::BatchHoldSecurityCodeRequest>,
+    ) -> Result<Response<v1::BatchHoldSecurityCodeResponse>, Status> {
+        life::batch_hold_security_code(self, request).await
+    }
+
+    async fn batch_read_security_code(
+        &self,
+        request: Request<v1::BatchReadSecurityCodeRequest>,
+    ) -> Result<Response<v1::BatchReadSecurityCodeResponse>, Status> {
+        life::batch_read_security_code(self, request).await
+    }
+
+    async fn batch_complete_authorization(
+        &self,
+        request: Request<v1::BatchCompleteAuthorizationRequest>,
+    ) -> Result<Response<v1::BatchCompleteAuthorizationResponse>, Status> {
+        life::batch_complete_authorization(self, request).await
     }
 
     async fn get_capabilities(

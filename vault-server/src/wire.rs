@@ -26,8 +26,9 @@ use vault_proto::v1;
 use crate::data;
 
 pub use life::{
-    changed, delete_card, deleted, disable, enable, fingerprint, fingerprinted, listed, replace, replaced,
-    translate, update, upgrade, upgraded,
+    changed, code_read, complete, completed, delete_card, deleted, disable, enable, fingerprint,
+    fingerprinted, held_code, hold_code, listed, read_code, replace, replaced, translate, update, upgrade,
+    upgraded,
 };
 
 /// The longest `reference` of an item, in bytes: it only finds its way back.
@@ -172,6 +173,8 @@ pub fn pan_rule(broken: PanError) -> &'static str {
         PanError::Length => "must have 12 to 19 digits",
         PanError::NotDigits => "must be ASCII digits, with single spaces or hyphens between groups at most",
         PanError::CheckDigit => "must pass the Luhn check",
+        PanError::TrackData => "must be a card number alone, not track data",
+        PanError::PinBlock => "must be a card number, not a PIN block",
     }
 }
 

@@ -220,6 +220,25 @@ pub enum Event {
         /// Whether this answers a request that was answered before.
         redelivered: bool,
     },
+    /// A card's security code came in, to be held in memory.
+    CodeHeld {
+        /// The record.
+        record: Ref,
+    },
+    /// A card's security code was about to go out. Stands on disk before it does.
+    CodeRead {
+        /// The record.
+        record: Ref,
+        /// What for.
+        purpose: Purpose,
+        /// Who started the payment.
+        initiator: Initiator,
+    },
+    /// An authorization is over: its security code is gone.
+    CodeDropped {
+        /// The record.
+        record: Ref,
+    },
     /// A request was refused.
     Refused {
         /// What was asked.
@@ -383,6 +402,9 @@ impl Event {
             | Self::Fingerprinted { .. }
             | Self::Listed { .. }
             | Self::Erased { .. }
+            | Self::CodeHeld { .. }
+            | Self::CodeRead { .. }
+            | Self::CodeDropped { .. }
             | Self::Inspected { .. }
             | Self::Refused { .. }
             | Self::RefusalsCounted { .. }
@@ -408,6 +430,9 @@ impl Event {
             Self::Fingerprinted { .. } => 9,
             Self::Listed { .. } => 10,
             Self::Erased { .. } => 11,
+            Self::CodeHeld { .. } => 12,
+            Self::CodeRead { .. } => 13,
+            Self::CodeDropped { .. } => 14,
             Self::Upgraded { .. } => 16,
             Self::Refused { .. } => 32,
             Self::RefusalsCounted { .. } => 33,
@@ -452,6 +477,10 @@ impl Event {
             Self::Fingerprinted { purpose, initiator } => w.u8(purpose.id()).u8(initiator.id()),
             Self::Listed { subject, cards, show } => w.fixed(&subject.0).u32(*cards).u8(show.id()),
             Self::Erased { subject, cards } => w.fixed(&subject.0).u32(*cards),
+            Self::CodeHeld { record } | Self::CodeDropped { record } => w.fixed(&record.0),
+            Self::CodeRead { record, purpose, initiator } => {
+                w.fixed(&record.0).u8(purpose.id()).u8(initiator.id())
+            }
             Self::Upgraded { record, version, from, redelivered } => {
                 w.fixed(&record.0).u32(*version).fixed(&from.0).u8((*redelivered).into())
             }
@@ -539,6 +568,13 @@ impl Event {
             },
             10 => Self::Listed { subject: Ref(r.array()?), cards: r.u32()?, show: word(r, Show::from_id)? },
             11 => Self::Erased { subject: Ref(r.array()?), cards: r.u32()? },
+            12 => Self::CodeHeld { record: Ref(r.array()?) },
+            13 => Self::CodeRead {
+                record: Ref(r.array()?),
+                purpose: word(r, Purpose::from_id)?,
+                initiator: word(r, Initiator::from_id)?,
+            },
+            14 => Self::CodeDropped { record: Ref(r.array()?) },
             16 => Self::Upgraded {
                 record: Ref(r.array()?),
                 version: r.u32()?,
@@ -609,6 +645,11 @@ impl Event {
                 format!("listed {cards} tokens of customer {subject}, {show}")
             }
             Self::Erased { subject, cards } => format!("erased customer {subject}: {cards} tokens ended"),
+            Self::CodeHeld { record } => format!("held the security code of {record}"),
+            Self::CodeRead { record, purpose, initiator } => {
+                format!("disclosed the security code of {record} for {purpose} by {initiator}")
+            }
+            Self::CodeDropped { record } => format!("dropped the security code of {record}"),
             Self::Upgraded { record, version: _, from, redelivered } => {
                 format!("upgraded {from} to {record}{}", again(*redelivered))
             }
@@ -809,6 +850,9 @@ pub(super) mod tests {
             Event::Fingerprinted { purpose, initiator },
             Event::Listed { subject: record, cards: 9, show: Show::Masked },
             Event::Erased { subject: record, cards: 9 },
+            Event::CodeHeld { record },
+            Event::CodeRead { record, purpose, initiator },
+            Event::CodeDropped { record },
             Event::Refused {
                 action: Action::Detokenize,
                 record: Some(record),
@@ -905,6 +949,9 @@ pub(super) mod tests {
                 "disclosed",
                 "inspected",
                 "revoked",
+                "",
+                "",
+                "",
                 "",
                 "",
                 "",

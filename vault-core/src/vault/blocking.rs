@@ -1,9 +1,10 @@
 //! The verbs for programs without async: each call waits on its own thread.
 
+use super::codes::{CodeTicket, SecurityCode};
 use super::request::{
-    AttributesUpdate, CardToDelete, ChangedToken, Deleted, Detokenized, Erased, Fingerprinted, Header,
-    Inspected, Listed, NewCard, Replaced, Replacement, Reveal, Revocation, RevokedToken, Tokenized,
-    Translation, UpgradedToken, Wanted,
+    AttributesUpdate, CardToDelete, ChangedToken, CodeHeld, CodeRead, Completed, Deleted, Detokenized,
+    Erased, Fingerprinted, Header, Inspected, Listed, NewCard, Replaced, Replacement, Reveal, Revocation,
+    RevokedToken, Tokenized, Translation, UpgradedToken, Wanted,
 };
 use super::{Place, Vault};
 use crate::custody::Custodian;
@@ -269,6 +270,39 @@ impl Blocking {
         translations: Vec<Translation>,
     ) -> Result<Vec<Result<Tokenized, Error>>, Error> {
         pollster::block_on(self.0.translate_batch(caller, header, translations))
+    }
+
+    /// See [`Vault::hold_code`].
+    pub fn hold_code(
+        &self,
+        caller: Caller<'_>,
+        header: &Header,
+        token: Token,
+        code: SecurityCode,
+    ) -> Result<CodeHeld, Error> {
+        pollster::block_on(self.0.hold_code(caller, header, token, code))
+    }
+
+    /// See [`Vault::read_code`].
+    pub fn read_code(
+        &self,
+        caller: Caller<'_>,
+        header: &Header,
+        token: Token,
+        ticket: CodeTicket,
+    ) -> Result<CodeRead, Error> {
+        pollster::block_on(self.0.read_code(caller, header, token, ticket))
+    }
+
+    /// See [`Vault::complete_authorization`].
+    pub fn complete_authorization(
+        &self,
+        caller: Caller<'_>,
+        header: &Header,
+        token: Token,
+        ticket: CodeTicket,
+    ) -> Result<Completed, Error> {
+        pollster::block_on(self.0.complete_authorization(caller, header, token, ticket))
     }
 
     /// See [`Vault::close`].

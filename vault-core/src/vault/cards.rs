@@ -5,6 +5,7 @@ mod vaultless;
 
 use std::sync::Arc;
 
+use super::codes::CodeDeed;
 use super::guesses::{self, Guess};
 use super::kept::{KEPT_DAYS, Request};
 use super::life::Change;
@@ -264,6 +265,8 @@ pub(super) struct Want {
 pub(super) enum Deed {
     /// Nothing: it is shown, as far as the request says; as it was then, if it says when.
     Show(Option<Timestamp>),
+    /// Its card's security code is held, read or dropped.
+    Code(CodeDeed),
     /// Another card takes its card's place.
     Replace(InPlace),
     /// It stops working, on this channel or on all.
@@ -279,7 +282,7 @@ impl Deed {
     fn channel(&self) -> Option<&ChannelName> {
         match self {
             Self::Revoke(only) => only.as_ref(),
-            Self::Show(_) | Self::Replace(_) | Self::Change(_) | Self::Upgrade => None,
+            Self::Show(_) | Self::Code(_) | Self::Replace(_) | Self::Change(_) | Self::Upgrade => None,
         }
     }
 
@@ -287,7 +290,7 @@ impl Deed {
     fn card(&self) -> Option<&Value> {
         match self {
             Self::Replace(replacement) => Some(&replacement.value),
-            Self::Show(_) | Self::Revoke(_) | Self::Change(_) | Self::Upgrade => None,
+            Self::Show(_) | Self::Code(_) | Self::Revoke(_) | Self::Change(_) | Self::Upgrade => None,
         }
     }
 }
@@ -571,6 +574,7 @@ impl<'a> Round<'a> {
             Deed::Replace(replacement) => {
                 self.decide_replace(replacement, &want.token, card, (key, row_key, place), part)
             }
+            Deed::Code(deed) => self.decide_code(deed, card, key, again),
             Deed::Revoke(only) => self.decide_revoke(only.as_ref(), card, key, row_key, again),
             Deed::Change(change) => self.decide_change(change, card, key, row_key, again),
             Deed::Upgrade => self.decide_upgrade(&want.token, card, key, again),
@@ -649,6 +653,24 @@ impl<'a> Round<'a> {
                 Ok((Filing::Enact(permit, part, None), card, shown))
             }
         }
+    }
+
+    /// A code is in memory alone: the row is only looked at, and the log says what was done.
+    fn decide_code(&mut self, deed: &CodeDeed, card: Card, key: &Key, again: bool) -> Decided {
+        let record = card.row.record;
+        let permit = self.admitted.permit_card(&card, &self.presented(&card, Show::Nothing, again))?;
+        match deed {
+            CodeDeed::Hold(code) => code
+                .fits(&card.row.network)
+                .map_err(|e| Box::new(Refused(self.admitted.deny(Refusal::Malformed, Some(record)), e)))?,
+            CodeDeed::Read(ticket) if !self.holds_code(ticket, record) => {
+                return Err(self.admitted.deny(Refusal::CodeGone, Some(record)).into());
+            }
+            CodeDeed::Read(_) | CodeDeed::Drop(_) => {}
+        }
+        let mut part = Part::default();
+        self.view.rely(&mut part, key);
+        Ok((Filing::Enact(permit, part, None), card, Show::Nothing))
     }
 
     fn decide_revoke(
@@ -790,9 +812,11 @@ fn request_bytes(
         w.e(want.token.as_bytes()).u8(want.show.id());
         w.e(want.deed.channel().map_or("", ChannelName::as_str).as_bytes());
         match &want.deed {
-            Deed::Show(None) | Deed::Revoke(_) | Deed::Upgrade => {}
+            // Nothing of a security code: what is kept of a request outlives it.
+            Deed::Show(None) | Deed::Revoke(_) | Deed::Upgrade | Deed::Code(CodeDeed::Hold(_)) => {}
             Deed::Show(Some(then)) => drop(w.u64(then.0)),
             Deed::Change(change) => change.write(&mut w),
+            Deed::Code(CodeDeed::Read(ticket) | CodeDeed::Drop(ticket)) => drop(w.fixed(&ticket.bytes())),
             Deed::Replace(InPlace { value, card_expiry, reason }) => {
                 // Its fingerprint stands for the number, which these bytes are not to hold.
                 let pan = value.number().ok_or_else(Error::internal)?;

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use super::codes::{CodeTicket, SecurityCode};
 use crate::attributes::{Attribute, Attributes};
 use crate::audit::entry::Minting;
 use crate::audit::receipt::Receipt;
@@ -386,6 +387,30 @@ pub struct CardToDelete {
 pub struct Deleted {
     /// How many tokens ended by it.
     pub tokens: u32,
+    /// Where it stands in the log.
+    pub receipt: Receipt,
+}
+
+/// The answer to a security code.
+pub struct CodeHeld {
+    /// What it is asked for with.
+    pub ticket: CodeTicket,
+    /// Until when it is held.
+    pub held_until: Timestamp,
+    /// Where it stands in the log.
+    pub receipt: Receipt,
+}
+
+/// A security code given back. It is held no more.
+pub struct CodeRead {
+    /// The code.
+    pub code: SecurityCode,
+    /// Where it stands in the log.
+    pub receipt: Receipt,
+}
+
+/// The answer to an authorization that is over.
+pub struct Completed {
     /// Where it stands in the log.
     pub receipt: Receipt,
 }

@@ -80,6 +80,19 @@ verbs! {
     fingerprint, batch_fingerprint: Fingerprint by fingerprint_batch, wire::fingerprint => wire::fingerprinted;
         FingerprintRequest -> FingerprintResponse, BatchFingerprintRequest -> BatchFingerprintResponse,
         FingerprintOutcome in fingerprint_outcome;
+    hold_security_code, batch_hold_security_code: HoldCode by hold_code_batch, wire::hold_code => wire::held_code;
+        HoldSecurityCodeRequest -> HoldSecurityCodeResponse,
+        BatchHoldSecurityCodeRequest -> BatchHoldSecurityCodeResponse,
+        HoldSecurityCodeOutcome in hold_security_code_outcome;
+    read_security_code, batch_read_security_code: ReadCode by read_code_batch, wire::read_code => wire::code_read;
+        ReadSecurityCodeRequest -> ReadSecurityCodeResponse,
+        BatchReadSecurityCodeRequest -> BatchReadSecurityCodeResponse,
+        ReadSecurityCodeOutcome in read_security_code_outcome;
+    complete_authorization, batch_complete_authorization:
+        CompleteAuthorization by complete_authorization_batch, wire::complete => wire::completed;
+        CompleteAuthorizationRequest -> CompleteAuthorizationResponse,
+        BatchCompleteAuthorizationRequest -> BatchCompleteAuthorizationResponse,
+        CompleteAuthorizationOutcome in complete_authorization_outcome;
     translate, batch_translate: Detokenize by translate_batch, wire::translate => wire::tokenized;
         TranslateRequest -> TranslateResponse, BatchTranslateRequest -> BatchTranslateResponse,
         TranslateOutcome in translate_outcome;

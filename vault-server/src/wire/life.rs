@@ -14,8 +14,9 @@ use vault_core::pan::Pan;
 use vault_core::restrictions::{Purposes, Restrictions};
 use vault_core::token::Token;
 use vault_core::vault::{
-    AttributesUpdate, CardToDelete, ChangedToken, Deleted, EarlierCard, Fingerprinted, Listed, ListedToken,
-    Replaced, Replacement, TokenStanding, Translation, UpgradedToken,
+    AttributesUpdate, CardToDelete, ChangedToken, CodeHeld, CodeRead, CodeTicket, Completed, Deleted,
+    EarlierCard, Fingerprinted, Listed, ListedToken, Replaced, Replacement, SecurityCode, TokenStanding,
+    Translation, UpgradedToken,
 };
 use vault_core::words::{AgreementKind, Purpose, ReplaceReason};
 use vault_proto::v1;
@@ -232,6 +233,50 @@ pub fn translate(item: v1::TranslateItem) -> Result<Translation, Error> {
         restrictions: restrictions(item.restrictions)?,
         context: item.context.map(|c| context(&c, &ITEM_CONTEXT)).transpose()?,
     })
+}
+
+/// A token, and its card's security code.
+pub fn hold_code(item: v1::HoldSecurityCodeItem) -> Result<(Token, SecurityCode), Error> {
+    reference(&item.reference)?;
+    let code = SecurityCode::parse(&required(item.code, "item.code")?.take_digits())?;
+    Ok((token(&item.token)?, code))
+}
+
+/// The answer to a security code.
+#[must_use]
+pub fn held_code(answer: CodeHeld, with_head: bool) -> v1::HoldSecurityCodeResult {
+    v1::HoldSecurityCodeResult {
+        ticket: answer.ticket.to_string(),
+        held_until: Some(timestamp(answer.held_until)),
+        receipt: Some(receipt(&answer.receipt, with_head)),
+    }
+}
+
+/// A token, and the ticket of its card's security code.
+pub fn read_code(item: v1::ReadSecurityCodeItem) -> Result<(Token, CodeTicket), Error> {
+    reference(&item.reference)?;
+    Ok((token(&item.token)?, CodeTicket::parse(&item.ticket)?))
+}
+
+/// A security code given back.
+#[must_use]
+pub fn code_read(answer: CodeRead, with_head: bool) -> v1::ReadSecurityCodeResult {
+    v1::ReadSecurityCodeResult {
+        code: Some(v1::SecurityCode::new(answer.code.expose_digits().to_vec())),
+        receipt: Some(receipt(&answer.receipt, with_head)),
+    }
+}
+
+/// A token, and the ticket of the security code that is to go.
+pub fn complete(item: v1::CompleteAuthorizationItem) -> Result<(Token, CodeTicket), Error> {
+    reference(&item.reference)?;
+    Ok((token(&item.token)?, CodeTicket::parse(&item.ticket)?))
+}
+
+/// The answer to an authorization that is over.
+#[must_use]
+pub fn completed(answer: Completed, with_head: bool) -> v1::CompleteAuthorizationResult {
+    v1::CompleteAuthorizationResult { receipt: Some(receipt(&answer.receipt, with_head)) }
 }
 
 /// A card whose fingerprint is wanted.

@@ -1,0 +1,384 @@
+//! Security codes (CVV2, CVC2, CID): each in a cell in memory that is read once, and never in the store or in the log.
+//!
+//! PCI DSS 4.0.1, 3.3.1: a code is not kept after authorization, not even sealed. A cell is gone after it was read, after
+//! the authorization, after an hour, and with the process. What is then asked for is told by an error of its own, so that
+//! a checkout knows to ask the shopper again. Refused: a code of the wrong length for the card's network.
+
+use std::collections::{HashMap, VecDeque};
+use std::fmt;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use secrecy::{ExposeSecret, SecretBox};
+
+use super::cards::{Deed, Round, Want, one};
+use super::request::{CodeHeld, CodeRead, Header};
+use super::{FIRST_LOG, Vault};
+use crate::error::Error;
+use crate::policy::Caller;
+use crate::record::MerchantId;
+use crate::time::Timestamp;
+use crate::token::Token;
+use crate::words::{Action, Ref, Show};
+
+/// The most codes held at once: some 10 MiB, and twenty new ones a second for an hour.
+pub const MAX_CODES: usize = 65_536;
+
+/// How long a code is held, in milliseconds: longer than any checkout takes.
+pub const CODE_LIFE_MS: u64 = 3_600_000;
+
+/// A security code: 3 digits, of American Express 4.
+pub struct SecurityCode(SecretBox<[u8; 5]>);
+
+impl SecurityCode {
+    /// Takes 3 or 4 ASCII digits.
+    pub fn parse(digits: &[u8]) -> Result<Self, Error> {
+        if !matches!(digits.len(), 3 | 4) || !digits.iter().all(u8::is_ascii_digit) {
+            return Err(Error::malformed("item.code", RULE));
+        }
+        Ok(Self(SecretBox::init_with_mut(|kept: &mut [u8; 5]| {
+            let [length, room @ ..] = kept;
+            *length = u8::try_from(digits.len()).unwrap_or(0);
+            room.iter_mut().zip(digits).for_each(|(to, from)| *to = *from);
+        })))
+    }
+
+    /// The digits in ASCII: for the one answer that may carry them.
+    #[must_use]
+    pub fn expose_digits(&self) -> &[u8] {
+        let [length, digits @ ..] = self.0.expose_secret();
+        digits.get(..usize::from(*length)).unwrap_or_default()
+    }
+
+    fn copy(&self) -> Self {
+        Self(SecretBox::init_with_mut(|kept: &mut [u8; 5]| *kept = *self.0.expose_secret()))
+    }
+
+    /// Whether it is as long as the codes of this network.
+    pub(super) fn fits(&self, network: &str) -> Result<(), Error> {
+        let length = if network == "amex" { 4 } else { 3 };
+        if self.expose_digits().len() == length { Ok(()) } else { Err(Error::malformed("item.code", RULE)) }
+    }
+}
+
+const RULE: &str = "must have 3 digits, of American Express 4";
+
+/// What a code is asked for with: random, and it names the node that holds the code.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct CodeTicket {
+    node: u32,
+    cell: [u8; 16],
+}
+
+impl CodeTicket {
+    /// Reads `code-`, the node's number, `-`, and 32 letters from a to p.
+    pub fn parse(text: &str) -> Result<Self, Error> {
+        let wrong = || Error::malformed("item.ticket", "is none that this vault gave");
+        let (node, letters) = text.strip_prefix("code-").and_then(|t| t.split_once('-')).ok_or_else(wrong)?;
+        let canonical = !node.is_empty() && node.len() <= 10 && (node == "0" || !node.starts_with('0'));
+        let node = Some(node).filter(|n| canonical && n.bytes().all(|b| b.is_ascii_digit()));
+        let node = node.and_then(|n| n.parse().ok()).ok_or_else(wrong)?;
+        let (pairs, rest) = letters.as_bytes().as_chunks::<2>();
+        if pairs.len() != 16 || !rest.is_empty() || !letters.bytes().all(|b| (b'a'..=b'p').contains(&b)) {
+            return Err(wrong());
+        }
+        let mut cell = [0; 16];
+        cell.iter_mut().zip(pairs).for_each(|(byte, [high, low])| *byte = (high - b'a') << 4 | (low - b'a'));
+        Ok(Self { node, cell })
+    }
+
+    /// The bytes that tell it from any other.
+    pub(super) fn bytes(&self) -> [u8; 20] {
+        let mut bytes = [0; 20];
+        bytes
+            .iter_mut()
+            .zip(self.node.to_be_bytes().iter().chain(&self.cell))
+            .for_each(|(to, from)| *to = *from);
+        bytes
+    }
+}
+
+impl fmt::Display for CodeTicket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "code-{}-", self.node)?;
+        // Letters alone, so that no scanner ever takes a ticket for a card number.
+        self.cell.iter().try_for_each(|byte| {
+            write!(f, "{}{}", char::from(b'a' + (byte >> 4)), char::from(b'a' + (byte & 15)))
+        })
+    }
+}
+
+/// What is asked of a cell.
+pub(super) enum CodeDeed {
+    /// A code comes in.
+    Hold(SecurityCode),
+    /// It goes out, once.
+    Read(CodeTicket),
+    /// The authorization is over: it goes.
+    Drop(CodeTicket),
+}
+
+impl CodeDeed {
+    fn of(self, token: Token) -> Want {
+        Want { token, show: Show::Nothing, deed: Deed::Code(self) }
+    }
+}
+
+impl Vault {
+    /// Holds the security code of one token's card, in memory, until it is read, dropped or an hour old.
+    pub async fn hold_code(
+        &self,
+        caller: Caller<'_>,
+        header: &Header,
+        token: Token,
+        code: SecurityCode,
+    ) -> Result<CodeHeld, Error> {
+        one(self.hold_code_batch(caller, header, vec![(token, code)]).await?)
+    }
+
+    /// Holds up to 1,000 codes, each with its own ticket.
+    pub async fn hold_code_batch(
+        &self,
+        caller: Caller<'_>,
+        header: &Header,
+        codes: Vec<(Token, SecurityCode)>,
+    ) -> Result<Vec<Result<CodeHeld, Error>>, Error> {
+        let wants = codes.into_iter().map(|(token, code)| CodeDeed::Hold(code).of(token)).collect();
+        self.on_cards(caller, header, Action::HoldCode, wants, |round, want, done| {
+            let Deed::Code(CodeDeed::Hold(code)) = &want.deed else { return Err(Error::internal()) };
+            let (merchant, record) = (done.card.merchant, done.card.row.record);
+            let (ticket, until) = round.vault.inner.codes.hold(merchant, record, code.copy(), round.now)?;
+            Ok(CodeHeld { ticket, held_until: until, receipt: done.filed.receipt })
+        })
+        .await
+    }
+
+    /// Gives one code back, once: for an authorization that the cardholder began, and for nothing else.
+    pub async fn read_code(
+        &self,
+        caller: Caller<'_>,
+        header: &Header,
+        token: Token,
+        ticket: CodeTicket,
+    ) -> Result<CodeRead, Error> {
+        one(self.read_code_batch(caller, header, vec![(token, ticket)]).await?)
+    }
+
+    /// Gives up to 1,000 codes back, each once. One that is gone is told as [`Error::CodeGone`].
+    pub async fn read_code_batch(
+        &self,
+        caller: Caller<'_>,
+        header: &Header,
+        tickets: Vec<(Token, CodeTicket)>,
+    ) -> Result<Vec<Result<CodeRead, Error>>, Error> {
+        let wants = tickets.into_iter().map(|(token, ticket)| CodeDeed::Read(ticket).of(token)).collect();
+        self.on_cards(caller, header, Action::ReadCode, wants, |round, want, done| {
+            let Deed::Code(CodeDeed::Read(ticket)) = &want.deed else { return Err(Error::internal()) };
+            // Whoever was first between the log and here has it: nobody gets it twice.
+            let code =
+                round.vault.inner.codes.take(ticket, done.card.merchant, done.card.row.record, round.now);
+            Ok(CodeRead { code: code.ok_or(Error::CodeGone)?, receipt: done.filed.receipt })
+        })
+        .await
+    }
+
+    /// Says that one authorization is over: its code is gone from here on, read or not.
+    pub async fn complete_authorization(
+        &self,
+        caller: Caller<'_>,
+        header: &Header,
+        token: Token,
+        ticket: CodeTicket,
+    ) -> Result<super::request::Completed, Error> {
+        one(self.complete_authorization_batch(caller, header, vec![(token, ticket)]).await?)
+    }
+
+    /// Says that up to 1,000 authorizations are over.
+    pub async fn complete_authorization_batch(
+        &self,
+        caller: Caller<'_>,
+        header: &Header,
+        tickets: Vec<(Token, CodeTicket)>,
+    ) -> Result<Vec<Result<super::request::Completed, Error>>, Error> {
+        let wants = tickets.into_iter().map(|(token, ticket)| CodeDeed::Drop(ticket).of(token)).collect();
+        self.on_cards(caller, header, Action::CompleteAuthorization, wants, |round, want, done| {
+            let Deed::Code(CodeDeed::Drop(ticket)) = &want.deed else { return Err(Error::internal()) };
+            let codes = &round.vault.inner.codes;
+            drop(codes.take(ticket, done.card.merchant, done.card.row.record, round.now));
+            Ok(super::request::Completed { receipt: done.filed.receipt })
+        })
+        .await
+    }
+
+    /// Wipes the codes whose hour is over. Call it every second or so: until then they are only out of reach.
+    pub fn forget_codes(&self) {
+        self.inner.codes.forget(self.now());
+    }
+
+    /// How many codes are held.
+    #[must_use]
+    pub fn held_codes(&self) -> usize {
+        self.inner.codes.lock().cells.len()
+    }
+}
+
+impl Round<'_> {
+    /// Whether this node holds a code of this record under the ticket.
+    pub(super) fn holds_code(&self, ticket: &CodeTicket, record: Ref) -> bool {
+        self.vault.inner.codes.holds(ticket, self.merchant.id, record, self.now)
+    }
+}
+
+struct Cell {
+    merchant: MerchantId,
+    record: Ref,
+    code: SecurityCode,
+    until: Timestamp,
+}
+
+impl Cell {
+    fn is_of(&self, merchant: MerchantId, record: Ref, now: Timestamp) -> bool {
+        self.merchant == merchant && self.record == record && now < self.until
+    }
+}
+
+#[derive(Default)]
+struct Shelf {
+    cells: HashMap<[u8; 16], Cell>,
+    /// In the order in which their hours end; also those that were taken since.
+    order: VecDeque<(Timestamp, [u8; 16])>,
+}
+
+/// The codes that this node holds. Each wipes itself when it goes.
+#[derive(Default)]
+pub(super) struct Cells(Mutex<Shelf>);
+
+impl Cells {
+    fn lock(&self) -> MutexGuard<'_, Shelf> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn hold(
+        &self,
+        merchant: MerchantId,
+        record: Ref,
+        code: SecurityCode,
+        now: Timestamp,
+    ) -> Result<(CodeTicket, Timestamp), Error> {
+        let cell: [u8; 16] = crate::random::bytes()?;
+        let until = now.plus_ms(CODE_LIFE_MS);
+        self.forget(now);
+        let mut shelf = self.lock();
+        if shelf.cells.len() >= MAX_CODES {
+            return Err(Error::Overloaded);
+        }
+        if shelf.order.len() >= MAX_CODES.saturating_mul(2) {
+            let Shelf { cells, order } = &mut *shelf;
+            order.retain(|(_, cell)| cells.contains_key(cell));
+        }
+        shelf.cells.insert(cell, Cell { merchant, record, code, until });
+        shelf.order.push_back((until, cell));
+        Ok((CodeTicket { node: FIRST_LOG, cell }, until))
+    }
+
+    fn holds(&self, ticket: &CodeTicket, merchant: MerchantId, record: Ref, now: Timestamp) -> bool {
+        let shelf = self.lock();
+        let cell = shelf.cells.get(&ticket.cell).filter(|_| ticket.node == FIRST_LOG);
+        cell.is_some_and(|cell| cell.is_of(merchant, record, now))
+    }
+
+    fn take(
+        &self,
+        ticket: &CodeTicket,
+        merchant: MerchantId,
+        record: Ref,
+        now: Timestamp,
+    ) -> Option<SecurityCode> {
+        if !self.holds(ticket, merchant, record, now) {
+            return None;
+        }
+        self.lock().cells.remove(&ticket.cell).map(|cell| cell.code)
+    }
+
+    fn forget(&self, now: Timestamp) {
+        let mut shelf = self.lock();
+        while let Some((_, cell)) = shelf.order.pop_front_if(|(until, _)| *until <= now) {
+            shelf.cells.remove(&cell);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn code(digits: &str) -> SecurityCode {
+        SecurityCode::parse(digits.as_bytes()).unwrap_or_else(|e| panic!("{e}"))
+    }
+
+    const ACME: MerchantId = MerchantId(1);
+    const CARD: Ref = Ref([7; 16]);
+
+    #[test]
+    fn a_code_has_the_length_of_its_network() {
+        for bad in ["", "12", "12345", "12a", " 123", "１２３"] {
+            assert!(SecurityCode::parse(bad.as_bytes()).is_err(), "{bad}");
+        }
+        assert_eq!(code("0123").expose_digits(), b"0123");
+        for (digits, network, fits) in
+            [("123", "visa", true), ("1234", "visa", false), ("1234", "amex", true), ("123", "amex", false)]
+        {
+            assert_eq!(code(digits).fits(network).is_ok(), fits, "{digits} {network}");
+        }
+    }
+
+    #[test]
+    fn a_ticket_reads_back_from_its_own_text_alone() {
+        let ticket = CodeTicket { node: 0, cell: *b"0123456789abcdef" };
+        let text = ticket.to_string();
+        assert_eq!(text, "code-0-dadbdcdddedfdgdhdidjgbgcgdgegfgg");
+        assert!(CodeTicket::parse(&text).is_ok_and(|read| read == ticket));
+        for bad in [
+            "",
+            "code-0-",
+            "code--dadbdcdddedfdgdhdidjgbgcgdgegfgg",
+            "code-00-dadbdcdddedfdgdhdidjgbgcgdgegfgg",
+            "code-+0-dadbdcdddedfdgdhdidjgbgcgdgegfgg",
+            "code-0-dadbdcdddedfdgdhdidjgbgcgdgegfg",
+            "code-0-dadbdcdddedfdgdhdidjgbgcgdgegfgq",
+            "code-99999999999-dadbdcdddedfdgdhdidjgbgcgdgegfgg",
+            "4111111111111111",
+        ] {
+            assert!(CodeTicket::parse(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_cell_is_read_once_by_its_own_card_within_its_hour() {
+        let (cells, now) = (Cells::default(), Timestamp(5));
+        let hold = || cells.hold(ACME, CARD, code("123"), now).unwrap_or_else(|e| panic!("{e}"));
+        let (ticket, until) = hold();
+        assert_eq!(until, now.plus_ms(CODE_LIFE_MS));
+        assert!(cells.take(&ticket, MerchantId(2), CARD, now).is_none());
+        assert!(cells.take(&ticket, ACME, Ref([8; 16]), now).is_none());
+        assert!(cells.take(&CodeTicket { node: 1, ..ticket }, ACME, CARD, now).is_none());
+        assert!(cells.take(&ticket, ACME, CARD, until).is_none(), "its hour is over");
+        assert!(cells.take(&ticket, ACME, CARD, now).is_some_and(|code| code.expose_digits() == b"123"));
+        assert!(cells.take(&ticket, ACME, CARD, now).is_none());
+        let (other, _) = hold();
+        cells.forget(until);
+        assert!(cells.lock().cells.is_empty() && !cells.holds(&other, ACME, CARD, now), "wiped");
+    }
+
+    #[test]
+    fn cells_are_bounded_and_what_was_taken_makes_room() {
+        let (cells, now) = (Cells::default(), Timestamp(5));
+        let mut first = None;
+        for n in 0..MAX_CODES {
+            let held = cells.hold(ACME, CARD, code("123"), now).unwrap_or_else(|e| panic!("{n}: {e}"));
+            first = first.or(Some(held.0));
+        }
+        assert!(matches!(cells.hold(ACME, CARD, code("123"), now), Err(Error::Overloaded)));
+        assert!(cells.take(&first.unwrap(), ACME, CARD, now).is_some());
+        assert!(cells.hold(ACME, CARD, code("123"), now).is_ok());
+    }
+}
