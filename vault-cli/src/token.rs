@@ -9,6 +9,7 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
+use data_encoding::BASE64;
 use serde::Serialize;
 use uuid::Uuid;
 use vault_client::{Batch, ClientError, Outcome, ask, chunk_request_id, v1};
@@ -35,6 +36,7 @@ pub(crate) enum TokenCommand {
         per line, number[,expiry[,anything]]. They are never taken from the command line.\n\nExamples:\n  \
         vaultctl token tokenize --profile web.toml\n  \
         vaultctl token tokenize --profile web.toml --file cards.csv --format opaque\n  \
+        vaultctl token tokenize --profile web.toml --sealed --file sealed.jsonl\n  \
         vaultctl --json token tokenize --profile web.toml < cards.csv > tokens.jsonl"))]
     Tokenize(Tokenize),
     /// Show a token's card masked, or at a terminal and with a purpose in full
@@ -54,6 +56,13 @@ pub(crate) enum TokenCommand {
         vaultctl token revoke --profile web.toml --everywhere 4111119773421111\n  \
         vaultctl token revoke --profile web.toml --on till --file tokens.txt")]
     Revoke(Revoke),
+    /// Show the public key that cards for this channel are sealed to
+    #[command(
+        after_help = "Whoever has it can encrypt a card that only the vault reads; docs/format.md says how.\n\nExamples:\n  \
+        vaultctl token sealing-key --profile web.toml\n  \
+        vaultctl --json token sealing-key --profile web.toml > sealing-key.json"
+    )]
+    SealingKey(SealingKey),
 }
 
 /// What every request says about itself.
@@ -91,6 +100,9 @@ pub(crate) struct Tokenize {
     /// A file of cards, number[,expiry[,anything]] per line; - is standard input
     #[arg(long, value_name = "FILE")]
     file: Option<PathBuf>,
+    /// The lines are sealed cards as JSON: `key_id`, and enc and ciphertext in base64
+    #[arg(long, conflicts_with = "expiry")]
+    sealed: bool,
     /// The date on the cards that come without one, MM/YY
     #[arg(long, value_name = "MM/YY", value_parser = parse_expiry)]
     expiry: Option<CardExpiry>,
@@ -108,6 +120,13 @@ pub(crate) struct Tokenize {
     purpose: v1::Purpose,
     #[command(flatten)]
     asked: Asked,
+    #[command(flatten)]
+    vault: VaultOptions,
+}
+
+/// `token sealing-key`.
+#[derive(Debug, Args)]
+pub(crate) struct SealingKey {
     #[command(flatten)]
     vault: VaultOptions,
 }
@@ -174,22 +193,62 @@ pub(crate) fn run(command: TokenCommand, out: Out) -> Result<(), Failure> {
         TokenCommand::Detokenize(asked) => detokenize(asked, out),
         TokenCommand::Inspect(asked) => inspect(asked, out),
         TokenCommand::Revoke(asked) => revoke(asked, out),
+        TokenCommand::SealingKey(asked) => sealing_key(asked, out),
     }
 }
 
 fn tokenize(command: Tokenize, out: Out) -> Result<(), Failure> {
-    let Tokenize { file, expiry, format, valid_until, grants, purpose, asked, vault } = command;
+    let Tokenize { file, sealed, expiry, format, valid_until, grants, purpose, asked, vault } = command;
     asked.check()?;
-    let cards = input::cards(file.as_deref(), expiry)?;
-    let item = |card: Card| v1::TokenizeItem {
+    let item = |card: v1::TokenizeItem| v1::TokenizeItem {
         format: format.clone().unwrap_or_default(),
         valid_until,
         channels: grants.clone(),
-        ..plain(&card)
+        ..card
     };
+    if sealed {
+        let cards = input::sealed_cards(file.as_deref())?;
+        return dial::run(async {
+            let session = Session::open(vault, asked, purpose, out).await?;
+            session.all(cards, |card| item(ask::sealed_card(card)), Told::tokenized).await
+        });
+    }
+    let cards = input::cards(file.as_deref(), expiry)?;
     dial::run(async {
         let session = Session::open(vault, asked, purpose, out).await?;
-        session.all(cards, item, Told::tokenized).await
+        session.all(cards, |card| item(plain(&card)), Told::tokenized).await
+    })
+}
+
+fn sealing_key(command: SealingKey, out: Out) -> Result<(), Failure> {
+    #[derive(Serialize)]
+    struct Published {
+        key_id: String,
+        suite: String,
+        public_key: String,
+        info: String,
+        valid_until: Option<String>,
+    }
+    dial::run(async {
+        let at = command.vault.connect().await?;
+        let key = at.vault.sealing_key(&at.merchant, &at.channel).await?;
+        let published = Published {
+            key_id: key.key_id,
+            suite: key.suite,
+            public_key: BASE64.encode(&key.public_key),
+            info: BASE64.encode(&key.info),
+            valid_until: wire::moment(key.valid_until.as_ref()),
+        };
+        out.tell(&published, |key| {
+            format!(
+                "key {} of suite {}, good until {}\npublic key {}\ninfo {}",
+                key.key_id,
+                key.suite,
+                key.valid_until.as_deref().unwrap_or("-"),
+                key.public_key,
+                key.info
+            )
+        })
     })
 }
 

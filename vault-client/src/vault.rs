@@ -14,9 +14,9 @@ use crate::error::ClientError;
 use crate::line::Line;
 use crate::stream::{Answers, Gate, Gated, in_flight};
 use crate::v1::{
-    DetokenizeItem, DetokenizeResult, GetCapabilitiesRequest, GetCapabilitiesResponse, InspectItem,
-    InspectResult, RequestHeader, RevokeItem, RevokeResult, StreamDetokenizeRequest, StreamTokenizeRequest,
-    TokenizeItem, TokenizeResult,
+    DetokenizeItem, DetokenizeResult, GetCapabilitiesRequest, GetCapabilitiesResponse, GetSealingKeyRequest,
+    InspectItem, InspectResult, RequestHeader, RevokeItem, RevokeResult, SealingKey, StreamDetokenizeRequest,
+    StreamTokenizeRequest, TokenizeItem, TokenizeResult,
 };
 use crate::verb::{Verb, wire};
 
@@ -50,6 +50,15 @@ impl VaultClient {
     #[must_use]
     pub fn capabilities(&self) -> &GetCapabilitiesResponse {
         &self.capabilities
+    }
+
+    /// The public key that cards for a channel are sealed to. `merchant` and `channel` may be empty where the certificate is
+    /// bound to exactly one channel. Keep it until its `valid_until`, and no longer.
+    pub async fn sealing_key(&self, merchant: &str, channel: &str) -> Result<SealingKey, ClientError> {
+        let request = GetSealingKeyRequest { merchant: merchant.to_owned(), channel: channel.to_owned() };
+        let send = |channel, request| async move { wire(channel).get_sealing_key(request).await };
+        let answer = self.line.call(self.line.deadline(), &request, send).await?;
+        answer.key.ok_or(ClientError::Answer("there is no key in it"))
     }
 
     /// Takes a card and gives its token.

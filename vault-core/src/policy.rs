@@ -721,6 +721,30 @@ impl Rules {
         })
     }
 
+    /// Where a caller may bring cards: whoever may tokenize there may seal them. Says nothing of purposes, since no card is
+    /// brought yet.
+    pub fn may_seal(
+        &self,
+        caller: Caller<'_>,
+        merchant: Option<&MerchantName>,
+        channel: Option<&ChannelName>,
+    ) -> Result<(Arc<MerchantInForce>, ChannelName), Denial> {
+        let asked = Asked {
+            caller,
+            merchant,
+            channel,
+            action: Action::Tokenize,
+            purpose: Purpose::Authorization,
+            initiator: Initiator::Cardholder,
+            show: Show::Nothing,
+        };
+        let denied = |denial: Denial| Denial { purpose: None, initiator: None, ..denial };
+        let admitted = self.admit(&asked).map_err(denied)?;
+        let merchant = self.merchants.get(&admitted.merchant);
+        let place = merchant.and_then(|m| Some((m.clone(), m.channel_name(admitted.channel_id)?.clone())));
+        place.ok_or_else(|| denied(admitted.deny(Refusal::ChannelNotAllowed, None)))
+    }
+
     /// What the policy would say, and by which rules.
     #[must_use]
     pub fn explain(&self, asked: &Asked<'_>) -> Explanation {

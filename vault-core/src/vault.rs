@@ -11,6 +11,7 @@ mod kept;
 mod operate;
 mod request;
 mod running;
+mod seal;
 mod sweep;
 #[cfg(test)]
 mod tests;
@@ -24,8 +25,8 @@ use std::sync::{Arc, PoisonError, RwLock};
 pub use blocking::Blocking;
 pub use operate::{KeyLine, MAX_ENTRIES, MAX_NOTE, PolicyChange, Status};
 pub use request::{
-    Context, Detokenized, Header, Inspected, MAX_BATCH, MAX_CONTEXT, NewCard, RequestId, Reveal, Revealed,
-    Revocation, RevokedToken, Tokenized,
+    Brought, Context, Detokenized, Header, Inspected, MAX_BATCH, MAX_CONTEXT, NewCard, RequestId, Reveal,
+    Revealed, Revocation, RevokedToken, SealedNewCard, SealingKey, Tokenized,
 };
 pub use verify::{Finding, StoreReport};
 

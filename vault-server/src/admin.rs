@@ -18,6 +18,7 @@ use vault_core::envelope::KeyKind;
 use vault_core::error::Error;
 use vault_core::name::{ChannelName, MerchantName, PrincipalName};
 use vault_core::policy::{Asked, Caller, MAX_POLICY, Policy};
+use vault_core::sealed::PERIOD_DAYS;
 use vault_core::time::{Clock, Timestamp};
 use vault_core::vault::{self, KeyLine, MAX_ENTRIES, RequestId, Vault};
 use vault_core::words::{Action, Initiator, KeyState, LockReason, Purpose, Show};
@@ -218,6 +219,7 @@ fn key(line: &KeyLine) -> v1::Key {
         KeyState::Compromised => v1::KeyState::Compromised,
         KeyState::Destroyed => v1::KeyState::Destroyed,
     };
+    let period = (line.kind == KeyKind::Rcv).then_some(PERIOD_DAYS);
     v1::Key {
         id: line.id.0.to_string(),
         kind: kind(line.kind).into(),
@@ -226,6 +228,7 @@ fn key(line: &KeyLine) -> v1::Key {
         state: state.into(),
         primary: line.state == KeyState::Active,
         created_at: Some(wire::timestamp(line.made_at)),
+        expires_at: period.map(|days| wire::timestamp(line.made_at.plus_days(days))),
         wrapped_by: line.under.map_or_else(|| "custodian".to_owned(), |id| id.0.to_string()),
         ..v1::Key::default()
     }
@@ -452,19 +455,22 @@ impl AdminService {
         let operator = self.operator(&request, Action::RotateKey).await?;
         let asked = request.into_inner();
         let rotate = || async {
-            match asked.kind() {
-                v1::KeyKind::Dek => {}
+            let kind = match asked.kind() {
+                v1::KeyKind::Dek => KeyKind::Dek,
+                v1::KeyKind::Rcv => KeyKind::Rcv,
                 v1::KeyKind::Unspecified => return Err(Error::malformed("kind", "is required").into()),
                 _ => return Err(Error::Unimplemented { what: "rotating a key of this kind" }.into()),
-            }
+            };
             let merchant = named(&asked.merchant, "merchant", MerchantName::parse)?;
             let previous = self.vault.keys().into_iter().rev().find(|k| {
-                k.kind == KeyKind::Dek
-                    && k.merchant.as_ref() == Some(&merchant)
-                    && k.state == KeyState::Active
+                k.kind == kind && k.merchant.as_ref() == Some(&merchant) && k.state == KeyState::Active
             });
-            let (id, receipt) =
-                self.vault.rotate_dek(&operator, &merchant, expected(asked.header.as_ref())).await?;
+            let epoch = expected(asked.header.as_ref());
+            let (id, receipt) = if kind == KeyKind::Rcv {
+                self.vault.rotate_rcv(&operator, &merchant, epoch).await?
+            } else {
+                self.vault.rotate_dek(&operator, &merchant, epoch).await?
+            };
             Ok(v1::RotateKeyResponse {
                 key: self.key_after(id),
                 previous: previous.and_then(|k| self.key_after(k.id)),

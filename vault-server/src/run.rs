@@ -52,6 +52,7 @@ const METHODS: &[&str] = &[
     "/vault.v1.Vault/BatchRevoke",
     "/vault.v1.Vault/StreamTokenize",
     "/vault.v1.Vault/StreamDetokenize",
+    "/vault.v1.Vault/GetSealingKey",
     "/vault.v1.Vault/GetCapabilities",
     "/vault.v1.Admin/GetStatus",
     "/vault.v1.Admin/ListKeys",
@@ -368,6 +369,8 @@ async fn housekeeping(
                     tracing::warn!("the clock has jumped; nothing is deleted until it has run evenly for an hour");
                 } else if let Err(e) = vault.sweep().await {
                     tracing::error!(problem = %e, "rows whose time is over could not be deleted");
+                } else if let Err(e) = vault.replace_old_keys().await {
+                    tracing::error!(problem = %e, "keys for sealed cards whose period is over could not be replaced");
                 }
                 since = now;
             }

@@ -38,8 +38,15 @@ const STOPPING: std::time::Duration = std::time::Duration::from_secs(1);
 const IDEMPOTENCY_WINDOW: std::time::Duration = std::time::Duration::from_hours(24);
 
 /// What is built in, in the contract's words. Later releases add to them.
-const FEATURES: &[&str] =
-    &["card.plain", "reveal.plain", "reveal.masked", "scheme.random", "scheme.mixed", "scheme.opaque"];
+const FEATURES: &[&str] = &[
+    "card.plain",
+    "card.sealed",
+    "reveal.plain",
+    "reveal.masked",
+    "scheme.random",
+    "scheme.mixed",
+    "scheme.opaque",
+];
 
 /// The data plane.
 #[derive(Clone)]
@@ -127,8 +134,8 @@ impl VaultService {
         let header = wire::header(header, asker.deadline)?;
         let card = item.ok_or_else(|| Error::malformed("item", "is required")).and_then(wire::new_card);
         let card = self.parsed(asker, &header, Action::Tokenize, card).await?;
-        let answer = self.vault.tokenize(asker.caller(), &header, card).await?;
-        Ok(wire::tokenized(answer, true))
+        let mut answers = self.vault.tokenize_brought(asker.caller(), &header, vec![card]).await?;
+        answers.pop().unwrap_or_else(|| Err(Error::internal())).map(|answer| wire::tokenized(answer, true))
     }
 
     async fn detokenize_one(
@@ -357,7 +364,7 @@ impl v1::vault_server::Vault for VaultService {
         let parsed = items.into_iter().map(wire::new_card).collect();
         let answers = self
             .batch((&asker, &header, Action::Tokenize), parsed, |cards| {
-                self.vault.tokenize_batch(asker.caller(), &header, cards)
+                self.vault.tokenize_brought(asker.caller(), &header, cards)
             })
             .await?;
         let mut heads = Heads::default();
@@ -506,6 +513,25 @@ impl v1::vault_server::Vault for VaultService {
             }
         };
         Ok(Response::new(answered(request.into_inner(), self.shutdown.clone(), ask)))
+    }
+
+    async fn get_sealing_key(
+        &self,
+        request: Request<v1::GetSealingKeyRequest>,
+    ) -> Result<Response<v1::GetSealingKeyResponse>, Status> {
+        let asker = Asker::of(&request)?;
+        let place = wire::sealing_place(request.get_ref());
+        let ask = async {
+            let (merchant, channel) = match place {
+                Ok(place) => place,
+                // A name that is none is told so only to who is somebody here.
+                Err(e) if self.vault.knows(asker.caller()) => return Err(e),
+                Err(_) => return Err(self.vault.stranger_refused(asker.caller()).await),
+            };
+            self.vault.sealing_key(asker.caller(), merchant.as_ref(), channel.as_ref()).await
+        };
+        let key = ask.await.map_err(|e| self.refused(&e))?;
+        Ok(Response::new(v1::GetSealingKeyResponse { key: Some(wire::sealing_key(key)) }))
     }
 
     async fn get_capabilities(

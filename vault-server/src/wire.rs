@@ -7,14 +7,16 @@ use std::time::Duration;
 use vault_core::audit::checkpoint::SignedCheckpoint;
 use vault_core::audit::entry::Minting;
 use vault_core::audit::receipt::Receipt;
+use vault_core::envelope::KeyId;
 use vault_core::error::Error;
 use vault_core::name::{ChannelName, FormatName, MerchantName, NameError};
 use vault_core::pan::{CardExpiry, MaskedPan, Pan};
+use vault_core::sealed::SealedCard;
 use vault_core::time::Timestamp;
 use vault_core::token::{Scheme, Token};
 use vault_core::vault::{
-    Context, Detokenized, Header, Inspected, NewCard, RequestId, Reveal, Revealed, Revocation, RevokedToken,
-    Tokenized,
+    Brought, Context, Detokenized, Header, Inspected, NewCard, RequestId, Reveal, Revealed, Revocation,
+    RevokedToken, SealedNewCard, SealingKey, Tokenized,
 };
 use vault_core::words::{Initiator, Purpose};
 use vault_proto::v1;
@@ -102,26 +104,15 @@ pub fn reference(text: &str) -> Result<(), Error> {
 }
 
 /// A card to be swapped.
-pub fn new_card(item: v1::TokenizeItem) -> Result<NewCard, Error> {
+pub fn new_card(item: v1::TokenizeItem) -> Result<Brought, Error> {
     reference(&item.reference)?;
-    let mut plain = match required(item.card, "item.plain")? {
-        v1::tokenize_item::Card::Plain(plain) => plain,
-        v1::tokenize_item::Card::Sealed(_) => return Err(Error::Unimplemented { what: "item.sealed" }),
+    let card = match required(item.card, "item.plain")? {
+        v1::tokenize_item::Card::Plain(mut plain) => {
+            let card_expiry = plain.card_expiry.map(expiry).transpose()?;
+            Came::Plain(pan(&plain.take_pan())?, card_expiry)
+        }
+        v1::tokenize_item::Card::Sealed(sealed) => Came::Sealed(sealed_card(sealed)),
     };
-    let card_expiry = plain.card_expiry.map(expiry).transpose()?;
-    let pan = Pan::parse(&plain.take_pan()).map_err(|e| {
-        use vault_core::pan::PanError;
-        Error::malformed(
-            "item.plain.pan",
-            match e {
-                PanError::Length => "must have 12 to 19 digits",
-                PanError::NotDigits => {
-                    "must be ASCII digits, with single spaces or hyphens between groups at most"
-                }
-                PanError::CheckDigit => "must pass the Luhn check",
-            },
-        )
-    })?;
     let mut channels = Vec::with_capacity(item.channels.len().min(vault_core::record::MAX_GRANTS));
     for channel in &item.channels {
         let channel = required(name(channel, "item.channels", ChannelName::parse)?, "item.channels")?;
@@ -133,14 +124,65 @@ pub fn new_card(item: v1::TokenizeItem) -> Result<NewCard, Error> {
             return Err(Error::malformed("item.channels", "must name at most 64 channels"));
         }
     }
-    Ok(NewCard {
-        pan,
-        card_expiry,
-        format: name(&item.format, "item.format", FormatName::parse)?,
-        valid_until: item.valid_until.map(|t| from_timestamp(&t, "item.valid_until")).transpose()?,
-        channels,
-        context: item.context.map(|c| context(&c, &ITEM_CONTEXT)).transpose()?,
+    let format = name(&item.format, "item.format", FormatName::parse)?;
+    let valid_until = item.valid_until.map(|t| from_timestamp(&t, "item.valid_until")).transpose()?;
+    let context = item.context.map(|c| context(&c, &ITEM_CONTEXT)).transpose()?;
+    Ok(match card {
+        Came::Plain(pan, card_expiry) => {
+            Brought::Plain(NewCard { pan, card_expiry, format, valid_until, channels, context })
+        }
+        Came::Sealed(card) => Brought::Sealed(SealedNewCard { card, format, valid_until, channels, context }),
     })
+}
+
+/// A card as an item holds it.
+enum Came {
+    Plain(Pan, Option<CardExpiry>),
+    Sealed(SealedCard),
+}
+
+fn pan(written: &[u8]) -> Result<Pan, Error> {
+    use vault_core::pan::PanError;
+    Pan::parse(written).map_err(|e| {
+        Error::malformed(
+            "item.plain.pan",
+            match e {
+                PanError::Length => "must have 12 to 19 digits",
+                PanError::NotDigits => {
+                    "must be ASCII digits, with single spaces or hyphens between groups at most"
+                }
+                PanError::CheckDigit => "must pass the Luhn check",
+            },
+        )
+    })
+}
+
+/// A sealed card, unread. What is wrong with one has one answer, which is the core's: a name that is no key's is that of
+/// no key, and zero is the number of none.
+fn sealed_card(card: v1::SealedCard) -> SealedCard {
+    let v1::SealedCard { key_id, enc, ciphertext } = card;
+    let key = key_id.parse().ok().filter(|id: &u32| id.to_string() == key_id).unwrap_or(0);
+    SealedCard { key: KeyId(key), enc, ciphertext }
+}
+
+/// The key that cards are sealed to.
+#[must_use]
+pub fn sealing_key(key: SealingKey) -> v1::SealingKey {
+    v1::SealingKey {
+        key_id: key.id.0.to_string(),
+        public_key: key.public_key.as_bytes().to_vec(),
+        suite: vault_core::hpke::SUITE.to_owned(),
+        info: key.info,
+        valid_until: Some(timestamp(key.valid_until)),
+    }
+}
+
+/// For which merchant and channel a key is asked for.
+pub fn sealing_place(
+    asked: &v1::GetSealingKeyRequest,
+) -> Result<(Option<MerchantName>, Option<ChannelName>), Error> {
+    let merchant = name(&asked.merchant, "merchant", MerchantName::parse)?;
+    Ok((merchant, name(&asked.channel, "channel", ChannelName::parse)?))
 }
 
 fn expiry(expiry: v1::CardExpiry) -> Result<CardExpiry, Error> {

@@ -1,9 +1,12 @@
 //! The verbs for programs without async: each call waits on its own thread.
 
-use super::request::{Detokenized, Header, Inspected, NewCard, Reveal, Revocation, RevokedToken, Tokenized};
+use super::request::{
+    Brought, Detokenized, Header, Inspected, NewCard, Reveal, Revocation, RevokedToken, SealingKey, Tokenized,
+};
 use super::{Place, Vault};
 use crate::custody::Custodian;
 use crate::error::Error;
+use crate::name::{ChannelName, MerchantName};
 use crate::policy::{Caller, Policy};
 use crate::token::Token;
 
@@ -39,6 +42,26 @@ impl Blocking {
         cards: Vec<NewCard>,
     ) -> Result<Vec<Result<Tokenized, Error>>, Error> {
         pollster::block_on(self.0.tokenize_batch(caller, header, cards))
+    }
+
+    /// See [`Vault::tokenize_brought`].
+    pub fn tokenize_brought(
+        &self,
+        caller: Caller<'_>,
+        header: &Header,
+        cards: Vec<Brought>,
+    ) -> Result<Vec<Result<Tokenized, Error>>, Error> {
+        pollster::block_on(self.0.tokenize_brought(caller, header, cards))
+    }
+
+    /// See [`Vault::sealing_key`].
+    pub fn sealing_key(
+        &self,
+        caller: Caller<'_>,
+        merchant: Option<&MerchantName>,
+        channel: Option<&ChannelName>,
+    ) -> Result<SealingKey, Error> {
+        pollster::block_on(self.0.sealing_key(caller, merchant, channel))
     }
 
     /// See [`Vault::detokenize`].

@@ -4,9 +4,12 @@ use std::fmt;
 
 use crate::audit::entry::Minting;
 use crate::audit::receipt::Receipt;
+use crate::envelope::KeyId;
 use crate::error::Error;
+use crate::hpke::PublicKey;
 use crate::name::{ChannelName, FormatName, MerchantName};
 use crate::pan::{self, CardExpiry, MaskedPan, Pan};
+use crate::sealed::SealedCard;
 use crate::time::Timestamp;
 use crate::token::{Scheme, Token};
 use crate::words::{Initiator, Purpose, Show};
@@ -130,6 +133,54 @@ impl NewCard {
     pub fn new(pan: Pan) -> Self {
         Self { pan, card_expiry: None, format: None, valid_until: None, channels: Vec::new(), context: None }
     }
+}
+
+/// A card to be swapped for a token that came sealed to one of the vault's keys: who brings it need not be able to read it.
+pub struct SealedNewCard {
+    /// The card.
+    pub card: SealedCard,
+    /// As [`NewCard::format`].
+    pub format: Option<FormatName>,
+    /// As [`NewCard::valid_until`].
+    pub valid_until: Option<Timestamp>,
+    /// As [`NewCard::channels`].
+    pub channels: Vec<ChannelName>,
+    /// As [`NewCard::context`].
+    pub context: Option<Context>,
+}
+
+impl SealedNewCard {
+    /// A card with nothing around it: the channel's format, no expiry, no narrowing.
+    #[must_use]
+    pub fn new(card: SealedCard) -> Self {
+        Self { card, format: None, valid_until: None, channels: Vec::new(), context: None }
+    }
+
+    pub(super) fn opened(self, pan: Pan, card_expiry: Option<CardExpiry>) -> NewCard {
+        let Self { card: _, format, valid_until, channels, context } = self;
+        NewCard { pan, card_expiry, format, valid_until, channels, context }
+    }
+}
+
+/// A card in one of the forms that it may come in.
+pub enum Brought {
+    /// In the clear.
+    Plain(NewCard),
+    /// Sealed to the vault.
+    Sealed(SealedNewCard),
+}
+
+/// The public key that cards are sealed to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SealingKey {
+    /// Its number: names it in a [`SealedCard`].
+    pub id: KeyId,
+    /// Its bytes.
+    pub public_key: PublicKey,
+    /// HPKE's `info`, which binds a card to the merchant, the channel and the key.
+    pub info: Vec<u8>,
+    /// Until when a card sealed to it opens for certain. By then the key is to be fetched anew.
+    pub valid_until: Timestamp,
 }
 
 /// The answer to a tokenize.

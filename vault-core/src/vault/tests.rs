@@ -18,6 +18,8 @@ use crate::time::{ManualClock, Timestamp};
 use crate::token::Token;
 use crate::words::{Initiator, LockReason, Purpose};
 
+mod sealed;
+
 pub(super) const POLICY: &str = r#"
     [[merchant]]
     id = "acme"
