@@ -179,6 +179,6 @@ fn table(report: &Report) -> String {
 }
 
 #[allow(clippy::disallowed_methods, reason = "a benchmark measures time")]
-fn now() -> Instant {
+pub(crate) fn now() -> Instant {
     Instant::now()
 }

@@ -7,13 +7,14 @@ use std::io::Write as _;
 use clap::{Parser, Subcommand};
 
 mod durable;
+mod ff1;
 mod size;
 
 /// Benchmarks of the vault beside its floors.
 #[derive(Parser)]
 #[command(
     version,
-    after_help = "Examples:\n  vault-bench durable\n  vault-bench durable --engine sled --json"
+    after_help = "Examples:\n  vault-bench durable\n  vault-bench durable --engine sled --json\n  vault-bench ff1 --json"
 )]
 struct Arguments {
     #[command(subcommand)]
@@ -24,6 +25,8 @@ struct Arguments {
 enum Command {
     /// Acknowledged requests per second and flushes per thousand of them, beside the raw fsync rate of the same disk
     Durable(durable::Durable),
+    /// One FF1 encryption over ten dependent AES-256 blocks, singly and in batches, beside the `fpe` crate
+    Ff1(ff1::Ff1),
     /// Bytes on disk after so many cards
     Size(size::Size),
 }
@@ -31,6 +34,7 @@ enum Command {
 fn main() -> std::process::ExitCode {
     let done = match Arguments::parse().command {
         Command::Durable(durable) => durable.run(),
+        Command::Ff1(ff1) => ff1.run(),
         Command::Size(size) => size.run(),
     };
     match done {

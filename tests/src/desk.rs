@@ -458,5 +458,6 @@ pub fn shown(revealed: &Revealed) -> String {
     match revealed {
         Revealed::Plain(pan) => String::from_utf8(pan.expose_digits().to_vec()).unwrap(),
         Revealed::Masked(mask) => mask.to_string(),
+        Revealed::Sealed { .. } => panic!("sealed to nobody who asked"),
     }
 }

@@ -610,7 +610,9 @@ impl Clients {
     }
 
     async fn verify_log(&self) {
-        let mut steps = self.operator.verify_log(v1::VerifyLogRequest::default()).await.unwrap();
+        // A busy disk may be slow between two steps: how slow is not judged here.
+        let patient = self.operator.within(Duration::from_secs(600));
+        let mut steps = patient.verify_log(v1::VerifyLogRequest::default()).await.unwrap();
         while let Some(step) = steps.next().await {
             if let v1::verify_log_response::Step::Verdict(verdict) = step.unwrap_or_else(|e| panic!("{e}")) {
                 assert!(verdict.intact, "{}", verdict.reason);

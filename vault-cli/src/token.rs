@@ -43,7 +43,8 @@ pub(crate) enum TokenCommand {
     #[command(
         after_help = "The card number is shown only with --reveal and --purpose, and only on a terminal.\n\nExamples:\n  \
         vaultctl token detokenize --profile web.toml 4111119773421111\n  \
-        vaultctl token detokenize --profile gateway.toml --reveal --purpose dispute 4111119773421111"
+        vaultctl token detokenize --profile gateway.toml --reveal --purpose dispute 4111119773421111\n  \
+        vaultctl --json token detokenize --profile gateway.toml --to acquirer 4111119773421111"
     )]
     Detokenize(Detokenize),
     /// Show what is known of tokens, without their card numbers
@@ -139,6 +140,9 @@ pub(crate) struct Detokenize {
     /// Show the card number: needs --purpose, and a terminal
     #[arg(long, requires = "purpose")]
     reveal: bool,
+    /// Give the card sealed to this recipient, by its name in the policy
+    #[arg(long, value_name = "RECIPIENT", conflicts_with = "reveal")]
+    to: Option<String>,
     /// What the card is wanted for; authorization unless said
     #[arg(long, value_parser = v1::Purpose::parser())]
     purpose: Option<v1::Purpose>,
@@ -258,7 +262,7 @@ fn plain(card: &Card) -> v1::TokenizeItem {
 }
 
 fn detokenize(command: Detokenize, out: Out) -> Result<(), Failure> {
-    let Detokenize { tokens, reveal, purpose, asked, vault } = command;
+    let Detokenize { tokens, reveal, to, purpose, asked, vault } = command;
     if reveal && !output::is_seen() {
         return Err(Failure::refused(
             "a card number is shown on a terminal only, and standard output is none; leave --reveal out to see the mask",
@@ -266,8 +270,10 @@ fn detokenize(command: Detokenize, out: Out) -> Result<(), Failure> {
     }
     asked.check()?;
     let tokens = input::tokens(&tokens.tokens, tokens.file.as_deref())?;
-    let item = |token: vault_core::token::Token| {
-        if reveal { ask::plain(token.as_str()) } else { ask::masked(token.as_str()) }
+    let item = |token: vault_core::token::Token| match &to {
+        Some(recipient) => ask::sealed_to(token.as_str(), recipient),
+        None if reveal => ask::plain(token.as_str()),
+        None => ask::masked(token.as_str()),
     };
     dial::run(async {
         let purpose = purpose.unwrap_or(v1::Purpose::Authorization);
@@ -567,6 +573,7 @@ enum Answer {
     Tokenized { token: String, format: String, valid_until: Option<String>, novelty: String, card: Shown },
     Plain { pan: Digits, card_expiry: Option<String> },
     Masked { card: Shown },
+    Sealed { key_id: String, enc: String, ciphertext: String },
     Inspected(Box<Inspected>),
     Revoked { state: String, channels: Vec<String> },
 }
@@ -629,7 +636,12 @@ impl Told {
                 let words = card.words();
                 (Answer::Masked { card }, words)
             }
-            Some(Reveal::SealedToRecipient(_)) | None => {
+            Some(Reveal::SealedToRecipient(card)) => {
+                let (enc, ciphertext) = (BASE64.encode(&card.enc), BASE64.encode(&card.ciphertext));
+                let words = format!("sealed to key {}  {enc}  {ciphertext}", card.key_id);
+                (Answer::Sealed { key_id: card.key_id, enc, ciphertext }, words)
+            }
+            None => {
                 let card = Shown::default();
                 let words = card.words();
                 (Answer::Masked { card }, words)

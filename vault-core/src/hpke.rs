@@ -16,6 +16,7 @@ use ::hpke::kdf::HkdfSha256;
 use ::hpke::kem::X25519HkdfSha256;
 use ::hpke::rand_core::{TryCryptoRng, TryRng};
 use ::hpke::{Deserializable, Kem, OpModeR, OpModeS, Serializable};
+use data_encoding::HEXLOWER;
 use zeroize::Zeroizing;
 
 use crate::aead::{TAG, Unopened};
@@ -49,6 +50,15 @@ impl PublicKey {
     #[must_use]
     pub fn as_bytes(&self) -> &[u8; PUBLIC_KEY] {
         &self.0
+    }
+
+    /// What messages to it are known by: the first 16 hexadecimal digits of its SHA-256.
+    #[must_use]
+    pub fn id(&self) -> String {
+        let digest = ring::digest::digest(&ring::digest::SHA256, &self.0);
+        let mut id = HEXLOWER.encode(digest.as_ref());
+        id.truncate(16);
+        id
     }
 
     /// Seals `plaintext` for the holder of the private key, bound to `info`.
@@ -95,6 +105,14 @@ impl PrivateKey {
     #[must_use]
     pub fn derive(seed: &Secret32) -> Self {
         Self(Box::new(X25519HkdfSha256::derive_keypair(seed.expose_bytes()).0))
+    }
+
+    /// Takes the 32 bytes of an X25519 private key, as RFC 8410 files hold them (RFC 9180, 7.1.2).
+    #[must_use]
+    pub fn of_scalar(scalar: &Secret32) -> Option<Self> {
+        <X25519HkdfSha256 as Kem>::PrivateKey::from_bytes(scalar.expose_bytes())
+            .ok()
+            .map(|key| Self(Box::new(key)))
     }
 
     /// Its public key.

@@ -222,7 +222,7 @@ impl Keyring {
         Ok(InnerSeal {
             trk: keys.trk,
             wrapped_key: wrapped.try_into().map_err(|_| Error::internal())?,
-            pan: sealed.try_into().map_err(|_| Error::internal())?,
+            sealed: sealed.into(),
         })
     }
 
@@ -240,7 +240,8 @@ impl Keyring {
         let aad = record_key_aad(keys.name(), record.record, record.inner.trk);
         let mut opened = wrapper.open(&aad, &record.inner.wrapped_key)?;
         let record_key = Secret32::take(&mut opened).ok_or(Unopened)?;
-        let padded = aead::open_once(&record_key, &pan_aad(keys.name(), record.record), &record.inner.pan)?;
+        let padded =
+            aead::open_once(&record_key, &pan_aad(keys.name(), record.record), &record.inner.sealed)?;
         let pan = Pan::from_padded(&padded).map_err(|_| Unopened)?;
         // XAES does not commit to its key: what opens must also look like the card that was sealed.
         if record.mask.fits(&pan) { Ok(pan) } else { Err(Unopened) }

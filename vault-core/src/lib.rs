@@ -33,12 +33,14 @@
 //! `zeroizing-alloc`): other crates' copies are not in this one's reach.
 
 pub mod aead;
+pub mod attributes;
 pub mod audit;
 pub mod codec;
 pub mod control;
 pub mod custody;
 pub mod envelope;
 pub mod error;
+pub mod ff1;
 pub mod guard;
 pub mod hpke;
 pub mod journal;
@@ -50,6 +52,7 @@ pub mod policy;
 pub mod random;
 pub mod recent;
 pub mod record;
+pub mod restrictions;
 pub mod rows;
 pub mod sealed;
 pub mod secret;

@@ -108,6 +108,10 @@ names! {
     RecipientName,
     /// Where the server may send a request with a card in it, as its settings name it.
     DestinationName,
+    /// A card network, such as `visa`.
+    NetworkName,
+    /// A payment processor, as the merchant names it.
+    ProcessorName,
 }
 
 #[cfg(test)]

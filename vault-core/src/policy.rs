@@ -11,13 +11,14 @@ use std::sync::Arc;
 
 pub use crate::table::{
     Authority, Channel, ChannelKind, Effect, Format, MAX_POLICY, MAX_ROWS, Merchant, Operator, Policy,
-    Principal, Rule,
+    Principal, Recipient, Rule,
 };
 
-use crate::audit::entry::{Event, Minting, RevokedOn, Who};
+use crate::audit::entry::{Event, Minting, Outlet, RevokedOn, Who};
 use crate::control::{Control, Lock, LockTarget};
 use crate::error::Error;
-use crate::name::{ChannelName, FormatName, MerchantName, PrincipalName};
+use crate::hpke::PublicKey;
+use crate::name::{ChannelName, DestinationName, FormatName, MerchantName, PrincipalName, RecipientName};
 use crate::pan::MAX_DIGITS;
 use crate::record::{Card, ChannelId, FormatId, Grants, MerchantId};
 use crate::time::Timestamp;
@@ -132,12 +133,62 @@ impl Admitted {
         self.rules.iter().filter(|g| g.effect == Effect::Allow && g.covers(self.purpose))
     }
 
-    /// The most that any rule for this purpose shows, or why none does.
+    fn denying(&self) -> impl Iterator<Item = &Grant> {
+        self.rules.iter().filter(|g| g.effect == Effect::Deny && g.covers(self.purpose))
+    }
+
+    /// The most that any rule for this purpose shows to who asks, or why none does.
     fn most_shown(&self) -> Result<Show, Refusal> {
-        if self.rules.iter().any(|g| g.effect == Effect::Deny && g.covers(self.purpose)) {
+        self.most_shown_to(None)
+    }
+
+    /// The same where it goes to somebody else.
+    fn most_shown_to(&self, to: Option<&Outlet>) -> Result<Show, Refusal> {
+        if self.denying().any(|g| !g.sealed_only) {
             return Err(Refusal::DeniedByRule);
         }
-        self.allowing().map(|g| g.show).max().ok_or(Refusal::WrongPurpose)
+        let most = self.allowing().map(|g| g.shows(to)).max().ok_or(Refusal::WrongPurpose)?;
+        let sealed_only = to.is_none() && self.denying().any(|g| g.sealed_only);
+        Ok(if sealed_only { most.min(Show::Masked) } else { most })
+    }
+
+    /// Whether a card number may go out in the clear at all where another rule would let it go sealed: asked before
+    /// anything is looked up, since it depends on no token.
+    pub fn may_show_clear(&self, record: Option<Ref>) -> Result<(), Denial> {
+        let elsewhere = self.allowing().any(|g| g.show == Show::Full);
+        match self.most_shown() {
+            Ok(Show::Nothing | Show::LastFour | Show::Masked) if elsewhere => {
+                Err(self.deny(Refusal::OutletNotAllowed, record))
+            }
+            Ok(_) | Err(_) => Ok(()),
+        }
+    }
+
+    /// Whether card numbers may go to this recipient or destination: asked before anything is looked up, since it depends on
+    /// no token. Refused alike: one that is not registered, past its day, replaced, or named by no rule.
+    pub fn way_to(
+        &self,
+        to: &Outlet,
+        merchant: &MerchantInForce,
+        now: Timestamp,
+        record: Option<Ref>,
+    ) -> Result<Way, Denial> {
+        let deny = || self.deny(Refusal::OutletNotAllowed, record);
+        let key = match to {
+            Outlet::Recipient(name) => {
+                let found = merchant.recipients.get(name).ok_or_else(deny)?;
+                if found.replaced || now >= found.ends {
+                    return Err(deny());
+                }
+                Some(found.key)
+            }
+            Outlet::Destination(_) => None,
+        };
+        match self.most_shown_to(Some(to)) {
+            Ok(Show::Full) => Ok(Way { outlet: to.clone(), key }),
+            Ok(Show::Nothing | Show::LastFour | Show::Masked) => Err(deny()),
+            Err(why) => Err(self.deny(why, record)),
+        }
     }
 
     /// A refusal of this request, about `record` if one was named.
@@ -179,6 +230,7 @@ impl Admitted {
         &self,
         card: &Card,
         wanted: Show,
+        way: Option<Way>,
         now: Timestamp,
         again: bool,
     ) -> Result<Permit, Denial> {
@@ -187,7 +239,7 @@ impl Admitted {
         if card.merchant != self.merchant_id {
             return deny(Refusal::Foreign);
         }
-        let most = match self.most_shown() {
+        let most = match self.most_shown_to(way.as_ref().map(|w| &w.outlet)) {
             Ok(most) => most,
             Err(why) => return deny(why),
         };
@@ -208,7 +260,13 @@ impl Admitted {
         let (purpose, initiator) = (self.purpose, self.initiator);
         let show = if self.action == Action::Inspect { most.min(Show::Masked) } else { wanted };
         let event = match self.action {
-            Action::Detokenize => Event::Disclosed { record, purpose, initiator, show, redelivered: again },
+            Action::Detokenize => match &way {
+                None => Event::Disclosed { record, purpose, initiator, show, redelivered: again },
+                Some(way) => {
+                    let to = way.outlet.clone();
+                    Event::DisclosedTo { record, purpose, initiator, to, redelivered: again }
+                }
+            },
             Action::Inspect => Event::Inspected { record, show },
             Action::Revoke => {
                 let version = card.row.version.saturating_add(1);
@@ -226,7 +284,7 @@ impl Admitted {
             | Action::ReadLocks
             | Action::Connect => return deny(Refusal::ActionNotAllowed),
         };
-        Ok(self.permit(record, show, event))
+        Ok(Permit { way, ..self.permit(record, show, event) })
     }
 
     /// Asks to answer a retry of a revocation that was done: the caller has seen that the row says so.
@@ -242,7 +300,28 @@ impl Admitted {
     }
 
     fn permit(&self, record: Ref, show: Show, event: Event) -> Permit {
-        Permit { subject: self.subject.clone(), record, show, event, epoch: self.epoch }
+        Permit { subject: self.subject.clone(), record, show, event, epoch: self.epoch, way: None }
+    }
+}
+
+/// Where a card number may go, other than to who asked. Only this module makes one, under one version of Control; the
+/// permit that it becomes part of says so in the log.
+pub struct Way {
+    outlet: Outlet,
+    key: Option<PublicKey>,
+}
+
+impl Way {
+    /// To whom.
+    #[must_use]
+    pub fn outlet(&self) -> &Outlet {
+        &self.outlet
+    }
+
+    /// The public key that the card is to be sealed to; none where the vault itself sends it.
+    #[must_use]
+    pub fn key(&self) -> Option<&PublicKey> {
+        self.key.as_ref()
     }
 }
 
@@ -254,6 +333,7 @@ pub struct Permit {
     show: Show,
     event: Event,
     epoch: u64,
+    way: Option<Way>,
 }
 
 impl Permit {
@@ -283,10 +363,10 @@ impl Permit {
         &self.subject.who
     }
 
-    /// What the log will say, used up.
-    pub(crate) fn into_statement(self) -> Statement {
+    /// What the log will say, and where the card may go if not to who asked, used up.
+    pub(crate) fn into_statement(self) -> (Statement, Option<Way>) {
         let Subject { who, merchant, channel } = self.subject;
-        Statement { who, merchant, channel, event: self.event, epoch: self.epoch }
+        (Statement { who, merchant, channel, event: self.event, epoch: self.epoch }, self.way)
     }
 }
 
@@ -310,7 +390,9 @@ impl Denial {
             Refusal::UnlistedPrincipal
             | Refusal::CertificateNotValid
             | Refusal::ActionNotAllowed
-            | Refusal::ChannelNotAllowed => Error::Denied,
+            | Refusal::ChannelNotAllowed
+            // Decided before the look-up, whatever record the log names.
+            | Refusal::OutletNotAllowed => Error::Denied,
             // A tokenize has no token to depend on.
             Refusal::WrongPurpose | Refusal::DeniedByRule | Refusal::ShowsTooMuch
                 if self.record.is_none() =>
@@ -377,9 +459,22 @@ struct Grant {
     show: Show,
     tells_reuse: bool,
     import: bool,
+    sealed_only: bool,
+    recipients: Vec<RecipientName>,
+    destinations: Vec<DestinationName>,
 }
 
 impl Grant {
+    /// The most that it shows to who asks, or to somebody else.
+    fn shows(&self, to: Option<&Outlet>) -> Show {
+        let whole = match to {
+            None => !self.sealed_only,
+            Some(Outlet::Recipient(name)) => self.recipients.is_empty() || self.recipients.contains(name),
+            Some(Outlet::Destination(name)) => self.destinations.contains(name),
+        };
+        if whole { self.show } else { self.show.min(Show::Masked) }
+    }
+
     fn covers(&self, purpose: Purpose) -> bool {
         self.purposes.is_empty() || self.purposes.contains(&purpose)
     }
@@ -406,6 +501,14 @@ pub struct MerchantInForce {
     masks: HashMap<usize, Keep>,
     channels: HashMap<ChannelName, (ChannelId, FormatName)>,
     formats: HashMap<FormatName, Arc<FormatInForce>>,
+    recipients: HashMap<RecipientName, RecipientInForce>,
+}
+
+/// A recipient in force.
+struct RecipientInForce {
+    key: PublicKey,
+    ends: Timestamp,
+    replaced: bool,
 }
 
 impl MerchantInForce {
@@ -571,6 +674,9 @@ impl Rules {
                             show: rule.show,
                             tells_reuse: rule.tells_reuse,
                             import: rule.import,
+                            sealed_only: rule.sealed_only,
+                            recipients: rule.recipients.clone(),
+                            destinations: rule.destinations.clone(),
                         });
                     }
                 }
@@ -701,7 +807,7 @@ impl Rules {
         let Some(rules) = self.grants.get(&(index, channel_id, asked.action)) else {
             return Err(deny(&subject, Refusal::ActionNotAllowed, 0));
         };
-        if rules.iter().any(|g| g.effect == Effect::Deny && g.purposes.is_empty()) {
+        if rules.iter().any(|g| g.effect == Effect::Deny && g.purposes.is_empty() && !g.sealed_only) {
             return Err(deny(&subject, Refusal::DeniedByRule, 0));
         }
         if !rules.iter().any(|g| g.effect == Effect::Allow && g.show >= asked.show) {
@@ -748,13 +854,27 @@ impl Rules {
     /// What the policy would say, and by which rules.
     #[must_use]
     pub fn explain(&self, asked: &Asked<'_>) -> Explanation {
+        self.explain_to(asked, None)
+    }
+
+    /// The same for a card that is to go to somebody else at `now`.
+    #[must_use]
+    pub fn explain_to(&self, asked: &Asked<'_>, to: Option<(&Outlet, Timestamp)>) -> Explanation {
         let name = |g: &Grant| Some((self.rule_names.get(g.rule)?.clone(), g.effect == Effect::Deny));
         match self.decide(asked) {
             Err(denial) => {
                 Explanation { allowed: false, why: Some(denial.why), rules: Vec::new(), show: Show::Nothing }
             }
             Ok(admitted) => {
-                let most = admitted.most_shown();
+                let most = match to {
+                    None => admitted.most_shown(),
+                    Some((to, now)) => self
+                        .merchants
+                        .get(&admitted.merchant)
+                        .ok_or(Refusal::ChannelNotAllowed)
+                        .and_then(|m| admitted.way_to(to, m, now, None).map_err(|denial| denial.why))
+                        .map(|_| Show::Full),
+                };
                 let matching = admitted.rules.iter().filter(|g| g.covers(asked.purpose));
                 let why = match most {
                     Err(why) => Some(why),
@@ -807,6 +927,12 @@ fn in_force(control: &Control, merchant: &Merchant) -> Result<MerchantInForce, E
         let id = *numbers.channels.get(&row.id).ok_or_else(Error::internal)?;
         channels.insert(row.id.clone(), (id, row.format.clone()));
     }
+    let mut recipients = HashMap::new();
+    for row in &merchant.recipients {
+        let (key, ends) = row.public_key().zip(row.ends()).ok_or_else(Error::internal)?;
+        let found = RecipientInForce { key, ends, replaced: row.replaced_by.is_some() };
+        recipients.insert(row.id.clone(), found);
+    }
     let masks = (12..=MAX_DIGITS)
         .map(|n| Ok((n, merchant.mask_keep(n)?)))
         .collect::<Result<HashMap<_, _>, Error>>()?;
@@ -817,5 +943,6 @@ fn in_force(control: &Control, merchant: &Merchant) -> Result<MerchantInForce, E
         masks,
         channels,
         formats,
+        recipients,
     })
 }

@@ -2,16 +2,24 @@
 //!
 //! A row has two seals. Who opens the outer one (under the DEK) has a [`Card`]: mask, network, expiry, grants, but no
 //! card number. The inner one holds the card number alone, under a key of its own, and travels as a [`SealedRecord`]
-//! that only the keyring can open, and only from a `Disclosed`. docs/format.md has the bytes.
+//! that only the keyring can open, and only from a `Disclosed`. docs/format.md has the bytes. Rows of version 1 are read;
+//! version 2 is written, whenever a row changes. Refused: other versions, kinds and words, and anything over its bound.
 
+use std::ops::RangeInclusive;
+
+use crate::attributes::Attributes;
 use crate::codec::{Reader, Torn, Writer};
 use crate::envelope::KeyId;
 use crate::pan::{CardExpiry, MaskedPan};
+use crate::restrictions::Restrictions;
 use crate::time::Timestamp;
-use crate::words::Ref;
+use crate::words::{Ref, ReplaceReason};
 
-/// Version of the outer plaintext.
-const FORMAT: u8 = 1;
+/// Version of the outer plaintext that is written.
+const FORMAT: u8 = 2;
+
+/// The one before it, which is read.
+const FORMAT_BEFORE: u8 = 1;
 
 /// Outer plaintexts are padded with zeros to a multiple of this, in bytes.
 const BUCKET: usize = 32;
@@ -106,6 +114,43 @@ impl Grants {
     }
 }
 
+/// What a token stands for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// A card number.
+    Card,
+}
+
+impl Kind {
+    /// Its number on disk: never given to another.
+    #[must_use]
+    pub const fn id(self) -> u8 {
+        match self {
+            Self::Card => 1,
+        }
+    }
+
+    /// The kind with this number.
+    #[must_use]
+    pub const fn from_id(id: u8) -> Option<Self> {
+        match id {
+            1 => Some(Self::Card),
+            _ => None,
+        }
+    }
+
+    /// How many bytes its padded and sealed value may have: of a card always 19 digits and 16 bytes of tag.
+    #[must_use]
+    pub const fn sealed_lengths(self) -> RangeInclusive<usize> {
+        match self {
+            Self::Card => SEALED_PAN..=SEALED_PAN,
+        }
+    }
+}
+
+/// A card number, padded to 19 bytes and sealed.
+const SEALED_PAN: usize = 35;
+
 /// The inner seal as it lies in the row: neither part can be opened by who has the DEK alone.
 #[derive(Clone, PartialEq, Eq)]
 pub struct InnerSeal {
@@ -113,8 +158,109 @@ pub struct InnerSeal {
     pub trk: KeyId,
     /// The record key, wrapped: XAES, 72 bytes.
     pub wrapped_key: [u8; 72],
-    /// The card number, padded to 19 bytes and sealed: AES-256-GCM, 35 bytes.
-    pub pan: [u8; 35],
+    /// The value, padded by its kind and sealed: AES-256-GCM, 16 bytes longer. Of a card 35 bytes.
+    pub sealed: Box<[u8]>,
+}
+
+impl InnerSeal {
+    fn write(&self, w: &mut Writer) {
+        w.u32(self.trk.0).fixed(&self.wrapped_key).e(&self.sealed);
+    }
+
+    fn read(r: &mut Reader<'_>, kind: Kind) -> Result<Self, Torn> {
+        let seal = Self { trk: KeyId(r.u32()?), wrapped_key: r.array()?, sealed: r.e()?.into() };
+        if kind.sealed_lengths().contains(&seal.sealed.len()) { Ok(seal) } else { Err(Torn) }
+    }
+
+    /// Version 1 had cards alone, and their seals without a length.
+    fn read_before(r: &mut Reader<'_>) -> Result<Self, Torn> {
+        Ok(Self { trk: KeyId(r.u32()?), wrapped_key: r.array()?, sealed: r.fixed(SEALED_PAN)?.into() })
+    }
+}
+
+/// The disclosure that used a single-use token up.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Spent {
+    /// The keyed hash of the request: the same principal and request id may read once more within a minute.
+    pub by: [u8; 32],
+    /// When.
+    pub at: Timestamp,
+}
+
+/// Whether a token is at work, as far as it is not told by its time and its inner seal.
+#[derive(Clone, Copy, PartialEq, Eq, Default)]
+pub struct Standing {
+    /// Whether it was stopped for now.
+    pub disabled: bool,
+    /// Whether it was used up.
+    pub spent: Option<Spent>,
+}
+
+const DISABLED: u8 = 1;
+const SPENT: u8 = 2;
+
+impl Standing {
+    fn write(&self, w: &mut Writer) {
+        let disabled = if self.disabled { DISABLED } else { 0 };
+        match self.spent {
+            None => w.u8(disabled),
+            Some(Spent { by, at }) => w.u8(disabled | SPENT).fixed(&by).u64(at.0),
+        };
+    }
+
+    fn read(r: &mut Reader<'_>) -> Result<Self, Torn> {
+        let flags = r.u8()?;
+        if flags & !(DISABLED | SPENT) != 0 {
+            return Err(Torn);
+        }
+        let spent =
+            if flags & SPENT == 0 { None } else { Some(Spent { by: r.array()?, at: Timestamp(r.u64()?) }) };
+        Ok(Self { disabled: flags & DISABLED != 0, spent })
+    }
+}
+
+/// The most cards that a token stood for before its own: bounds a row. A fifth pushes the oldest out.
+pub const MAX_EARLIER: usize = 4;
+
+/// A card that a token stood for until another took its place: still there for refunds and disputes.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Earlier {
+    /// What may be shown of it.
+    pub mask: MaskedPan,
+    /// Its network's id; empty if no prefix matched.
+    pub network: String,
+    /// Its own expiry.
+    pub card_expiry: Option<CardExpiry>,
+    /// Why it was replaced.
+    pub reason: ReplaceReason,
+    /// When it was replaced.
+    pub replaced_at: Timestamp,
+    /// Until when it is kept.
+    pub kept_until: Timestamp,
+    /// Its number.
+    pub inner: InnerSeal,
+}
+
+impl Earlier {
+    fn write(&self, w: &mut Writer) {
+        self.mask.write(w);
+        w.e(self.network.as_bytes());
+        write_expiry(w, self.card_expiry);
+        w.u8(self.reason.id()).u64(self.replaced_at.0).u64(self.kept_until.0);
+        self.inner.write(w);
+    }
+
+    fn read(r: &mut Reader<'_>) -> Result<Self, Torn> {
+        Ok(Self {
+            mask: MaskedPan::read(r)?,
+            network: r.text()?.to_owned(),
+            card_expiry: read_expiry(r)?,
+            reason: ReplaceReason::from_id(r.u8()?).ok_or(Torn)?,
+            replaced_at: Timestamp(r.u64()?),
+            kept_until: Timestamp(r.u64()?),
+            inner: InnerSeal::read(r, Kind::Card)?,
+        })
+    }
 }
 
 /// What stands under the outer seal.
@@ -126,6 +272,8 @@ pub struct Row {
     pub record: Ref,
     /// Which format made the token.
     pub format: FormatId,
+    /// What the token stands for.
+    pub kind: Kind,
     /// What may be shown of the card number.
     pub mask: MaskedPan,
     /// The card network's id, such as `visa`; empty if no prefix matched.
@@ -140,71 +288,143 @@ pub struct Row {
     pub grants: Grants,
     /// The data subject.
     pub subject: SubjectId,
+    /// What it may be used for.
+    pub restrictions: Restrictions,
+    /// Whether it is at work.
+    pub standing: Standing,
+    /// What is known around the card.
+    pub attributes: Attributes,
+    /// The cards that it stood for before, the newest first.
+    pub earlier: Vec<Earlier>,
     /// The card number; gone once the token is revoked, when the row is a tombstone.
     pub inner: Option<InnerSeal>,
 }
 
 impl Row {
-    /// The outer plaintext.
+    /// The outer plaintext, version 2.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
-        let mut w = Writer::with_capacity(320);
-        w.u8(FORMAT).u32(self.version).fixed(&self.record.0).u16(self.format.0);
+        let mut w = Writer::with_capacity(512);
+        w.u8(FORMAT).u32(self.version).fixed(&self.record.0).u16(self.format.0).u8(self.kind.id());
         self.mask.write(&mut w);
         w.e(self.network.as_bytes());
-        let (year, month) = self.card_expiry.map_or((0, 0), |e| (e.year(), e.month()));
-        w.u16(year).u8(month);
+        write_expiry(&mut w, self.card_expiry);
         w.u64(self.made_at.0).u64(self.valid_until.map_or(0, |t| t.0));
         self.grants.write(&mut w);
         w.fixed(&self.subject.0);
-        // Restrictions to purposes and single use come with a later format version; these bytes are theirs, zero now.
-        w.u32(0);
+        self.restrictions.write(&mut w);
+        self.standing.write(&mut w);
+        self.attributes.write(&mut w);
+        w.u8(u8::try_from(self.earlier.len()).unwrap_or(u8::MAX));
+        self.earlier.iter().for_each(|earlier| earlier.write(&mut w));
         match &self.inner {
-            None => w.u8(0),
-            Some(inner) => w.u8(1).u32(inner.trk.0).fixed(&inner.wrapped_key).fixed(&inner.pan),
-        };
+            None => {
+                w.u8(0);
+            }
+            Some(inner) => inner.write(w.u8(1)),
+        }
         // Padded to a bucket, so that a ciphertext's length tells little of network and grants.
         let mut plain = w.done();
         plain.resize(plain.len().next_multiple_of(BUCKET), 0);
         plain
     }
 
-    /// Reads an outer plaintext.
+    /// Reads an outer plaintext of either version.
     pub fn decode(bytes: &[u8]) -> Result<Self, Torn> {
         let mut r = Reader::new(bytes);
-        if r.u8()? != FORMAT {
-            return Err(Torn);
-        }
-        let row = Self {
-            version: r.u32()?,
-            record: Ref(r.array()?),
-            format: FormatId(r.u16()?),
-            mask: MaskedPan::read(&mut r)?,
-            network: r.text()?.to_owned(),
-            card_expiry: match (r.u16()?, r.u8()?) {
-                (0, 0) => None,
-                (year, month) => Some(CardExpiry::new(year, month).map_err(|_| Torn)?),
-            },
-            made_at: Timestamp(r.u64()?),
-            valid_until: Some(r.u64()?).filter(|t| *t != 0).map(Timestamp),
-            grants: Grants::read(&mut r)?,
-            subject: SubjectId(r.array()?),
-            inner: {
-                if r.u32()? != 0 {
-                    return Err(Torn);
-                }
-                match r.u8()? {
-                    0 => None,
-                    1 => Some(InnerSeal { trk: KeyId(r.u32()?), wrapped_key: r.array()?, pan: r.array()? }),
-                    _ => return Err(Torn),
-                }
-            },
+        let row = match r.u8()? {
+            FORMAT => Self::read(&mut r)?,
+            FORMAT_BEFORE => Self::read_before(&mut r)?,
+            _ => return Err(Torn),
         };
         let padding = r.rest();
         if padding.len() >= BUCKET || padding.iter().any(|b| *b != 0) || !bytes.len().is_multiple_of(BUCKET) {
             return Err(Torn);
         }
         Ok(row)
+    }
+
+    fn read(r: &mut Reader<'_>) -> Result<Self, Torn> {
+        let (version, record, format) = (r.u32()?, Ref(r.array()?), FormatId(r.u16()?));
+        let kind = Kind::from_id(r.u8()?).ok_or(Torn)?;
+        Ok(Self {
+            version,
+            record,
+            format,
+            kind,
+            mask: MaskedPan::read(r)?,
+            network: r.text()?.to_owned(),
+            card_expiry: read_expiry(r)?,
+            made_at: Timestamp(r.u64()?),
+            valid_until: Some(r.u64()?).filter(|t| *t != 0).map(Timestamp),
+            grants: Grants::read(r)?,
+            subject: SubjectId(r.array()?),
+            restrictions: Restrictions::read(r)?,
+            standing: Standing::read(r)?,
+            attributes: Attributes::read(r)?,
+            earlier: {
+                let count = usize::from(r.u8()?);
+                if count > MAX_EARLIER {
+                    return Err(Torn);
+                }
+                (0..count).map(|_| Earlier::read(r)).collect::<Result<_, _>>()?
+            },
+            inner: match r.u8()? {
+                0 => None,
+                1 => Some(InnerSeal::read(r, kind)?),
+                _ => return Err(Torn),
+            },
+        })
+    }
+
+    /// Version 1: cards without restrictions, standing, attributes and earlier cards.
+    fn read_before(r: &mut Reader<'_>) -> Result<Self, Torn> {
+        Ok(Self {
+            version: r.u32()?,
+            record: Ref(r.array()?),
+            format: FormatId(r.u16()?),
+            kind: Kind::Card,
+            mask: MaskedPan::read(r)?,
+            network: r.text()?.to_owned(),
+            card_expiry: read_expiry(r)?,
+            made_at: Timestamp(r.u64()?),
+            valid_until: Some(r.u64()?).filter(|t| *t != 0).map(Timestamp),
+            grants: Grants::read(r)?,
+            subject: SubjectId(r.array()?),
+            restrictions: Restrictions::default(),
+            standing: Standing::default(),
+            attributes: Attributes::default(),
+            earlier: Vec::new(),
+            inner: {
+                if r.u32()? != 0 {
+                    return Err(Torn);
+                }
+                match r.u8()? {
+                    0 => None,
+                    1 => Some(InnerSeal::read_before(r)?),
+                    _ => return Err(Torn),
+                }
+            },
+        })
+    }
+
+    /// Makes it a tombstone: what is left keeps the token from being minted again, and says what it was.
+    pub fn bury(&mut self) {
+        self.inner = None;
+        self.earlier.clear();
+        self.attributes = Attributes::default();
+    }
+}
+
+fn write_expiry(w: &mut Writer, expiry: Option<CardExpiry>) {
+    let (year, month) = expiry.map_or((0, 0), |e| (e.year(), e.month()));
+    w.u16(year).u8(month);
+}
+
+fn read_expiry(r: &mut Reader<'_>) -> Result<Option<CardExpiry>, Torn> {
+    match (r.u16()?, r.u8()?) {
+        (0, 0) => Ok(None),
+        (year, month) => CardExpiry::new(year, month).map(Some).map_err(|_| Torn),
     }
 }
 
@@ -252,36 +472,128 @@ pub struct SealedRecord {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::attributes;
     use crate::pan::Pan;
+    use crate::restrictions::Purposes;
     use crate::token::Keep;
+    use crate::words::Purpose;
 
-    fn row(inner: bool) -> Row {
+    fn mask() -> MaskedPan {
         let pan = Pan::parse(b"4111111111111111").map_err(|e| e.to_string()).unwrap();
+        pan.mask(Keep::new(6, 4).unwrap())
+    }
+
+    fn seal() -> InnerSeal {
+        InnerSeal { trk: KeyId(1), wrapped_key: [2; 72], sealed: [3; 35].into() }
+    }
+
+    /// A row as version 1 could have it.
+    fn plain(inner: bool) -> Row {
         Row {
             version: 3,
             record: Ref([9; 16]),
             format: FormatId(2),
-            mask: pan.mask(Keep::new(6, 4).unwrap()),
+            kind: Kind::Card,
+            mask: mask(),
             network: "visa".into(),
             card_expiry: Some(CardExpiry::new(2030, 12).unwrap()),
             made_at: Timestamp(5),
             valid_until: Some(Timestamp(6)),
             grants: Grants::AllBut(vec![ChannelId(4)]),
             subject: SubjectId([8; 16]),
-            inner: inner.then_some(InnerSeal { trk: KeyId(1), wrapped_key: [2; 72], pan: [3; 35] }),
+            restrictions: Restrictions::default(),
+            standing: Standing::default(),
+            attributes: Attributes::default(),
+            earlier: Vec::new(),
+            inner: inner.then(seal),
         }
+    }
+
+    /// The same with all that version 2 can say.
+    fn full() -> Row {
+        let earlier = Earlier {
+            mask: mask(),
+            network: "visa".into(),
+            card_expiry: None,
+            reason: ReplaceReason::Lost,
+            replaced_at: Timestamp(7),
+            kept_until: Timestamp(9),
+            inner: seal(),
+        };
+        Row {
+            restrictions: Restrictions {
+                purposes: Purposes::of([Purpose::Authorization]),
+                bound_to_customer: true,
+                single_use: true,
+            },
+            standing: Standing { disabled: true, spent: Some(Spent { by: [4; 32], at: Timestamp(8) }) },
+            attributes: attributes::tests::full(),
+            earlier: vec![earlier; MAX_EARLIER],
+            ..plain(true)
+        }
+    }
+
+    /// The bytes that version 1 wrote, field by field.
+    fn version_1(inner: bool) -> Vec<u8> {
+        let mut w = Writer::default();
+        w.u8(1).u32(3).fixed(&[9; 16]).u16(2);
+        w.u8(16).u8(6).fixed(b"411111").u8(4).fixed(b"1111").e(b"visa").u16(2030).u8(12).u64(5).u64(6);
+        w.u8(0).u8(1).u32(4).fixed(&[8; 16]).u32(0).u8(inner.into());
+        if inner {
+            w.u32(1).fixed(&[2; 72]).fixed(&[3; 35]);
+        }
+        let mut bytes = w.done();
+        bytes.resize(bytes.len().next_multiple_of(BUCKET), 0);
+        bytes
     }
 
     #[test]
     fn a_row_is_read_back_and_every_cut_or_longer_one_is_torn() {
-        for inner in [true, false] {
-            let bytes = row(inner).encode();
-            assert!(Row::decode(&bytes).is_ok_and(|back| back == row(inner)));
+        for row in [plain(true), plain(false), full()] {
+            let bytes = row.encode();
+            assert!(Row::decode(&bytes).is_ok_and(|back| back == row));
             for cut in 0..bytes.len() {
                 assert!(Row::decode(&bytes[..cut]).is_err());
             }
             assert!(Row::decode(&[&bytes[..], &[0]].concat()).is_err());
         }
+    }
+
+    #[test]
+    fn a_row_of_version_1_is_read_and_written_as_version_2() {
+        for inner in [true, false] {
+            let bytes = version_1(inner);
+            let row = Row::decode(&bytes).unwrap_or_else(|Torn| panic!("version 1 is torn"));
+            assert!(row == plain(inner));
+            let rewritten = row.encode();
+            assert!(rewritten[0] == 2 && Row::decode(&rewritten).is_ok_and(|back| back == row));
+            for cut in 0..bytes.len() {
+                assert!(Row::decode(&bytes[..cut]).is_err());
+            }
+        }
+    }
+
+    #[test]
+    fn no_byte_of_a_row_says_what_no_release_knows() {
+        let bytes = plain(true).encode();
+        for (at, to) in [(0, 0), (0, 3), (23, 0), (23, 2)] {
+            let mut changed = bytes.clone();
+            changed[at] = to;
+            assert!(Row::decode(&changed).is_err(), "{to} at {at}");
+        }
+        let longer = Row { inner: Some(InnerSeal { sealed: [3; 36].into(), ..seal() }), ..plain(true) };
+        assert!(Row::decode(&longer.encode()).is_err(), "a card's seal has 35 bytes");
+        let crowded = Row { earlier: vec![full().earlier[0].clone(); MAX_EARLIER + 1], ..plain(true) };
+        assert!(Row::decode(&crowded.encode()).is_err());
+    }
+
+    #[test]
+    fn a_tombstone_keeps_no_card_and_nothing_known_around_one() {
+        let mut row = full();
+        row.bury();
+        assert!(row.inner.is_none() && row.earlier.is_empty() && row.attributes.is_empty());
+        let card = Card { merchant: MerchantId(1), row };
+        assert!(card.is_revoked() && card.sealed().is_none());
     }
 
     #[test]

@@ -14,6 +14,7 @@ use zeroize::Zeroizing;
 use crate::aead::{TAG, Unopened};
 use crate::codec::Writer;
 use crate::envelope::{KeyId, ctx};
+use crate::hpke::PrivateKey;
 use crate::name::{ChannelName, MerchantName, RecipientName};
 use crate::pan::{CardExpiry, Pan};
 use crate::time::Timestamp;
@@ -83,6 +84,19 @@ pub fn read(plain: &[u8], now: Timestamp, session: &str) -> Result<(Pan, Option<
     }
     let expiry = written.exp.map(CardExpiry::parse).transpose().map_err(|_| Unopened)?;
     Ok((Pan::parse(written.pan.as_bytes()).map_err(|_| Unopened)?, expiry))
+}
+
+/// Opens a card that was sealed to a recipient, with its private key.
+pub fn open_out(
+    key: &PrivateKey,
+    merchant: &MerchantName,
+    recipient: &RecipientName,
+    enc: &[u8],
+    ciphertext: &[u8],
+) -> Result<(Pan, Option<CardExpiry>), Unopened> {
+    let plain = key.open(&info_out(merchant, recipient), enc, ciphertext)?;
+    // What goes out says neither until when nor in which session.
+    read(&plain, Timestamp(u64::MAX), "")
 }
 
 /// The plaintext of a card for a recipient: 128 bytes, whatever the card.

@@ -207,6 +207,8 @@ words! {
         Malformed = 19 "malformed",
         /// No rule shows this principal as much of the card as was asked for.
         ShowsTooMuch = 20 "shows_too_much",
+        /// The recipient or destination is not registered, its time is over, it was replaced, or no rule names it.
+        OutletNotAllowed = 32 "outlet_not_allowed",
     }
 
     /// Where a key stands in its life (NIST SP 800-57 Part 1 Rev. 5, section 7).
@@ -237,6 +239,36 @@ words! {
         LegalOrder = 6 "legal_order",
         /// A rehearsal.
         Drill = 7 "drill",
+    }
+
+    /// For which kind of later payments a card holder let the merchant keep the card.
+    AgreementKind {
+        /// A series of fixed interval.
+        Recurring = 1 "recurring",
+        /// One purchase, paid in parts.
+        Instalment = 2 "instalment",
+        /// At no fixed time, such as a top-up.
+        Unscheduled = 3 "unscheduled",
+        /// For the card holder's own next payments: a card on file.
+        CardOnFile = 4 "card_on_file",
+    }
+
+    /// Why another card took the place of a token's card.
+    ReplaceReason {
+        /// The old one ran out, and the new one has another number.
+        Renewed = 1 "renewed",
+        /// The old one was lost.
+        Lost = 2 "lost",
+        /// The old one was stolen, or used by another.
+        Stolen = 3 "stolen",
+        /// The old one was broken.
+        Damaged = 4 "damaged",
+        /// The card holder has another product of the issuer.
+        ProductChange = 5 "product_change",
+        /// The issuer's account updater named the new one.
+        AccountUpdate = 6 "account_update",
+        /// The card holder gave another card.
+        CardholderChoice = 7 "cardholder_choice",
     }
 }
 
@@ -288,10 +320,13 @@ mod tests {
         refusal 1 unlisted_principal, 2 certificate_not_valid, 3 action_not_allowed, 4 channel_not_allowed, \
         5 denied_by_rule, 6 locked, 7 budget_spent, 8 guess_budget_spent, 9 unknown, 10 expired, 11 revoked, \
         12 foreign, 13 wrong_purpose, 14 already_used, 15 erased, 16 unreadable, 17 space_exhausted, \
-        18 idempotency_mismatch, 19 malformed, 20 shows_too_much
+        18 idempotency_mismatch, 19 malformed, 20 shows_too_much, 32 outlet_not_allowed
         key_state 1 active, 2 deactivated, 3 compromised, 4 destroyed
         lock_reason 1 suspected_breach, 2 stolen_credential, 3 fraud, 4 maintenance, 5 offboarding, 6 legal_order, \
-        7 drill";
+        7 drill
+        agreement 1 recurring, 2 instalment, 3 unscheduled, 4 card_on_file
+        replace_reason 1 renewed, 2 lost, 3 stolen, 4 damaged, 5 product_change, 6 account_update, \
+        7 cardholder_choice";
 
     macro_rules! table {
         ($($list:literal $name:ident),+) => {
@@ -322,7 +357,8 @@ mod tests {
     fn every_word_keeps_its_number_and_text_and_no_list_takes_a_stranger() {
         let lists = table!(
             "action" Action, "purpose" Purpose, "initiator" Initiator, "show" Show, "refusal" Refusal,
-            "key_state" KeyState, "lock_reason" LockReason
+            "key_state" KeyState, "lock_reason" LockReason, "agreement" AgreementKind,
+            "replace_reason" ReplaceReason
         );
         let on_disk: Vec<&str> = ON_DISK.lines().map(str::trim).collect();
         assert_eq!(lists.as_slice(), on_disk);

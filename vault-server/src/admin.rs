@@ -12,11 +12,11 @@ use tokio::sync::mpsc;
 use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
-use vault_core::audit::entry::{AuditEntry, Event, Who};
+use vault_core::audit::entry::{AuditEntry, Event, Outlet, Who};
 use vault_core::control::{Lock, LockTarget};
 use vault_core::envelope::KeyKind;
 use vault_core::error::Error;
-use vault_core::name::{ChannelName, MerchantName, PrincipalName};
+use vault_core::name::{ChannelName, MerchantName, PrincipalName, RecipientName};
 use vault_core::policy::{Asked, Caller, MAX_POLICY, Policy};
 use vault_core::sealed::PERIOD_DAYS;
 use vault_core::time::{Clock, Timestamp};
@@ -346,6 +346,18 @@ fn entry(log: &str, index: u64, leaf: Vec<u8>, entry: &AuditEntry) -> v1::AuditE
             told.outcome = outcome(*redelivered).into();
             told.details.insert("show".to_owned(), show.to_string());
             ("disclosed", Some(Action::Detokenize))
+        }
+        Event::DisclosedTo { record, purpose, initiator, to, redelivered } => {
+            told.record = record.0.to_vec();
+            told.purpose = purpose.id().into();
+            told.initiator = initiator.id().into();
+            told.outcome = outcome(*redelivered).into();
+            let (kind, name) = match to {
+                Outlet::Recipient(name) => ("recipient", name.to_string()),
+                Outlet::Destination(name) => ("destination", name.to_string()),
+            };
+            told.details.insert(kind.to_owned(), name);
+            ("disclosed_to", Some(Action::Detokenize))
         }
         Event::Inspected { record, show } => {
             told.record = record.0.to_vec();
@@ -738,6 +750,14 @@ impl v1::admin_server::Admin for AdminService {
             let channel = optional(&asked.channel, |t| named(t, "channel", ChannelName::parse))?;
             let action = word(asked.action).and_then(Action::from_id);
             let action = action.ok_or_else(|| Error::malformed("action", "is required"))?;
+            let sealed = asked.form() == v1::RevealForm::SealedToRecipient;
+            let to = optional(&asked.recipient, |t| named(t, "recipient", RecipientName::parse))?;
+            if to.is_some() != sealed {
+                return Err(Error::malformed(
+                    "recipient",
+                    "goes with form SEALED_TO_RECIPIENT, and only with it",
+                ));
+            }
             let show = match (action, asked.form()) {
                 (Action::Detokenize, v1::RevealForm::Masked) => Show::Masked,
                 (Action::Detokenize, _) => Show::Full,
@@ -755,13 +775,17 @@ impl v1::admin_server::Admin for AdminService {
                     .unwrap_or(Initiator::Cardholder),
                 show,
             };
-            Ok(self.vault.explain(&asked))
+            Ok(match to {
+                Some(to) => (self.vault.explain_to(&asked, &Outlet::Recipient(to)), true),
+                None => (self.vault.explain(&asked), false),
+            })
         };
-        let told = explain().map_err(|e: Error| status(&e))?;
+        let (told, sealed) = explain().map_err(|e: Error| status(&e))?;
         let shown = match told.show {
             Show::Nothing => v1::Shown::Nothing,
             Show::LastFour => v1::Shown::LastFour,
             Show::Masked => v1::Shown::Masked,
+            Show::Full if sealed => v1::Shown::Sealed,
             Show::Full => v1::Shown::Full,
         };
         let decision = if told.allowed { v1::Decision::Allow } else { v1::Decision::Deny };

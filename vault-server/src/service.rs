@@ -42,6 +42,7 @@ const FEATURES: &[&str] = &[
     "card.plain",
     "card.sealed",
     "reveal.plain",
+    "reveal.sealed-to-recipient",
     "reveal.masked",
     "scheme.random",
     "scheme.mixed",

@@ -9,7 +9,8 @@ use vault_core::audit::entry::Minting;
 use vault_core::audit::receipt::Receipt;
 use vault_core::envelope::KeyId;
 use vault_core::error::Error;
-use vault_core::name::{ChannelName, FormatName, MerchantName, NameError};
+use vault_core::hpke::Sealed;
+use vault_core::name::{ChannelName, FormatName, MerchantName, NameError, RecipientName};
 use vault_core::pan::{CardExpiry, MaskedPan, Pan};
 use vault_core::sealed::SealedCard;
 use vault_core::time::Timestamp;
@@ -214,12 +215,13 @@ pub fn detokenize(item: &v1::DetokenizeItem) -> Result<(Token, Reveal), Error> {
     let reveal = match item.form() {
         v1::RevealForm::Unspecified => return Err(Error::malformed("item.form", "is required")),
         v1::RevealForm::Plain => Reveal::Plain,
-        v1::RevealForm::SealedToRecipient => {
-            return Err(Error::Unimplemented { what: "sealed_to_recipient" });
-        }
+        v1::RevealForm::SealedToRecipient => Reveal::SealedTo(required(
+            name(&item.recipient, "item.recipient", RecipientName::parse)?,
+            "item.recipient",
+        )?),
         v1::RevealForm::Masked => Reveal::Masked,
     };
-    if !item.recipient.is_empty() {
+    if !item.recipient.is_empty() && item.form() != v1::RevealForm::SealedToRecipient {
         return Err(Error::malformed("item.recipient", "goes with form SEALED_TO_RECIPIENT only"));
     }
     Ok((token(&item.token)?, reveal))
@@ -336,6 +338,11 @@ pub fn detokenized(answer: Detokenized, with_head: bool) -> v1::DetokenizeResult
             pan.expose_digits().to_vec(),
             card_expiry(answer.card_expiry),
         )),
+        Revealed::Sealed { key_id, card } => {
+            let Sealed { enc, ciphertext } = card;
+            let card = v1::SealedCard { key_id, enc: enc.to_vec(), ciphertext };
+            v1::detokenize_result::Reveal::SealedToRecipient(card)
+        }
         Revealed::Masked(mask) => {
             v1::detokenize_result::Reveal::Masked(masked(&mask, answer.network, answer.card_expiry))
         }

@@ -506,6 +506,13 @@ impl<'a> Exercise<'a> {
                 let message = v1::RevokeRequest { header: Some(header()), item: Some(ask::end(&text)) };
                 self.refused(raw, &data("Revoke"), &message).await;
             }
+            let item = ask::sealed_to(&token, &card);
+            self.refused(
+                raw,
+                &data("Detokenize"),
+                &v1::DetokenizeRequest { header: Some(header()), item: Some(item) },
+            )
+            .await;
             let item = v1::DetokenizeItem { recipient: card.clone(), ..ask::plain(&token) };
             let message = v1::DetokenizeRequest { header: Some(header()), item: Some(item) };
             self.refused(raw, &data("Detokenize"), &message).await;
@@ -703,6 +710,7 @@ impl<'a> Exercise<'a> {
                 merchant: word(),
                 channel: word(),
                 token: word(),
+                recipient: word(),
                 action: 1,
                 purpose: 1,
                 initiator: 1,

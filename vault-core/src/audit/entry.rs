@@ -16,7 +16,7 @@ use serde::{Serialize, Serializer};
 
 use super::tree::Hash;
 use crate::codec::{Reader, Torn, Writer};
-use crate::name::{ChannelName, MerchantName, PrincipalName};
+use crate::name::{ChannelName, DestinationName, MerchantName, PrincipalName, RecipientName};
 use crate::time::Timestamp;
 use crate::words::{Action, Initiator, KeyState, LockReason, Purpose, Ref, Refusal, Show};
 
@@ -89,6 +89,25 @@ pub enum RevokedOn {
     One(ChannelName),
 }
 
+/// Whom a card number goes to, where that is not who asked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outlet {
+    /// Sealed to a recipient that the policy registers.
+    Recipient(RecipientName),
+    /// Sent by the server itself to a destination of its settings.
+    Destination(DestinationName),
+}
+
+impl fmt::Display for Outlet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Recipient(name) => write!(f, "recipient {name}"),
+            Self::Destination(name) => write!(f, "destination {name}"),
+        }
+    }
+}
+
 /// What happened.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
@@ -118,6 +137,19 @@ pub enum Event {
         initiator: Initiator,
         /// How much of it.
         show: Show,
+        /// Whether this answers a request that was answered before.
+        redelivered: bool,
+    },
+    /// A card number was about to go out to somebody else than who asked. Stands on disk before it does.
+    DisclosedTo {
+        /// The record.
+        record: Ref,
+        /// What for.
+        purpose: Purpose,
+        /// Who started the payment.
+        initiator: Initiator,
+        /// To whom.
+        to: Outlet,
         /// Whether this answers a request that was answered before.
         redelivered: bool,
     },
@@ -288,6 +320,7 @@ impl Event {
             Self::Disclosed { .. } => 2,
             Self::Inspected { .. } => 3,
             Self::Revoked { .. } => 4,
+            Self::DisclosedTo { .. } => 16,
             Self::Refused { .. } => 32,
             Self::RefusalsCounted { .. } => 33,
             Self::ControlChanged { .. } => 64,
@@ -310,6 +343,13 @@ impl Event {
             }
             Self::Disclosed { record, purpose, initiator, show, redelivered } => {
                 w.fixed(&record.0).u8(purpose.id()).u8(initiator.id()).u8(show.id()).u8((*redelivered).into())
+            }
+            Self::DisclosedTo { record, purpose, initiator, to, redelivered } => {
+                w.fixed(&record.0).u8(purpose.id()).u8(initiator.id()).u8((*redelivered).into());
+                match to {
+                    Outlet::Recipient(name) => w.u8(1).e(name.as_str().as_bytes()),
+                    Outlet::Destination(name) => w.u8(2).e(name.as_str().as_bytes()),
+                }
             }
             Self::Inspected { record, show } => w.fixed(&record.0).u8(show.id()),
             Self::Revoked { record, version, channels } => match channels {
@@ -371,6 +411,17 @@ impl Event {
                     _ => return Err(Torn),
                 },
             },
+            16 => Self::DisclosedTo {
+                record: Ref(r.array()?),
+                purpose: word(r, Purpose::from_id)?,
+                initiator: word(r, Initiator::from_id)?,
+                redelivered: flag(r)?,
+                to: match r.u8()? {
+                    1 => Outlet::Recipient(RecipientName::parse(r.text()?).map_err(|_| Torn)?),
+                    2 => Outlet::Destination(DestinationName::parse(r.text()?).map_err(|_| Torn)?),
+                    _ => return Err(Torn),
+                },
+            },
             32 => Self::Refused {
                 action: word(r, Action::from_id)?,
                 record: if flag(r)? { Some(Ref(r.array()?)) } else { None },
@@ -409,6 +460,9 @@ impl Event {
             }
             Self::Disclosed { record, purpose, initiator, show, redelivered } => {
                 format!("disclosed {record} {show} for {purpose} by {initiator}{}", again(*redelivered))
+            }
+            Self::DisclosedTo { record, purpose, initiator, to, redelivered } => {
+                format!("disclosed {record} to {to} for {purpose} by {initiator}{}", again(*redelivered))
             }
             Self::Inspected { record, show } => format!("inspected {record} {show}"),
             Self::Revoked { record, version: _, channels } => match channels {
@@ -598,6 +652,20 @@ pub(super) mod tests {
                 version: 2,
                 channels: RevokedOn::One(ChannelName::parse(&"c".repeat(63)).unwrap()),
             },
+            Event::DisclosedTo {
+                record,
+                purpose,
+                initiator,
+                to: Outlet::Recipient(RecipientName::parse(&"r".repeat(63)).unwrap()),
+                redelivered: true,
+            },
+            Event::DisclosedTo {
+                record,
+                purpose,
+                initiator,
+                to: Outlet::Destination(DestinationName::parse("bank").unwrap()),
+                redelivered: false,
+            },
             Event::Refused {
                 action: Action::Detokenize,
                 record: Some(record),
@@ -688,7 +756,7 @@ pub(super) mod tests {
     fn a_typical_entry_is_small() {
         let sizes: Vec<(&str, usize)> = every_event()
             .into_iter()
-            .zip(["tokenized", "", "disclosed", "inspected", "revoked", "", "refused"])
+            .zip(["tokenized", "", "disclosed", "inspected", "revoked", "", "", "sealed", "refused"])
             .filter(|(_, name)| !name.is_empty())
             .map(|(event, name)| {
                 (name, AuditEntry { event, ..disclosed(1_790_000_000_123, 12) }.encode().len())
@@ -696,7 +764,14 @@ pub(super) mod tests {
             .collect();
         assert_eq!(
             sizes,
-            [("tokenized", 76), ("disclosed", 72), ("inspected", 69), ("revoked", 73), ("refused", 73)]
+            [
+                ("tokenized", 76),
+                ("disclosed", 72),
+                ("inspected", 69),
+                ("revoked", 73),
+                ("sealed", 78),
+                ("refused", 73)
+            ]
         );
         let longest = every_entry().iter().map(|entry| entry.encode().len()).max();
         assert_eq!(longest, Some(300));

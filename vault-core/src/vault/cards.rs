@@ -10,15 +10,17 @@ use super::tokenize::{told_to_the_rest, within_batch};
 use super::view::View;
 use super::{MAX_ROUNDS, State, Vault};
 use crate::aead::Unopened;
+use crate::audit::entry::Outlet;
 use crate::codec::Writer;
 use crate::error::Error;
 use crate::journal::{Filed, Filing, NotFiled};
 use crate::keyring::{RequestKey, SubjectSecret, day_row, merchant_row};
 use crate::name::ChannelName;
-use crate::pan::MaskedPan;
-use crate::policy::{Admitted, Asked, Caller, Denial, MerchantInForce};
+use crate::pan::{CardExpiry, MaskedPan, Pan};
+use crate::policy::{Admitted, Asked, Caller, Denial, MerchantInForce, Way};
 use crate::record::{Card, Grants, Row, RowKey, SubjectId};
 use crate::rows;
+use crate::sealed;
 use crate::store::{Key, Part};
 use crate::time::Timestamp;
 use crate::token::Token;
@@ -43,18 +45,24 @@ impl Vault {
         header: &Header,
         tokens: Vec<(Token, Reveal)>,
     ) -> Result<Vec<Result<Detokenized, Error>>, Error> {
-        let wants = tokens
-            .into_iter()
-            .map(|(token, reveal)| Want { token, show: reveal.show(), only: None })
-            .collect();
+        let want = |(token, reveal): (Token, Reveal)| {
+            let (show, to) = reveal.asks();
+            Want { token, show, to, only: None }
+        };
+        let wants = tokens.into_iter().map(want).collect();
         self.on_cards(caller, header, Action::Detokenize, wants, |round, want, done| {
             let Done { card: Card { row, .. }, filed: Filed { receipt, disclosed }, .. } = done;
             let revealed = match disclosed {
                 None => Revealed::Masked(round.shown(&row)),
-                Some(proof) => {
+                Some(mut proof) => {
+                    let way = proof.take_way();
                     let secret = round.secret_of(row.subject).map_err(|Unopened| Error::internal())?;
                     let keyring = &round.state.keyring;
-                    Revealed::Plain(keyring.open(proof, &want.token, &secret).map_err(|_| Error::internal())?)
+                    let pan = keyring.open(proof, &want.token, &secret).map_err(|_| Error::internal())?;
+                    match way {
+                        Some(way) => round.sent(&way, pan, row.card_expiry)?,
+                        None => Revealed::Plain(pan),
+                    }
                 }
             };
             Ok(Detokenized { revealed, network: row.network, card_expiry: row.card_expiry, receipt })
@@ -79,8 +87,10 @@ impl Vault {
         header: &Header,
         tokens: Vec<Token>,
     ) -> Result<Vec<Result<Inspected, Error>>, Error> {
-        let wants =
-            tokens.into_iter().map(|token| Want { token, show: Show::LastFour, only: None }).collect();
+        let wants = tokens
+            .into_iter()
+            .map(|token| Want { token, show: Show::LastFour, to: None, only: None })
+            .collect();
         self.on_cards(caller, header, Action::Inspect, wants, |round, _, done| {
             let Done { card: Card { row, .. }, filed, shown } = done;
             let format = round.merchant.format_by_id(row.format);
@@ -124,6 +134,7 @@ impl Vault {
         let want = |(token, extent)| Want {
             token,
             show: Show::Nothing,
+            to: None,
             only: match extent {
                 Revocation::Everywhere => None,
                 Revocation::On(channel) => Some(channel),
@@ -217,6 +228,8 @@ struct Want {
     token: Token,
     /// The least that must be shown.
     show: Show,
+    /// To whom, if not to who asks.
+    to: Option<Outlet>,
     /// For a revocation of one channel: which.
     only: Option<ChannelName>,
 }
@@ -379,6 +392,12 @@ impl<'a> Round<'a> {
         let (id, Name { row_key, record, newest }) = (self.merchant.id, name);
         let key = merchant_row(rows::CARD, id, &row_key.0);
         let unreadable = |round: &Self| round.admitted.deny(Refusal::Unreadable, Some(record));
+        // Where it goes is decided before it is looked at: that refusal tells nothing of the token.
+        let way = match &want.to {
+            Some(to) => Some(self.admitted.way_to(to, &self.merchant, self.now, Some(record))?),
+            None if want.show == Show::Full => self.admitted.may_show_clear(Some(record)).map(|()| None)?,
+            None => None,
+        };
         let Some(bytes) = self.view.get(&key) else {
             return Err(if newest.is_some() {
                 unreadable(self)
@@ -394,7 +413,7 @@ impl<'a> Round<'a> {
         if self.action == Action::Revoke {
             return self.decide_revoke(want, card, &key, row_key, again);
         }
-        let permit = self.admitted.permit_card(&card, want.show, self.now, again)?;
+        let permit = self.admitted.permit_card(&card, want.show, way, self.now, again)?;
         let shown = permit.show();
         self.view.rely(&mut part, &key);
         let filing = match (shown, card.sealed()) {
@@ -423,17 +442,17 @@ impl<'a> Round<'a> {
             self.view.rely(&mut part, key);
             return Ok((Filing::Enact(permit, part, None), card, Show::Nothing));
         }
-        let mut permit = self.admitted.permit_card(&card, want.show, self.now, again)?;
+        let mut permit = self.admitted.permit_card(&card, want.show, None, self.now, again)?;
         let unreadable = || self.admitted.deny(Refusal::Unreadable, Some(record));
         let mut row: Row = card.row;
         row.version = row.version.saturating_add(1);
         match &want.only {
-            None => row.inner = None,
+            None => row.bury(),
             Some(only) => {
                 let channel = self.merchant.channel(only).ok_or_else(unreadable)?;
                 row.grants = row.grants.without(channel).unwrap_or(Grants::Only(Vec::new()));
                 if row.grants.none_left() {
-                    row.inner = None;
+                    row.bury();
                 }
                 permit = permit.on_channel(only.clone());
             }
@@ -471,6 +490,19 @@ impl<'a> Round<'a> {
         row.mask.narrowed(self.merchant.mask(row.mask.length()))
     }
 
+    /// The card in the form in which it goes where the log says.
+    fn sent(&self, way: &Way, pan: Pan, expiry: Option<CardExpiry>) -> Result<Revealed, Error> {
+        match (way.outlet(), way.key()) {
+            (Outlet::Recipient(name), Some(key)) => {
+                let info = sealed::info_out(&self.merchant.name, name);
+                let card = key.seal(&info, &sealed::write(&pan, expiry))?;
+                Ok(Revealed::Sealed { key_id: key.id(), card })
+            }
+            (Outlet::Destination(_), None) => Ok(Revealed::Plain(pan)),
+            (Outlet::Recipient(_), None) | (Outlet::Destination(_), Some(_)) => Err(Error::internal()),
+        }
+    }
+
     fn secret_of(&self, subject: SubjectId) -> Result<SubjectSecret, Unopened> {
         if subject == SubjectId::NONE {
             return Ok(SubjectSecret::none());
@@ -493,7 +525,13 @@ fn request_bytes(admitted: &Admitted, header: &Header, action: Action, wants: &[
     w.u32(u32::try_from(wants.len()).unwrap_or(u32::MAX));
     for want in wants {
         w.e(want.token.as_bytes()).u8(want.show.id());
-        w.e(want.only.as_ref().map_or("", ChannelName::as_str).as_bytes());
+        match (&want.only, &want.to) {
+            (Some(only), _) => w.e(only.as_str().as_bytes()),
+            (None, None) => w.e(b""),
+            // Kinds that no channel's name begins with.
+            (None, Some(Outlet::Recipient(name))) => w.e(b"").u8(1).e(name.as_str().as_bytes()),
+            (None, Some(Outlet::Destination(name))) => w.e(b"").u8(2).e(name.as_str().as_bytes()),
+        };
     }
     w.done()
 }

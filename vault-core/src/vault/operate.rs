@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::{FIRST_LOG, Header, Inner, MAX_ROUNDS, State, Vault};
 use crate::audit::checkpoint::SignedCheckpoint;
-use crate::audit::entry::{AuditEntry, ControlChange, Event, Who};
+use crate::audit::entry::{AuditEntry, ControlChange, Event, Outlet, Who};
 use crate::audit::receipt::{self, Proof, Receipt};
 use crate::audit::tree::{self, Hash, entry_key};
 use crate::control::{Control, KeyRecord, Lock, LockTarget};
@@ -262,6 +262,12 @@ impl Vault {
     #[must_use]
     pub fn explain(&self, asked: &Asked<'_>) -> Explanation {
         self.state().rules.explain(asked)
+    }
+
+    /// The same for a card that is to go to somebody else than who asks, now.
+    #[must_use]
+    pub fn explain_to(&self, asked: &Asked<'_>, to: &Outlet) -> Explanation {
+        self.state().rules.explain_to(asked, Some((to, self.now())))
     }
 
     /// Whether a caller is one of the policy's principals.
@@ -605,6 +611,9 @@ fn rows_of(policy: &Policy) -> Result<PolicyRows, Error> {
         put(&mut all, format!("merchant.{}", merchant.id), &row, false)?;
         for row in &merchant.formats {
             put(&mut all, format!("format.{}/{}", merchant.id, row.id), row, false)?;
+        }
+        for row in &merchant.recipients {
+            put(&mut all, format!("recipient.{}/{}", merchant.id, row.id), row, false)?;
         }
         for row in &merchant.channels {
             put(&mut all, format!("channel.{}/{}", merchant.id, row.id), row, false)?;

@@ -2,12 +2,12 @@
 
 use std::fmt;
 
-use crate::audit::entry::Minting;
+use crate::audit::entry::{Minting, Outlet};
 use crate::audit::receipt::Receipt;
 use crate::envelope::KeyId;
 use crate::error::Error;
-use crate::hpke::PublicKey;
-use crate::name::{ChannelName, FormatName, MerchantName};
+use crate::hpke::{PublicKey, Sealed};
+use crate::name::{ChannelName, DestinationName, FormatName, MerchantName, RecipientName};
 use crate::pan::{self, CardExpiry, MaskedPan, Pan};
 use crate::sealed::SealedCard;
 use crate::time::Timestamp;
@@ -207,6 +207,13 @@ pub struct Tokenized {
 pub enum Revealed {
     /// The card number.
     Plain(Pan),
+    /// The card, sealed to a recipient: JSON, see [`crate::sealed`].
+    Sealed {
+        /// Which of the recipient's keys: the first 16 hexadecimal digits of its SHA-256.
+        key_id: String,
+        /// The message.
+        card: Sealed,
+    },
     /// What may be shown of it.
     Masked(MaskedPan),
 }
@@ -265,19 +272,25 @@ pub struct RevokedToken {
 }
 
 /// How much of a card a detokenize asks for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Reveal {
     /// The card number.
     Plain,
     /// The mask.
     Masked,
+    /// The card, sealed to a registered recipient: who asks cannot read it.
+    SealedTo(RecipientName),
+    /// The card number, for a destination that the program itself sends it to, and to nobody else: the log says so.
+    SentTo(DestinationName),
 }
 
 impl Reveal {
-    pub(crate) fn show(self) -> Show {
+    pub(crate) fn asks(self) -> (Show, Option<Outlet>) {
         match self {
-            Self::Plain => Show::Full,
-            Self::Masked => Show::Masked,
+            Self::Plain => (Show::Full, None),
+            Self::Masked => (Show::Masked, None),
+            Self::SealedTo(recipient) => (Show::Full, Some(Outlet::Recipient(recipient))),
+            Self::SentTo(destination) => (Show::Full, Some(Outlet::Destination(destination))),
         }
     }
 }

@@ -152,6 +152,7 @@ impl Desk {
         match answer.revealed {
             Revealed::Plain(pan) => Ok(String::from_utf8(pan.expose_digits().to_vec()).unwrap()),
             Revealed::Masked(mask) => Ok(mask.to_string()),
+            Revealed::Sealed { .. } => panic!("sealed to nobody who asked"),
         }
     }
 

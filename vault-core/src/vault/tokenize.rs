@@ -12,6 +12,7 @@ use super::seal::unreadable_card;
 use super::view::View;
 use super::{MAX_ROUNDS, State, Vault};
 use crate::aead::Unopened;
+use crate::attributes::Attributes;
 use crate::audit::entry::Minting;
 use crate::audit::receipt::Receipt;
 use crate::codec::{Reader, Torn, Writer};
@@ -25,7 +26,8 @@ use crate::name::{ChannelName, FormatName};
 use crate::pan::CardExpiry;
 use crate::policy::{Admitted, Asked, Caller, Denial, FormatInForce, MerchantInForce};
 use crate::random;
-use crate::record::{ChannelId, Grants, Row, RowKey, SubjectId};
+use crate::record::{ChannelId, Grants, Kind, Row, RowKey, Standing, SubjectId};
+use crate::restrictions::Restrictions;
 use crate::rows;
 use crate::store::{Key, Part, Write};
 use crate::time::Timestamp;
@@ -766,6 +768,7 @@ impl<'a> Round<'a> {
             version: 1,
             record,
             format: item.format.id,
+            kind: Kind::Card,
             mask: item.card.pan.mask(self.merchant.mask(item.card.pan.len())),
             network: network.clone(),
             card_expiry: item.card.card_expiry,
@@ -773,6 +776,10 @@ impl<'a> Round<'a> {
             valid_until: item.card.valid_until,
             grants: item.grants.clone(),
             subject: item.subject,
+            restrictions: Restrictions::default(),
+            standing: Standing::default(),
+            attributes: Attributes::default(),
+            earlier: Vec::new(),
             inner: Some(inner),
         };
         let sealed = state.keyring.seal_row(id, row_key, &row)?;
