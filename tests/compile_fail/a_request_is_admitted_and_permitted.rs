@@ -9,7 +9,7 @@ fn ask(rules: &Rules, asked: &Asked<'_>) -> Result<Admitted, Denial> {
 }
 
 fn permit(admitted: &Admitted, card: &Card, now: Timestamp) -> Result<Permit, Denial> {
-    admitted.permit_card(card, Show::Full, now, false)
+    admitted.permit_card(card, Show::Full, None, now, false)
 }
 
 fn main() {

@@ -248,7 +248,7 @@ async fn settled(rig: &Rig) {
 }
 
 /// Writes everything that the process has in memory to a file, as a debugger does: every mapping, every register.
-fn core_of(process: u32, folder: &Path) -> PathBuf {
+pub(crate) fn core_of(process: u32, folder: &Path) -> PathBuf {
     let prefix = folder.join("core");
     // Also what stands in files that are mapped, shared or not (core(5)): the default leaves it out.
     fs::write(format!("/proc/{process}/coredump_filter"), "0x7f").unwrap_or_else(|e| panic!("as root: {e}"));

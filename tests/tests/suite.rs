@@ -26,5 +26,6 @@ mod over_the_wire;
 mod proofs_cannot_be_forged;
 mod raw;
 mod refused_is_refused;
+mod sealed_cards;
 mod strangers;
 mod tampered_rows;
