@@ -19,7 +19,7 @@ use vault_proto::v1;
 use vault_tests::canary::{Breeder, CHUNK, Form, OVERLAP, Scan, Scanner};
 use vault_tests::server::{Rig, program};
 
-use self::exercise::{Exercise, POLICY};
+use self::exercise::{Exercise, policy};
 use self::hearing::{Ask, close};
 use crate::raw::{NEW_TLS, Raw, config, dial, get, papers};
 
@@ -162,7 +162,7 @@ impl Found {
 
 /// Sends canaries through a server on every way there is, and looks for them wherever they must not be.
 async fn look_into(engine: Engine, program: &Path) -> Found {
-    let mut rig = Rig::made(engine, POLICY, "[metrics]\naddress = \"127.0.0.1:0\"\n");
+    let mut rig = Rig::made(engine, &policy(), "[metrics]\naddress = \"127.0.0.1:0\"\n");
     rig.start_program(program);
 
     let mut exercise = Exercise::new(&rig);
