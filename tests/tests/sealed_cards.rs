@@ -104,7 +104,7 @@ impl Program {
         let mut child =
             python(script, arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         let mut to = child.stdin.take().unwrap();
-        write!(to, "{input}\n").unwrap();
+        writeln!(to, "{input}").unwrap();
         let mut lines = Vec::new();
         for line in BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap) {
             if line.is_empty() {

@@ -20,6 +20,7 @@ mod documents;
 mod engines;
 mod foreign_clients;
 mod formats;
+mod forward;
 mod golden;
 mod idempotency_and_races;
 mod over_the_wire;

@@ -107,6 +107,7 @@ pub(crate) fn exit_of(error: &ClientError) -> Exit {
                 | Reason::StoreAway
                 | Reason::StillRunning
                 | Reason::DeadlineExceeded
+                | Reason::DestinationFailed
                 | Reason::Unimplemented,
             )
             | None => Exit::Failed,

@@ -158,6 +158,11 @@ pub(crate) fn sealed_card(line: &[u8]) -> Result<v1::SealedCard, String> {
     Ok(v1::SealedCard { key_id, enc: bytes(enc)?, ciphertext: bytes(ciphertext)? })
 }
 
+/// A file, or standard input (`-`), as it is.
+pub(crate) fn whole(file: &Path) -> Result<Zeroizing<Vec<u8>>, Failure> {
+    source_bytes(Some(file))
+}
+
 /// Tokens given as arguments, or those of a file or of standard input (`-`), one per line.
 pub(crate) fn tokens(arguments: &[String], file: Option<&Path>) -> Result<Vec<Line<Token>>, Failure> {
     let read = |text: &str| Token::parse(text).map_err(|e| format!("the token {e}"));

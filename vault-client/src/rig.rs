@@ -488,6 +488,11 @@ impl Vault for Desk {
         Ok(Response::new(ReceiverStream::new(outbound)))
     }
 
+    async fn forward(&self, request: Request<ForwardRequest>) -> Result<Response<ForwardResponse>, Status> {
+        let id = request.get_ref().header.as_ref().map(|h| h.request_id.clone()).unwrap_or_default();
+        self.0.play("forward", &request, &id, |_| ForwardResponse { status: 200, ..Default::default() }).await
+    }
+
     async fn get_sealing_key(
         &self,
         request: Request<GetSealingKeyRequest>,

@@ -14,9 +14,9 @@ use crate::error::ClientError;
 use crate::line::Line;
 use crate::stream::{Answers, Gate, Gated, in_flight};
 use crate::v1::{
-    DetokenizeItem, DetokenizeResult, GetCapabilitiesRequest, GetCapabilitiesResponse, GetSealingKeyRequest,
-    InspectItem, InspectResult, RequestHeader, RevokeItem, RevokeResult, SealingKey, StreamDetokenizeRequest,
-    StreamTokenizeRequest, TokenizeItem, TokenizeResult,
+    DetokenizeItem, DetokenizeResult, ForwardRequest, ForwardResponse, GetCapabilitiesRequest,
+    GetCapabilitiesResponse, GetSealingKeyRequest, InspectItem, InspectResult, RequestHeader, RevokeItem,
+    RevokeResult, SealingKey, StreamDetokenizeRequest, StreamTokenizeRequest, TokenizeItem, TokenizeResult,
 };
 use crate::verb::{Verb, wire};
 
@@ -59,6 +59,12 @@ impl VaultClient {
         let send = |channel, request| async move { wire(channel).get_sealing_key(request).await };
         let answer = self.line.call(self.line.deadline(), &request, send).await?;
         answer.key.ok_or(ClientError::Answer("there is no key in it"))
+    }
+
+    /// Sends a request with cards in it to a destination of the server's settings, and gives its answer back masked. It is
+    /// never tried again by itself: what was sent may have arrived, and only the destination knows.
+    pub async fn forward(&self, request: ForwardRequest) -> Result<ForwardResponse, ClientError> {
+        self.line.once(request, |channel, request| async move { wire(channel).forward(request).await }).await
     }
 
     /// Takes a card and gives its token.

@@ -5,6 +5,7 @@
 
 pub mod admin;
 pub mod failure;
+pub mod forward;
 pub mod identity;
 pub mod limits;
 pub mod listener;

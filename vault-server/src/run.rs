@@ -19,6 +19,7 @@ use vault_proto::status::{Failure, Reason};
 use vault_proto::v1;
 
 use crate::admin::AdminService;
+use crate::forward::Forwarder;
 use crate::identity::PeerCertificate;
 use crate::limits::ANSWER_BYTES;
 use crate::listener::{self, Edge};
@@ -52,6 +53,7 @@ const METHODS: &[&str] = &[
     "/vault.v1.Vault/BatchRevoke",
     "/vault.v1.Vault/StreamTokenize",
     "/vault.v1.Vault/StreamDetokenize",
+    "/vault.v1.Vault/Forward",
     "/vault.v1.Vault/GetSealingKey",
     "/vault.v1.Vault/GetCapabilities",
     "/vault.v1.Admin/GetStatus",
@@ -215,7 +217,8 @@ async fn serve(settings: &Settings, clock: Arc<dyn Clock>) -> Result<(), StartEr
         clock.clone(),
         settings.limits.message_bytes,
         shutdown.clone(),
-    );
+    )
+    .forwarding(Forwarder::open(&settings.forward).map_err(StartError::Settings)?);
     let service = v1::vault_server::VaultServer::new(service)
         .max_decoding_message_size(message)
         .max_encoding_message_size(ANSWER_BYTES);

@@ -14,12 +14,15 @@ use vault_core::error::Error;
 use vault_core::network::Networks;
 use vault_core::policy::Caller;
 use vault_core::time::{Clock, Timestamp};
-use vault_core::vault::{Header, MAX_BATCH, MAX_CONTEXT, Vault};
+use vault_core::vault::{Detokenized, Header, MAX_BATCH, MAX_CONTEXT, Reveal, Revealed, Vault};
 use vault_core::words::Action;
-use vault_proto::status::{Failure, Reason};
+use vault_proto::status::{Failure, Reason, STAGE};
 use vault_proto::{RpcStatus, v1};
 
 use crate::failure::{failure, status};
+use crate::forward::Forwarder;
+use crate::forward::mask::mask;
+use crate::forward::template::{Card, Template};
 use crate::identity::PeerCertificate;
 use crate::metrics::{Metrics, TurnedRequest};
 use crate::request::Deadline;
@@ -49,6 +52,9 @@ const FEATURES: &[&str] = &[
     "scheme.opaque",
 ];
 
+/// What is there where the settings name a destination.
+const FORWARD: &str = "forward";
+
 /// The data plane.
 #[derive(Clone)]
 pub struct VaultService {
@@ -59,6 +65,7 @@ pub struct VaultService {
     clock: Arc<dyn Clock>,
     message_bytes: u32,
     shutdown: Shutdown,
+    forwarder: Arc<Forwarder>,
 }
 
 /// Who asks, kept alive for as long as the request is.
@@ -94,7 +101,14 @@ impl VaultService {
         message_bytes: u32,
         shutdown: Shutdown,
     ) -> Self {
-        Self { vault, networks, metrics, tls, clock, message_bytes, shutdown }
+        let forwarder = Arc::default();
+        Self { vault, networks, metrics, tls, clock, message_bytes, shutdown, forwarder }
+    }
+
+    /// Lets requests with cards in them go to these destinations. Without this, to none.
+    #[must_use]
+    pub fn forwarding(self, to: Forwarder) -> Self {
+        Self { forwarder: Arc::new(to), ..self }
     }
 
     /// A stream outlives its headers: its certificate is checked again for each of its messages. A refusal is of the
@@ -151,6 +165,57 @@ impl VaultService {
         let (token, reveal) = self.parsed(asker, &header, Action::Detokenize, asked).await?;
         let answer = self.vault.detokenize(asker.caller(), &header, token, reveal).await?;
         Ok(wire::detokenized(answer, true))
+    }
+
+    /// Sends a request with cards in it to a destination, once, and gives its answer back masked.
+    async fn forward_one(
+        &self,
+        asker: &Asker,
+        request: v1::ForwardRequest,
+    ) -> Result<v1::ForwardResponse, Status> {
+        let refused = |e: Error| self.refused(&e);
+        let header = wire::header(request.header.clone(), asker.deadline).map_err(refused)?;
+        let template = Template::parse(request);
+        let template = self.parsed(asker, &header, Action::Detokenize, template).await.map_err(refused)?;
+        if !self.forwarder.is_on() {
+            self.vault.may_ask(asker.caller(), &header, Action::Detokenize).await.map_err(refused)?;
+            return Err(refused(Error::Unimplemented { what: "forward, which no settings turn on," }));
+        }
+        let who = self.vault.who_is(asker.caller());
+        let (merchant, bound) = who.map_or((None, None), |(_, merchant, bound)| (Some(merchant), bound));
+        let at = merchant.zip(header.channel.clone().or(bound));
+        let found = at.and_then(|(m, c)| self.forwarder.find(&template.destination, &m, &c));
+        let Some(destination) = found.filter(|d| d.takes(&template)) else {
+            return Err(refused(self.vault.outlet_refused(asker.caller(), &header).await));
+        };
+        let place = destination.place().ok_or_else(|| refused(Error::Overloaded))?;
+        let to = || Reveal::SentTo(template.destination.clone());
+        let tokens = template.tokens().map(|token| (token.copy(), to())).collect();
+        let opened = self.vault.detokenize_batch(asker.caller(), &header, tokens).await.map_err(refused)?;
+        let (mut cards, mut receipts) = (Vec::with_capacity(opened.len()), Vec::with_capacity(opened.len()));
+        for card in opened {
+            let Detokenized { revealed, card_expiry, receipt, .. } = card.map_err(refused)?;
+            let Revealed::Plain(pan) = revealed else { return Err(refused(Error::internal())) };
+            cards.push(Card { pan, expiry: card_expiry });
+            receipts.push(wire::receipt(&receipt, true));
+        }
+        let filled = template.fill(&cards).map_err(refused)?;
+        let answer = destination.send(&template, filled).await;
+        drop(place);
+        let mut answer = answer.map_err(|why| {
+            tracing::warn!(name = %template.destination, problem = why.as_str(), "a destination was not reached, or did not answer");
+            Status::from(Failure::new(Reason::DestinationFailed, why.to_string()).with(STAGE, why.as_str()))
+        })?;
+        let sent: Vec<&[u8]> = cards.iter().map(|card| card.pan.expose_digits()).collect();
+        let mut masked = mask(&mut answer.body, &sent);
+        let headers = answer.headers.into_iter().map(|(name, mut value)| {
+            masked += mask(&mut value, &sent);
+            v1::HttpHeader { name, value: String::from_utf8_lossy(&value).into_owned() }
+        });
+        let headers = headers.collect();
+        let body = std::mem::take(&mut *answer.body);
+        let masked = u32::try_from(masked).unwrap_or(u32::MAX);
+        Ok(v1::ForwardResponse { status: answer.status.into(), headers, body, masked, receipts })
     }
 
     /// An item that is malformed is told so only to who may ask at all: whoever may not is refused, and logged, first.
@@ -516,6 +581,14 @@ impl v1::vault_server::Vault for VaultService {
         Ok(Response::new(answered(request.into_inner(), self.shutdown.clone(), ask)))
     }
 
+    async fn forward(
+        &self,
+        request: Request<v1::ForwardRequest>,
+    ) -> Result<Response<v1::ForwardResponse>, Status> {
+        let asker = Asker::of(&request)?;
+        self.forward_one(&asker, request.into_inner()).await.map(Response::new)
+    }
+
     async fn get_sealing_key(
         &self,
         request: Request<v1::GetSealingKeyRequest>,
@@ -544,9 +617,10 @@ impl v1::vault_server::Vault for VaultService {
             return Err(self.refused(&self.vault.stranger_refused(asker.caller()).await));
         };
         let limit = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+        let features = FEATURES.iter().chain(self.forwarder.is_on().then_some(&FORWARD));
         Ok(Response::new(v1::GetCapabilitiesResponse {
             release: env!("CARGO_PKG_VERSION").to_owned(),
-            features: FEATURES.iter().map(|f| (*f).to_owned()).collect(),
+            features: features.map(|f| (*f).to_owned()).collect(),
             limits: Some(v1::Limits {
                 batch_items: limit(MAX_BATCH),
                 message_bytes: self.message_bytes,

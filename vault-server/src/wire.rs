@@ -10,7 +10,7 @@ use vault_core::audit::receipt::Receipt;
 use vault_core::envelope::KeyId;
 use vault_core::error::Error;
 use vault_core::hpke::Sealed;
-use vault_core::name::{ChannelName, FormatName, MerchantName, NameError, RecipientName};
+use vault_core::name::{ChannelName, DestinationName, FormatName, MerchantName, NameError, RecipientName};
 use vault_core::pan::{CardExpiry, MaskedPan, Pan};
 use vault_core::sealed::SealedCard;
 use vault_core::time::Timestamp;
@@ -176,6 +176,11 @@ pub fn sealing_key(key: SealingKey) -> v1::SealingKey {
         info: key.info,
         valid_until: Some(timestamp(key.valid_until)),
     }
+}
+
+/// Where a request is to be sent.
+pub fn destination(text: &str) -> Result<DestinationName, Error> {
+    required(name(text, "destination", DestinationName::parse)?, "destination")
 }
 
 /// For which merchant and channel a key is asked for.

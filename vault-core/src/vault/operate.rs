@@ -344,6 +344,24 @@ impl Vault {
         }
     }
 
+    /// Writes down that a principal asked to have a card sent where this node sends none.
+    pub async fn outlet_refused(&self, caller: crate::policy::Caller<'_>, header: &Header) -> Error {
+        let asked = Asked {
+            caller,
+            merchant: header.merchant.as_ref(),
+            channel: header.channel.as_ref(),
+            action: Action::Detokenize,
+            purpose: header.purpose,
+            initiator: header.initiator,
+            show: Show::Full,
+        };
+        let denial = match self.state().rules.admit(&asked) {
+            Ok(admitted) => admitted.deny(Refusal::OutletNotAllowed, None),
+            Err(denial) => denial,
+        };
+        self.inner.journal.refuse(denial, header.deadline).await
+    }
+
     /// Writes down that a request was refused at the edge, since its certificate is past its end or was revoked.
     pub async fn certificate_refused(&self, authority: &[u8; 32], name: &str) -> Result<(), Error> {
         let who = self.who_is(crate::policy::Caller::Certificate { authority, name });
