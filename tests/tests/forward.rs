@@ -197,7 +197,7 @@ async fn street() -> Street {
         write!(
             settings,
             "[forward.{name}]\nurl = \"https://{host}:{}\"\nca = {:?}\nmerchants = [\"vendor\"]\nchannels = [\"web\"]\n\
-             paths = [\"/v1/\"]\nanswer_headers = [\"content-type\", \"x-card\"]\nanswer_ms = 1500\nanswer_bytes = 2048\n\
+             paths = [\"/v1/\"]\nanswer_headers = [\"content-type\", \"x-card\"]\nconnect_ms = 1000\nanswer_ms = 1500\nanswer_bytes = 2048\n\
              request_bytes = 2048\n",
             at.port(),
             ca.to_str().unwrap()

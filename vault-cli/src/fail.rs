@@ -180,7 +180,7 @@ mod tests {
         for reason in Reason::ALL {
             let expected = match reason.as_str() {
                 "INTERNAL" | "OVERLOADED" | "STORE_AWAY" | "STILL_RUNNING" | "DEADLINE_EXCEEDED"
-                | "UNIMPLEMENTED" => Exit::Failed,
+                | "DESTINATION_FAILED" | "UNIMPLEMENTED" => Exit::Failed,
                 _ => Exit::Refused,
             };
             assert_eq!(exit(*reason), expected, "{}", reason.as_str());

@@ -109,7 +109,7 @@ pub(crate) struct Explain {
     /// In which form a card would be shown; else whichever the rules allow
     #[arg(long, value_parser = v1::RevealForm::parser())]
     form: Option<v1::RevealForm>,
-    /// To which recipient, with --form sealed_to_recipient
+    /// To which recipient, with `--form sealed_to_recipient`
     #[arg(long, value_name = "NAME")]
     recipient: Option<String>,
     /// With which token; else as far as it can be decided without one

@@ -300,7 +300,8 @@ fn forward(command: Forward, out: Out) -> Result<(), Failure> {
             receipts,
         };
         out.tell(&answered, |answered| {
-            let headers: String = answered.headers.iter().map(|(n, v)| format!("{n}: {v}\n")).collect();
+            let headers: Vec<String> = answered.headers.iter().map(|(n, v)| format!("{n}: {v}")).collect();
+            let headers = headers.join("\n");
             format!(
                 "status {}, {} card numbers masked\n{headers}\n{}",
                 answered.status, answered.masked, answered.body

@@ -92,7 +92,7 @@ words! {
     ];
     AuditOutcome "AUDIT_OUTCOME_" ["done", "redelivered", "refused"];
     Decision "DECISION_" ["allow", "deny"];
-    Shown "SHOWN_" ["nothing", "last_four", "masked", "full"];
+    Shown "SHOWN_" ["nothing", "last_four", "masked", "full", "sealed"];
     FindingSeverity "FINDING_SEVERITY_" ["error", "warning"];
 }
 

@@ -29,6 +29,7 @@ use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout_at;
 use tokio_rustls::TlsConnector;
 use vault_core::name::{ChannelName, DestinationName, MerchantName};
 use zeroize::Zeroizing;
@@ -210,17 +211,18 @@ impl Destination {
 
     /// Sends a request there, once.
     pub async fn send(&self, template: &Template, filled: Filled) -> Result<Answer, Undelivered> {
-        let connect = tokio::time::timeout(ms(self.settings.connect_ms), self.connect());
-        let stream = connect.await.map_err(|_| Undelivered::Unreachable)??;
+        let stream = self.connect().await?;
         let exchange = self.exchange(stream, template, filled);
         tokio::time::timeout(ms(self.settings.answer_ms), exchange).await.map_err(|_| Undelivered::Late)?
     }
 
     async fn connect(&self) -> Result<tokio_rustls::client::TlsStream<TcpStream>, Undelivered> {
-        let tcp = TcpStream::connect((self.host.as_str(), self.port)).await;
-        let tcp = tcp.map_err(|_| Undelivered::Unreachable)?;
+        let by = tokio::time::Instant::now() + ms(self.settings.connect_ms);
+        let tcp = timeout_at(by, TcpStream::connect((self.host.as_str(), self.port))).await;
+        let tcp = tcp.map_err(|_| Undelivered::Unreachable)?.map_err(|_| Undelivered::Unreachable)?;
         tcp.set_nodelay(true).map_err(|_| Undelivered::Unreachable)?;
-        self.tls.connect(self.name.clone(), tcp).await.map_err(|_| Undelivered::Tls)
+        let tls = timeout_at(by, self.tls.connect(self.name.clone(), tcp)).await;
+        tls.map_err(|_| Undelivered::Tls)?.map_err(|_| Undelivered::Tls)
     }
 
     async fn exchange(
