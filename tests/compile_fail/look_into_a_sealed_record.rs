@@ -3,8 +3,8 @@
 //@ says: private
 use vault_core::record::SealedRecord;
 
-fn look(sealed: &SealedRecord) -> usize {
-    sealed.inner.pan.len()
+fn look(sealed: &SealedRecord) {
+    let _ = &sealed.seal;
 }
 
 fn main() {

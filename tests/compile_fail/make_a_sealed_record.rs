@@ -1,11 +1,11 @@
 //@ error: E0451
 //@ says: SealedRecord
 use vault_core::pan::MaskedPan;
-use vault_core::record::{InnerSeal, MerchantId, SealedRecord};
+use vault_core::record::{MerchantId, SealedRecord};
 use vault_core::words::Ref;
 
-fn forge(mask: MaskedPan, inner: InnerSeal) -> SealedRecord {
-    SealedRecord { merchant: MerchantId(1), record: Ref([0; 16]), mask, inner }
+fn forge(mask: MaskedPan, from: SealedRecord) -> SealedRecord {
+    SealedRecord { merchant: MerchantId(1), record: Ref([0; 16]), mask, ..from }
 }
 
 fn main() {

@@ -40,7 +40,7 @@ pub fn passphrase(text: &str) -> Passphrase {
     Passphrase::new(SecretSlice::from(text.as_bytes().to_vec())).unwrap_or_else(|e| panic!("{e}"))
 }
 
-/// Two merchants, each with a shop, a gateway, an importer, and channels `web`, `app` and `pos`.
+/// Two merchants, each with a shop, a gateway, an importer, customer care, and channels `web`, `app` and `pos`.
 pub fn policy() -> Policy {
     Policy::from_toml(&["acme", "zenith"].map(merchant).concat()).unwrap_or_else(|e| panic!("{e}"))
 }
@@ -87,6 +87,9 @@ fn merchant(name: &str) -> String {
     [[principal]]
     id = "NAME-import"
     merchant = "NAME"
+    [[principal]]
+    id = "NAME-care"
+    merchant = "NAME"
 
     [[rule]]
     id = "NAME-stores"
@@ -117,6 +120,12 @@ fn merchant(name: &str) -> String {
     principals = ["NAME-import"]
     actions = ["tokenize"]
     import = true
+    [[rule]]
+    id = "NAME-cares"
+    effect = "allow"
+    merchant = "NAME"
+    principals = ["NAME-care"]
+    actions = ["disable", "enable", "update_attributes"]
     "#
     .replace("NAME", name)
 }
@@ -444,6 +453,16 @@ impl At<'_> {
     ) -> Result<RevokedToken, Error> {
         let header = self.header(header);
         block_on(self.desk.vault.revoke(Caller::Local(&self.who("shop")), &header, token.copy(), where_to))
+    }
+
+    /// Customer care asks something of the vault, on this channel.
+    pub fn care<T>(
+        &self,
+        header: &Header,
+        ask: impl AsyncFnOnce(&Vault, Caller<'_>, &Header) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        let (header, care) = (self.header(header), self.who("care"));
+        block_on(ask(&self.desk.vault, Caller::Local(&care), &header))
     }
 
     /// The shop revokes a token everywhere, which must work.

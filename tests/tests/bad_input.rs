@@ -59,7 +59,7 @@ effect = "allow"
 merchant = "acme"
 channels = ["web"]
 principals = ["importer"]
-actions = ["inspect"]
+actions = ["inspect", "disable", "enable", "update_attributes"]
 show = "masked"
 "#;
 
@@ -111,6 +111,13 @@ kinds! {
     InspectItem "Inspect" InspectRequest BatchInspectRequest BatchInspectResponse inspect_outcome
         false StreamDetokenizeRequest StreamDetokenizeResponse stream_detokenize_response;
     RevokeItem "Revoke" RevokeRequest BatchRevokeRequest BatchRevokeResponse revoke_outcome
+        false StreamDetokenizeRequest StreamDetokenizeResponse stream_detokenize_response;
+    DisableItem "Disable" DisableRequest BatchDisableRequest BatchDisableResponse disable_outcome
+        false StreamDetokenizeRequest StreamDetokenizeResponse stream_detokenize_response;
+    EnableItem "Enable" EnableRequest BatchEnableRequest BatchEnableResponse enable_outcome
+        false StreamDetokenizeRequest StreamDetokenizeResponse stream_detokenize_response;
+    UpdateAttributesItem "UpdateAttributes" UpdateAttributesRequest BatchUpdateAttributesRequest
+        BatchUpdateAttributesResponse update_attributes_outcome
         false StreamDetokenizeRequest StreamDetokenizeResponse stream_detokenize_response;
 }
 
@@ -390,6 +397,18 @@ fn bad_cards() -> Vec<(String, v1::TokenizeItem, Reason, &'static str)> {
     for (what, channels) in channels {
         add(what.to_owned(), v1::TokenizeItem { channels, ..good() }, Malformed, "item.channels");
     }
+    for purposes in [vec![0], vec![99], vec![-1], vec![1, 1]] {
+        let restrictions = Some(v1::Restrictions { purposes, ..v1::Restrictions::default() });
+        let item = v1::TokenizeItem { restrictions, ..good() };
+        add("purposes".to_owned(), item, Malformed, "item.restrictions.purposes");
+    }
+    let restrictions = Some(v1::Restrictions { bound_to_customer: true, ..v1::Restrictions::default() });
+    let item = v1::TokenizeItem { restrictions, ..good() };
+    add("bound to nobody".to_owned(), item, Malformed, "item.restrictions.bound_to_customer");
+    for (attributes, field) in bad_attributes() {
+        let item = v1::TokenizeItem { attributes: Some(attributes), ..good() };
+        add(field.to_owned(), item, Malformed, path_of("attributes", field));
+    }
     let elsewhere =
         v1::TokenizeItem { format: "till".to_owned(), channels: vec!["app".to_owned()], ..good() };
     add(
@@ -410,6 +429,67 @@ fn bad_cards() -> Vec<(String, v1::TokenizeItem, Reason, &'static str)> {
             );
         }
     }
+    all
+}
+
+/// Every way to get attributes wrong, and the field.
+fn bad_attributes() -> Vec<(v1::Attributes, &'static str)> {
+    let none = v1::Attributes::default;
+    let text = str::to_owned;
+    let entry = |key: &str, value: &str| [(text(key), text(value))].into();
+    let agreement = |kind: i32, seconds: Option<i64>| v1::Agreement {
+        r#type: kind,
+        consented_at: seconds.map(|seconds| Timestamp { seconds, nanos: 0 }),
+    };
+    let mut all = vec![
+        (v1::Attributes { billing_country: text("prt"), ..none() }, "billing_country"),
+        (v1::Attributes { billing_country: text("pt"), ..none() }, "billing_country"),
+        (v1::Attributes { par: text("V0010013019"), ..none() }, "par"),
+        (v1::Attributes { par: format!("A{PAN}A{}", "0".repeat(11)), ..none() }, "par"),
+        (v1::Attributes { network_transactions: entry("VISA", "1"), ..none() }, "network_transactions"),
+        (v1::Attributes { network_transactions: entry("visa", ""), ..none() }, "network_transactions"),
+        (v1::Attributes { network_transactions: entry("visa", PAN), ..none() }, "network_transactions"),
+        (v1::Attributes { network_transactions: entry(PAN, "1"), ..none() }, "network_transactions"),
+        (v1::Attributes { processor_references: entry(PAN, "1"), ..none() }, "processor_references"),
+        (v1::Attributes { processor_references: entry("one", ""), ..none() }, "processor_references"),
+        (v1::Attributes { agreement: Some(agreement(0, Some(1))), ..none() }, "agreement"),
+        (v1::Attributes { agreement: Some(agreement(99, Some(1))), ..none() }, "agreement"),
+        (v1::Attributes { agreement: Some(agreement(1, None)), ..none() }, "agreement"),
+        (v1::Attributes { agreement: Some(agreement(1, Some(-1))), ..none() }, "agreement"),
+    ];
+    for bad in bad_texts() {
+        all.push((v1::Attributes { card_holder: bad.clone(), ..none() }, "card_holder"));
+        all.push((
+            v1::Attributes { processor_references: entry("one", &bad), ..none() },
+            "processor_references",
+        ));
+    }
+    let nine = || (0..9).map(|n| (format!("n{n}"), text("1"))).collect();
+    all.push((v1::Attributes { network_transactions: nine(), ..none() }, "network_transactions"));
+    all.push((v1::Attributes { processor_references: nine(), ..none() }, "processor_references"));
+    all
+}
+
+/// The path of a field of attributes in a card, or in an update.
+fn path_of(place: &str, field: &str) -> &'static str {
+    format!("item.{place}.{field}").leak()
+}
+
+/// Every way to get an update wrong.
+fn bad_updates(token: &str) -> Vec<(v1::UpdateAttributesItem, &'static str)> {
+    let good = || v1::UpdateAttributesItem { token: token.to_owned(), ..v1::UpdateAttributesItem::default() };
+    let of = |(set, field): (v1::Attributes, &str)| {
+        (v1::UpdateAttributesItem { set: Some(set), ..good() }, path_of("set", field))
+    };
+    let mut all: Vec<_> = bad_attributes().into_iter().map(of).collect();
+    for clear in [vec![""], vec!["pan"], vec!["par", "par"], vec![PAN]] {
+        let clear = clear.into_iter().map(str::to_owned).collect();
+        all.push((v1::UpdateAttributesItem { clear, ..good() }, "item.clear"));
+    }
+    let card_expiry = Some(v1::CardExpiry { month: 13, year: 2030 });
+    all.push((v1::UpdateAttributesItem { card_expiry, ..good() }, "item.card_expiry"));
+    all.push((v1::UpdateAttributesItem { token: PAN.to_owned(), ..good() }, "item.token"));
+    all.push((v1::UpdateAttributesItem { reference: PAN.to_owned(), ..good() }, "item.reference"));
     all
 }
 
@@ -508,6 +588,20 @@ async fn every_field_of_every_message_is_refused_by_its_path_and_no_refusal_repe
     for (what, item, reason, field) in bad_cards() {
         let refusals = refusals(&client, Some(header()), Some(&item), &good_card, &mut told).await;
         is_refused(&what, &refusals, reason, field);
+    }
+    let update = v1::UpdateAttributesItem { token: token.clone(), ..v1::UpdateAttributesItem::default() };
+    for (item, field) in bad_updates(&token) {
+        let refusals = refusals(&client, Some(header()), Some(&item), &update, &mut told).await;
+        is_refused(&format!("update of {field}"), &refusals, Reason::Malformed, field);
+    }
+    let (disable, enable) = (ask::disable(&token), ask::enable(&token));
+    for bad in bad_tokens() {
+        for refusals in [
+            refusals(&client, Some(header()), Some(&ask::disable(&bad)), &disable, &mut told).await,
+            refusals(&client, Some(header()), Some(&ask::enable(&bad)), &enable, &mut told).await,
+        ] {
+            is_refused("token", &refusals, Reason::Malformed, "item.token");
+        }
     }
     for bad in bad_tokens() {
         let what = format!("token {}", bad.chars().take(40).collect::<String>());
@@ -782,6 +876,12 @@ async fn what_is_no_grpc_gets_a_status_and_spoils_nothing() {
         "BatchDetokenize",
         "BatchInspect",
         "BatchRevoke",
+        "Disable",
+        "Enable",
+        "UpdateAttributes",
+        "BatchDisable",
+        "BatchEnable",
+        "BatchUpdateAttributes",
         "StreamTokenize",
         "StreamDetokenize",
         "GetSealingKey",

@@ -566,6 +566,7 @@ impl Clients {
                     header: Some(change),
                     kind: v1::KeyKind::Dek.into(),
                     merchant: "acme".to_owned(),
+                    ..v1::RotateKeyRequest::default()
                 };
                 let answer = self.operator.rotate_key(request).await?;
                 Ok(Told { facts: vec![Fact::Done], size: size(answer.receipt.as_ref()) })

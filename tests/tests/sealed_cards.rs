@@ -239,6 +239,7 @@ async fn nobody_gets_a_card_sealed_to_a_recipient_who_is_unregistered_expired_or
         header: Some(ask::change(None)),
         kind: v1::KeyKind::Rcv.into(),
         merchant: "vendor".into(),
+        ..Default::default()
     };
     let rotated = operator.rotate_key(rotate).await.unwrap();
     let next = checkout.sealing_key("vendor", "web").await.unwrap();

@@ -21,8 +21,12 @@ pub(crate) enum KeysCommand {
         vaultctl --json keys list --profile ops.toml --kind dek --merchant shop")]
     List(List),
     /// Make a new version of a key; what is sealed from then on is sealed under it
-    #[command(after_help = "What was sealed under older versions stays readable.\n\nExample:\n  \
-        vaultctl keys rotate --profile ops.toml dek --merchant shop")]
+    #[command(
+        after_help = "What was sealed under older versions stays readable. A key of kind fpk is a slot of vaultless tokens: a \
+        merchant has five in its whole life.\n\nExamples:\n  \
+        vaultctl keys rotate --profile ops.toml dek --merchant shop\n  \
+        vaultctl keys rotate --profile ops.toml fpk --merchant shop --format edge"
+    )]
     Rotate(Rotate),
 }
 
@@ -48,6 +52,12 @@ pub(crate) struct Rotate {
     /// Whose; left out for a key of the whole vault
     #[arg(long, value_name = "NAME")]
     merchant: Option<String>,
+    /// Of the kind fpk: the ff1 format that gets a new slot
+    #[arg(long, value_name = "NAME")]
+    format: Option<String>,
+    /// Of the kind fpk, where the format has channel scope: which channel's
+    #[arg(long, value_name = "NAME", requires = "format")]
+    channel: Option<String>,
     /// Rotate only if the vault is still in this epoch
     #[arg(long, value_name = "NUMBER")]
     epoch: Option<u64>,
@@ -145,26 +155,37 @@ async fn rotate(asked: Rotate, out: Out) -> Result<(), Failure> {
         key: Option<Key>,
         previous: Option<Key>,
         epoch: u64,
+        slots_left: Option<u32>,
         receipt: Option<ReceiptText>,
     }
-    let Rotate { kind, merchant, epoch, admin } = asked;
+    let Rotate { kind, merchant, format, channel, epoch, admin } = asked;
     let vault = admin.connect().await?;
     let request = v1::RotateKeyRequest {
         header: Some(ask::change(epoch)),
         kind: kind.into(),
         merchant: merchant.unwrap_or_default(),
+        format: format.unwrap_or_default(),
+        channel: channel.unwrap_or_default(),
     };
     let answer = vault.rotate_key(request).await?;
     let rotated = Rotated {
         key: answer.key.map(Key::of),
         previous: answer.previous.map(Key::of),
         epoch: answer.epoch,
+        slots_left: (kind == v1::KeyKind::Fpk).then_some(answer.slots_left),
         receipt: answer.receipt.as_ref().and_then(|r| ReceiptText::of(r, &[])),
     };
     out.tell(&rotated, |rotated| {
         let named = |key: &Option<Key>| {
             key.as_ref().map_or("-".to_owned(), |k| format!("{} (version {})", k.id, k.version))
         };
+        if let Some(left) = rotated.slots_left {
+            let key = named(&rotated.key);
+            return format!(
+                "fpk {key} makes new tokens since epoch {}; older ones still open; {left} of five slots are left",
+                rotated.epoch
+            );
+        }
         format!(
             "{} {} is primary since epoch {}; {} opens what it sealed",
             kind.word(),

@@ -3,6 +3,9 @@
 //! A card number is shown to a person at a terminal who says what for, and to nothing else: not to a pipe, not to a file.
 //! Cards come from standard input, a file or a hidden prompt.
 
+mod upgrade;
+
+use std::collections::BTreeMap;
 use std::fs::OpenOptions;
 use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -16,6 +19,7 @@ use vault_client::{Batch, ClientError, Outcome, ask, chunk_request_id, v1};
 use vault_core::pan::{self, CardExpiry};
 use zeroize::Zeroizing;
 
+use self::upgrade::Upgrade;
 use crate::dial::{self, Dialled, VaultOptions};
 use crate::fail::{Exit, Failure, exit_of};
 use crate::input::{self, Card, Line};
@@ -71,6 +75,30 @@ pub(crate) enum TokenCommand {
         vaultctl token forward --profile gateway.toml --to psp --path /v1/charges --header content-type=application/json --file charge.json"
     )]
     Forward(Forward),
+    /// Stop tokens from working until they are enabled
+    #[command(after_help = "Examples:\n  \
+        vaultctl token disable --profile care.toml 4111119773421111\n  \
+        vaultctl token disable --profile care.toml --file tokens.txt")]
+    Disable(Standing),
+    /// Let disabled tokens work again
+    #[command(after_help = "Examples:\n  \
+        vaultctl token enable --profile care.toml 4111119773421111\n  \
+        vaultctl token enable --profile care.toml --file tokens.txt")]
+    Enable(Standing),
+    /// Turn the vaultless tokens of a CSV file into those of the current slots
+    #[command(
+        after_help = "The file is read, and a new one is written with the same lines and columns. What needs no change \
+        stays as it is, so it may be run again.\n\nExamples:\n  \
+        vaultctl token upgrade --profile web.toml customers.csv --column token --out customers-new.csv\n  \
+        vaultctl token upgrade --profile web.toml tokens.txt --out tokens-new.txt"
+    )]
+    Upgrade(Upgrade),
+    /// Change what is known around tokens' cards; neither token nor number changes
+    #[command(after_help = "Examples:\n  \
+        vaultctl token update --profile care.toml --country PT --expiry 05/31 4111119773421111\n  \
+        vaultctl token update --profile care.toml --agreement recurring --consented-at 2026-11-23 4111119773421111\n  \
+        vaultctl token update --profile care.toml --clear card_holder --file tokens.txt")]
+    Update(Box<Update>),
 }
 
 /// What every request says about itself.
@@ -123,6 +151,15 @@ pub(crate) struct Tokenize {
     /// A channel that may use the tokens; may be given again; else as the format's scope says
     #[arg(long = "grant", value_name = "CHANNEL")]
     grants: Vec<String>,
+    /// What the tokens' cards may be had for, and for nothing else; may be given again
+    #[arg(long = "only-for", value_name = "PURPOSE", value_parser = v1::Purpose::parser())]
+    only_for: Vec<v1::Purpose>,
+    /// Let only requests that name the same --customer have the cards
+    #[arg(long, requires = "customer")]
+    bound_to_customer: bool,
+    /// Let each card be had once only
+    #[arg(long)]
+    single_use: bool,
     /// What the cards are wanted for
     #[arg(long, value_parser = v1::Purpose::parser(), default_value = "authorization")]
     purpose: v1::Purpose,
@@ -166,9 +203,64 @@ pub(crate) struct Forward {
     vault: VaultOptions,
 }
 
+/// `token disable` and `token enable`.
+#[derive(Debug, Args)]
+pub(crate) struct Standing {
+    #[command(flatten)]
+    tokens: Tokens,
+    /// What the card is wanted for
+    #[arg(long, value_parser = v1::Purpose::parser(), default_value = "authorization")]
+    purpose: v1::Purpose,
+    #[command(flatten)]
+    asked: Asked,
+    #[command(flatten)]
+    vault: VaultOptions,
+}
+
 fn parse_header(text: &str) -> Result<(String, String), &'static str> {
     let (name, value) = text.split_once('=').ok_or("must be NAME=VALUE")?;
     Ok((name.to_owned(), value.to_owned()))
+}
+
+/// `token update`.
+#[derive(Debug, Args)]
+pub(crate) struct Update {
+    #[command(flatten)]
+    tokens: Tokens,
+    /// The date on the cards, MM/YY
+    #[arg(long, value_name = "MM/YY", value_parser = parse_expiry)]
+    expiry: Option<CardExpiry>,
+    /// The card holder's name
+    #[arg(long, value_name = "NAME", value_parser = no_card)]
+    holder: Option<String>,
+    /// The billing address's country, two letters
+    #[arg(long, value_name = "COUNTRY")]
+    country: Option<String>,
+    /// The payment account reference, 29 characters
+    #[arg(long, value_name = "PAR", value_parser = no_card)]
+    par: Option<String>,
+    /// What the card holder agreed to
+    #[arg(long, value_parser = v1::AgreementType::parser(), requires = "consented_at")]
+    agreement: Option<v1::AgreementType>,
+    /// When: 2026-11-23, or 2026-11-23T12:00:00Z
+    #[arg(long, value_name = "MOMENT", value_parser = wire::parse_moment, requires = "agreement")]
+    consented_at: Option<prost_types::Timestamp>,
+    /// A network's id of a transaction; may be given again
+    #[arg(long = "transaction", value_name = "NETWORK=ID", value_parser = parse_pair)]
+    transactions: Vec<(String, String)>,
+    /// What a processor calls the card; may be given again
+    #[arg(long = "processor", value_name = "PROCESSOR=REFERENCE", value_parser = parse_pair)]
+    processors: Vec<(String, String)>,
+    /// A field that is emptied first, such as par; may be given again
+    #[arg(long, value_name = "FIELD")]
+    clear: Vec<String>,
+    /// What the card is wanted for
+    #[arg(long, value_parser = v1::Purpose::parser(), default_value = "authorization")]
+    purpose: v1::Purpose,
+    #[command(flatten)]
+    asked: Asked,
+    #[command(flatten)]
+    vault: VaultOptions,
 }
 
 /// `token detokenize`.
@@ -225,6 +317,15 @@ pub(crate) struct Revoke {
     vault: VaultOptions,
 }
 
+fn no_card(text: &str) -> Result<String, &'static str> {
+    if pan::holds_card_number(text) { Err("must not hold a card number") } else { Ok(text.to_owned()) }
+}
+
+fn parse_pair(text: &str) -> Result<(String, String), &'static str> {
+    let (name, value) = text.split_once('=').ok_or("must be NAME=VALUE")?;
+    Ok((name.to_owned(), value.to_owned()))
+}
+
 fn parse_expiry(text: &str) -> Result<CardExpiry, vault_core::pan::ExpiryError> {
     CardExpiry::parse(text)
 }
@@ -238,16 +339,28 @@ pub(crate) fn run(command: TokenCommand, out: Out) -> Result<(), Failure> {
         TokenCommand::Revoke(asked) => revoke(asked, out),
         TokenCommand::SealingKey(asked) => sealing_key(asked, out),
         TokenCommand::Forward(asked) => forward(asked, out),
+        TokenCommand::Disable(asked) => standing(asked, ask::disable, out),
+        TokenCommand::Enable(asked) => standing(asked, ask::enable, out),
+        TokenCommand::Upgrade(asked) => upgrade::run(asked, out),
+        TokenCommand::Update(asked) => update(*asked, out),
     }
 }
 
 fn tokenize(command: Tokenize, out: Out) -> Result<(), Failure> {
-    let Tokenize { file, sealed, expiry, format, valid_until, grants, purpose, asked, vault } = command;
+    let Tokenize {
+        file, sealed, expiry, format, valid_until, grants, only_for, purpose, asked, vault, ..
+    } = command;
+    let restrictions = v1::Restrictions {
+        purposes: only_for.into_iter().map(Into::into).collect(),
+        bound_to_customer: command.bound_to_customer,
+        single_use: command.single_use,
+    };
     asked.check()?;
     let item = |card: v1::TokenizeItem| v1::TokenizeItem {
         format: format.clone().unwrap_or_default(),
         valid_until,
         channels: grants.clone(),
+        restrictions: Some(restrictions.clone()),
         ..card
     };
     if sealed {
@@ -343,8 +456,11 @@ fn sealing_key(command: SealingKey, out: Out) -> Result<(), Failure> {
 }
 
 fn plain(card: &Card) -> v1::TokenizeItem {
-    let date = |e: CardExpiry| v1::CardExpiry { month: e.month().into(), year: e.year().into() };
     ask::card(Zeroizing::new(card.pan.expose_digits().to_vec()), card.expiry.map(date))
+}
+
+fn date(e: CardExpiry) -> v1::CardExpiry {
+    v1::CardExpiry { month: e.month().into(), year: e.year().into() }
 }
 
 fn detokenize(command: Detokenize, out: Out) -> Result<(), Failure> {
@@ -389,6 +505,47 @@ fn revoke(command: Revoke, out: Out) -> Result<(), Failure> {
     dial::run(async {
         let session = Session::open(vault, asked, purpose, out).await?;
         session.all(tokens, item, Told::revoked).await
+    })
+}
+
+fn standing<V: Verb<Result = v1::ChangeResult>>(
+    command: Standing,
+    item: impl Fn(&str) -> V,
+    out: Out,
+) -> Result<(), Failure> {
+    let Standing { tokens, purpose, asked, vault } = command;
+    asked.check()?;
+    let tokens = input::tokens(&tokens.tokens, tokens.file.as_deref())?;
+    dial::run(async {
+        let session = Session::open(vault, asked, purpose, out).await?;
+        session.all(tokens, |token| item(token.as_str()), Told::changed).await
+    })
+}
+
+fn update(command: Update, out: Out) -> Result<(), Failure> {
+    let Update { tokens, expiry, holder, country, par, agreement, transactions, processors, .. } = command;
+    let (clear, purpose, asked, vault) = (command.clear, command.purpose, command.asked, command.vault);
+    asked.check()?;
+    let tokens = input::tokens(&tokens.tokens, tokens.file.as_deref())?;
+    let consented_at = command.consented_at;
+    let set = v1::Attributes {
+        card_holder: holder.unwrap_or_default(),
+        billing_country: country.unwrap_or_default(),
+        par: par.unwrap_or_default(),
+        agreement: agreement.map(|kind| v1::Agreement { r#type: kind.into(), consented_at }),
+        network_transactions: transactions.into_iter().collect(),
+        processor_references: processors.into_iter().collect(),
+    };
+    let item = |token: vault_core::token::Token| v1::UpdateAttributesItem {
+        token: token.as_str().to_owned(),
+        card_expiry: expiry.map(date),
+        set: Some(set.clone()),
+        clear: clear.clone(),
+        ..v1::UpdateAttributesItem::default()
+    };
+    dial::run(async {
+        let session = Session::open(vault, asked, purpose, out).await?;
+        session.all(tokens, item, Told::changed).await
     })
 }
 
@@ -440,6 +597,9 @@ verbs! {
     DetokenizeItem -> DetokenizeResult by detokenize, batch_detokenize;
     InspectItem -> InspectResult by inspect, batch_inspect;
     RevokeItem -> RevokeResult by revoke, batch_revoke;
+    DisableItem -> ChangeResult by disable, batch_disable;
+    EnableItem -> ChangeResult by enable, batch_enable;
+    UpdateAttributesItem -> ChangeResult by update_attributes, batch_update_attributes;
 }
 
 /// One command's dealings with the vault.
@@ -661,7 +821,7 @@ enum Answer {
     Masked { card: Shown },
     Sealed { key_id: String, enc: String, ciphertext: String },
     Inspected(Box<Inspected>),
-    Revoked { state: String, channels: Vec<String> },
+    Standing { state: String, channels: Vec<String> },
 }
 
 #[derive(Serialize)]
@@ -673,6 +833,68 @@ struct Inspected {
     valid_until: Option<String>,
     created_at: Option<String>,
     card: Shown,
+    restrictions: Option<Restrictions>,
+    attributes: Option<Attributes>,
+}
+
+#[derive(Serialize)]
+struct Restrictions {
+    purposes: Vec<String>,
+    bound_to_customer: bool,
+    single_use: bool,
+}
+
+#[derive(Serialize)]
+struct Attributes {
+    card_holder: String,
+    billing_country: String,
+    par: String,
+    agreement: Option<Agreement>,
+    network_transactions: BTreeMap<String, String>,
+    processor_references: BTreeMap<String, String>,
+}
+
+#[derive(Serialize)]
+struct Agreement {
+    kind: String,
+    consented_at: Option<String>,
+}
+
+impl Restrictions {
+    fn of(told: v1::Restrictions) -> Self {
+        Self {
+            purposes: told.purposes.into_iter().map(wire::word::<v1::Purpose>).collect(),
+            bound_to_customer: told.bound_to_customer,
+            single_use: told.single_use,
+        }
+    }
+
+    fn words(&self) -> String {
+        let only = if self.purposes.is_empty() {
+            String::new()
+        } else {
+            format!("  only for {}", self.purposes.join(","))
+        };
+        let bound = if self.bound_to_customer { "  bound to its customer" } else { "" };
+        let once = if self.single_use { "  once" } else { "" };
+        format!("{only}{bound}{once}")
+    }
+}
+
+impl Attributes {
+    fn of(told: v1::Attributes) -> Self {
+        Self {
+            card_holder: told.card_holder,
+            billing_country: told.billing_country,
+            par: told.par,
+            agreement: told.agreement.map(|agreed| Agreement {
+                kind: wire::word::<v1::AgreementType>(agreed.r#type),
+                consented_at: wire::moment(agreed.consented_at.as_ref()),
+            }),
+            network_transactions: told.network_transactions.into_iter().collect(),
+            processor_references: told.processor_references.into_iter().collect(),
+        }
+    }
 }
 
 /// A card number on its way to a terminal.
@@ -745,10 +967,13 @@ impl Told {
             valid_until: wire::moment(answer.valid_until.as_ref()),
             created_at: wire::moment(answer.created_at.as_ref()),
             card: Shown::of(answer.card),
+            restrictions: answer.restrictions.map(Restrictions::of),
+            attributes: answer.attributes.map(Attributes::of),
         };
+        let narrowed = inspected.restrictions.as_ref().map_or_else(String::new, Restrictions::words);
         let until = inspected.valid_until.as_deref().map_or_else(String::new, |at| format!("  until {at}"));
         let words = format!(
-            "{}  {}  {} {}  on {}{until}",
+            "{}  {}  {} {}  on {}{until}{narrowed}",
             inspected.card.words(),
             inspected.state,
             inspected.scheme,
@@ -758,10 +983,17 @@ impl Told {
         Self::new(Answer::Inspected(Box::new(inspected)), words, answer.receipt.as_ref(), heads)
     }
 
+    fn changed(answer: v1::ChangeResult, heads: &[v1::Checkpoint]) -> Self {
+        let state = wire::word::<v1::TokenState>(answer.state);
+        let words = format!("{state}  on {}", some(&answer.channels));
+        let json = Answer::Standing { state, channels: answer.channels };
+        Self::new(json, words, answer.receipt.as_ref(), heads)
+    }
+
     fn revoked(answer: v1::RevokeResult, heads: &[v1::Checkpoint]) -> Self {
         let state = wire::word::<v1::TokenState>(answer.state);
         let words = format!("{state}  on {}", some(&answer.channels));
-        let json = Answer::Revoked { state, channels: answer.channels };
+        let json = Answer::Standing { state, channels: answer.channels };
         Self::new(json, words, answer.receipt.as_ref(), heads)
     }
 }
@@ -828,6 +1060,21 @@ mod tests {
         );
         let nothing = Told::inspected(v1::InspectResult { state: 2, ..v1::InspectResult::default() }, &[]);
         assert_eq!(*nothing.words, "-  -  -  expired  -   on no channel");
+        let restricted = v1::InspectResult {
+            state: 1,
+            restrictions: Some(v1::Restrictions {
+                purposes: vec![3],
+                bound_to_customer: true,
+                single_use: true,
+            }),
+            ..v1::InspectResult::default()
+        };
+        assert_eq!(
+            *Told::inspected(restricted, &[]).words,
+            "-  -  -  active  -   on no channel  only for refund  bound to its customer  once"
+        );
+        let changed = v1::ChangeResult { state: 4, channels: vec!["a".into()], receipt: None };
+        assert_eq!(*Told::changed(changed, &[]).words, "disabled  on a");
         let revoked = v1::RevokeResult { state: 1, channels: vec!["a".into(), "b".into()], receipt: None };
         assert_eq!(*Told::revoked(revoked.clone(), &[]).words, "active  on a,b");
         assert_eq!(

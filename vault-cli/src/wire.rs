@@ -78,10 +78,13 @@ words! {
         "fraud_check", "account_update", "network_token_provisioning", "settlement", "export",
     ];
     Initiator "INITIATOR_" ["cardholder", "merchant"];
-    Action "ACTION_" ["tokenize", "detokenize", "inspect", "revoke"];
+    Action "ACTION_" [
+        "tokenize", "detokenize", "inspect", "revoke", "disable", "enable", "update_attributes",
+    ];
+    AgreementType "AGREEMENT_TYPE_" ["recurring", "instalment", "unscheduled", "card_on_file"];
     RevealForm "REVEAL_FORM_" ["plain", "sealed_to_recipient", "masked"];
     TokenScheme "TOKEN_SCHEME_" ["random", "mixed", "opaque", "ff1"];
-    TokenState "TOKEN_STATE_" ["active", "expired", "revoked"];
+    TokenState "TOKEN_STATE_" ["active", "expired", "revoked", "disabled"];
     Novelty "NOVELTY_" ["created", "reused"];
     KeyKind "KEY_KIND_" [
         "root", "kek", "dek", "idx", "fpr", "trk", "ref", "idm", "rcv", "fpk", "ctl", "log", "adm", "esk",

@@ -6,9 +6,9 @@ use uuid::Uuid;
 use zeroize::Zeroizing;
 
 use crate::v1::{
-    AllChannels, CardExpiry, ChangeHeader, DetokenizeItem, DetokenizeResult, Initiator, InspectItem,
-    PlainCard, Purpose, RequestHeader, RevealForm, RevokeItem, SealedCard, TokenizeItem, detokenize_result,
-    revoke_item, tokenize_item,
+    AllChannels, CardExpiry, ChangeHeader, DetokenizeItem, DetokenizeResult, DisableItem, EnableItem,
+    Initiator, InspectItem, PlainCard, Purpose, RequestHeader, RevealForm, RevokeItem, SealedCard,
+    TokenizeItem, UpgradeItem, detokenize_result, revoke_item, tokenize_item,
 };
 
 /// A header with a new request id (UUID version 4). `merchant` and `channel` may be empty where the certificate is bound
@@ -95,6 +95,24 @@ pub fn end_on(token: &str, channel: &str) -> RevokeItem {
 
 fn ended(token: &str, extent: revoke_item::Extent) -> RevokeItem {
     RevokeItem { token: token.to_owned(), extent: Some(extent), ..RevokeItem::default() }
+}
+
+/// A vaultless token to turn into the current one.
+#[must_use]
+pub fn upgrade(token: &str) -> UpgradeItem {
+    UpgradeItem { token: token.to_owned(), ..UpgradeItem::default() }
+}
+
+/// A token to stop for now.
+#[must_use]
+pub fn disable(token: &str) -> DisableItem {
+    DisableItem { token: token.to_owned(), ..DisableItem::default() }
+}
+
+/// A disabled token that is to work again.
+#[must_use]
+pub fn enable(token: &str) -> EnableItem {
+    EnableItem { token: token.to_owned(), ..EnableItem::default() }
 }
 
 /// Takes the card number out of an answer: digits in ASCII. `None`: the answer is masked, or sealed to somebody else.

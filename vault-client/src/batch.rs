@@ -196,7 +196,9 @@ mod tests {
 
     use super::*;
     use crate::rig::{Play, Rig, token_of};
-    use crate::v1::{BatchInspectRequest, Initiator, InspectItem, Purpose, TokenizeItem};
+    use crate::v1::{
+        BatchInspectRequest, Initiator, InspectItem, Purpose, TokenizeItem, UpdateAttributesItem,
+    };
     use crate::{Failure, Reason, Zeroizing, ask};
 
     fn header() -> RequestHeader {
@@ -346,9 +348,26 @@ mod tests {
             client.batch_revoke(header(), vec![ask::end("x"), ask::end_on("y", "web")]).await.unwrap();
         let ended = batch.outcomes.into_iter().flat_map(|o| o.result.unwrap().channels);
         assert_eq!(ended.collect::<Vec<_>>(), ["x", "y"]);
+        let batch = client.batch_disable(header(), vec![ask::disable("x")]).await.unwrap();
+        assert_eq!(batch.outcomes[0].result.as_ref().unwrap().channels, ["x"]);
+        let batch = client.batch_enable(header(), vec![ask::enable("y")]).await.unwrap();
+        assert_eq!(batch.outcomes[0].result.as_ref().unwrap().channels, ["y"]);
+        let update = UpdateAttributesItem { token: named("z"), ..UpdateAttributesItem::default() };
+        let batch = client.batch_update_attributes(header(), vec![update]).await.unwrap();
+        assert_eq!(batch.outcomes[0].result.as_ref().unwrap().channels, ["z"]);
         assert!(client.batch_revoke(header(), Vec::new()).await.unwrap().outcomes.is_empty());
         let methods: Vec<_> = rig.calls().iter().map(|call| call.method).collect();
-        assert_eq!(methods, ["batch_inspect", "batch_detokenize", "batch_revoke"]);
+        assert_eq!(
+            methods,
+            [
+                "batch_inspect",
+                "batch_detokenize",
+                "batch_revoke",
+                "batch_disable",
+                "batch_enable",
+                "batch_update_attributes"
+            ]
+        );
     }
 
     #[tokio::test]

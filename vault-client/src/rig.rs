@@ -437,6 +437,14 @@ fn inspected(item: &InspectItem) -> InspectResult {
     InspectResult { format: item.token.clone(), ..InspectResult::default() }
 }
 
+fn changed(token: &str) -> ChangeResult {
+    ChangeResult { channels: vec![token.to_owned()], ..ChangeResult::default() }
+}
+
+fn upgraded(item: &UpgradeItem) -> UpgradeResult {
+    UpgradeResult { token: item.token.clone(), ..UpgradeResult::default() }
+}
+
 fn revoked(item: &RevokeItem) -> RevokeResult {
     RevokeResult { channels: vec![item.token.clone()], ..RevokeResult::default() }
 }
@@ -445,12 +453,17 @@ fn revoked(item: &RevokeItem) -> RevokeResult {
 impl Vault for Desk {
     type StreamTokenizeStream = ReceiverStream<Result<StreamTokenizeResponse, Status>>;
     type StreamDetokenizeStream = ReceiverStream<Result<StreamDetokenizeResponse, Status>>;
+    type StreamUpgradeStream = ReceiverStream<Result<StreamUpgradeResponse, Status>>;
 
     singles! {
         tokenize(TokenizeRequest) -> TokenizeResponse, |item| tokenized(item);
         detokenize(DetokenizeRequest) -> DetokenizeResponse, |item| detokenized(item);
         inspect(InspectRequest) -> InspectResponse, |item| inspected(item);
         revoke(RevokeRequest) -> RevokeResponse, |item| revoked(item);
+        upgrade(UpgradeRequest) -> UpgradeResponse, |item| upgraded(item);
+        disable(DisableRequest) -> DisableResponse, |item| changed(&item.token);
+        enable(EnableRequest) -> EnableResponse, |item| changed(&item.token);
+        update_attributes(UpdateAttributesRequest) -> UpdateAttributesResponse, |item| changed(&item.token);
     }
 
     batches! {
@@ -458,6 +471,10 @@ impl Vault for Desk {
         batch_detokenize(BatchDetokenizeRequest) -> BatchDetokenizeResponse, DetokenizeOutcome, detokenize_outcome, |item| detokenized(item);
         batch_inspect(BatchInspectRequest) -> BatchInspectResponse, InspectOutcome, inspect_outcome, |item| inspected(item);
         batch_revoke(BatchRevokeRequest) -> BatchRevokeResponse, RevokeOutcome, revoke_outcome, |item| revoked(item);
+        batch_upgrade(BatchUpgradeRequest) -> BatchUpgradeResponse, UpgradeOutcome, upgrade_outcome, |item| upgraded(item);
+        batch_disable(BatchDisableRequest) -> BatchDisableResponse, DisableOutcome, disable_outcome, |item| changed(&item.token);
+        batch_enable(BatchEnableRequest) -> BatchEnableResponse, EnableOutcome, enable_outcome, |item| changed(&item.token);
+        batch_update_attributes(BatchUpdateAttributesRequest) -> BatchUpdateAttributesResponse, UpdateAttributesOutcome, update_attributes_outcome, |item| changed(&item.token);
     }
 
     async fn stream_tokenize(
@@ -499,6 +516,25 @@ impl Vault for Desk {
     ) -> Result<Response<GetSealingKeyResponse>, Status> {
         let key_id = request.into_inner().channel;
         Ok(Response::new(GetSealingKeyResponse { key: Some(SealingKey { key_id, ..SealingKey::default() }) }))
+    }
+
+    async fn stream_upgrade(
+        &self,
+        request: Request<Streaming<StreamUpgradeRequest>>,
+    ) -> Result<Response<Self::StreamUpgradeStream>, Status> {
+        let (answers, outbound) = mpsc::channel(1);
+        let mut inbound = request.into_inner();
+        tokio::spawn(async move {
+            while let Ok(Some(message)) = inbound.message().await {
+                let item = message.item.unwrap();
+                let outcome = Some(stream_upgrade_response::Outcome::Result(upgraded(&item)));
+                let answer = StreamUpgradeResponse { reference: item.reference.clone(), outcome };
+                if answers.send(Ok(answer)).await.is_err() {
+                    return;
+                }
+            }
+        });
+        Ok(Response::new(ReceiverStream::new(outbound)))
     }
 
     async fn get_capabilities(

@@ -14,9 +14,10 @@ use crate::error::ClientError;
 use crate::line::Line;
 use crate::stream::{Answers, Gate, Gated, in_flight};
 use crate::v1::{
-    DetokenizeItem, DetokenizeResult, ForwardRequest, ForwardResponse, GetCapabilitiesRequest,
-    GetCapabilitiesResponse, GetSealingKeyRequest, InspectItem, InspectResult, RequestHeader, RevokeItem,
-    RevokeResult, SealingKey, StreamDetokenizeRequest, StreamTokenizeRequest, TokenizeItem, TokenizeResult,
+    ChangeResult, DetokenizeItem, DetokenizeResult, DisableItem, EnableItem, ForwardRequest, ForwardResponse,
+    GetCapabilitiesRequest, GetCapabilitiesResponse, GetSealingKeyRequest, InspectItem, InspectResult,
+    RequestHeader, RevokeItem, RevokeResult, SealingKey, StreamDetokenizeRequest, StreamTokenizeRequest,
+    StreamUpgradeRequest, TokenizeItem, TokenizeResult, UpdateAttributesItem, UpgradeItem, UpgradeResult,
 };
 use crate::verb::{Verb, wire};
 
@@ -99,6 +100,47 @@ impl VaultClient {
         self.one(header, item).await
     }
 
+    /// Turns a vaultless token of an old slot into the current one.
+    pub async fn upgrade(
+        &self,
+        header: RequestHeader,
+        item: UpgradeItem,
+    ) -> Result<UpgradeResult, ClientError> {
+        self.one(header, item).await
+    }
+
+    /// Upgrades any number of tokens, by the rules of [`VaultClient::batch_tokenize`].
+    pub async fn batch_upgrade(
+        &self,
+        header: RequestHeader,
+        items: Vec<UpgradeItem>,
+    ) -> Result<Batch<UpgradeResult>, ClientError> {
+        self.many(header, items).await
+    }
+
+    /// Stops a token from working until it is enabled.
+    pub async fn disable(
+        &self,
+        header: RequestHeader,
+        item: DisableItem,
+    ) -> Result<ChangeResult, ClientError> {
+        self.one(header, item).await
+    }
+
+    /// Lets a token work again that was disabled.
+    pub async fn enable(&self, header: RequestHeader, item: EnableItem) -> Result<ChangeResult, ClientError> {
+        self.one(header, item).await
+    }
+
+    /// Changes what is known around a card.
+    pub async fn update_attributes(
+        &self,
+        header: RequestHeader,
+        item: UpdateAttributesItem,
+    ) -> Result<ChangeResult, ClientError> {
+        self.one(header, item).await
+    }
+
     /// Tokenizes any number of cards: split to the vault's limits (at most 1,000 items and less than 1 MiB a message), the
     /// parts sent one after the other under ids of their own ([`chunk_request_id`](crate::chunk_request_id)). Sending the
     /// whole again under the same header is safe, and tells what became of it.
@@ -140,6 +182,33 @@ impl VaultClient {
         self.many(header, items).await
     }
 
+    /// Disables any number of tokens, by the rules of [`VaultClient::batch_tokenize`].
+    pub async fn batch_disable(
+        &self,
+        header: RequestHeader,
+        items: Vec<DisableItem>,
+    ) -> Result<Batch<ChangeResult>, ClientError> {
+        self.many(header, items).await
+    }
+
+    /// Enables any number of tokens, by the rules of [`VaultClient::batch_tokenize`].
+    pub async fn batch_enable(
+        &self,
+        header: RequestHeader,
+        items: Vec<EnableItem>,
+    ) -> Result<Batch<ChangeResult>, ClientError> {
+        self.many(header, items).await
+    }
+
+    /// Changes what is known around any number of cards, by the rules of [`VaultClient::batch_tokenize`].
+    pub async fn batch_update_attributes(
+        &self,
+        header: RequestHeader,
+        items: Vec<UpdateAttributesItem>,
+    ) -> Result<Batch<ChangeResult>, ClientError> {
+        self.many(header, items).await
+    }
+
     /// Tokenizes a stream of cards, each message under a `request_id` and `reference` of its own. No more messages are taken
     /// from `requests` than may be unanswered at once: 128, or fewer if the vault says so. Answers must be taken for it to
     /// go on.
@@ -159,6 +228,14 @@ impl VaultClient {
         requests: impl Stream<Item = StreamDetokenizeRequest> + Send + 'static,
     ) -> Result<Answers<DetokenizeResult>, ClientError> {
         self.stream(requests, |channel, r| async move { wire(channel).stream_detokenize(r).await }).await
+    }
+
+    /// Upgrades a stream of tokens, by the rules of [`VaultClient::stream_tokenize`].
+    pub async fn stream_upgrade(
+        &self,
+        requests: impl Stream<Item = StreamUpgradeRequest> + Send + 'static,
+    ) -> Result<Answers<UpgradeResult>, ClientError> {
+        self.stream(requests, |channel, r| async move { wire(channel).stream_upgrade(r).await }).await
     }
 
     #[cfg(test)]

@@ -1,4 +1,4 @@
-//! What the four verbs have in common, once: a request for one, a request for many, and how their answers are read.
+//! What the verbs have in common, once: a request for one, a request for many, and how their answers are read.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -99,11 +99,16 @@ macro_rules! outcome {
 /// The generated enums of all outcomes, by the name of their message.
 mod oneof {
     pub(super) use crate::v1::detokenize_outcome::Outcome as DetokenizeOutcome;
+    pub(super) use crate::v1::disable_outcome::Outcome as DisableOutcome;
+    pub(super) use crate::v1::enable_outcome::Outcome as EnableOutcome;
     pub(super) use crate::v1::inspect_outcome::Outcome as InspectOutcome;
     pub(super) use crate::v1::revoke_outcome::Outcome as RevokeOutcome;
     pub(super) use crate::v1::stream_detokenize_response::Outcome as StreamDetokenizeResponse;
     pub(super) use crate::v1::stream_tokenize_response::Outcome as StreamTokenizeResponse;
+    pub(super) use crate::v1::stream_upgrade_response::Outcome as StreamUpgradeResponse;
     pub(super) use crate::v1::tokenize_outcome::Outcome as TokenizeOutcome;
+    pub(super) use crate::v1::update_attributes_outcome::Outcome as UpdateAttributesOutcome;
+    pub(super) use crate::v1::upgrade_outcome::Outcome as UpgradeOutcome;
 }
 
 verbs! {
@@ -111,6 +116,12 @@ verbs! {
     DetokenizeItem, DetokenizeResult, DetokenizeRequest by detokenize, BatchDetokenizeRequest by batch_detokenize, DetokenizeOutcome;
     InspectItem, InspectResult, InspectRequest by inspect, BatchInspectRequest by batch_inspect, InspectOutcome;
     RevokeItem, RevokeResult, RevokeRequest by revoke, BatchRevokeRequest by batch_revoke, RevokeOutcome;
+    DisableItem, ChangeResult, DisableRequest by disable, BatchDisableRequest by batch_disable, DisableOutcome;
+    UpgradeItem, UpgradeResult, UpgradeRequest by upgrade, BatchUpgradeRequest by batch_upgrade, UpgradeOutcome;
+    EnableItem, ChangeResult, EnableRequest by enable, BatchEnableRequest by batch_enable, EnableOutcome;
+    UpdateAttributesItem, ChangeResult, UpdateAttributesRequest by update_attributes,
+        BatchUpdateAttributesRequest by batch_update_attributes, UpdateAttributesOutcome;
 }
 outcome!(v1::StreamTokenizeResponse, TokenizeResult);
+outcome!(v1::StreamUpgradeResponse, UpgradeResult);
 outcome!(v1::StreamDetokenizeResponse, DetokenizeResult);

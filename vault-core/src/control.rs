@@ -22,8 +22,10 @@ use crate::name::{ChannelName, FormatName, MerchantName, PrincipalName};
 use crate::record::{ChannelId, FormatId, MerchantId};
 use crate::rows;
 use crate::store::{Expect, Key, Write};
-use crate::table::{Format, Policy};
+use crate::table::{Format, Merchant, Policy};
 use crate::time::Timestamp;
+use crate::token::{Scheme, Scope};
+use crate::vaultless::{SLOTS, Served};
 use crate::words::{KeyState, LockReason};
 
 /// Version of the header row's and of Control's format.
@@ -73,6 +75,30 @@ pub struct Numbers {
     pub channels: BTreeMap<ChannelName, ChannelId>,
     /// Its formats', each as it was made: a format never changes, or the tokens of one name would have two shapes.
     pub formats: BTreeMap<FormatName, MadeFormat>,
+    /// Its vaultless slots, in the order of their numbers, which begin at 1. None is ever changed or taken away.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub slots: Vec<SlotRecord>,
+}
+
+/// A slot's line in Control: what its tokens are made of, for good.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SlotRecord {
+    /// Its key, of kind FPK.
+    pub key: KeyId,
+    /// Its format.
+    pub format: FormatId,
+    /// The channel, if its tokens are for one channel alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub channel: Option<ChannelId>,
+}
+
+impl SlotRecord {
+    /// What it serves.
+    #[must_use]
+    pub fn served(&self) -> Served {
+        Served { format: self.format, channel: self.channel }
+    }
 }
 
 /// A format's number, and what it is for good.
@@ -409,7 +435,10 @@ impl Control {
     ) -> KeyId {
         let version = self.next_version(kind, merchant);
         for key in &mut self.keys {
-            if key.kind == kind && key.merchant.as_ref() == merchant && key.state == KeyState::Active {
+            // A merchant has a key of a slot per format and scope: a new one ends none but its own slot's (open_slot).
+            let alone = kind != KeyKind::Fpk;
+            if alone && key.kind == kind && key.merchant.as_ref() == merchant && key.state == KeyState::Active
+            {
                 key.state = KeyState::Deactivated;
             }
         }
@@ -462,6 +491,9 @@ impl Control {
                 }
             }
         }
+        for merchant in &policy.merchants {
+            self.open_slots(merchant, root, now)?;
+        }
         if let Some(orphan) = self.numbers.keys().find(|id| policy.merchant(id).is_none()) {
             return Err(Error::Config(format!(
                 "policy: merchant {orphan} has keys and may have cards; keep its row, without rules if it is to rest"
@@ -479,7 +511,8 @@ impl Control {
         now: Timestamp,
     ) -> Result<(), Error> {
         let id = MerchantId(u32::try_from(self.numbers.len()).map_err(|_| Error::internal())? + 1);
-        let numbers = Numbers { id, ff1_slots, channels: BTreeMap::new(), formats: BTreeMap::new() };
+        let numbers =
+            Numbers { id, ff1_slots, channels: BTreeMap::new(), formats: BTreeMap::new(), slots: Vec::new() };
         self.numbers.insert(name.clone(), numbers);
         let (kek_id, kek) = self.draw::<Kek, Root>(Some(name), root, now)?;
         let under = (&kek, kek_id);
@@ -490,10 +523,61 @@ impl Control {
         self.draw::<Ref, Kek>(Some(name), under, now)?;
         self.draw::<Idm, Kek>(Some(name), under, now)?;
         self.draw::<Rcv, Kek>(Some(name), under, now)?;
-        if ff1_slots > 0 {
-            self.draw::<Fpk, Kek>(Some(name), under, now)?;
-        }
         Ok(())
+    }
+
+    /// Opens a slot for each (format, scope) of the policy's vaultless formats that has none.
+    fn open_slots(&mut self, merchant: &Merchant, root: (&Root, KeyId), now: Timestamp) -> Result<(), Error> {
+        let numbers = self.numbers.get(&merchant.id).ok_or_else(Error::internal)?;
+        let mut wanted = Vec::new();
+        for format in merchant.formats.iter().filter(|f| f.scheme == Scheme::Ff1) {
+            let id = numbers.formats.get(&format.id).ok_or_else(Error::internal)?.id;
+            match format.scope {
+                Scope::Merchant => wanted.push(Served { format: id, channel: None }),
+                Scope::Channel => {
+                    let own = merchant.channels.iter().filter(|c| c.format == format.id);
+                    let ids = own.filter_map(|c| numbers.channels.get(&c.id).copied());
+                    wanted.extend(ids.map(|channel| Served { format: id, channel: Some(channel) }));
+                }
+            }
+        }
+        wanted.retain(|served| !numbers.slots.iter().any(|slot| slot.served() == *served));
+        let free = usize::from(SLOTS).saturating_sub(numbers.slots.len());
+        if wanted.len() > free {
+            return Err(Error::Config(format!(
+                "policy: merchant {}: its ff1 formats need {} more slots, one per format and scope, and {free} of its five are \
+                 left; five are its whole life: let channels share a format of scope merchant, or use another scheme",
+                merchant.id,
+                wanted.len()
+            )));
+        }
+        wanted.into_iter().try_for_each(|served| self.open_slot(&merchant.id, served, root, now).map(|_| ()))
+    }
+
+    /// Opens the next slot with a new key. The slots of the same format and scope before it stay readable.
+    ///
+    /// Errors: [`Error::SpaceExhausted`] if all five are opened.
+    pub fn open_slot(
+        &mut self,
+        merchant: &MerchantName,
+        served: Served,
+        root: (&Root, KeyId),
+        now: Timestamp,
+    ) -> Result<KeyId, Error> {
+        let opened = self.numbers.get(merchant).ok_or_else(Error::internal)?.slots.len();
+        if opened >= usize::from(SLOTS) {
+            return Err(Error::SpaceExhausted);
+        }
+        let kek = self.active(KeyKind::Kek, Some(merchant)).ok_or(Error::Custody)?;
+        let under = (&kek.unwrap::<Kek, Root>(root.0)?, kek.id);
+        let (key, _) = self.draw::<Fpk, Kek>(Some(merchant), under, now)?;
+        let slots = &mut self.numbers.get_mut(merchant).ok_or_else(Error::internal)?.slots;
+        let before: Vec<KeyId> = slots.iter().filter(|s| s.served() == served).map(|s| s.key).collect();
+        slots.push(SlotRecord { key, format: served.format, channel: served.channel });
+        for record in self.keys.iter_mut().filter(|k| before.contains(&k.id) && k.state == KeyState::Active) {
+            record.state = KeyState::Deactivated;
+        }
+        Ok(key)
     }
 
     /// The vault's own keys below the root: the first log's seed and the administration key.

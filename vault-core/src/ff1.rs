@@ -285,7 +285,7 @@ fn first_block(radix: u32, length: usize, u: usize, tweak: usize) -> u128 {
 fn bytes_of<const RADIX: u32>(digits: usize) -> usize {
     let mut most = [0_u8; LIMBS * 4];
     let digit = u8::try_from(RADIX - 1).unwrap_or(0);
-    write_number::<RADIX>(&[digit; HALF][..digits.min(HALF)], &mut most);
+    write_number::<RADIX>([digit; HALF].get(..digits).unwrap_or_default(), &mut most);
     most.len() - most.iter().take_while(|byte| **byte == 0).count()
 }
 
@@ -392,6 +392,10 @@ impl<const N: usize> BlockSizeUser for NarrowRounds<'_, N> {
 
 impl<const N: usize> BlockCipherEncClosure for NarrowRounds<'_, N> {
     #[inline(always)]
+    #[allow(
+        clippy::inline_always,
+        reason = "must become a part of the cipher's function of processor features"
+    )]
     fn call<B: BlockCipherEncBackend<BlockSize = U16>>(self, backend: &B) {
         let Self { narrow, lanes, way } = self;
         let [even, odd] = narrow.moduli;

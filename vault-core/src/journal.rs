@@ -66,8 +66,8 @@ impl Disclosed {
 pub(crate) enum Filing {
     /// A permitted change or reading, and which card row it changes to what version.
     Enact(Permit, Part, Changed),
-    /// A permitted disclosure.
-    Disclose(Permit, SealedRecord, Part),
+    /// A permitted disclosure, and which card row it changes to what version: that of a single-use token.
+    Disclose(Permit, SealedRecord, Part, Changed),
     /// A refusal, and what it counts against the caller all the same.
     Refuse(Denial, Part),
     /// What the vault or an operator did.
@@ -311,7 +311,7 @@ impl Filing {
     fn part(&self) -> &Part {
         match self {
             Self::Enact(_, part, _)
-            | Self::Disclose(_, _, part)
+            | Self::Disclose(_, _, part, _)
             | Self::Refuse(_, part)
             | Self::State(_, part) => part,
         }
@@ -367,17 +367,19 @@ impl Pending {
             Filing::Enact(permit, part, changed) => {
                 Self { statement: permit.into_statement().0, part, sealed: None, changed, stands, place }
             }
-            Filing::Disclose(permit, sealed, part) => {
+            Filing::Disclose(permit, sealed, part, changed) => {
                 // A permit is for one record and one measure: anything else would be a proof of something else.
                 let agrees = permit.record() == sealed.record && permit.show() == Show::Full;
                 let (statement, way) = permit.into_statement();
                 let says = match (&statement.event, &way) {
-                    (Event::Disclosed { .. }, None) => true,
-                    (Event::DisclosedTo { to, .. }, Some(way)) => to == way.outlet(),
+                    (Event::Disclosed { .. } | Event::Spent { .. }, None) => true,
+                    (Event::DisclosedTo { to, .. } | Event::SpentTo { to, .. }, Some(way)) => {
+                        to == way.outlet()
+                    }
                     _ => false,
                 };
                 let sealed = (agrees && says).then_some((sealed, way));
-                Self { statement, part, sealed, changed: None, stands, place }
+                Self { statement, part, sealed, changed, stands, place }
             }
             Filing::Refuse(denial, part) => {
                 Self { statement: denial.into_statement(), part, sealed: None, changed: None, stands, place }

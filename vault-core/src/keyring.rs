@@ -12,21 +12,23 @@ use crate::aead::{self, Unopened, Xaes};
 use crate::codec::{Reader, Writer};
 use crate::control::{Control, KeyRecord};
 use crate::envelope::{
-    self, Adm, Dek, Esk, Fpr, Idm, Idx, Kek, KeyId, KeyKind, KeyMaterial, Rcv, Root, Trk, ctx,
+    self, Adm, Dek, Esk, Fpk, Fpr, Idm, Idx, Kek, KeyId, KeyKind, KeyMaterial, Rcv, Root, Trk, ctx,
 };
 use crate::error::Error;
 use crate::hpke;
 use crate::journal::Disclosed;
 use crate::name::{ChannelName, FormatName, MerchantName, PrincipalName};
-use crate::pan::{PADDED, Pan};
+use crate::network::Networks;
+use crate::pan::{MaskedPan, PADDED, Pan};
 use crate::random::NoRandomness;
-use crate::record::{Card, InnerSeal, MerchantId, Row, RowKey, SubjectId};
+use crate::record::{Card, InnerSeal, MerchantId, Row, RowKey, Seal, SubjectId};
 use crate::rows;
 use crate::sealed::{OVERLAP_DAYS, SealedCard, info_in};
 use crate::secret::{Secret32, same_bytes};
 use crate::store::Key;
 use crate::time::Timestamp;
 use crate::token::{MAX_TOKEN, Shape, Token};
+use crate::vaultless::{SLOTS, Served, Slot, slot_of};
 use crate::words::{KeyState, Ref};
 
 /// Version byte in front of every sealed row.
@@ -97,6 +99,16 @@ pub struct RequestKey<'a> {
     pub item: u32,
 }
 
+/// What a vaultless token stands for, as far as it is no secret.
+pub struct Vaultless {
+    /// Its slot's format and scope.
+    pub served: Served,
+    /// The digits that the token itself shows.
+    pub mask: MaskedPan,
+    /// The card network's id.
+    pub network: String,
+}
+
 struct MerchantKeys {
     name: MerchantName,
     dek: KeyId,
@@ -107,6 +119,8 @@ struct MerchantKeys {
     trks: HashMap<KeyId, Trk>,
     reference: envelope::Ref,
     idm: Idm,
+    /// Vaultless slots, by number from 1.
+    slots: Vec<Slot>,
     /// By ascending version: the last one is active.
     receivers: Vec<Receiver>,
 }
@@ -235,31 +249,74 @@ impl Keyring {
     ) -> Result<Pan, Unopened> {
         let record = disclosed.into_sealed();
         let keys = self.merchants.get(&record.merchant).ok_or(Unopened)?;
-        let trk = keys.trks.get(&record.inner.trk).ok_or(Unopened)?;
+        let inner = match &record.seal {
+            Seal::Inner(inner) => inner,
+            Seal::Vaultless => {
+                let pan = keys.slot_of(token).and_then(|slot| slot.expose_pan(token)).ok_or(Unopened)?;
+                return if record.mask.fits(&pan) { Ok(pan) } else { Err(Unopened) };
+            }
+        };
+        let trk = keys.trks.get(&inner.trk).ok_or(Unopened)?;
         let wrapper = token_key(trk, keys.name(), token, subject);
-        let aad = record_key_aad(keys.name(), record.record, record.inner.trk);
-        let mut opened = wrapper.open(&aad, &record.inner.wrapped_key)?;
+        let aad = record_key_aad(keys.name(), record.record, inner.trk);
+        let mut opened = wrapper.open(&aad, &inner.wrapped_key)?;
         let record_key = Secret32::take(&mut opened).ok_or(Unopened)?;
-        let padded =
-            aead::open_once(&record_key, &pan_aad(keys.name(), record.record), &record.inner.sealed)?;
+        let padded = aead::open_once(&record_key, &pan_aad(keys.name(), record.record), &inner.sealed)?;
         let pan = Pan::from_padded(&padded).map_err(|_| Unopened)?;
         // XAES does not commit to its key: what opens must also look like the card that was sealed.
         if record.mask.fits(&pan) { Ok(pan) } else { Err(Unopened) }
     }
 
-    /// Seals a token into its card's fingerprint row: only who brings the card can open it.
+    /// The vaultless token of a card number in the current slot of a format and scope. `None`: no slot was opened for
+    /// them, or the format names no keep for the length.
+    pub fn vaultless_token(
+        &self,
+        merchant: MerchantId,
+        served: Served,
+        pan: &Pan,
+    ) -> Result<Option<Token>, Error> {
+        Ok(self.of(merchant)?.current_slot(served).and_then(|slot| slot.token(pan)))
+    }
+
+    /// What a vaultless token without a row stands for, if it opens to a number of some issuer's range. The number itself
+    /// is looked at here and dropped: only [`open`](Self::open) gives one out.
+    #[must_use]
+    pub fn vaultless_card(
+        &self,
+        merchant: MerchantId,
+        token: &Token,
+        networks: &Networks,
+    ) -> Option<Vaultless> {
+        let slot = self.merchants.get(&merchant)?.slot_of(token)?;
+        let pan = slot.expose_pan(token)?;
+        let network = networks.find(&pan)?.id().to_owned();
+        Some(Vaultless { served: slot.served(), mask: pan.mask(slot.keep(pan.len())?), network })
+    }
+
+    /// The token of the current slot for the card of a token of an older one: the number is never given out. The token
+    /// itself where its slot is the current one.
+    #[must_use]
+    pub fn upgraded(&self, merchant: MerchantId, token: &Token) -> Option<Token> {
+        let keys = self.merchants.get(&merchant)?;
+        let from = keys.slot_of(token)?;
+        let to = keys.current_slot(from.served())?;
+        if to.number() == from.number() { Some(token.copy()) } else { to.token(&from.expose_pan(token)?) }
+    }
+
+    /// Seals a token into its card's fingerprint row, and which of the token's cards this one is: only who brings the card
+    /// can open it.
     pub fn seal_reuse(
         &self,
         merchant: MerchantId,
         fingerprint: &Fingerprint,
         like: &Likeness<'_>,
         pan: &Pan,
-        token: &Token,
+        (token, generation): (&Token, u32),
     ) -> Result<Vec<u8>, Error> {
         let keys = self.of(merchant)?;
         let trk = keys.trks.get(&keys.trk).ok_or_else(Error::internal)?;
         let aad = reuse_aad(keys.name(), fingerprint, keys.trk);
-        let inner = reuse_key(trk, keys.name(), like, pan).seal(&aad, &pad(token))?;
+        let inner = reuse_key(trk, keys.name(), like, pan).seal(&aad, &pad(token, generation))?;
         let plain = Writer::default().u32(keys.trk.0).fixed(&inner).done();
         self.seal_outer(merchant, rows::FINGERPRINT, &fingerprint.row, &plain)
     }
@@ -272,7 +329,7 @@ impl Keyring {
         like: &Likeness<'_>,
         pan: &Pan,
         bytes: &[u8],
-    ) -> Result<Token, Unopened> {
+    ) -> Result<(Token, u32), Unopened> {
         let plain = self.open_outer(merchant, rows::FINGERPRINT, &fingerprint.row, bytes)?;
         let mut r = Reader::new(&plain);
         let id = KeyId(r.u32().map_err(|_| Unopened)?);
@@ -577,7 +634,17 @@ impl MerchantKeys {
             reference: active(KeyKind::Ref).and_then(|k| k.unwrap(under(k)?))?,
             idm: active(KeyKind::Idm).and_then(|k| k.unwrap(under(k)?))?,
             receivers: Vec::new(),
+            slots: Vec::new(),
         };
+        let numbers = control.numbers.get(name).ok_or(Error::Custody)?;
+        for (number, slot) in (1..).zip(&numbers.slots) {
+            let made = numbers.formats.values().find(|f| f.id == slot.format).ok_or(Error::Custody)?;
+            let format = made.format.build().map_err(Error::Config)?;
+            let record = alive(KeyKind::Fpk).find(|k| k.id == slot.key).ok_or(Error::Custody)?;
+            let key = record.unwrap::<Fpk, Kek>(under(record)?)?;
+            let slot = Slot::new(number, (slot.key, &key), slot.served(), &format);
+            keys.slots.push(slot.map_err(|_| Error::Custody)?);
+        }
         for record in alive(KeyKind::Dek) {
             keys.deks.insert(record.id, record.unwrap(under(record)?)?);
         }
@@ -601,6 +668,17 @@ impl MerchantKeys {
 
     fn name(&self) -> &str {
         self.name.as_str()
+    }
+
+    /// The slot whose number a token names, if it is opened.
+    fn slot_of(&self, token: &Token) -> Option<&Slot> {
+        let number = slot_of(token, SLOTS)?;
+        self.slots.get(usize::from(number).checked_sub(1)?)
+    }
+
+    /// The newest slot of a format and scope.
+    fn current_slot(&self, served: Served) -> Option<&Slot> {
+        self.slots.iter().rev().find(|slot| slot.served() == served)
     }
 }
 
@@ -679,23 +757,29 @@ fn length(pan: &Pan) -> u8 {
     u8::try_from(pan.len()).unwrap_or(0)
 }
 
-const _: () = assert!(MAX_TOKEN < TOKEN_BUCKET && PADDED == 19);
+/// The generation's four bytes, at the end of the bucket: zero, as all padding was before there were generations.
+const GENERATION: usize = 4;
 
-/// Length u8, the token, zeros up to the bucket.
-fn pad(token: &Token) -> Zeroizing<Vec<u8>> {
+const _: () = assert!(1 + MAX_TOKEN + GENERATION <= TOKEN_BUCKET && PADDED == 19);
+
+/// Length u8, the token, zeros, generation u32 at the end of the bucket.
+fn pad(token: &Token, generation: u32) -> Zeroizing<Vec<u8>> {
     let bytes = token.as_bytes();
     let mut padded = Zeroizing::new(Vec::with_capacity(TOKEN_BUCKET));
     padded.push(u8::try_from(bytes.len()).unwrap_or(0));
     padded.extend_from_slice(bytes);
-    padded.resize(TOKEN_BUCKET, 0);
+    padded.resize(TOKEN_BUCKET - GENERATION, 0);
+    padded.extend_from_slice(&generation.to_be_bytes());
     padded
 }
 
-fn unpad(padded: &[u8]) -> Result<Token, Unopened> {
+fn unpad(padded: &[u8]) -> Result<(Token, u32), Unopened> {
     let (length, rest) = padded.split_first().ok_or(Unopened)?;
+    let (rest, generation) = rest.split_last_chunk::<GENERATION>().ok_or(Unopened)?;
     let bytes = rest.get(..usize::from(*length)).ok_or(Unopened)?;
     let text = std::str::from_utf8(bytes).map_err(|_| Unopened)?;
-    Token::parse(text).map_err(|_| Unopened)
+    let token = Token::parse(text).map_err(|_| Unopened)?;
+    Ok((token, u32::from_be_bytes(*generation)))
 }
 
 /// Whether a kept idempotency hash is this request's, in constant time.

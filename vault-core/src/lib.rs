@@ -61,6 +61,7 @@ pub mod table;
 pub mod time;
 pub mod token;
 pub mod vault;
+pub mod vaultless;
 pub mod words;
 
 /// What a program that embeds the vault needs, in one line.

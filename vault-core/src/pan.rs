@@ -270,7 +270,7 @@ impl Keep {
         length.saturating_sub(usize::from(self.first) + usize::from(self.last))
     }
 
-    fn without_first(self) -> Self {
+    pub(crate) fn without_first(self) -> Self {
         Self { first: 0, last: self.last }
     }
 }

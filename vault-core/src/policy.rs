@@ -6,7 +6,7 @@
 //!
 //! It reads no clock and no disk, so a decision can be replayed from its inputs alone.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 pub use crate::table::{
@@ -20,13 +20,17 @@ use crate::error::Error;
 use crate::hpke::PublicKey;
 use crate::name::{ChannelName, DestinationName, FormatName, MerchantName, PrincipalName, RecipientName};
 use crate::pan::MAX_DIGITS;
-use crate::record::{Card, ChannelId, FormatId, Grants, MerchantId};
+use crate::record::{Card, ChannelId, FormatId, Grants, MerchantId, Spent, SubjectId};
 use crate::time::Timestamp;
 use crate::token::{Keep, TokenFormat};
-use crate::words::{Action, Initiator, Purpose, Ref, Refusal, Show};
+use crate::words::{Action, Initiator, Purpose, RecordChange, Ref, Refusal, Show};
 
 /// Rules are looked up by hash, so each is spread over what it names; a policy that would spread further is refused.
 const MAX_SPREAD: usize = 4_000_000;
+
+/// For how long the request that used up a single-use token may be answered again, in milliseconds: a lost answer is
+/// asked for at once, or never.
+pub const REREAD_MS: u64 = 60_000;
 
 /// Who is at the door, before the policy has a name for them.
 #[derive(Clone, Copy)]
@@ -63,6 +67,23 @@ pub struct Asked<'a> {
     pub show: Show,
 }
 
+/// What a request brings to one token, beside who asks for what.
+#[derive(Clone, Copy)]
+pub struct Presented {
+    /// The least that must be shown.
+    pub wanted: Show,
+    /// Whose customer it is about; [`SubjectId::NONE`] if it names none.
+    pub customer: SubjectId,
+    /// The request's keyed hash: who asks, under which id, for what.
+    pub request: [u8; 32],
+    /// Whether it was answered before.
+    pub again: bool,
+    /// The version of the row from here on.
+    pub version: u32,
+    /// What time it is.
+    pub now: Timestamp,
+}
+
 /// The part of a request that a principal, a merchant and a channel make up: known to be in the policy.
 #[derive(Clone)]
 struct Subject {
@@ -79,6 +100,7 @@ pub struct Admitted {
     merchant: MerchantName,
     merchant_id: MerchantId,
     channel_id: ChannelId,
+    typed: bool,
     action: Action,
     purpose: Purpose,
     initiator: Initiator,
@@ -121,6 +143,12 @@ impl Admitted {
     #[must_use]
     pub fn tells_reuse(&self) -> bool {
         self.allowing().any(|g| g.tells_reuse)
+    }
+
+    /// Whether vaultless tokens may be made and opened for this purpose and on this channel.
+    #[must_use]
+    pub fn is_vaultless(&self) -> bool {
+        !self.typed && self.allowing().any(|g| g.vaultless)
     }
 
     /// Whether this is an import, which has no guess budget.
@@ -225,21 +253,62 @@ impl Admitted {
         Ok(self.permit(record, Show::Nothing, event))
     }
 
-    /// Asks to disclose, show or revoke one card. Every refusal here depends on the token.
+    /// Asks to disclose, show or change one card. Every refusal here depends on the token. `way` is where its number goes,
+    /// if not to who asks.
     pub fn permit_card(
         &self,
         card: &Card,
-        wanted: Show,
+        presented: &Presented,
         way: Option<Way>,
-        now: Timestamp,
-        again: bool,
     ) -> Result<Permit, Denial> {
         let record = card.row.record;
-        let deny = |why| Err(self.deny(why, Some(record)));
+        let Presented { wanted, version, .. } = *presented;
+        let most = self.may_use(card, presented, way.as_ref())?;
+        let spends = card.row.restrictions.single_use && wanted == Show::Full;
+        let again = presented.again || card.row.standing.spent.is_some();
+        let (purpose, initiator) = (self.purpose, self.initiator);
+        let show = if self.action == Action::Inspect { most.min(Show::Masked) } else { wanted };
+        let event = match self.action {
+            Action::Detokenize => match (&way, spends && card.row.standing.spent.is_none()) {
+                (None, true) => Event::Spent { record, version, purpose, initiator },
+                (None, false) => Event::Disclosed { record, purpose, initiator, show, redelivered: again },
+                (Some(Way { outlet: to, .. }), true) => {
+                    Event::SpentTo { record, version, purpose, initiator, to: to.clone() }
+                }
+                (Some(Way { outlet: to, .. }), false) => {
+                    Event::DisclosedTo { record, purpose, initiator, to: to.clone(), redelivered: again }
+                }
+            },
+            Action::Inspect => Event::Inspected { record, show },
+            Action::Revoke => Event::Revoked { record, version, channels: RevokedOn::All },
+            Action::Disable => Event::Changed { record, version, change: RecordChange::Disabled },
+            Action::Enable => Event::Changed { record, version, change: RecordChange::Enabled },
+            Action::UpdateAttributes => {
+                Event::Changed { record, version, change: RecordChange::AttributesUpdated }
+            }
+            // Not of one card, and no rule can name the operators': permit_token() and permit_upgrade() are for the others.
+            Action::Tokenize
+            | Action::Upgrade
+            | Action::RotateKey
+            | Action::SetLock
+            | Action::LiftLock
+            | Action::ApplyPolicy
+            | Action::ReadAudit
+            | Action::ReadKeys
+            | Action::ReadPolicy
+            | Action::ReadLocks
+            | Action::Connect => return Err(self.deny(Refusal::ActionNotAllowed, Some(record))),
+        };
+        Ok(Permit { way, ..self.permit(record, show, event) })
+    }
+
+    /// Whether this token may be asked about at all here and now; the most that is shown of it.
+    fn may_use(&self, card: &Card, presented: &Presented, way: Option<&Way>) -> Result<Show, Denial> {
+        let deny = |why| Err(self.deny(why, Some(card.row.record)));
         if card.merchant != self.merchant_id {
             return deny(Refusal::Foreign);
         }
-        let most = match self.most_shown_to(way.as_ref().map(|w| &w.outlet)) {
+        let most = match self.most_shown_to(way.map(|w| &w.outlet)) {
             Ok(most) => most,
             Err(why) => return deny(why),
         };
@@ -250,30 +319,30 @@ impl Admitted {
             let taken_away = matches!(card.row.grants, Grants::AllBut(_));
             return deny(if taken_away { Refusal::Revoked } else { Refusal::Foreign });
         }
+        if card.row.vaultless && !self.is_vaultless() {
+            return deny(Refusal::VaultlessNotAllowed);
+        }
         // An expired token may still be revoked: that is how its card number goes for good.
-        if card.is_expired(now) && self.action != Action::Revoke {
+        if card.is_expired(presented.now) && self.action != Action::Revoke {
             return deny(Refusal::Expired);
         }
-        if wanted > most {
-            return deny(Refusal::ShowsTooMuch);
+        if let Some(why) = self.restricted(card, presented) {
+            return deny(why);
         }
-        let (purpose, initiator) = (self.purpose, self.initiator);
-        let show = if self.action == Action::Inspect { most.min(Show::Masked) } else { wanted };
-        let event = match self.action {
-            Action::Detokenize => match &way {
-                None => Event::Disclosed { record, purpose, initiator, show, redelivered: again },
-                Some(way) => {
-                    let to = way.outlet.clone();
-                    Event::DisclosedTo { record, purpose, initiator, to, redelivered: again }
-                }
-            },
-            Action::Inspect => Event::Inspected { record, show },
-            Action::Revoke => {
-                let version = card.row.version.saturating_add(1);
-                Event::Revoked { record, version, channels: RevokedOn::All }
-            }
-            // No rule can name these, so no admission exists for them.
+        if presented.wanted > most { deny(Refusal::ShowsTooMuch) } else { Ok(most) }
+    }
+
+    /// Why the token may not be used now for this, by its own restrictions and standing. They bind who uses the card; who
+    /// looks after the token (ends it, enables it, updates what is known) is bound by the policy.
+    fn restricted(&self, card: &Card, presented: &Presented) -> Option<Refusal> {
+        let row = &card.row;
+        match self.action {
+            Action::Detokenize | Action::Inspect | Action::Upgrade => {}
             Action::Tokenize
+            | Action::Revoke
+            | Action::Disable
+            | Action::Enable
+            | Action::UpdateAttributes
             | Action::RotateKey
             | Action::SetLock
             | Action::LiftLock
@@ -282,9 +351,39 @@ impl Admitted {
             | Action::ReadKeys
             | Action::ReadPolicy
             | Action::ReadLocks
-            | Action::Connect => return deny(Refusal::ActionNotAllowed),
+            | Action::Connect => return None,
+        }
+        if row.standing.disabled {
+            return Some(Refusal::Disabled);
+        }
+        if !row.restrictions.purposes.include(self.purpose) {
+            return Some(Refusal::WrongPurpose);
+        }
+        if row.restrictions.bound_to_customer && row.subject != presented.customer {
+            return Some(Refusal::WrongCustomer);
+        }
+        // A lost answer may be asked for again by the very request that spent the token, and by no other.
+        let rereads = |spent: Spent| {
+            let over = spent.at.plus_ms(REREAD_MS);
+            self.action == Action::Detokenize && spent.by == presented.request && presented.now < over
         };
-        Ok(Permit { way, ..self.permit(record, show, event) })
+        row.standing.spent.filter(|spent| !rereads(*spent)).map(|_| Refusal::AlreadyUsed)
+    }
+
+    /// Asks to turn a vaultless token of an old slot into the current one, whose record and row version are given.
+    pub fn permit_upgrade(
+        &self,
+        card: &Card,
+        presented: &Presented,
+        (record, version): (Ref, u32),
+    ) -> Result<Permit, Denial> {
+        let from = card.row.record;
+        if self.action != Action::Upgrade {
+            return Err(self.deny(Refusal::ActionNotAllowed, Some(from)));
+        }
+        self.may_use(card, presented, None)?;
+        let event = Event::Upgraded { record, version, from, redelivered: presented.again };
+        Ok(self.permit(record, Show::Nothing, event))
     }
 
     /// Asks to answer a retry of a revocation that was done: the caller has seen that the row says so.
@@ -394,7 +493,10 @@ impl Denial {
             // Decided before the look-up, whatever record the log names.
             | Refusal::OutletNotAllowed => Error::Denied,
             // A tokenize has no token to depend on.
-            Refusal::WrongPurpose | Refusal::DeniedByRule | Refusal::ShowsTooMuch
+            Refusal::WrongPurpose
+            | Refusal::DeniedByRule
+            | Refusal::ShowsTooMuch
+            | Refusal::VaultlessNotAllowed
                 if self.record.is_none() =>
             {
                 Error::Denied
@@ -402,11 +504,14 @@ impl Denial {
             Refusal::WrongPurpose
             | Refusal::DeniedByRule
             | Refusal::ShowsTooMuch
+            | Refusal::VaultlessNotAllowed
             | Refusal::Unknown
             | Refusal::Expired
             | Refusal::Revoked
             | Refusal::Foreign
             | Refusal::AlreadyUsed
+            | Refusal::WrongCustomer
+            | Refusal::Disabled
             | Refusal::Erased => Error::NotFound,
             Refusal::Locked => Error::Locked { lockdown: self.lock },
             Refusal::BudgetSpent | Refusal::GuessBudgetSpent => Error::Budget { retry_after_ms: 0 },
@@ -452,6 +557,7 @@ pub struct Statement {
 
 /// One rule, as far as it concerns one principal, channel and action.
 #[derive(Clone)]
+#[allow(clippy::struct_excessive_bools, reason = "the rule's own keys")]
 struct Grant {
     rule: usize,
     effect: Effect,
@@ -462,6 +568,7 @@ struct Grant {
     sealed_only: bool,
     recipients: Vec<RecipientName>,
     destinations: Vec<DestinationName>,
+    vaultless: bool,
 }
 
 impl Grant {
@@ -500,6 +607,7 @@ pub struct MerchantInForce {
     pub ff1_slots: u8,
     masks: HashMap<usize, Keep>,
     channels: HashMap<ChannelName, (ChannelId, FormatName)>,
+    typed: HashSet<ChannelId>,
     formats: HashMap<FormatName, Arc<FormatInForce>>,
     recipients: HashMap<RecipientName, RecipientInForce>,
 }
@@ -516,6 +624,12 @@ impl MerchantInForce {
     #[must_use]
     pub fn mask(&self, length: usize) -> Keep {
         self.masks.get(&length).copied().unwrap_or_else(|| Keep::default_for(length))
+    }
+
+    /// Whether people type tokens on this channel.
+    #[must_use]
+    pub fn is_typed(&self, channel: ChannelId) -> bool {
+        self.typed.contains(&channel)
     }
 
     /// The number of a channel.
@@ -677,6 +791,7 @@ impl Rules {
                             sealed_only: rule.sealed_only,
                             recipients: rule.recipients.clone(),
                             destinations: rule.destinations.clone(),
+                            vaultless: rule.vaultless,
                         });
                     }
                 }
@@ -818,6 +933,7 @@ impl Rules {
             principal: principal.name.clone(),
             merchant: merchant.name.clone(),
             merchant_id: merchant.id,
+            typed: merchant.is_typed(channel_id),
             channel_id,
             action: asked.action,
             purpose: asked.purpose,
@@ -933,6 +1049,8 @@ fn in_force(control: &Control, merchant: &Merchant) -> Result<MerchantInForce, E
         let found = RecipientInForce { key, ends, replaced: row.replaced_by.is_some() };
         recipients.insert(row.id.clone(), found);
     }
+    let typed = merchant.channels.iter().filter(|row| row.kind.is_typed());
+    let typed = typed.filter_map(|row| numbers.channels.get(&row.id).copied()).collect();
     let masks = (12..=MAX_DIGITS)
         .map(|n| Ok((n, merchant.mask_keep(n)?)))
         .collect::<Result<HashMap<_, _>, Error>>()?;
@@ -942,6 +1060,7 @@ fn in_force(control: &Control, merchant: &Merchant) -> Result<MerchantInForce, E
         ff1_slots: merchant.ff1_slots,
         masks,
         channels,
+        typed,
         formats,
         recipients,
     })

@@ -196,6 +196,9 @@ pub struct Standing {
     pub spent: Option<Spent>,
 }
 
+/// What stands for the inner seal of a vaultless token's row.
+const VAULTLESS: u8 = 2;
+
 const DISABLED: u8 = 1;
 const SPENT: u8 = 2;
 
@@ -294,10 +297,15 @@ pub struct Row {
     pub standing: Standing,
     /// What is known around the card.
     pub attributes: Attributes,
+    /// How often another card took its card's place. The fingerprint of a card that was replaced is of an older generation,
+    /// and so gives this token no more.
+    pub generation: u32,
     /// The cards that it stood for before, the newest first.
     pub earlier: Vec<Earlier>,
     /// The card number; gone once the token is revoked, when the row is a tombstone.
     pub inner: Option<InnerSeal>,
+    /// Whether the token is vaultless: its slot's key makes the card number, and the row holds restrictions alone.
+    pub vaultless: bool,
 }
 
 impl Row {
@@ -315,11 +323,11 @@ impl Row {
         self.restrictions.write(&mut w);
         self.standing.write(&mut w);
         self.attributes.write(&mut w);
-        w.u8(u8::try_from(self.earlier.len()).unwrap_or(u8::MAX));
+        w.u32(self.generation).u8(u8::try_from(self.earlier.len()).unwrap_or(u8::MAX));
         self.earlier.iter().for_each(|earlier| earlier.write(&mut w));
         match &self.inner {
             None => {
-                w.u8(0);
+                w.u8(if self.vaultless { VAULTLESS } else { 0 });
             }
             Some(inner) => inner.write(w.u8(1)),
         }
@@ -347,7 +355,7 @@ impl Row {
     fn read(r: &mut Reader<'_>) -> Result<Self, Torn> {
         let (version, record, format) = (r.u32()?, Ref(r.array()?), FormatId(r.u16()?));
         let kind = Kind::from_id(r.u8()?).ok_or(Torn)?;
-        Ok(Self {
+        let mut row = Self {
             version,
             record,
             format,
@@ -362,6 +370,7 @@ impl Row {
             restrictions: Restrictions::read(r)?,
             standing: Standing::read(r)?,
             attributes: Attributes::read(r)?,
+            generation: r.u32()?,
             earlier: {
                 let count = usize::from(r.u8()?);
                 if count > MAX_EARLIER {
@@ -369,12 +378,16 @@ impl Row {
                 }
                 (0..count).map(|_| Earlier::read(r)).collect::<Result<_, _>>()?
             },
-            inner: match r.u8()? {
-                0 => None,
-                1 => Some(InnerSeal::read(r, kind)?),
-                _ => return Err(Torn),
-            },
-        })
+            inner: None,
+            vaultless: false,
+        };
+        match r.u8()? {
+            0 => {}
+            1 => row.inner = Some(InnerSeal::read(r, kind)?),
+            VAULTLESS => row.vaultless = true,
+            _ => return Err(Torn),
+        }
+        Ok(row)
     }
 
     /// Version 1: cards without restrictions, standing, attributes and earlier cards.
@@ -394,6 +407,7 @@ impl Row {
             restrictions: Restrictions::default(),
             standing: Standing::default(),
             attributes: Attributes::default(),
+            generation: 0,
             earlier: Vec::new(),
             inner: {
                 if r.u32()? != 0 {
@@ -405,12 +419,14 @@ impl Row {
                     _ => return Err(Torn),
                 }
             },
+            vaultless: false,
         })
     }
 
     /// Makes it a tombstone: what is left keeps the token from being minted again, and says what it was.
     pub fn bury(&mut self) {
         self.inner = None;
+        self.vaultless = false;
         self.earlier.clear();
         self.attributes = Attributes::default();
     }
@@ -440,7 +456,7 @@ impl Card {
     /// Whether the token was revoked everywhere: what is left is its tombstone.
     #[must_use]
     pub fn is_revoked(&self) -> bool {
-        self.row.inner.is_none()
+        self.row.inner.is_none() && !self.row.vaultless
     }
 
     /// Whether the token's own time is over.
@@ -452,8 +468,12 @@ impl Card {
     /// The card number, still sealed; `None` for a tombstone.
     #[must_use]
     pub fn sealed(&self) -> Option<SealedRecord> {
-        let inner = self.row.inner.clone()?;
-        Some(SealedRecord { merchant: self.merchant, record: self.row.record, mask: self.row.mask, inner })
+        let seal = match self.row.inner.clone() {
+            Some(inner) => Seal::Inner(inner),
+            None if self.row.vaultless => Seal::Vaultless,
+            None => return None,
+        };
+        Some(SealedRecord { merchant: self.merchant, record: self.row.record, mask: self.row.mask, seal })
     }
 }
 
@@ -466,7 +486,15 @@ pub struct SealedRecord {
     /// What the card number must look like once it is open: XAES does not commit to its key, so this is checked.
     pub(crate) mask: MaskedPan,
     /// The seal.
-    pub(crate) inner: InnerSeal,
+    pub(crate) seal: Seal,
+}
+
+/// Where a card number is.
+pub(crate) enum Seal {
+    /// In its row, under the inner seal.
+    Inner(InnerSeal),
+    /// In its token, under its slot's key.
+    Vaultless,
 }
 
 #[cfg(test)]
@@ -504,8 +532,10 @@ mod tests {
             restrictions: Restrictions::default(),
             standing: Standing::default(),
             attributes: Attributes::default(),
+            generation: 0,
             earlier: Vec::new(),
             inner: inner.then(seal),
+            vaultless: false,
         }
     }
 
@@ -528,6 +558,7 @@ mod tests {
             },
             standing: Standing { disabled: true, spent: Some(Spent { by: [4; 32], at: Timestamp(8) }) },
             attributes: attributes::tests::full(),
+            generation: 5,
             earlier: vec![earlier; MAX_EARLIER],
             ..plain(true)
         }

@@ -106,7 +106,7 @@ pub struct Recipient {
 pub struct Format {
     /// Its name.
     pub id: FormatName,
-    /// `random`, `mixed` or `opaque`.
+    /// `random`, `mixed`, `opaque` or `ff1`.
     pub scheme: Scheme,
     /// `reuse` (the same card gives the same token) or `fresh`.
     #[serde(default)]
@@ -115,7 +115,8 @@ pub struct Format {
     #[serde(default)]
     pub scope: Scope,
     /// Which digits a token keeps, per card number length: `{ 15 = "6+4", 16 = "6+4" }`; other lengths are refused.
-    /// Absent: every length, with first 6 and last 4 of 15 to 19 digits and last 4 of 12 to 14.
+    /// Absent: every length, with first 6 and last 4 of 15 to 19 digits and last 4 of 12 to 14; of `ff1`, which must hide
+    /// seven digits, first 6 and last 4 of 17 to 19 digits and last 4 of 12 to 16.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub keep: BTreeMap<String, String>,
 }
@@ -197,6 +198,7 @@ pub enum Effect {
 /// One line of the policy.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[allow(clippy::struct_excessive_bools, reason = "each is a key of the file, and absent says no")]
 pub struct Rule {
     /// Its name in `policy explain`.
     pub id: RuleName,
@@ -235,6 +237,10 @@ pub struct Rule {
     /// To which destinations of the server's settings it may send card numbers; empty means to none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub destinations: Vec<DestinationName>,
+    /// Whether vaultless (`ff1`) tokens may be made and opened: whatever has their shape opens to something, so it is a
+    /// right of its own.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub vaultless: bool,
 }
 
 fn nothing() -> Show {
@@ -408,6 +414,7 @@ impl Merchant {
         for recipient in &self.recipients {
             recipient.check(self)?;
         }
+        self.check_vaultless()?;
         let mut kept = self.masks()?;
         for format in &self.formats {
             let built =
@@ -420,6 +427,34 @@ impl Merchant {
             token::union_allowed(length, &keeps).map_err(|e| {
                 wrong(format!("merchant {id}: formats and masks of {length} digits together: {e}"))
             })?;
+        }
+        Ok(())
+    }
+
+    /// Vaultless formats need slots, give the same card the same token always, and are not for channels where people type.
+    fn check_vaultless(&self) -> Result<(), Error> {
+        let id = &self.id;
+        for format in self.formats.iter().filter(|f| f.scheme == Scheme::Ff1) {
+            if self.ff1_slots == 0 {
+                return Err(wrong(format!(
+                    "merchant {id}: format {}: scheme ff1 needs ff1_slots = 5, which a merchant gets when it is made or never",
+                    format.id
+                )));
+            }
+            if format.mode == Reuse::Fresh {
+                return Err(wrong(format!(
+                    "merchant {id}: format {}: scheme ff1 gives a card the same token always; leave mode out",
+                    format.id
+                )));
+            }
+            let own = |channel: &&Channel| channel.format == format.id && channel.kind.is_typed();
+            if let Some(channel) = self.channels.iter().find(own) {
+                return Err(wrong(format!(
+                    "merchant {id}: channel {}: people type tokens here, and a mistyped ff1 token may open to another card; \
+                     give it a format of another scheme",
+                    channel.id
+                )));
+            }
         }
         Ok(())
     }
@@ -507,17 +542,39 @@ fn check_outlets(rule: &Rule, merchant: &Merchant) -> Result<(), Error> {
     }
 }
 
+impl ChannelKind {
+    /// Whether people type tokens here, and mistype them: a vaultless token that is mistyped may be another card's.
+    #[must_use]
+    pub fn is_typed(self) -> bool {
+        match self {
+            Self::Moto | Self::Social => true,
+            Self::ECommerce | Self::InApp | Self::PointOfSale | Self::PayByLink | Self::Marketplace => false,
+        }
+    }
+}
+
 impl Format {
     /// The format, ready to make tokens.
     pub fn build(&self) -> Result<TokenFormat, String> {
         let keeps = if self.keep.is_empty() {
-            (12..=19).map(|length| (length, Keep::default_for(length))).collect()
+            let usual = match self.scheme {
+                Scheme::Ff1 => token::default_vaultless_keep,
+                Scheme::Random | Scheme::Mixed | Scheme::Opaque => Keep::default_for,
+            };
+            (12..=19).map(|length| (length, usual(length))).collect()
         } else {
             let mut keeps = Vec::with_capacity(self.keep.len());
             for (length, text) in &self.keep {
                 let digits = length_of(length)
                     .ok_or_else(|| format!("keep: {length} is no card number length (12 to 19)"))?;
-                keeps.push((digits, keep_of(digits, text)?));
+                let keep = keep_of(digits, text)?;
+                if self.scheme == Scheme::Ff1 && token::vaultless_keep_allowed(digits, keep).is_err() {
+                    return Err(format!(
+                        "{length} = \"{text}\": an ff1 token hides seven digits at the least; \"{}\" is what it may keep",
+                        token::default_vaultless_keep(digits)
+                    ));
+                }
+                keeps.push((digits, keep));
             }
             keeps
         };

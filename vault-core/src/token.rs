@@ -23,6 +23,9 @@ pub const MAX_REDRAWS: u32 = 1_024;
 /// The largest space that is walked to its end, in tokens: a million look-ups take seconds, not hours.
 pub const MAX_WALK: u64 = 1_000_000;
 
+/// The fewest digits that a vaultless token hides: one is spent on the slot's sum, and FF1 needs six (a million inputs).
+pub const LEAST_HIDDEN: usize = 7;
+
 const OPAQUE_PREFIX: &str = "tok_";
 /// 22 characters of 62 hold 130 bits: none is ever drawn twice.
 const OPAQUE_CHARACTERS: usize = 22;
@@ -150,6 +153,8 @@ words! {
         Mixed = "mixed",
         /// `tok_` and 22 characters that tell nothing.
         Opaque = "opaque",
+        /// Digits, as many as the card number has, made of it by a key alone: no row, and reversible by that key.
+        Ff1 = "ff1",
     }
     /// Whether the same card gets the same token again.
     #[derive(Default)]
@@ -177,7 +182,7 @@ pub const SCHEME_RANDOM: u8 = 1;
 pub const SCHEME_MIXED: u8 = 2;
 /// [`Scheme::Opaque`] on disk.
 pub const SCHEME_OPAQUE: u8 = 3;
-/// `ff1` on disk: reserved for vaultless tokens (NIST SP 800-38G), given to no other scheme.
+/// [`Scheme::Ff1`] on disk: vaultless tokens (NIST SP 800-38G).
 pub const SCHEME_FF1: u8 = 4;
 
 impl Scheme {
@@ -188,6 +193,7 @@ impl Scheme {
             Self::Random => SCHEME_RANDOM,
             Self::Mixed => SCHEME_MIXED,
             Self::Opaque => SCHEME_OPAQUE,
+            Self::Ff1 => SCHEME_FF1,
         }
     }
 
@@ -198,9 +204,24 @@ impl Scheme {
             SCHEME_RANDOM => Some(Self::Random),
             SCHEME_MIXED => Some(Self::Mixed),
             SCHEME_OPAQUE => Some(Self::Opaque),
+            SCHEME_FF1 => Some(Self::Ff1),
             _ => None,
         }
     }
+}
+
+/// Whether a vaultless token of a number of `length` digits may keep so many: what any token may keep, and seven digits
+/// hidden at the least.
+pub fn vaultless_keep_allowed(length: usize, keep: Keep) -> Result<(), KeepError> {
+    keep_allowed(length, keep)?;
+    if keep.hidden(length) < LEAST_HIDDEN { Err(KeepError::TooMany) } else { Ok(()) }
+}
+
+/// What a vaultless token keeps where nobody says otherwise: the last four, and from 17 digits on the first six too.
+#[must_use]
+pub fn default_vaultless_keep(length: usize) -> Keep {
+    let keep = Keep::default_for(length);
+    if keep.hidden(length) < LEAST_HIDDEN { keep.without_first() } else { keep }
 }
 
 /// Whether all that a merchant's formats and masks show of one number, taken together, may be shown.
@@ -233,9 +254,12 @@ impl TokenFormat {
     ) -> Result<Self, KeepError> {
         let mut format = Self { scheme, reuse, scope, keeps: Default::default() };
         for &(length, keep) in keeps {
-            keep_allowed(length, keep)?;
+            match scheme {
+                Scheme::Ff1 => vaultless_keep_allowed(length, keep)?,
+                Scheme::Random | Scheme::Mixed | Scheme::Opaque => keep_allowed(length, keep)?,
+            }
             let keep = match scheme {
-                Scheme::Random | Scheme::Mixed => keep,
+                Scheme::Random | Scheme::Mixed | Scheme::Ff1 => keep,
                 Scheme::Opaque => Keep::NOTHING,
             };
             let entry = length.checked_sub(MIN_DIGITS).and_then(|n| format.keeps.get_mut(n));
@@ -316,7 +340,8 @@ impl Shape {
     }
 
     /// How many tokens of this shape there are: `random` 10^(h-1) times the Luhn sums left over, with h hidden digits;
-    /// `mixed` 36^h - 10^h; `opaque` 62^22, which is more than fits and so is `u128::MAX`.
+    /// `mixed` 36^h - 10^h; `opaque` 62^22, which is more than fits and so is `u128::MAX`; `ff1`
+    /// 10^(h-1) in each slot, one for each card number.
     #[must_use]
     pub fn space(&self) -> u128 {
         let hidden = u32::try_from(self.hidden()).unwrap_or(0);
@@ -324,6 +349,7 @@ impl Shape {
             Scheme::Random => 10_u128.pow(hidden.saturating_sub(1)) * u128::from(self.sums()),
             Scheme::Mixed => 36_u128.pow(hidden) - 10_u128.pow(hidden),
             Scheme::Opaque => u128::MAX,
+            Scheme::Ff1 => 10_u128.pow(hidden.saturating_sub(1)),
         }
     }
 
@@ -349,6 +375,8 @@ impl Shape {
                 spell_drawn(BASE62, OPAQUE_CHARACTERS, &mut token, draw)?;
                 Ok(token)
             }),
+            // Made of its card by a slot, never drawn.
+            Scheme::Ff1 => Err(NoRandomness),
         }
     }
 
@@ -360,7 +388,7 @@ impl Shape {
         let small = self.space() <= u128::from(MAX_WALK) && u128::from(index) < self.space();
         match self.scheme {
             Scheme::Random if small => Some(self.digits(index)),
-            Scheme::Random | Scheme::Mixed | Scheme::Opaque => None,
+            Scheme::Random | Scheme::Mixed | Scheme::Opaque | Scheme::Ff1 => None,
         }
     }
 
@@ -386,7 +414,7 @@ impl Shape {
     fn begun(&self) -> Zeroizing<Vec<u8>> {
         let mut token = Zeroizing::new(Vec::with_capacity(MAX_TOKEN));
         token.extend_from_slice(match self.scheme {
-            Scheme::Random | Scheme::Mixed => self.mask.first().as_bytes(),
+            Scheme::Random | Scheme::Mixed | Scheme::Ff1 => self.mask.first().as_bytes(),
             Scheme::Opaque => OPAQUE_PREFIX.as_bytes(),
         });
         token
@@ -582,7 +610,7 @@ mod tests {
 
     #[test]
     fn words_are_the_same_in_a_policy_and_on_a_screen() {
-        for scheme in [Scheme::Random, Scheme::Mixed, Scheme::Opaque] {
+        for scheme in [Scheme::Random, Scheme::Mixed, Scheme::Opaque, Scheme::Ff1] {
             assert_eq!(serde_json::to_value(scheme).unwrap(), scheme.as_str());
             assert_eq!(Scheme::from_id(scheme.id()), Some(scheme));
         }
@@ -593,7 +621,7 @@ mod tests {
             assert_eq!(serde_json::to_value(scope).unwrap(), scope.to_string());
         }
         assert_eq!((Reuse::default(), Scope::default()), (Reuse::Reuse, Scope::Merchant));
-        assert!([0, SCHEME_FF1, 5, u8::MAX].iter().all(|id| Scheme::from_id(*id).is_none()));
+        assert!([0, 5, u8::MAX].iter().all(|id| Scheme::from_id(*id).is_none()));
     }
 
     #[test]

@@ -8,6 +8,7 @@ mod blocking;
 mod cards;
 mod esk;
 mod kept;
+mod life;
 mod operate;
 mod request;
 mod running;
@@ -25,8 +26,9 @@ use std::sync::{Arc, PoisonError, RwLock};
 pub use blocking::Blocking;
 pub use operate::{KeyLine, MAX_ENTRIES, MAX_NOTE, PolicyChange, Status};
 pub use request::{
-    Brought, Context, Detokenized, Header, Inspected, MAX_BATCH, MAX_CONTEXT, NewCard, RequestId, Reveal,
-    Revealed, Revocation, RevokedToken, SealedNewCard, SealingKey, Tokenized,
+    AttributesUpdate, Brought, ChangedToken, Context, Detokenized, Header, Inspected, MAX_BATCH, MAX_CONTEXT,
+    NewCard, RequestId, Reveal, Revealed, Revocation, RevokedToken, SealedNewCard, SealingKey, Tokenized,
+    UpgradedToken,
 };
 pub use verify::{Finding, StoreReport};
 

@@ -95,6 +95,14 @@ words! {
         Inspect = 3 "inspect",
         /// A token stops working, on one channel or on all.
         Revoke = 4 "revoke",
+        /// A token stops working for now.
+        Disable = 5 "disable",
+        /// A token that was disabled works again.
+        Enable = 6 "enable",
+        /// What is known around a card changes; neither its number nor its token does.
+        UpdateAttributes = 7 "update_attributes",
+        /// A vaultless token of an old slot comes in, the one of the current slot for the same card goes out.
+        Upgrade = 16 "upgrade",
         /// A new key takes over, or a key changes its state.
         RotateKey = 64 "rotate_key",
         /// A lock is put on.
@@ -207,8 +215,24 @@ words! {
         Malformed = 19 "malformed",
         /// No rule shows this principal as much of the card as was asked for.
         ShowsTooMuch = 20 "shows_too_much",
+        /// The token is bound to another customer than the request names.
+        WrongCustomer = 21 "wrong_customer",
+        /// The token was stopped for now.
+        Disabled = 22 "disabled",
+        /// No rule allows this principal vaultless tokens for the purpose, or people type on the channel.
+        VaultlessNotAllowed = 32 "vaultless_not_allowed",
         /// The recipient or destination is not registered, its time is over, it was replaced, or no rule names it.
-        OutletNotAllowed = 32 "outlet_not_allowed",
+        OutletNotAllowed = 40 "outlet_not_allowed",
+    }
+
+    /// How a record changed, where that is all there is to say of it.
+    RecordChange {
+        /// Its token stopped working for now.
+        Disabled = 1 "disabled",
+        /// Its token works again.
+        Enabled = 2 "enabled",
+        /// What is known around the card changed.
+        AttributesUpdated = 3 "attributes_updated",
     }
 
     /// Where a key stands in its life (NIST SP 800-57 Part 1 Rev. 5, section 7).
@@ -311,8 +335,8 @@ mod tests {
 
     /// Numbers and texts stand on customers' disks: this table changes by added lines only.
     const ON_DISK: &str = "\
-        action 1 tokenize, 2 detokenize, 3 inspect, 4 revoke, 64 rotate_key, 65 set_lock, 66 lift_lock, \
-        67 apply_policy, 68 read_audit, 69 read_keys, 70 read_policy, 71 read_locks, 72 connect
+        action 1 tokenize, 2 detokenize, 3 inspect, 4 revoke, 5 disable, 6 enable, 7 update_attributes, \
+        16 upgrade, 64 rotate_key, 65 set_lock, 66 lift_lock, 67 apply_policy, 68 read_audit, 69 read_keys, 70 read_policy, 71 read_locks, 72 connect
         purpose 1 authorization, 2 capture, 3 refund, 4 reversal, 5 dispute, 6 recurring, 7 instalment, \
         8 unscheduled, 9 fraud_check, 10 account_update, 11 network_token_provisioning, 12 settlement, 13 export
         initiator 1 cardholder, 2 merchant
@@ -320,7 +344,9 @@ mod tests {
         refusal 1 unlisted_principal, 2 certificate_not_valid, 3 action_not_allowed, 4 channel_not_allowed, \
         5 denied_by_rule, 6 locked, 7 budget_spent, 8 guess_budget_spent, 9 unknown, 10 expired, 11 revoked, \
         12 foreign, 13 wrong_purpose, 14 already_used, 15 erased, 16 unreadable, 17 space_exhausted, \
-        18 idempotency_mismatch, 19 malformed, 20 shows_too_much, 32 outlet_not_allowed
+        18 idempotency_mismatch, 19 malformed, 20 shows_too_much, 21 wrong_customer, 22 disabled, \
+        32 vaultless_not_allowed, 40 outlet_not_allowed
+        record_change 1 disabled, 2 enabled, 3 attributes_updated
         key_state 1 active, 2 deactivated, 3 compromised, 4 destroyed
         lock_reason 1 suspected_breach, 2 stolen_credential, 3 fraud, 4 maintenance, 5 offboarding, 6 legal_order, \
         7 drill
@@ -357,6 +383,7 @@ mod tests {
     fn every_word_keeps_its_number_and_text_and_no_list_takes_a_stranger() {
         let lists = table!(
             "action" Action, "purpose" Purpose, "initiator" Initiator, "show" Show, "refusal" Refusal,
+            "record_change" RecordChange,
             "key_state" KeyState, "lock_reason" LockReason, "agreement" AgreementKind,
             "replace_reason" ReplaceReason
         );
@@ -374,7 +401,19 @@ mod tests {
     fn an_operators_action_is_told_from_a_payment_services() {
         let payment: Vec<&str> =
             Action::ALL.iter().filter(|a| !a.is_administrative()).map(|a| a.as_str()).collect();
-        assert_eq!(payment, ["tokenize", "detokenize", "inspect", "revoke"]);
+        assert_eq!(
+            payment,
+            [
+                "tokenize",
+                "detokenize",
+                "inspect",
+                "revoke",
+                "disable",
+                "enable",
+                "update_attributes",
+                "upgrade"
+            ]
+        );
     }
 
     #[test]

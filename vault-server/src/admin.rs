@@ -16,12 +16,12 @@ use vault_core::audit::entry::{AuditEntry, Event, Outlet, Who};
 use vault_core::control::{Lock, LockTarget};
 use vault_core::envelope::KeyKind;
 use vault_core::error::Error;
-use vault_core::name::{ChannelName, MerchantName, PrincipalName, RecipientName};
+use vault_core::name::{ChannelName, FormatName, MerchantName, PrincipalName, RecipientName};
 use vault_core::policy::{Asked, Caller, MAX_POLICY, Policy};
 use vault_core::sealed::PERIOD_DAYS;
 use vault_core::time::{Clock, Timestamp};
 use vault_core::vault::{self, KeyLine, MAX_ENTRIES, RequestId, Vault};
-use vault_core::words::{Action, Initiator, KeyState, LockReason, Purpose, Show};
+use vault_core::words::{Action, Initiator, KeyState, LockReason, Purpose, RecordChange, Ref, Show};
 use vault_proto::status::{Failure, Reason};
 use vault_proto::v1;
 
@@ -311,9 +311,9 @@ fn seconds(from: Timestamp, to: Timestamp) -> prost_types::Duration {
     wire::duration(Duration::from_millis(to.ms_since(from)))
 }
 
-/// An entry as the contract tells it: its bytes, and what can be read from them.
-fn entry(log: &str, index: u64, leaf: Vec<u8>, entry: &AuditEntry) -> v1::AuditEntry {
-    let mut told = v1::AuditEntry {
+/// What every entry tells.
+fn bare_entry(log: &str, index: u64, leaf: Vec<u8>, entry: &AuditEntry) -> v1::AuditEntry {
+    v1::AuditEntry {
         log: log.to_owned(),
         index,
         logged_at: Some(wire::timestamp(entry.at)),
@@ -329,35 +329,35 @@ fn entry(log: &str, index: u64, leaf: Vec<u8>, entry: &AuditEntry) -> v1::AuditE
         count: 1,
         epoch: entry.epoch,
         ..v1::AuditEntry::default()
-    };
+    }
+}
+
+/// An entry as the contract tells it: its bytes, and what can be read from them.
+fn entry(log: &str, index: u64, leaf: Vec<u8>, entry: &AuditEntry) -> v1::AuditEntry {
+    let mut told = bare_entry(log, index, leaf, entry);
     let outcome = |again: bool| if again { v1::AuditOutcome::Redelivered } else { v1::AuditOutcome::Done };
     let (kind, action) = match &entry.event {
         Event::Tokenized { record, purpose, initiator, redelivered, .. } => {
-            told.record = record.0.to_vec();
-            told.purpose = purpose.id().into();
-            told.initiator = initiator.id().into();
+            about(&mut told, record, *purpose, *initiator);
             told.outcome = outcome(*redelivered).into();
             ("tokenized", Some(Action::Tokenize))
         }
         Event::Disclosed { record, purpose, initiator, show, redelivered } => {
-            told.record = record.0.to_vec();
-            told.purpose = purpose.id().into();
-            told.initiator = initiator.id().into();
+            about(&mut told, record, *purpose, *initiator);
             told.outcome = outcome(*redelivered).into();
             told.details.insert("show".to_owned(), show.to_string());
             ("disclosed", Some(Action::Detokenize))
         }
         Event::DisclosedTo { record, purpose, initiator, to, redelivered } => {
-            told.record = record.0.to_vec();
-            told.purpose = purpose.id().into();
-            told.initiator = initiator.id().into();
+            about(&mut told, record, *purpose, *initiator);
             told.outcome = outcome(*redelivered).into();
-            let (kind, name) = match to {
-                Outlet::Recipient(name) => ("recipient", name.to_string()),
-                Outlet::Destination(name) => ("destination", name.to_string()),
-            };
-            told.details.insert(kind.to_owned(), name);
+            told.details.extend([outlet(to)]);
             ("disclosed_to", Some(Action::Detokenize))
+        }
+        Event::SpentTo { record, purpose, initiator, to, .. } => {
+            about(&mut told, record, *purpose, *initiator);
+            told.details.extend([outlet(to)]);
+            ("spent_to", Some(Action::Detokenize))
         }
         Event::Inspected { record, show } => {
             told.record = record.0.to_vec();
@@ -367,6 +367,26 @@ fn entry(log: &str, index: u64, leaf: Vec<u8>, entry: &AuditEntry) -> v1::AuditE
         Event::Revoked { record, .. } => {
             told.record = record.0.to_vec();
             ("revoked", Some(Action::Revoke))
+        }
+        Event::Spent { record, purpose, initiator, .. } => {
+            about(&mut told, record, *purpose, *initiator);
+            told.details.insert("show".to_owned(), Show::Full.to_string());
+            ("spent", Some(Action::Detokenize))
+        }
+        Event::Changed { record, change, .. } => {
+            told.record = record.0.to_vec();
+            let action = match change {
+                RecordChange::Disabled => Action::Disable,
+                RecordChange::Enabled => Action::Enable,
+                RecordChange::AttributesUpdated => Action::UpdateAttributes,
+            };
+            (change.as_str(), Some(action))
+        }
+        Event::Upgraded { record, from, redelivered, .. } => {
+            told.record = record.0.to_vec();
+            told.outcome = outcome(*redelivered).into();
+            told.details.insert("from".to_owned(), from.to_string());
+            ("upgraded", Some(Action::Upgrade))
         }
         Event::Refused { action, record, why, purpose, initiator } => {
             told.record = record.map_or_else(Vec::new, |r| r.0.to_vec());
@@ -404,6 +424,21 @@ fn entry(log: &str, index: u64, leaf: Vec<u8>, entry: &AuditEntry) -> v1::AuditE
     }
     told.details.insert("line".to_owned(), entry.line());
     told
+}
+
+/// Which record an entry is about, what for, and who began the payment.
+fn about(told: &mut v1::AuditEntry, record: &Ref, purpose: Purpose, initiator: Initiator) {
+    told.record = record.0.to_vec();
+    told.purpose = purpose.id().into();
+    told.initiator = initiator.id().into();
+}
+
+/// To whom a card went, as a detail of its entry.
+fn outlet(to: &Outlet) -> (String, String) {
+    match to {
+        Outlet::Recipient(name) => ("recipient".to_owned(), name.to_string()),
+        Outlet::Destination(name) => ("destination".to_owned(), name.to_string()),
+    }
 }
 
 /// What a listing asks for.
@@ -468,6 +503,12 @@ impl AdminService {
         let asked = request.into_inner();
         let rotate = || async {
             let kind = match asked.kind() {
+                v1::KeyKind::Fpk => return self.rotate_ff1(&operator, &asked).await,
+                v1::KeyKind::Dek | v1::KeyKind::Rcv
+                    if !asked.format.is_empty() || !asked.channel.is_empty() =>
+                {
+                    return Err(Error::malformed("format", "and channel are for the kind fpk alone").into());
+                }
                 v1::KeyKind::Dek => KeyKind::Dek,
                 v1::KeyKind::Rcv => KeyKind::Rcv,
                 v1::KeyKind::Unspecified => return Err(Error::malformed("kind", "is required").into()),
@@ -488,9 +529,31 @@ impl AdminService {
                 previous: previous.and_then(|k| self.key_after(k.id)),
                 epoch: self.epoch(),
                 receipt: Some(wire::receipt(&receipt, true)),
+                slots_left: 0,
             })
         };
         self.once(&operator, asked.header.as_ref(), &asked, rotate).await
+    }
+
+    /// Opens the next vaultless slot of a format.
+    async fn rotate_ff1(
+        &self,
+        operator: &PrincipalName,
+        asked: &v1::RotateKeyRequest,
+    ) -> Result<v1::RotateKeyResponse, Refused> {
+        let merchant = named(&asked.merchant, "merchant", MerchantName::parse)?;
+        let format = named(&asked.format, "format", FormatName::parse)?;
+        let channel = optional(&asked.channel, |text| named(text, "channel", ChannelName::parse))?;
+        let expected = expected(asked.header.as_ref());
+        let of = (&merchant, &format, channel.as_ref());
+        let (id, left, receipt) = self.vault.rotate_ff1(operator, of, expected).await?;
+        Ok(v1::RotateKeyResponse {
+            key: self.key_after(id),
+            previous: None,
+            epoch: self.epoch(),
+            receipt: Some(wire::receipt(&receipt, true)),
+            slots_left: left.into(),
+        })
     }
 
     async fn set_lock_once(

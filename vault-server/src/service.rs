@@ -1,6 +1,8 @@
 //! `vault.v1.Vault` over the core: each call takes the caller from its certificate and the request from its message,
 //! asks the vault, and puts the answer back into a message. It decides nothing.
 
+mod life;
+
 use std::collections::BTreeMap;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -50,6 +52,11 @@ const FEATURES: &[&str] = &[
     "scheme.random",
     "scheme.mixed",
     "scheme.opaque",
+    "scheme.ff1",
+    "token.upgrade",
+    "token.restrictions",
+    "token.disable",
+    "token.attributes",
 ];
 
 /// What is there where the settings name a destination.
@@ -218,6 +225,19 @@ impl VaultService {
         Ok(v1::ForwardResponse { status: answer.status.into(), headers, body, masked, receipts })
     }
 
+    async fn upgrade_one(
+        &self,
+        asker: &Asker,
+        header: Option<v1::RequestHeader>,
+        item: Option<v1::UpgradeItem>,
+    ) -> Result<v1::UpgradeResult, Error> {
+        let header = wire::header(header, asker.deadline)?;
+        let token = item.ok_or_else(|| Error::malformed("item", "is required")).and_then(wire::upgrade);
+        let token = self.parsed(asker, &header, Action::Upgrade, token).await?;
+        let answer = self.vault.upgrade(asker.caller(), &header, token).await?;
+        Ok(wire::upgraded(answer, true))
+    }
+
     /// An item that is malformed is told so only to who may ask at all: whoever may not is refused, and logged, first.
     async fn parsed<T>(
         &self,
@@ -363,6 +383,7 @@ fn finished<A>(done: Result<Result<A, Status>, tokio::task::JoinError>) -> Resul
 impl v1::vault_server::Vault for VaultService {
     type StreamTokenizeStream = Answers<v1::StreamTokenizeResponse>;
     type StreamDetokenizeStream = Answers<v1::StreamDetokenizeResponse>;
+    type StreamUpgradeStream = Answers<v1::StreamUpgradeResponse>;
 
     async fn tokenize(
         &self,
@@ -606,6 +627,83 @@ impl v1::vault_server::Vault for VaultService {
         };
         let key = ask.await.map_err(|e| self.refused(&e))?;
         Ok(Response::new(v1::GetSealingKeyResponse { key: Some(wire::sealing_key(key)) }))
+    }
+
+    async fn upgrade(
+        &self,
+        request: Request<v1::UpgradeRequest>,
+    ) -> Result<Response<v1::UpgradeResponse>, Status> {
+        life::upgrade(self, request).await
+    }
+
+    async fn batch_upgrade(
+        &self,
+        request: Request<v1::BatchUpgradeRequest>,
+    ) -> Result<Response<v1::BatchUpgradeResponse>, Status> {
+        life::batch_upgrade(self, request).await
+    }
+
+    async fn stream_upgrade(
+        &self,
+        request: Request<Streaming<v1::StreamUpgradeRequest>>,
+    ) -> Result<Response<Self::StreamUpgradeStream>, Status> {
+        let (asker, service) = (Asker::of(&request)?.for_stream(), self.clone());
+        let ask = move |v1::StreamUpgradeRequest { header, item }: v1::StreamUpgradeRequest| {
+            let (asker, service) = (asker.clone(), service.clone());
+            let reference = item.as_ref().map_or_else(String::new, |i| told_back(&i.reference));
+            async move {
+                use v1::stream_upgrade_response::Outcome;
+                service.still_good(&asker).await?;
+                let outcome = match service.upgrade_one(&asker, header, item).await {
+                    Ok(result) => Outcome::Result(result),
+                    Err(e) => Outcome::Error(service.item_error(&e)),
+                };
+                Ok(v1::StreamUpgradeResponse { reference, outcome: Some(outcome) })
+            }
+        };
+        Ok(Response::new(answered(request.into_inner(), self.shutdown.clone(), ask)))
+    }
+
+    async fn disable(
+        &self,
+        request: Request<v1::DisableRequest>,
+    ) -> Result<Response<v1::DisableResponse>, Status> {
+        life::disable(self, request).await
+    }
+
+    async fn enable(
+        &self,
+        request: Request<v1::EnableRequest>,
+    ) -> Result<Response<v1::EnableResponse>, Status> {
+        life::enable(self, request).await
+    }
+
+    async fn update_attributes(
+        &self,
+        request: Request<v1::UpdateAttributesRequest>,
+    ) -> Result<Response<v1::UpdateAttributesResponse>, Status> {
+        life::update_attributes(self, request).await
+    }
+
+    async fn batch_disable(
+        &self,
+        request: Request<v1::BatchDisableRequest>,
+    ) -> Result<Response<v1::BatchDisableResponse>, Status> {
+        life::batch_disable(self, request).await
+    }
+
+    async fn batch_enable(
+        &self,
+        request: Request<v1::BatchEnableRequest>,
+    ) -> Result<Response<v1::BatchEnableResponse>, Status> {
+        life::batch_enable(self, request).await
+    }
+
+    async fn batch_update_attributes(
+        &self,
+        request: Request<v1::BatchUpdateAttributesRequest>,
+    ) -> Result<Response<v1::BatchUpdateAttributesResponse>, Status> {
+        life::batch_update_attributes(self, request).await
     }
 
     async fn get_capabilities(

@@ -2,6 +2,8 @@
 //!
 //! Refused, by the field's path: everything unspecified, malformed or unknown. No refusal repeats what it refused.
 
+mod life;
+
 use std::time::Duration;
 
 use vault_core::audit::checkpoint::SignedCheckpoint;
@@ -21,6 +23,8 @@ use vault_core::vault::{
 };
 use vault_core::words::{Initiator, Purpose};
 use vault_proto::v1;
+
+pub use life::{changed, disable, enable, update, upgrade, upgraded};
 
 /// The longest `reference` of an item, in bytes: it only finds its way back.
 const MAX_REFERENCE: usize = 128;
@@ -109,7 +113,7 @@ pub fn new_card(item: v1::TokenizeItem) -> Result<Brought, Error> {
     reference(&item.reference)?;
     let card = match required(item.card, "item.plain")? {
         v1::tokenize_item::Card::Plain(mut plain) => {
-            let card_expiry = plain.card_expiry.map(expiry).transpose()?;
+            let card_expiry = plain.card_expiry.map(|e| expiry(e, "item.plain.card_expiry")).transpose()?;
             Came::Plain(pan(&plain.take_pan())?, card_expiry)
         }
         v1::tokenize_item::Card::Sealed(sealed) => Came::Sealed(sealed_card(sealed)),
@@ -127,12 +131,29 @@ pub fn new_card(item: v1::TokenizeItem) -> Result<Brought, Error> {
     }
     let format = name(&item.format, "item.format", FormatName::parse)?;
     let valid_until = item.valid_until.map(|t| from_timestamp(&t, "item.valid_until")).transpose()?;
+    let restrictions = life::restrictions(item.restrictions)?;
+    let attributes = life::attributes(item.attributes, &life::NEW)?;
     let context = item.context.map(|c| context(&c, &ITEM_CONTEXT)).transpose()?;
     Ok(match card {
-        Came::Plain(pan, card_expiry) => {
-            Brought::Plain(NewCard { pan, card_expiry, format, valid_until, channels, context })
-        }
-        Came::Sealed(card) => Brought::Sealed(SealedNewCard { card, format, valid_until, channels, context }),
+        Came::Plain(pan, card_expiry) => Brought::Plain(NewCard {
+            pan,
+            card_expiry,
+            format,
+            valid_until,
+            channels,
+            restrictions,
+            attributes,
+            context,
+        }),
+        Came::Sealed(card) => Brought::Sealed(SealedNewCard {
+            card,
+            format,
+            valid_until,
+            channels,
+            restrictions,
+            attributes,
+            context,
+        }),
     })
 }
 
@@ -191,9 +212,8 @@ pub fn sealing_place(
     Ok((merchant, name(&asked.channel, "channel", ChannelName::parse)?))
 }
 
-fn expiry(expiry: v1::CardExpiry) -> Result<CardExpiry, Error> {
-    let wrong =
-        || Error::malformed("item.plain.card_expiry", "must have month 1 to 12 and year 2000 to 2099");
+fn expiry(expiry: v1::CardExpiry, field: &'static str) -> Result<CardExpiry, Error> {
+    let wrong = || Error::malformed(field, "must have month 1 to 12 and year 2000 to 2099");
     let year = u16::try_from(expiry.year).map_err(|_| wrong())?;
     let month = u8::try_from(expiry.month).map_err(|_| wrong())?;
     CardExpiry::new(year, month).map_err(|_| wrong())
@@ -321,7 +341,8 @@ pub fn receipt(receipt: &Receipt, with_head: bool) -> v1::Receipt {
 #[must_use]
 pub fn tokenized(answer: Tokenized, with_head: bool) -> v1::TokenizeResult {
     let novelty = match answer.minting {
-        None => v1::Novelty::Unspecified,
+        // A vaultless token has no row that would tell.
+        None | Some(Minting::Vaultless) => v1::Novelty::Unspecified,
         Some(Minting::Minted) => v1::Novelty::Created,
         Some(Minting::Reused) => v1::Novelty::Reused,
     };
@@ -363,6 +384,7 @@ pub fn inspected(answer: Inspected, with_head: bool) -> v1::InspectResult {
         Some(Scheme::Random) => v1::TokenScheme::Random,
         Some(Scheme::Mixed) => v1::TokenScheme::Mixed,
         Some(Scheme::Opaque) => v1::TokenScheme::Opaque,
+        Some(Scheme::Ff1) => v1::TokenScheme::Ff1,
     };
     v1::InspectResult {
         card: Some(masked(&answer.mask, answer.network, answer.card_expiry)),
@@ -373,6 +395,8 @@ pub fn inspected(answer: Inspected, with_head: bool) -> v1::InspectResult {
         valid_until: answer.valid_until.map(timestamp),
         created_at: Some(timestamp(answer.made_at)),
         receipt: Some(receipt(&answer.receipt, with_head)),
+        restrictions: (!answer.restrictions.is_none()).then(|| life::told_restrictions(answer.restrictions)),
+        attributes: life::told_attributes(&answer.attributes),
     }
 }
 

@@ -816,6 +816,7 @@ impl<'a> Exercise<'a> {
             header,
             kind: v1::KeyKind::Dek.into(),
             merchant: merchant.to_owned(),
+            ..v1::RotateKeyRequest::default()
         };
         self.refused(olga, &admin("RotateKey"), &rotate(header(), card)).await;
         let named = v1::ChangeHeader { request_id: card.to_owned(), expected_epoch: None };

@@ -334,6 +334,7 @@ impl Play<'_> {
                 header: Some(ask::change(None)),
                 kind: v1::KeyKind::Dek.into(),
                 merchant: MERCHANT.to_owned(),
+                ..v1::RotateKeyRequest::default()
             };
             self.cast.operator.rotate_key(request).await?;
         }

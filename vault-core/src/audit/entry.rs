@@ -18,7 +18,7 @@ use super::tree::Hash;
 use crate::codec::{Reader, Torn, Writer};
 use crate::name::{ChannelName, DestinationName, MerchantName, PrincipalName, RecipientName};
 use crate::time::Timestamp;
-use crate::words::{Action, Initiator, KeyState, LockReason, Purpose, Ref, Refusal, Show};
+use crate::words::{Action, Initiator, KeyState, LockReason, Purpose, RecordChange, Ref, Refusal, Show};
 
 /// The version of the bytes, their first one.
 const VERSION: u8 = 1;
@@ -77,6 +77,8 @@ pub enum Minting {
     Minted,
     /// The token that this card already had.
     Reused,
+    /// The token that a slot's key makes of this card, new or not: there is no row that would tell.
+    Vaultless,
 }
 
 /// Where a token stops working.
@@ -105,6 +107,23 @@ impl fmt::Display for Outlet {
             Self::Recipient(name) => write!(f, "recipient {name}"),
             Self::Destination(name) => write!(f, "destination {name}"),
         }
+    }
+}
+
+impl Outlet {
+    fn encode<'w>(&self, w: &'w mut Writer) -> &'w mut Writer {
+        match self {
+            Self::Recipient(name) => w.u8(1).e(name.as_str().as_bytes()),
+            Self::Destination(name) => w.u8(2).e(name.as_str().as_bytes()),
+        }
+    }
+
+    fn decode(r: &mut Reader<'_>) -> Result<Self, Torn> {
+        Ok(match r.u8()? {
+            1 => Self::Recipient(RecipientName::parse(r.text()?).map_err(|_| Torn)?),
+            2 => Self::Destination(DestinationName::parse(r.text()?).map_err(|_| Torn)?),
+            _ => return Err(Torn),
+        })
     }
 }
 
@@ -153,6 +172,19 @@ pub enum Event {
         /// Whether this answers a request that was answered before.
         redelivered: bool,
     },
+    /// The one disclosure of a single-use token, to somebody else than who asked.
+    SpentTo {
+        /// The record.
+        record: Ref,
+        /// The row's version from here on: a row of a lower one was put back.
+        version: u32,
+        /// What for.
+        purpose: Purpose,
+        /// Who started the payment.
+        initiator: Initiator,
+        /// To whom.
+        to: Outlet,
+    },
     /// What may be known of a card without its number was read.
     Inspected {
         /// The record.
@@ -168,6 +200,38 @@ pub enum Event {
         version: u32,
         /// Where.
         channels: RevokedOn,
+    },
+    /// The card number of a single-use token was about to go out, and the token is used up. Stands on disk before it
+    /// does.
+    Spent {
+        /// The record.
+        record: Ref,
+        /// The row's version from here on: a row of a lower one was put back.
+        version: u32,
+        /// What for.
+        purpose: Purpose,
+        /// Who started the payment.
+        initiator: Initiator,
+    },
+    /// A record changed, and neither its card number nor its token did.
+    Changed {
+        /// The record.
+        record: Ref,
+        /// The row's version from here on: a row of a lower one was put back.
+        version: u32,
+        /// How.
+        change: RecordChange,
+    },
+    /// A vaultless token of an old slot was turned into the one of the current slot.
+    Upgraded {
+        /// The record of the new token.
+        record: Ref,
+        /// Its row's version from here on, if it has restrictions and so a row; else zero.
+        version: u32,
+        /// The record of the old token.
+        from: Ref,
+        /// Whether this answers a request that was answered before.
+        redelivered: bool,
     },
     /// A request was refused.
     Refused {
@@ -314,13 +378,44 @@ impl AuditEntry {
 }
 
 impl Event {
+    /// The record whose row has a new version from here on, and which.
+    #[must_use]
+    pub fn row_version(&self) -> Option<(Ref, u32)> {
+        match self {
+            Self::Tokenized { record, version, .. }
+            | Self::Upgraded { record, version, .. }
+            | Self::Revoked { record, version, .. }
+            | Self::Spent { record, version, .. }
+            | Self::SpentTo { record, version, .. }
+            | Self::Changed { record, version, .. } => {
+                // A vaultless token without restrictions has no row, and version zero says so.
+                (*version > 0).then_some((*record, *version))
+            }
+            Self::Disclosed { .. }
+            | Self::DisclosedTo { .. }
+            | Self::Inspected { .. }
+            | Self::Refused { .. }
+            | Self::RefusalsCounted { .. }
+            | Self::ControlChanged { .. }
+            | Self::Consulted { .. }
+            | Self::VaultOpened
+            | Self::VaultClosed
+            | Self::LogStarted { .. }
+            | Self::Swept { .. } => None,
+        }
+    }
+
     fn id(&self) -> u8 {
         match self {
             Self::Tokenized { .. } => 1,
             Self::Disclosed { .. } => 2,
             Self::Inspected { .. } => 3,
             Self::Revoked { .. } => 4,
-            Self::DisclosedTo { .. } => 16,
+            Self::DisclosedTo { .. } => 24,
+            Self::SpentTo { .. } => 25,
+            Self::Spent { .. } => 5,
+            Self::Changed { .. } => 6,
+            Self::Upgraded { .. } => 16,
             Self::Refused { .. } => 32,
             Self::RefusalsCounted { .. } => 33,
             Self::ControlChanged { .. } => 64,
@@ -338,6 +433,7 @@ impl Event {
                 w.fixed(&record.0).u32(*version).u8(match minting {
                     Minting::Minted => 1,
                     Minting::Reused => 2,
+                    Minting::Vaultless => 3,
                 });
                 w.u8(purpose.id()).u8(initiator.id()).u8((*redelivered).into())
             }
@@ -346,10 +442,11 @@ impl Event {
             }
             Self::DisclosedTo { record, purpose, initiator, to, redelivered } => {
                 w.fixed(&record.0).u8(purpose.id()).u8(initiator.id()).u8((*redelivered).into());
-                match to {
-                    Outlet::Recipient(name) => w.u8(1).e(name.as_str().as_bytes()),
-                    Outlet::Destination(name) => w.u8(2).e(name.as_str().as_bytes()),
-                }
+                to.encode(w)
+            }
+            Self::SpentTo { record, version, purpose, initiator, to } => {
+                w.fixed(&record.0).u32(*version).u8(purpose.id()).u8(initiator.id());
+                to.encode(w)
             }
             Self::Inspected { record, show } => w.fixed(&record.0).u8(show.id()),
             Self::Revoked { record, version, channels } => match channels {
@@ -358,6 +455,13 @@ impl Event {
                     w.fixed(&record.0).u32(*version).u8(2).e(channel.as_str().as_bytes())
                 }
             },
+            Self::Spent { record, version, purpose, initiator } => {
+                w.fixed(&record.0).u32(*version).u8(purpose.id()).u8(initiator.id())
+            }
+            Self::Changed { record, version, change } => w.fixed(&record.0).u32(*version).u8(change.id()),
+            Self::Upgraded { record, version, from, redelivered } => {
+                w.fixed(&record.0).u32(*version).fixed(&from.0).u8((*redelivered).into())
+            }
             Self::Refused { action, record, why, purpose, initiator } => {
                 w.u8(action.id());
                 match record {
@@ -388,6 +492,7 @@ impl Event {
                 minting: match r.u8()? {
                     1 => Minting::Minted,
                     2 => Minting::Reused,
+                    3 => Minting::Vaultless,
                     _ => return Err(Torn),
                 },
                 purpose: word(r, Purpose::from_id)?,
@@ -411,16 +516,36 @@ impl Event {
                     _ => return Err(Torn),
                 },
             },
-            16 => Self::DisclosedTo {
+            24 => Self::DisclosedTo {
                 record: Ref(r.array()?),
                 purpose: word(r, Purpose::from_id)?,
                 initiator: word(r, Initiator::from_id)?,
                 redelivered: flag(r)?,
-                to: match r.u8()? {
-                    1 => Outlet::Recipient(RecipientName::parse(r.text()?).map_err(|_| Torn)?),
-                    2 => Outlet::Destination(DestinationName::parse(r.text()?).map_err(|_| Torn)?),
-                    _ => return Err(Torn),
-                },
+                to: Outlet::decode(r)?,
+            },
+            25 => Self::SpentTo {
+                record: Ref(r.array()?),
+                version: r.u32()?,
+                purpose: word(r, Purpose::from_id)?,
+                initiator: word(r, Initiator::from_id)?,
+                to: Outlet::decode(r)?,
+            },
+            5 => Self::Spent {
+                record: Ref(r.array()?),
+                version: r.u32()?,
+                purpose: word(r, Purpose::from_id)?,
+                initiator: word(r, Initiator::from_id)?,
+            },
+            6 => Self::Changed {
+                record: Ref(r.array()?),
+                version: r.u32()?,
+                change: word(r, RecordChange::from_id)?,
+            },
+            16 => Self::Upgraded {
+                record: Ref(r.array()?),
+                version: r.u32()?,
+                from: Ref(r.array()?),
+                redelivered: flag(r)?,
             },
             32 => Self::Refused {
                 action: word(r, Action::from_id)?,
@@ -455,6 +580,7 @@ impl Event {
                 let minting = match minting {
                     Minting::Minted => "minted",
                     Minting::Reused => "reused",
+                    Minting::Vaultless => "vaultless",
                 };
                 format!("tokenized {record} {minting} for {purpose} by {initiator}{}", again(*redelivered))
             }
@@ -464,11 +590,21 @@ impl Event {
             Self::DisclosedTo { record, purpose, initiator, to, redelivered } => {
                 format!("disclosed {record} to {to} for {purpose} by {initiator}{}", again(*redelivered))
             }
+            Self::SpentTo { record, version: _, purpose, initiator, to } => {
+                format!("disclosed {record} once to {to} for {purpose} by {initiator}")
+            }
             Self::Inspected { record, show } => format!("inspected {record} {show}"),
             Self::Revoked { record, version: _, channels } => match channels {
                 RevokedOn::All => format!("revoked {record} on all channels"),
                 RevokedOn::One(channel) => format!("revoked {record} on channel {channel}"),
             },
+            Self::Spent { record, version: _, purpose, initiator } => {
+                format!("disclosed {record} full for {purpose} by {initiator}, its only time")
+            }
+            Self::Changed { record, version: _, change } => format!("changed {record}: {change}"),
+            Self::Upgraded { record, version: _, from, redelivered } => {
+                format!("upgraded {from} to {record}{}", again(*redelivered))
+            }
             Self::Refused { action, record, why, purpose, initiator } => {
                 let record = record.map_or_else(String::new, |r| format!(" {r}"));
                 let purpose = purpose.map_or_else(String::new, |p| format!(" for {p}"));
@@ -652,6 +788,8 @@ pub(super) mod tests {
                 version: 2,
                 channels: RevokedOn::One(ChannelName::parse(&"c".repeat(63)).unwrap()),
             },
+            Event::Spent { record, version: 2, purpose, initiator },
+            Event::Changed { record, version: 2, change: RecordChange::Disabled },
             Event::DisclosedTo {
                 record,
                 purpose,
@@ -665,6 +803,13 @@ pub(super) mod tests {
                 initiator,
                 to: Outlet::Destination(DestinationName::parse("bank").unwrap()),
                 redelivered: false,
+            },
+            Event::SpentTo {
+                record,
+                version: 2,
+                purpose,
+                initiator,
+                to: Outlet::Recipient(RecipientName::parse(&"r".repeat(63)).unwrap()),
             },
             Event::Refused {
                 action: Action::Detokenize,
@@ -756,7 +901,20 @@ pub(super) mod tests {
     fn a_typical_entry_is_small() {
         let sizes: Vec<(&str, usize)> = every_event()
             .into_iter()
-            .zip(["tokenized", "", "disclosed", "inspected", "revoked", "", "", "sealed", "refused"])
+            .zip([
+                "tokenized",
+                "",
+                "disclosed",
+                "inspected",
+                "revoked",
+                "",
+                "",
+                "",
+                "",
+                "sealed",
+                "",
+                "refused",
+            ])
             .filter(|(_, name)| !name.is_empty())
             .map(|(event, name)| {
                 (name, AuditEntry { event, ..disclosed(1_790_000_000_123, 12) }.encode().len())
@@ -774,7 +932,7 @@ pub(super) mod tests {
             ]
         );
         let longest = every_entry().iter().map(|entry| entry.encode().len()).max();
-        assert_eq!(longest, Some(300));
+        assert_eq!(longest, Some(302));
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! The verbs for programs without async: each call waits on its own thread.
 
 use super::request::{
-    Brought, Detokenized, Header, Inspected, NewCard, Reveal, Revocation, RevokedToken, SealingKey, Tokenized,
+    AttributesUpdate, Brought, ChangedToken, Detokenized, Header, Inspected, NewCard, Reveal, Revocation,
+    RevokedToken, SealingKey, Tokenized, UpgradedToken,
 };
 use super::{Place, Vault};
 use crate::custody::Custodian;
@@ -100,6 +101,21 @@ impl Blocking {
         pollster::block_on(self.0.inspect_batch(caller, header, tokens))
     }
 
+    /// See [`Vault::upgrade`].
+    pub fn upgrade(&self, caller: Caller<'_>, header: &Header, token: Token) -> Result<UpgradedToken, Error> {
+        pollster::block_on(self.0.upgrade(caller, header, token))
+    }
+
+    /// See [`Vault::upgrade_batch`].
+    pub fn upgrade_batch(
+        &self,
+        caller: Caller<'_>,
+        header: &Header,
+        tokens: Vec<Token>,
+    ) -> Result<Vec<Result<UpgradedToken, Error>>, Error> {
+        pollster::block_on(self.0.upgrade_batch(caller, header, tokens))
+    }
+
     /// See [`Vault::revoke`].
     pub fn revoke(
         &self,
@@ -119,6 +135,57 @@ impl Blocking {
         tokens: Vec<(Token, Revocation)>,
     ) -> Result<Vec<Result<RevokedToken, Error>>, Error> {
         pollster::block_on(self.0.revoke_batch(caller, header, tokens))
+    }
+
+    /// See [`Vault::disable`].
+    pub fn disable(&self, caller: Caller<'_>, header: &Header, token: Token) -> Result<ChangedToken, Error> {
+        pollster::block_on(self.0.disable(caller, header, token))
+    }
+
+    /// See [`Vault::disable_batch`].
+    pub fn disable_batch(
+        &self,
+        caller: Caller<'_>,
+        header: &Header,
+        tokens: Vec<Token>,
+    ) -> Result<Vec<Result<ChangedToken, Error>>, Error> {
+        pollster::block_on(self.0.disable_batch(caller, header, tokens))
+    }
+
+    /// See [`Vault::enable`].
+    pub fn enable(&self, caller: Caller<'_>, header: &Header, token: Token) -> Result<ChangedToken, Error> {
+        pollster::block_on(self.0.enable(caller, header, token))
+    }
+
+    /// See [`Vault::enable_batch`].
+    pub fn enable_batch(
+        &self,
+        caller: Caller<'_>,
+        header: &Header,
+        tokens: Vec<Token>,
+    ) -> Result<Vec<Result<ChangedToken, Error>>, Error> {
+        pollster::block_on(self.0.enable_batch(caller, header, tokens))
+    }
+
+    /// See [`Vault::update_attributes`].
+    pub fn update_attributes(
+        &self,
+        caller: Caller<'_>,
+        header: &Header,
+        token: Token,
+        update: AttributesUpdate,
+    ) -> Result<ChangedToken, Error> {
+        pollster::block_on(self.0.update_attributes(caller, header, token, update))
+    }
+
+    /// See [`Vault::update_attributes_batch`].
+    pub fn update_attributes_batch(
+        &self,
+        caller: Caller<'_>,
+        header: &Header,
+        updates: Vec<(Token, AttributesUpdate)>,
+    ) -> Result<Vec<Result<ChangedToken, Error>>, Error> {
+        pollster::block_on(self.0.update_attributes_batch(caller, header, updates))
     }
 
     /// See [`Vault::close`].

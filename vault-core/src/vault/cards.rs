@@ -1,9 +1,12 @@
-//! The verbs that begin with a token: detokenize, inspect, revoke. They share their way in and differ in what they do
-//! with the card.
+//! The verbs that begin with a token: detokenize, inspect, revoke, and those of `life.rs`. They share their way in and
+//! differ in what they do with the card.
+
+mod vaultless;
 
 use std::sync::Arc;
 
 use super::kept::{KEPT_DAYS, Request};
+use super::life::Change;
 use super::request::{Detokenized, Header, Inspected, Reveal, Revealed, Revocation, RevokedToken};
 use super::running::Run;
 use super::tokenize::{told_to_the_rest, within_batch};
@@ -13,12 +16,12 @@ use crate::aead::Unopened;
 use crate::audit::entry::Outlet;
 use crate::codec::Writer;
 use crate::error::Error;
-use crate::journal::{Filed, Filing, NotFiled};
+use crate::journal::{Changed, Filed, Filing, NotFiled};
 use crate::keyring::{RequestKey, SubjectSecret, day_row, merchant_row};
 use crate::name::ChannelName;
 use crate::pan::{CardExpiry, MaskedPan, Pan};
-use crate::policy::{Admitted, Asked, Caller, Denial, MerchantInForce, Way};
-use crate::record::{Card, Grants, Row, RowKey, SubjectId};
+use crate::policy::{Admitted, Asked, Caller, Denial, MerchantInForce, Presented, Way};
+use crate::record::{Card, Grants, Row, RowKey, Spent, SubjectId};
 use crate::rows;
 use crate::sealed;
 use crate::store::{Key, Part};
@@ -47,7 +50,7 @@ impl Vault {
     ) -> Result<Vec<Result<Detokenized, Error>>, Error> {
         let want = |(token, reveal): (Token, Reveal)| {
             let (show, to) = reveal.asks();
-            Want { token, show, to, only: None }
+            Want { token, show, deed: to.map_or(Deed::Show, Deed::Send) }
         };
         let wants = tokens.into_iter().map(want).collect();
         self.on_cards(caller, header, Action::Detokenize, wants, |round, want, done| {
@@ -56,7 +59,7 @@ impl Vault {
                 None => Revealed::Masked(round.shown(&row)),
                 Some(mut proof) => {
                     let way = proof.take_way();
-                    let secret = round.secret_of(row.subject).map_err(|Unopened| Error::internal())?;
+                    let secret = round.secret_of(&row).map_err(|Unopened| Error::internal())?;
                     let keyring = &round.state.keyring;
                     let pan = keyring.open(proof, &want.token, &secret).map_err(|_| Error::internal())?;
                     match way {
@@ -87,10 +90,8 @@ impl Vault {
         header: &Header,
         tokens: Vec<Token>,
     ) -> Result<Vec<Result<Inspected, Error>>, Error> {
-        let wants = tokens
-            .into_iter()
-            .map(|token| Want { token, show: Show::LastFour, to: None, only: None })
-            .collect();
+        let wants =
+            tokens.into_iter().map(|token| Want { token, show: Show::LastFour, deed: Deed::Show }).collect();
         self.on_cards(caller, header, Action::Inspect, wants, |round, _, done| {
             let Done { card: Card { row, .. }, filed, shown } = done;
             let format = round.merchant.format_by_id(row.format);
@@ -106,6 +107,8 @@ impl Vault {
                 scheme: format.map(|f| f.format.scheme()),
                 format: format.map(|f| f.name.clone()),
                 channels: round.merchant.granted(&row.grants),
+                restrictions: row.restrictions,
+                attributes: row.attributes,
                 receipt: filed.receipt,
             })
         })
@@ -134,11 +137,10 @@ impl Vault {
         let want = |(token, extent)| Want {
             token,
             show: Show::Nothing,
-            to: None,
-            only: match extent {
+            deed: Deed::Revoke(match extent {
                 Revocation::Everywhere => None,
                 Revocation::On(channel) => Some(channel),
-            },
+            }),
         };
         let wants = tokens.into_iter().map(want).collect();
         self.on_cards(caller, header, Action::Revoke, wants, |round, _, done| {
@@ -150,7 +152,7 @@ impl Vault {
         .await
     }
 
-    async fn on_cards<T>(
+    pub(super) async fn on_cards<T>(
         &self,
         caller: Caller<'_>,
         header: &Header,
@@ -219,25 +221,46 @@ impl Vault {
     }
 }
 
-fn one<T>(mut answers: Vec<Result<T, Error>>) -> Result<T, Error> {
+pub(super) fn one<T>(mut answers: Vec<Result<T, Error>>) -> Result<T, Error> {
     answers.pop().unwrap_or_else(|| Err(Error::internal()))
 }
 
 /// What is asked of one card.
-struct Want {
-    token: Token,
+pub(super) struct Want {
+    pub(super) token: Token,
     /// The least that must be shown.
-    show: Show,
-    /// To whom, if not to who asks.
-    to: Option<Outlet>,
-    /// For a revocation of one channel: which.
-    only: Option<ChannelName>,
+    pub(super) show: Show,
+    pub(super) deed: Deed,
+}
+
+/// What is to become of its row.
+pub(super) enum Deed {
+    /// Nothing: it is shown, as far as the request says.
+    Show,
+    /// Nothing: its card number goes to somebody else than who asks.
+    Send(Outlet),
+    /// It stops working, on this channel or on all.
+    Revoke(Option<ChannelName>),
+    /// Another of its fields changes.
+    Change(Change),
+    /// A vaultless token of an old slot becomes the current one.
+    Upgrade,
+}
+
+impl Deed {
+    /// The channel that is named by it.
+    fn channel(&self) -> Option<&ChannelName> {
+        match self {
+            Self::Revoke(only) => only.as_ref(),
+            Self::Show | Self::Send(_) | Self::Change(_) | Self::Upgrade => None,
+        }
+    }
 }
 
 /// One card whose filing is on disk.
-struct Done {
-    card: Card,
-    filed: Filed,
+pub(super) struct Done {
+    pub(super) card: Card,
+    pub(super) filed: Filed,
     shown: Show,
 }
 
@@ -250,15 +273,17 @@ struct Name {
 }
 
 /// One try at what is still open of a request, under one version of Control.
-struct Round<'a> {
+pub(super) struct Round<'a> {
     vault: &'a Vault,
     state: Arc<State>,
     admitted: Admitted,
-    merchant: Arc<MerchantInForce>,
+    pub(super) merchant: Arc<MerchantInForce>,
     header: &'a Header,
     action: Action,
     wants: &'a [Want],
     now: Timestamp,
+    /// Whose customer the request names.
+    customer: SubjectId,
     names: Vec<Name>,
     requests: [Key; 2],
     hash: [u8; 32],
@@ -266,7 +291,17 @@ struct Round<'a> {
 }
 
 type Found = Result<Done, Error>;
-type Decided = Result<(Filing, Card, Show), Denial>;
+type Decided = Result<(Filing, Card, Show), Box<Refused>>;
+
+/// A refusal, and what the caller is told of it.
+struct Refused(Denial, Error);
+
+impl From<Denial> for Box<Refused> {
+    fn from(denial: Denial) -> Self {
+        let told = denial.error();
+        Self::new(Refused(denial, told))
+    }
+}
 
 impl<'a> Round<'a> {
     fn new(
@@ -285,6 +320,10 @@ impl<'a> Round<'a> {
             let (row_key, record) = (state.keyring.row_key(id, token)?, state.keyring.reference(id, token)?);
             names.push(Name { row_key, record, newest: vault.inner.recent.newest(id, row_key) });
         }
+        let customer = match header.context.customer_reference.as_str() {
+            "" => SubjectId::NONE,
+            reference => state.keyring.subject(id, reference)?,
+        };
         let request =
             RequestKey { principal: admitted.principal(), request_id: &header.request_id.0, item: 0 };
         let name = state.keyring.request_row(id, &request)?;
@@ -294,13 +333,27 @@ impl<'a> Round<'a> {
         let requests =
             [today, today.saturating_sub(KEPT_DAYS)].map(|d| day_row(rows::IDEMPOTENCY, d, id, &name));
         let view = View::default();
-        Ok(Self { vault, state, admitted, merchant, header, action, wants, now, names, requests, hash, view })
+        Ok(Self {
+            vault,
+            state,
+            admitted,
+            merchant,
+            header,
+            action,
+            wants,
+            now,
+            customer,
+            names,
+            requests,
+            hash,
+            view,
+        })
     }
 
     /// An item that names a channel that is not the merchant's fails by itself, before anything is looked up.
     fn answer_malformed<T>(&self, answers: &mut [Option<Result<T, Error>>]) {
         for (want, answer) in self.wants.iter().zip(answers) {
-            if want.only.as_ref().is_some_and(|channel| self.merchant.channel(channel).is_none()) {
+            if want.deed.channel().is_some_and(|channel| self.merchant.channel(channel).is_none()) {
                 *answer = Some(Err(Error::malformed("item.channel", "names no channel of the merchant")));
             }
         }
@@ -321,6 +374,10 @@ impl<'a> Round<'a> {
                 merchant_row(rows::SUBJECT, id, &card.map_or(SubjectId::NONE, |c| c.row.subject).0)
             });
             let keys = subjects.collect();
+            self.view.read(store, keys).await?;
+        }
+        if self.action == Action::Upgrade {
+            let keys = self.current_rows(open)?;
             self.view.read(store, keys).await?;
         }
         Ok(())
@@ -363,8 +420,8 @@ impl<'a> Round<'a> {
             let Some(want) = self.wants.get(place) else { continue };
             let (filing, card) = match self.decide(want, name, again) {
                 Ok((filing, card, shown)) => (filing, Ok((card, shown))),
-                Err(denial) => {
-                    let told = denial.error();
+                Err(refused) => {
+                    let Refused(denial, told) = *refused;
                     (Filing::Refuse(denial, Part::default()), Err(told))
                 }
             };
@@ -391,65 +448,123 @@ impl<'a> Round<'a> {
     fn decide(&mut self, want: &Want, name: Name, again: bool) -> Decided {
         let (id, Name { row_key, record, newest }) = (self.merchant.id, name);
         let key = merchant_row(rows::CARD, id, &row_key.0);
-        let unreadable = |round: &Self| round.admitted.deny(Refusal::Unreadable, Some(record));
         // Where it goes is decided before it is looked at: that refusal tells nothing of the token.
-        let way = match &want.to {
-            Some(to) => Some(self.admitted.way_to(to, &self.merchant, self.now, Some(record))?),
-            None if want.show == Show::Full => self.admitted.may_show_clear(Some(record)).map(|()| None)?,
-            None => None,
-        };
-        let Some(bytes) = self.view.get(&key) else {
-            return Err(if newest.is_some() {
-                unreadable(self)
-            } else {
-                self.admitted.deny(Refusal::Unknown, Some(record))
-            });
-        };
-        let card = self.state.keyring.card(id, row_key, bytes).map_err(|_| unreadable(self))?;
-        if card.row.record != record || newest.is_some_and(|newest| card.row.version < newest) {
-            return Err(unreadable(self));
-        }
-        let mut part = Part::default();
-        if self.action == Action::Revoke {
-            return self.decide_revoke(want, card, &key, row_key, again);
-        }
-        let permit = self.admitted.permit_card(&card, want.show, way, self.now, again)?;
-        let shown = permit.show();
-        self.view.rely(&mut part, &key);
-        let filing = match (shown, card.sealed()) {
-            (Show::Full, Some(sealed)) => {
-                // Before the log says that the card went out.
-                self.secret_of(card.row.subject).map_err(|Unopened| unreadable(self))?;
-                Filing::Disclose(permit, sealed, part)
+        let way = match &want.deed {
+            Deed::Send(to) => Some(self.admitted.way_to(to, &self.merchant, self.now, Some(record))?),
+            Deed::Show if want.show == Show::Full => {
+                self.admitted.may_show_clear(Some(record)).map(|()| None)?
             }
-            (Show::Full, None) => return Err(unreadable(self)),
-            (Show::Masked | Show::LastFour | Show::Nothing, _) => Filing::Enact(permit, part, None),
+            Deed::Show | Deed::Revoke(_) | Deed::Change(_) | Deed::Upgrade => None,
         };
-        Ok((filing, card, shown))
+        let vaultless = if self.view.get(&key).is_none() && newest.is_none() {
+            self.vaultless_card(&want.token, name)
+        } else {
+            None
+        };
+        if let Some(card) = vaultless {
+            return self.decide_card((want, way), card, &key, row_key, again);
+        }
+        let Some(bytes) = self.view.get(&key) else {
+            let why = if newest.is_some() { Refusal::Unreadable } else { Refusal::Unknown };
+            return Err(self.admitted.deny(why, Some(record)).into());
+        };
+        let card = self.state.keyring.card(id, row_key, bytes).map_err(|_| self.unreadable(record))?;
+        if card.row.record != record || newest.is_some_and(|newest| card.row.version < newest) {
+            return Err(self.unreadable(record).into());
+        }
+        self.decide_card((want, way), card, &key, row_key, again)
     }
 
-    fn decide_revoke(&mut self, want: &Want, card: Card, key: &Key, row_key: RowKey, again: bool) -> Decided {
+    fn decide_card(
+        &mut self,
+        (want, way): (&Want, Option<Way>),
+        card: Card,
+        key: &Key,
+        row_key: RowKey,
+        again: bool,
+    ) -> Decided {
+        match &want.deed {
+            Deed::Show | Deed::Send(_) => self.decide_show((want.show, way), card, key, row_key, again),
+            Deed::Revoke(only) => self.decide_revoke(only.as_ref(), card, key, row_key, again),
+            Deed::Change(change) => self.decide_change(change, card, key, row_key, again),
+            Deed::Upgrade => self.decide_upgrade(&want.token, card, key, again),
+        }
+    }
+
+    fn unreadable(&self, record: Ref) -> Denial {
+        self.admitted.deny(Refusal::Unreadable, Some(record))
+    }
+
+    /// What the request brings to a token whose row, if it changes, has the next version.
+    fn presented(&self, card: &Card, wanted: Show, again: bool) -> Presented {
+        let version = card.row.version.saturating_add(1);
+        Presented { wanted, customer: self.customer, request: self.hash, again, version, now: self.now }
+    }
+
+    fn decide_show(
+        &mut self,
+        (wanted, way): (Show, Option<Way>),
+        card: Card,
+        key: &Key,
+        row_key: RowKey,
+        again: bool,
+    ) -> Decided {
+        let record = card.row.record;
+        let permit = self.admitted.permit_card(&card, &self.presented(&card, wanted, again), way)?;
+        let shown = permit.show();
+        let mut part = Part::default();
+        match (shown, card.sealed()) {
+            (Show::Full, Some(sealed)) => {
+                // Before the log says that the card went out.
+                self.secret_of(&card.row).map_err(|Unopened| self.unreadable(record))?;
+                let spends = card.row.restrictions.single_use && card.row.standing.spent.is_none();
+                if !spends {
+                    self.view.rely(&mut part, key);
+                    return Ok((Filing::Disclose(permit, sealed, part, None), card, shown));
+                }
+                // Whoever else read the row as it was finds it changed, and decides anew.
+                let mut row = card.row;
+                row.standing.spent = Some(Spent { by: self.hash, at: self.now });
+                let (changed, row) = self.put_row(&mut part, (key, row_key), row)?;
+                let card = Card { merchant: card.merchant, row };
+                Ok((Filing::Disclose(permit, sealed, part, changed), card, shown))
+            }
+            (Show::Full, None) => Err(self.unreadable(record).into()),
+            (Show::Masked | Show::LastFour | Show::Nothing, _) => {
+                self.view.rely(&mut part, key);
+                Ok((Filing::Enact(permit, part, None), card, shown))
+            }
+        }
+    }
+
+    fn decide_revoke(
+        &mut self,
+        only: Option<&ChannelName>,
+        card: Card,
+        key: &Key,
+        row_key: RowKey,
+        again: bool,
+    ) -> Decided {
         let record = card.row.record;
         let mut part = Part::default();
         // A retry of a revocation that was done finds it done: that is its answer.
-        let done = match want.only.as_ref().and_then(|only| self.merchant.channel(only)) {
+        let done = match only.and_then(|only| self.merchant.channel(only)) {
             _ if card.is_revoked() => true,
             Some(only) => !card.row.grants.include(only),
             None => false,
         };
         if again && done {
-            let permit = self.admitted.permit_revoked_again(&card, want.only.clone())?;
+            let permit = self.admitted.permit_revoked_again(&card, only.cloned())?;
             self.view.rely(&mut part, key);
             return Ok((Filing::Enact(permit, part, None), card, Show::Nothing));
         }
-        let mut permit = self.admitted.permit_card(&card, want.show, None, self.now, again)?;
-        let unreadable = || self.admitted.deny(Refusal::Unreadable, Some(record));
+        let mut permit =
+            self.admitted.permit_card(&card, &self.presented(&card, Show::Nothing, again), None)?;
         let mut row: Row = card.row;
-        row.version = row.version.saturating_add(1);
-        match &want.only {
+        match only {
             None => row.bury(),
             Some(only) => {
-                let channel = self.merchant.channel(only).ok_or_else(unreadable)?;
+                let channel = self.merchant.channel(only).ok_or_else(|| self.unreadable(record))?;
                 row.grants = row.grants.without(channel).unwrap_or(Grants::Only(Vec::new()));
                 if row.grants.none_left() {
                     row.bury();
@@ -457,12 +572,52 @@ impl<'a> Round<'a> {
                 permit = permit.on_channel(only.clone());
             }
         }
-        let sealed =
-            self.state.keyring.seal_row(self.merchant.id, row_key, &row).map_err(|_| unreadable())?;
-        self.view.put(&mut part, key.clone(), sealed);
-        let changed = Some((self.merchant.id, row_key, row.version));
+        let (changed, row) = self.put_row(&mut part, (key, row_key), row)?;
         let card = Card { merchant: card.merchant, row };
         Ok((Filing::Enact(permit, part, changed), card, Show::Nothing))
+    }
+
+    /// A change that changes nothing, such as a retry of one that was done, leaves the row and its version alone.
+    fn decide_change(
+        &mut self,
+        change: &Change,
+        card: Card,
+        key: &Key,
+        row_key: RowKey,
+        again: bool,
+    ) -> Decided {
+        let mut row = card.row.clone();
+        let applied = change.apply(&mut row);
+        let presented = self.presented(&card, Show::Nothing, again);
+        let same = row == card.row;
+        let version = if same { card.row.version } else { presented.version };
+        let permit = self.admitted.permit_card(&card, &Presented { version, ..presented }, None)?;
+        if let Err(e) = applied {
+            let denial = self.admitted.deny(Refusal::Malformed, Some(card.row.record));
+            return Err(Box::new(Refused(denial, e)));
+        }
+        let mut part = Part::default();
+        if same {
+            self.view.rely(&mut part, key);
+            return Ok((Filing::Enact(permit, part, None), card, Show::Nothing));
+        }
+        let (changed, row) = self.put_row(&mut part, (key, row_key), row)?;
+        let card = Card { merchant: card.merchant, row };
+        Ok((Filing::Enact(permit, part, changed), card, Show::Nothing))
+    }
+
+    /// Lets `part` put the row in its next version.
+    fn put_row(
+        &mut self,
+        part: &mut Part,
+        (key, row_key): (&Key, RowKey),
+        mut row: Row,
+    ) -> Result<(Changed, Row), Box<Refused>> {
+        row.version = row.version.saturating_add(1);
+        let sealed = self.state.keyring.seal_row(self.merchant.id, row_key, &row);
+        let sealed = sealed.map_err(|_| self.unreadable(row.record))?;
+        self.view.put(part, key.clone(), sealed);
+        Ok((Some((self.merchant.id, row_key, row.version)), row))
     }
 
     /// Keeps the request with the first filing that can carry it, so that a retry is known as one.
@@ -476,7 +631,7 @@ impl<'a> Round<'a> {
         }
         let row = request.row(keyring, self.now, &[])?;
         let carrier = filings.iter_mut().enumerate().find_map(|(at, filing)| match filing {
-            Filing::Enact(_, part, _) | Filing::Disclose(_, _, part) => Some((at, part)),
+            Filing::Enact(_, part, _) | Filing::Disclose(_, _, part, _) => Some((at, part)),
             Filing::Refuse(..) | Filing::State(..) => None,
         });
         let Some((at, part)) = carrier else { return Ok(None) };
@@ -503,8 +658,10 @@ impl<'a> Round<'a> {
         }
     }
 
-    fn secret_of(&self, subject: SubjectId) -> Result<SubjectSecret, Unopened> {
-        if subject == SubjectId::NONE {
+    fn secret_of(&self, row: &Row) -> Result<SubjectSecret, Unopened> {
+        let subject = row.subject;
+        // A vaultless token's card is under its slot's key alone: that is why no subject's erasure reaches it.
+        if subject == SubjectId::NONE || row.vaultless {
             return Ok(SubjectSecret::none());
         }
         let (id, keyring) = (self.merchant.id, &self.state.keyring);
@@ -525,13 +682,16 @@ fn request_bytes(admitted: &Admitted, header: &Header, action: Action, wants: &[
     w.u32(u32::try_from(wants.len()).unwrap_or(u32::MAX));
     for want in wants {
         w.e(want.token.as_bytes()).u8(want.show.id());
-        match (&want.only, &want.to) {
-            (Some(only), _) => w.e(only.as_str().as_bytes()),
-            (None, None) => w.e(b""),
-            // Kinds that no channel's name begins with.
-            (None, Some(Outlet::Recipient(name))) => w.e(b"").u8(1).e(name.as_str().as_bytes()),
-            (None, Some(Outlet::Destination(name))) => w.e(b"").u8(2).e(name.as_str().as_bytes()),
-        };
+        w.e(want.deed.channel().map_or("", ChannelName::as_str).as_bytes());
+        if let Deed::Change(change) = &want.deed {
+            change.write(&mut w);
+        }
+        match &want.deed {
+            // Kinds that no other deed has in this place.
+            Deed::Send(Outlet::Recipient(name)) => drop(w.u8(1).e(name.as_str().as_bytes())),
+            Deed::Send(Outlet::Destination(name)) => drop(w.u8(2).e(name.as_str().as_bytes())),
+            Deed::Show | Deed::Revoke(_) | Deed::Change(_) | Deed::Upgrade => {}
+        }
     }
     w.done()
 }

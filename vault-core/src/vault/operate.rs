@@ -16,13 +16,15 @@ use crate::envelope::{Dek, Kek, KeyId, KeyKind, KeyMaterial, Rcv, Wraps};
 use crate::error::Error;
 use crate::journal::{ControlStep, Filing, NotFiled};
 use crate::keyring::Keyring;
-use crate::name::{MerchantName, PrincipalName};
+use crate::name::{ChannelName, FormatName, MerchantName, PrincipalName};
 use crate::pan;
 use crate::policy::{Asked, Effect, Explanation, Policy, Rules, Statement};
 use crate::rows;
 use crate::sealed::PERIOD_DAYS;
 use crate::store::{Expect, Key, Part, Write};
 use crate::time::Timestamp;
+use crate::token::Scheme;
+use crate::vaultless::{SLOTS, Served};
 use crate::words::{Action, KeyState, LockReason, Refusal, Show};
 
 /// The longest note of an operator, in bytes.
@@ -168,6 +170,46 @@ impl Vault {
             })
             .await?;
         Ok(replaced)
+    }
+
+    /// Opens the next vaultless slot for a format with a new key: new tokens are made in it from this commit on, those of
+    /// the slots before it still open, and [`upgrade`](Self::upgrade) turns them. `channel` is given for a format of scope
+    /// channel, and only there. Returns the new key's number and how many of the merchant's five slots are left.
+    ///
+    /// Errors: [`Error::SpaceExhausted`] if none is left; malformed for a format that has no slot.
+    pub async fn rotate_ff1(
+        &self,
+        by: &PrincipalName,
+        (merchant, format, channel): (&MerchantName, &FormatName, Option<&ChannelName>),
+        expected: Option<u64>,
+    ) -> Result<(KeyId, u8, Receipt), Error> {
+        let (receipt, (key, left)) = self
+            .change_with(by, expected, |inner, control, now| {
+                let unknown = || Error::malformed("merchant", "names no merchant");
+                let numbers = control.numbers.get(merchant).ok_or_else(unknown)?;
+                let no_format = || Error::malformed("format", "names no ff1 format of the merchant");
+                let made = numbers.formats.get(format).ok_or_else(no_format)?;
+                let no_slot = || Error::malformed("channel", "has no slot of this format: a format of scope channel has one per channel, of scope merchant one without");
+                let channel = match channel {
+                    None => None,
+                    Some(name) => Some(*numbers.channels.get(name).ok_or_else(no_slot)?),
+                };
+                if made.format.scheme != Scheme::Ff1 {
+                    return Err(no_format());
+                }
+                let served = Served { format: made.id, channel };
+                let old = numbers.slots.iter().rev().find(|s| s.served() == served).ok_or_else(no_slot)?.key;
+                let key = control.open_slot(merchant, served, (&inner.root.1, inner.root.0), now)?;
+                let opened = control.numbers.get(merchant).map_or(0, |n| n.slots.len());
+                let left = SLOTS.saturating_sub(u8::try_from(opened).unwrap_or(SLOTS));
+                let changes = vec![
+                    ControlChange::KeyAdded { key: key.0 },
+                    ControlChange::KeyState { key: old.0, state: KeyState::Deactivated },
+                ];
+                Ok((changes, Vec::new(), (key, left)))
+            })
+            .await?;
+        Ok((key, left, receipt))
     }
 
     /// Sets a lock: from its commit on, nothing that it is on gets past the door. `note` is sealed; the log has its hash.
@@ -600,8 +642,9 @@ fn widens(path: &str, before: &str, after: &str, denies: bool) -> bool {
     match path.split_once('.').map(|(table, _)| table) {
         // A deny rule narrows: the other way round.
         Some("rule") if denies => !before.is_empty(),
-        Some("channel" | "format") => false,
-        Some("merchant") => !before.is_empty() && !dropped,
+        Some("format") => false,
+        // Another kind of channel may let vaultless tokens open there.
+        Some("merchant" | "channel") => !before.is_empty() && !dropped,
         _ => !dropped,
     }
 }

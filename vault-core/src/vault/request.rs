@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use crate::attributes::{Attribute, Attributes};
 use crate::audit::entry::{Minting, Outlet};
 use crate::audit::receipt::Receipt;
 use crate::envelope::KeyId;
@@ -9,6 +10,7 @@ use crate::error::Error;
 use crate::hpke::{PublicKey, Sealed};
 use crate::name::{ChannelName, DestinationName, FormatName, MerchantName, RecipientName};
 use crate::pan::{self, CardExpiry, MaskedPan, Pan};
+use crate::restrictions::Restrictions;
 use crate::sealed::SealedCard;
 use crate::time::Timestamp;
 use crate::token::{Scheme, Token};
@@ -111,6 +113,16 @@ impl Header {
     }
 }
 
+/// What an upgrade answers.
+pub struct UpgradedToken {
+    /// The token of the current slot.
+    pub token: Token,
+    /// Whether it is another than the one that was sent.
+    pub changed: bool,
+    /// Proof that it is in the log.
+    pub receipt: Receipt,
+}
+
 /// A card to be swapped for a token.
 pub struct NewCard {
     /// The card number.
@@ -123,6 +135,10 @@ pub struct NewCard {
     pub valid_until: Option<Timestamp>,
     /// On which channels the token works; the format's default if empty.
     pub channels: Vec<ChannelName>,
+    /// What the token may be used for, beside what the policy says. A single-use token is always a fresh one.
+    pub restrictions: Restrictions,
+    /// What is known around the card. Of a card that is known here it changes the record, as a later expiry does.
+    pub attributes: Attributes,
     /// What is known around this very card, in place of the header's context: an import has many customers.
     pub context: Option<Context>,
 }
@@ -131,7 +147,16 @@ impl NewCard {
     /// A card with nothing but its number: the channel's format, no expiry, no narrowing.
     #[must_use]
     pub fn new(pan: Pan) -> Self {
-        Self { pan, card_expiry: None, format: None, valid_until: None, channels: Vec::new(), context: None }
+        Self {
+            pan,
+            card_expiry: None,
+            format: None,
+            valid_until: None,
+            channels: Vec::new(),
+            restrictions: Restrictions::default(),
+            attributes: Attributes::default(),
+            context: None,
+        }
     }
 }
 
@@ -145,6 +170,10 @@ pub struct SealedNewCard {
     pub valid_until: Option<Timestamp>,
     /// As [`NewCard::channels`].
     pub channels: Vec<ChannelName>,
+    /// As [`NewCard::restrictions`].
+    pub restrictions: Restrictions,
+    /// As [`NewCard::attributes`].
+    pub attributes: Attributes,
     /// As [`NewCard::context`].
     pub context: Option<Context>,
 }
@@ -153,12 +182,20 @@ impl SealedNewCard {
     /// A card with nothing around it: the channel's format, no expiry, no narrowing.
     #[must_use]
     pub fn new(card: SealedCard) -> Self {
-        Self { card, format: None, valid_until: None, channels: Vec::new(), context: None }
+        Self {
+            card,
+            format: None,
+            valid_until: None,
+            channels: Vec::new(),
+            restrictions: Restrictions::default(),
+            attributes: Attributes::default(),
+            context: None,
+        }
     }
 
     pub(super) fn opened(self, pan: Pan, card_expiry: Option<CardExpiry>) -> NewCard {
-        let Self { card: _, format, valid_until, channels, context } = self;
-        NewCard { pan, card_expiry, format, valid_until, channels, context }
+        let Self { card: _, format, valid_until, channels, restrictions, attributes, context } = self;
+        NewCard { pan, card_expiry, format, valid_until, channels, restrictions, attributes, context }
     }
 }
 
@@ -247,6 +284,31 @@ pub struct Inspected {
     /// That format's name.
     pub format: Option<FormatName>,
     /// On which of the merchant's channels the token works.
+    pub channels: Vec<ChannelName>,
+    /// What it may be used for.
+    pub restrictions: Restrictions,
+    /// What is known around the card.
+    pub attributes: Attributes,
+    /// Where it stands in the log.
+    pub receipt: Receipt,
+}
+
+/// What is to be known around a card from now on. Neither its number nor its token changes.
+#[derive(Clone, PartialEq, Eq, Default)]
+pub struct AttributesUpdate {
+    /// The card's own expiry, if it has a new one.
+    pub card_expiry: Option<CardExpiry>,
+    /// What is set; of the maps, entry by entry.
+    pub set: Attributes,
+    /// What is emptied before it.
+    pub clear: Vec<Attribute>,
+}
+
+/// The answer to a change of a record.
+pub struct ChangedToken {
+    /// Whether the token is stopped for now.
+    pub disabled: bool,
+    /// On which of the merchant's channels it is granted.
     pub channels: Vec<ChannelName>,
     /// Where it stands in the log.
     pub receipt: Receipt,

@@ -1,5 +1,7 @@
 //! Tokenize: a card comes in, a token goes out.
 
+pub(super) mod vaultless;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -12,7 +14,6 @@ use super::seal::unreadable_card;
 use super::view::View;
 use super::{MAX_ROUNDS, State, Vault};
 use crate::aead::Unopened;
-use crate::attributes::Attributes;
 use crate::audit::entry::Minting;
 use crate::audit::receipt::Receipt;
 use crate::codec::{Reader, Torn, Writer};
@@ -31,7 +32,7 @@ use crate::restrictions::Restrictions;
 use crate::rows;
 use crate::store::{Key, Part, Write};
 use crate::time::Timestamp;
-use crate::token::{MAX_REDRAWS, MAX_WALK, REDRAWS, Reuse, Scope, Shape, Token};
+use crate::token::{MAX_REDRAWS, MAX_WALK, REDRAWS, Reuse, Scheme, Scope, Shape, Token};
 use crate::words::{Action, Ref, Refusal, Show};
 
 /// Version of a kept answer.
@@ -290,6 +291,12 @@ impl<'a> Round<'a> {
         let mut work = Work::default();
         let mut fresh = Vec::with_capacity(items.len());
         for item in items {
+            if self.served(&item).is_some() && !self.admitted.is_vaultless() {
+                let mut counted = Part::default();
+                self.count_guess(&item, &mut counted);
+                work.refuse(item.place, self.admitted.deny(Refusal::VaultlessNotAllowed, None), counted);
+                continue;
+            }
             match self.kept(&item).await? {
                 Ok(Some(answer)) => self.settle(&item, answer, Part::default(), true, None, &mut work)?,
                 Ok(None) => fresh.push(item),
@@ -448,8 +455,15 @@ impl<'a> Round<'a> {
             Error::malformed("item.plain.pan", "has a length that this token format does not take")
         })?;
         let grants = self.grants(card, &format)?;
-        let restrictions = restrictions(&grants);
+        let restrictions = restrictions(&grants, card.restrictions);
         let context = self.context(card);
+        if card.restrictions.bound_to_customer && context.customer_reference.is_empty() {
+            return Err(Error::malformed(
+                "item.restrictions.bound_to_customer",
+                "needs a customer reference in the context",
+            ));
+        }
+        card.attributes.check()?;
         let subject = match context.customer_reference.as_str() {
             "" => SubjectId::NONE,
             reference => keyring.subject(id, reference)?,
@@ -459,7 +473,10 @@ impl<'a> Round<'a> {
         let request = RequestKey { principal, request_id: &self.header.request_id.0, item };
         let name = keyring.request_row(id, &request)?;
         let today = self.now.day();
-        let reusable = format.format.reuse() == Reuse::Reuse && card.valid_until.is_none();
+        let reusable = format.format.reuse() == Reuse::Reuse
+            && format.format.scheme() != Scheme::Ff1
+            && card.valid_until.is_none()
+            && !card.restrictions.single_use;
         let fingerprint = if reusable {
             Some(keyring.fingerprint(id, &self.like(&format, subject, &restrictions)?, &card.pan)?)
         } else {
@@ -527,7 +544,7 @@ impl<'a> Round<'a> {
 
     /// The request's bytes, canonically: what the idempotency hash and the kept answer's key are made over.
     fn request_bytes(&self, card: &NewCard, context: &Context, restrictions: &[u8]) -> Zeroizing<Vec<u8>> {
-        let mut w = Writer::with_capacity(1_024); // never outgrown: a card number is written into it
+        let mut w = Writer::with_capacity(8_192); // never outgrown: a card number is written into it
         w.u8(Action::Tokenize.id()).u32(u32::try_from(self.cards.len()).unwrap_or(u32::MAX));
         w.u32(self.admitted.channel_id().0).u8(self.header.purpose.id()).u8(self.header.initiator.id());
         w.e(context.customer_reference.as_bytes()).e(context.session.as_bytes());
@@ -536,6 +553,10 @@ impl<'a> Round<'a> {
         w.u16(card.card_expiry.map_or(0, CardExpiry::year)).u8(card.card_expiry.map_or(0, CardExpiry::month));
         w.e(card.format.as_ref().map_or("", |f| f.as_str()).as_bytes());
         w.u64(card.valid_until.map_or(0, |t| t.0)).e(restrictions);
+        // Only where there are any: the bytes of a request without are those of every release.
+        if !card.attributes.is_empty() {
+            card.attributes.write(&mut w);
+        }
         Zeroizing::new(w.done())
     }
 
@@ -641,18 +662,21 @@ impl<'a> Round<'a> {
     }
 
     /// A first candidate for each item, and the rows of it and of the token that might be reused, read together.
-    async fn read_candidates(&mut self, items: &[Item<'_>]) -> Result<Vec<Token>, Error> {
+    async fn read_candidates(&mut self, items: &[Item<'_>]) -> Result<Vec<Result<Token, Error>>, Error> {
         let (id, keyring) = (self.merchant.id, &self.state.keyring);
         let mut drawn = Vec::with_capacity(items.len());
         let mut keys = Vec::with_capacity(items.len() * 2);
         for item in items {
             // One that does not open is told when its item is decided.
             let known = self.known_token(item).unwrap_or_default();
-            let candidate = item.shape.draw(&mut random::below)?;
-            for token in known.iter().chain([&candidate]) {
+            let candidate = match self.served(item) {
+                Some(served) => self.vaultless_token(item, served),
+                None => Ok(item.shape.draw(&mut random::below)?),
+            };
+            for token in known.iter().map(|(token, _)| token).chain(&candidate) {
                 keys.push(merchant_row(rows::CARD, id, &keyring.row_key(id, token)?.0));
             }
-            if let Some(token) = &known {
+            if let Some((token, _)) = &known {
                 let row_key = keyring.row_key(id, token)?;
                 self.newest
                     .extend(self.vault.inner.recent.newest(id, row_key).map(|version| (row_key, version)));
@@ -663,8 +687,8 @@ impl<'a> Round<'a> {
         Ok(drawn)
     }
 
-    /// The token that this card already has, as its fingerprint row says.
-    fn known_token(&self, item: &Item<'_>) -> Result<Option<Token>, Unopened> {
+    /// The token that this card already has, as its fingerprint row says, and which of the token's cards it was.
+    fn known_token(&self, item: &Item<'_>) -> Result<Option<(Token, u32)>, Unopened> {
         let Some(fingerprint) = &item.fingerprint else { return Ok(None) };
         let id = self.merchant.id;
         let Some(row) = self.view.get(&merchant_row(rows::FINGERPRINT, id, &fingerprint.row)) else {
@@ -678,13 +702,17 @@ impl<'a> Round<'a> {
     async fn decide(
         &mut self,
         item: &Item<'_>,
-        candidate: Token,
+        candidate: Result<Token, Error>,
         part: &mut Part,
     ) -> Result<(Answer, Changed), Undecided> {
+        let candidate = candidate?;
+        if let Some(served) = self.served(item) {
+            return self.vaultless(item, served, candidate, part);
+        }
         // Looked up here, not with the candidates: an item before this one may be of the same card.
         let known = self.known_token(item).map_err(|Unopened| Undecided::Unreadable)?;
-        if let Some(token) = known
-            && let Some(reused) = self.reuse(item, token, part)?
+        if let Some(known) = known
+            && let Some(reused) = self.reuse(item, known, part)?
         {
             return Ok(reused);
         }
@@ -703,11 +731,12 @@ impl<'a> Round<'a> {
         }
     }
 
-    /// The same token again, unless it is revoked, expired or narrowed since. A later card expiry updates the record.
+    /// The same token again, unless it is revoked, expired, disabled or narrowed since, or stands for another card by now.
+    /// A later card expiry updates the record, and so do attributes.
     fn reuse(
         &mut self,
         item: &Item<'_>,
-        token: Token,
+        (token, generation): (Token, u32),
         part: &mut Part,
     ) -> Result<Option<(Answer, Changed)>, Undecided> {
         let (id, state) = (self.merchant.id, self.state.clone());
@@ -722,14 +751,19 @@ impl<'a> Round<'a> {
             return Err(Undecided::Unreadable);
         }
         let works = !card.is_revoked() && card.row.valid_until.is_none() && card.row.grants == item.grants;
-        if !works || card.row.subject != item.subject {
+        let alike = card.row.subject == item.subject && card.row.restrictions == item.card.restrictions;
+        let stands = !card.row.standing.disabled && card.row.generation == generation;
+        if !works || !alike || !stands {
             return Ok(None);
         }
         let later = item.card.card_expiry.filter(|given| card.row.card_expiry.is_none_or(|had| *given > had));
         let mut changed = None;
         let mut row = card.row;
-        if let Some(expiry) = later {
-            row.card_expiry = Some(expiry);
+        let mut attributes = row.attributes.clone();
+        attributes.change(item.card.attributes.clone(), &[])?;
+        if later.is_some() || attributes != row.attributes {
+            row.card_expiry = later.or(row.card_expiry);
+            row.attributes = attributes;
             row.version = row.version.saturating_add(1);
             let sealed = state.keyring.seal_row(id, row_key, &row)?;
             self.view.put(part, store_key, sealed);
@@ -776,17 +810,19 @@ impl<'a> Round<'a> {
             valid_until: item.card.valid_until,
             grants: item.grants.clone(),
             subject: item.subject,
-            restrictions: Restrictions::default(),
+            restrictions: item.card.restrictions,
             standing: Standing::default(),
-            attributes: Attributes::default(),
+            attributes: item.card.attributes.clone(),
+            generation: 0,
             earlier: Vec::new(),
             inner: Some(inner),
+            vaultless: false,
         };
         let sealed = state.keyring.seal_row(id, row_key, &row)?;
         self.view.put(part, merchant_row(rows::CARD, id, &row_key.0), sealed);
         if let Some(fingerprint) = &item.fingerprint {
             let like = self.likeness(item)?;
-            let sealed = state.keyring.seal_reuse(id, fingerprint, &like, &item.card.pan, &token)?;
+            let sealed = state.keyring.seal_reuse(id, fingerprint, &like, &item.card.pan, (&token, 0))?;
             self.view.put(part, merchant_row(rows::FINGERPRINT, id, &fingerprint.row), sealed);
         }
         part.writes.push(Write::Add(self.space_key(item)?, 1));
@@ -943,8 +979,9 @@ impl<'a> Round<'a> {
     }
 }
 
-/// The restrictions asked for, canonically: kind u8, then each channel u32.
-fn restrictions(grants: &Grants) -> Vec<u8> {
+/// The restrictions asked for, canonically: kind u8, then each channel u32; then, if there are any, purposes u32 and flags
+/// u8, which no number of channels can be taken for.
+pub(super) fn restrictions(grants: &Grants, narrower: Restrictions) -> Vec<u8> {
     let (kind, channels): (u8, &[ChannelId]) = match grants {
         Grants::AllBut(channels) => (0, channels),
         Grants::Only(channels) => (1, channels),
@@ -953,6 +990,9 @@ fn restrictions(grants: &Grants) -> Vec<u8> {
     w.u8(kind);
     for channel in channels {
         w.u32(channel.0);
+    }
+    if !narrower.is_none() {
+        narrower.write(&mut w);
     }
     w.done()
 }
@@ -965,6 +1005,7 @@ impl Answer {
         w.u8(match self.minting {
             Minting::Minted => 1,
             Minting::Reused => 2,
+            Minting::Vaultless => 3,
         });
         w.e(self.format.as_str().as_bytes()).e(self.network.as_bytes());
         w.u16(self.card_expiry.map_or(0, CardExpiry::year)).u8(self.card_expiry.map_or(0, CardExpiry::month));
@@ -983,6 +1024,7 @@ impl Answer {
             minting: match r.u8()? {
                 1 => Minting::Minted,
                 2 => Minting::Reused,
+                3 => Minting::Vaultless,
                 _ => return Err(Torn),
             },
             format: FormatName::parse(r.text()?).map_err(|_| Torn)?,

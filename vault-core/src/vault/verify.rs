@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use serde::Serialize;
 
 use super::{FIRST_LOG, Vault};
-use crate::audit::entry::{AuditEntry, Event};
+use crate::audit::entry::AuditEntry;
 use crate::audit::note::LogVerifier;
 use crate::audit::tree::entry_key;
 use crate::audit::verify::{self, Report};
@@ -148,9 +148,7 @@ impl Vault {
                 (from..entries.min(from.saturating_add(page))).map(|i| entry_key(FIRST_LOG, i)).collect();
             for bytes in self.inner.store.get(&keys).await?.into_iter().flatten() {
                 let Ok(entry) = AuditEntry::decode(&bytes) else { continue };
-                if let Event::Tokenized { record, version, .. } | Event::Revoked { record, version, .. } =
-                    entry.event
-                {
+                if let Some((record, version)) = entry.event.row_version() {
                     let newest = versions.entry(record).or_insert(0);
                     *newest = version.max(*newest);
                 }
