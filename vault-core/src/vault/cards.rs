@@ -9,6 +9,7 @@ use super::kept::{KEPT_DAYS, Request};
 use super::life::Change;
 use super::request::{Detokenized, Header, Inspected, Reveal, Revealed, Revocation, RevokedToken};
 use super::running::Run;
+use super::seal::{TURN, others_turn};
 use super::tokenize::{told_to_the_rest, within_batch};
 use super::view::View;
 use super::{MAX_ROUNDS, State, Vault};
@@ -203,7 +204,14 @@ impl Vault {
                 Err(e) => return told_to_the_rest(answers, e),
             };
             kept |= keeps;
+            let mut sealed = 0_usize;
             for (place, answer) in filed {
+                if matches!(wants.get(place), Some(Want { deed: Deed::Send(_), .. })) {
+                    sealed += 1;
+                    if sealed.is_multiple_of(TURN) {
+                        others_turn().await;
+                    }
+                }
                 let answer = match (answer, wants.get(place)) {
                     (Ok(done), Some(want)) => finish(&round, want, done),
                     (Ok(_), None) => Err(Error::internal()),

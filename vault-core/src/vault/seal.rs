@@ -14,8 +14,8 @@ use crate::sealed::{self, MAX_SEALED, OVERLAP_DAYS};
 use crate::store::Part;
 use crate::words::Refusal;
 
-/// How many sealed cards are opened before others get their turn: each takes some two hundred microseconds.
-const TURN: usize = 16;
+/// How many cards are opened or sealed before others get their turn: each takes some hundred microseconds.
+pub(super) const TURN: usize = 16;
 
 impl Vault {
     /// The key that cards for a channel are sealed to: for whoever may tokenize there. No card is touched and nothing is
@@ -100,7 +100,7 @@ pub(super) fn unreadable_card() -> Error {
 }
 
 /// Lets whatever else waits for this thread go first, once.
-async fn others_turn() {
+pub(super) async fn others_turn() {
     let mut waited = false;
     poll_fn(|cx| {
         if waited {

@@ -423,3 +423,33 @@ fn what_the_policy_would_say_of_a_recipient_is_explained() {
     }
     assert!(!desk.vault.explain(&asked).allowed);
 }
+
+#[test]
+fn a_single_use_token_is_spent_by_the_one_card_that_went_out_sealed() {
+    let desk = Desk::with(&policy());
+    let restrictions = crate::restrictions::Restrictions { single_use: true, ..Default::default() };
+    let card = NewCard { restrictions, ..card(VISA) };
+    let token = desk.tokenize("web", &header(), card).unwrap_or_else(|e| panic!("{e}")).token;
+    let header = header();
+    let once =
+        |header: &Header| desk.given("web", header, &token, Reveal::SealedTo(name("bank"))).map(|_| ());
+    // A recipient that is refused spends nothing.
+    assert_eq!(desk.sent("web", &token, "old"), Err(Error::Denied));
+    assert_eq!(once(&header), Ok(()));
+    assert!(desk.last_line().contains(" once to recipient bank "), "{}", desk.last_line());
+    assert_eq!(once(&header), Ok(()));
+    assert!(desk.last_line().contains(" to recipient bank ") && desk.last_line().contains("again"));
+    assert_eq!(desk.sent("web", &token, "bank"), Err(Error::NotFound));
+    assert_eq!(last_refusal(&desk.vault), "already_used");
+}
+
+#[test]
+fn a_sealed_card_brings_restrictions_like_any_other() {
+    let desk = Desk::with(&policy());
+    let web = key(&desk, "web");
+    let restrictions = crate::restrictions::Restrictions { single_use: true, ..Default::default() };
+    let once =
+        desk.brought("web", SealedNewCard { restrictions, ..visa(&web) }).unwrap_or_else(|e| panic!("{e}"));
+    assert!(desk.sent("web", &once.token, "bank").is_ok());
+    assert_eq!(desk.sent("web", &once.token, "bank"), Err(Error::NotFound));
+}
