@@ -42,8 +42,20 @@ pub fn passphrase(text: &str) -> Passphrase {
 
 /// Two merchants, each with a shop, a gateway, an importer, customer care, and channels `web`, `app` and `pos`.
 pub fn policy() -> Policy {
-    Policy::from_toml(&["acme", "zenith"].map(merchant).concat()).unwrap_or_else(|e| panic!("{e}"))
+    let text = [&*merchant("acme"), &*merchant("zenith"), ABROAD].concat();
+    Policy::from_toml(&text).unwrap_or_else(|e| panic!("{e}"))
 }
+
+/// Zenith's web shop takes cards from acme's tokens.
+const ABROAD: &str = r#"
+    [[rule]]
+    id = "zenith-takes-over"
+    effect = "allow"
+    merchant = "zenith"
+    channels = ["web"]
+    principals = ["acme-bridge"]
+    actions = ["translate"]
+    "#;
 
 fn merchant(name: &str) -> String {
     r#"
@@ -90,6 +102,18 @@ fn merchant(name: &str) -> String {
     [[principal]]
     id = "NAME-care"
     merchant = "NAME"
+    [[principal]]
+    id = "NAME-bridge"
+    merchant = "NAME"
+    [[rule]]
+    id = "NAME-bridges"
+    effect = "allow"
+    merchant = "NAME"
+    channels = ["web", "pos"]
+    principals = ["NAME-bridge"]
+    actions = ["detokenize", "tokenize"]
+    show = "full"
+    purposes = ["authorization"]
 
     [[rule]]
     id = "NAME-stores"
@@ -125,7 +149,14 @@ fn merchant(name: &str) -> String {
     effect = "allow"
     merchant = "NAME"
     principals = ["NAME-care"]
-    actions = ["disable", "enable", "update_attributes"]
+    actions = ["disable", "enable", "update_attributes", "replace", "fingerprint", "delete_card", "erase_subject"]
+    [[rule]]
+    id = "NAME-lists"
+    effect = "allow"
+    merchant = "NAME"
+    principals = ["NAME-care"]
+    actions = ["list_by_subject"]
+    show = "masked"
     "#
     .replace("NAME", name)
 }

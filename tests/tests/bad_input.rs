@@ -59,7 +59,7 @@ effect = "allow"
 merchant = "acme"
 channels = ["web"]
 principals = ["importer"]
-actions = ["inspect", "disable", "enable", "update_attributes"]
+actions = ["inspect", "disable", "enable", "update_attributes", "replace", "fingerprint", "delete_card"]
 show = "masked"
 "#;
 
@@ -115,6 +115,10 @@ kinds! {
     DisableItem "Disable" DisableRequest BatchDisableRequest BatchDisableResponse disable_outcome
         false StreamDetokenizeRequest StreamDetokenizeResponse stream_detokenize_response;
     EnableItem "Enable" EnableRequest BatchEnableRequest BatchEnableResponse enable_outcome
+        false StreamDetokenizeRequest StreamDetokenizeResponse stream_detokenize_response;
+    ReplaceItem "Replace" ReplaceRequest BatchReplaceRequest BatchReplaceResponse replace_outcome
+        false StreamDetokenizeRequest StreamDetokenizeResponse stream_detokenize_response;
+    FingerprintItem "Fingerprint" FingerprintRequest BatchFingerprintRequest BatchFingerprintResponse fingerprint_outcome
         false StreamDetokenizeRequest StreamDetokenizeResponse stream_detokenize_response;
     UpdateAttributesItem "UpdateAttributes" UpdateAttributesRequest BatchUpdateAttributesRequest
         BatchUpdateAttributesResponse update_attributes_outcome
@@ -594,6 +598,39 @@ async fn every_field_of_every_message_is_refused_by_its_path_and_no_refusal_repe
         let refusals = refusals(&client, Some(header()), Some(&item), &update, &mut told).await;
         is_refused(&format!("update of {field}"), &refusals, Reason::Malformed, field);
     }
+    let new = |token: &str, digits: &str| {
+        ask::replace(token, Zeroizing::new(digits.into()), None, v1::ReplaceReason::Lost)
+    };
+    for (item, field) in [
+        (new(PAN, PAN), "item.token"),
+        (new(&token, "4111111111111112"), "item.plain.pan"),
+        (new(&token, ""), "item.plain.pan"),
+        (v1::ReplaceItem { reason: 0, ..new(&token, PAN) }, "item.reason"),
+        (v1::ReplaceItem { reason: 99, ..new(&token, PAN) }, "item.reason"),
+        (v1::ReplaceItem { card: None, ..new(&token, PAN) }, "item.plain"),
+        (v1::ReplaceItem { reference: PAN.to_owned(), ..new(&token, PAN) }, "item.reference"),
+    ] {
+        let refusals = refusals(&client, Some(header()), Some(&item), &new(&token, PAN), &mut told).await;
+        is_refused(&format!("replacement of {field}"), &refusals, Reason::Malformed, field);
+    }
+    for (seconds, nanos) in [(-1, 0), (253_402_300_800, 0), (1, -1)] {
+        let item = v1::DetokenizeItem { as_of: Some(Timestamp { seconds, nanos }), ..good_token.clone() };
+        let refusals = refusals(&client, Some(header()), Some(&item), &good_token, &mut told).await;
+        is_refused("as of", &refusals, Reason::Malformed, "item.as_of");
+    }
+    for digits in ["", "4111111111111112", "41111111111", "%B4111111111111111^DOE/JOHN^3012101"] {
+        let pan = || Zeroizing::new(digits.into());
+        let good = || Zeroizing::new(PAN.into());
+        let print = ask::fingerprint(pan());
+        let refusals =
+            refusals(&client, Some(header()), Some(&print), &ask::fingerprint(good()), &mut told).await;
+        is_refused("a card", &refusals, Reason::Malformed, "item.plain.pan");
+        let request = v1::DeleteCardRequest { header: Some(header()), item: Some(ask::delete_card(pan())) };
+        let refused = client.vault::<v1::DeleteCardResponse>("DeleteCard", &request).await.unwrap_err();
+        let failure = Failure::from(&refused);
+        told.note(&failure, refused.details());
+        is_refused("a card", &[("DeleteCard".to_owned(), failure)], Reason::Malformed, "item.plain.pan");
+    }
     let (disable, enable) = (ask::disable(&token), ask::enable(&token));
     for bad in bad_tokens() {
         for refusals in [
@@ -879,6 +916,16 @@ async fn what_is_no_grpc_gets_a_status_and_spoils_nothing() {
         "Disable",
         "Enable",
         "UpdateAttributes",
+        "Replace",
+        "BatchReplace",
+        "Translate",
+        "BatchTranslate",
+        "Fingerprint",
+        "BatchFingerprint",
+        "DeleteCard",
+        "BatchDeleteCard",
+        "ListBySubject",
+        "EraseSubject",
         "BatchDisable",
         "BatchEnable",
         "BatchUpdateAttributes",

@@ -1,6 +1,7 @@
 //! What a token may be used for is kept to; it is stopped, started and used up; and what is known around its card changes
 //! while the token stays.
 
+use std::collections::HashSet;
 use std::sync::Barrier;
 use std::thread;
 
@@ -12,14 +13,19 @@ use vault_core::audit::entry::Event;
 use vault_core::error::Error;
 use vault_core::pan::CardExpiry;
 use vault_core::restrictions::{Purposes, Restrictions};
+use vault_core::rows;
 use vault_core::store::Engine;
+use vault_core::time::Timestamp as Moment;
 use vault_core::token::Token;
-use vault_core::vault::{AttributesUpdate, ChangedToken, Context, Header, NewCard, Reveal};
-use vault_core::words::{Purpose, RecordChange, Refusal};
+use vault_core::vault::{
+    AttributesUpdate, CardToDelete, ChangedToken, Context, Header, Listed, NewCard, Replaced, Replacement,
+    RequestId, Reveal, TokenStanding, Translation, Wanted,
+};
+use vault_core::words::{Purpose, RecordChange, Refusal, ReplaceReason, Show};
 use vault_proto::v1;
 use vault_tests::ON_DISK;
-use vault_tests::cards::{VISA, card};
-use vault_tests::desk::{At, Desk, header, request, shown};
+use vault_tests::cards::{AMEX, MASTERCARD, VISA, card, luhn, number, pan};
+use vault_tests::desk::{At, Desk, START, header, in_format, request, shown};
 use vault_tests::server::Rig;
 
 use crate::raw::Raw;
@@ -32,7 +38,8 @@ effect = "allow"
 merchant = "acme"
 channels = ["web"]
 principals = ["importer"]
-actions = ["inspect", "disable", "enable", "update_attributes"]
+actions = ["inspect", "disable", "enable", "update_attributes", "replace", "fingerprint", "delete_card",
+    "list_by_subject", "erase_subject"]
 show = "masked"
 "#;
 
@@ -238,6 +245,414 @@ fn attributes_change_without_a_new_token_and_a_retry_changes_nothing_more() {
     }
 }
 
+fn replacement(digits: &str) -> Replacement {
+    Replacement { pan: pan(digits), card_expiry: None, reason: ReplaceReason::Lost }
+}
+
+fn replace(at: At<'_>, header: &Header, token: &Token, digits: &str) -> Result<Replaced, Error> {
+    at.care(header, async |vault, caller, header| {
+        vault.replace(caller, header, token.copy(), replacement(digits)).await
+    })
+}
+
+/// What the gateway gets for a refund of a payment made then.
+fn refunded(desk: &Desk, token: &Token, then: Moment, purpose: Purpose) -> Result<String, Error> {
+    let gateway = vault_tests::desk::principal("acme-gateway");
+    let header = Header { channel: Some(vault_tests::desk::channel("web")), purpose, ..header() };
+    let wanted = vec![Wanted { as_of: Some(then), ..Wanted::now(token.copy(), Reveal::Plain) }];
+    let caller = vault_core::policy::Caller::Local(&gateway);
+    let answers = pollster::block_on(desk.vault.detokenize_wanted(caller, &header, wanted));
+    answers.and_then(|mut answers| answers.pop().unwrap()).map(|answer| shown(&answer.revealed))
+}
+
+#[test]
+fn a_reissued_card_keeps_its_token_and_the_old_one_is_there_for_refunds_until_its_retention_ends() {
+    for engine in ON_DISK {
+        let desk = Desk::new(engine);
+        let anna = customer("anna");
+        let token = desk.web().tokenize(&anna, card(VISA)).unwrap_or_else(|e| panic!("{e}")).token;
+        desk.wait_days(10);
+        let told = replace(desk.web(), &header(), &token, MASTERCARD).unwrap_or_else(|e| panic!("{e}"));
+        assert_eq!(
+            (told.mask.to_string().as_str(), told.network.as_str()),
+            ("555555******4444", "mastercard")
+        );
+        assert_eq!(told.kept_until, Some(START.plus_days(550)));
+        assert!(matches!(desk.last_event(), Event::Replaced { version: 2, reason: ReplaceReason::Lost, .. }));
+        let desk = desk.reopened();
+        desk.wait_days(1);
+        assert_eq!(desk.web().paid(&token).as_deref(), Ok(MASTERCARD));
+        let (before, after) = (START.plus_days(9), START.plus_days(10));
+        assert_eq!(refunded(&desk, &token, before, Purpose::Refund).as_deref(), Ok(VISA));
+        assert!(matches!(desk.last_event(), Event::DisclosedEarlier { redelivered: false, .. }));
+        assert_eq!(refunded(&desk, &token, after, Purpose::Refund).as_deref(), Ok(MASTERCARD));
+        assert_eq!(refunded(&desk, &token, before, Purpose::Authorization), Err(Error::NotFound));
+        assert_eq!(desk.last_refusal(), Some(Refusal::WrongPurpose));
+        let seen = desk.web().inspected(&token).unwrap_or_else(|e| panic!("{e}"));
+        assert_eq!(seen.earlier.iter().map(|e| e.mask.to_string()).collect::<Vec<_>>(), ["411111******1111"]);
+
+        desk.wait_days(538);
+        assert_eq!(refunded(&desk, &token, before, Purpose::Refund).as_deref(), Ok(VISA));
+        assert_eq!(desk.rows(rows::RETENTION).len(), 1);
+        desk.wait_days(1);
+        assert_eq!(refunded(&desk, &token, before, Purpose::Refund), Err(Error::NotFound));
+        assert_eq!(desk.last_refusal(), Some(Refusal::NotKept));
+        desk.wait_days(1);
+        assert!(pollster::block_on(desk.vault.sweep()).unwrap() > 0);
+        assert!(desk.rows(rows::RETENTION).is_empty());
+        assert!(matches!(desk.last_event(), Event::Changed { change: RecordChange::EarlierDeleted, .. }));
+        let desk = desk.reopened();
+        assert_eq!(desk.web().paid(&token).as_deref(), Ok(MASTERCARD));
+        assert_eq!(refunded(&desk, &token, before, Purpose::Refund), Err(Error::NotFound));
+        desk.web().revoked(&token);
+        assert_eq!(refunded(&desk, &token, START.plus_days(500), Purpose::Refund), Err(Error::NotFound));
+        assert_eq!(replace(desk.web(), &header(), &token, VISA).err(), Some(Error::NotFound));
+        desk.assert_whole(1);
+    }
+}
+
+#[test]
+fn a_card_that_was_replaced_is_never_given_its_old_token_again_and_the_new_one_is() {
+    for engine in ON_DISK {
+        let desk = Desk::new(engine);
+        for header in [header(), customer("anna")] {
+            let store = |digits: &str| {
+                let header = Header { request_id: RequestId::random().unwrap(), ..header.clone() };
+                desk.web().tokenize(&header, card(digits)).unwrap_or_else(|e| panic!("{e}")).token
+            };
+            let first = store(VISA);
+            assert!(replace(desk.web(), &vault_tests::desk::header(), &first, MASTERCARD).is_ok());
+            let second = store(VISA);
+            assert!(!second.same_as(&first), "the old card has a token of its own again");
+            assert!(store(MASTERCARD).same_as(&first), "the new card has the old token");
+            assert!(store(VISA).same_as(&second));
+            assert_eq!(desk.web().paid(&first).as_deref(), Ok(MASTERCARD));
+            assert_eq!(desk.web().paid(&second).as_deref(), Ok(VISA));
+        }
+        desk.reopened().assert_whole(4);
+    }
+}
+
+#[test]
+fn a_replacement_asked_for_again_is_done_once_and_counts_as_a_guess_once() {
+    for engine in ON_DISK {
+        let desk = Desk::new(engine);
+        let token = desk.web().stored(MASTERCARD);
+        for _ in 0..2 {
+            assert!(replace(desk.web(), &request(REQUEST), &token, VISA).is_ok());
+            assert!(matches!(desk.last_event(), Event::Replaced { version: 2, .. }));
+        }
+        assert_eq!(
+            replace(desk.web(), &request(REQUEST), &token, MASTERCARD).err(),
+            Some(Error::IdempotencyMismatch)
+        );
+        let seen = desk.web().inspected(&token).unwrap_or_else(|e| panic!("{e}"));
+        assert_eq!(seen.earlier.len(), 1);
+        // Cards of one BIN, last four and length: five a day, whatever becomes of each.
+        let cell = (0..1_000_000_u32).map(|n| format!("411112{n:06}1111")).filter(|digits| luhn(digits) == 0);
+        let told: Vec<_> =
+            cell.take(6).map(|digits| replace(desk.web(), &header(), &token, &digits).err()).collect();
+        assert!(told[..5].iter().all(Option::is_none), "{told:?}");
+        assert!(matches!(told[5], Some(Error::Budget { .. })), "{told:?}");
+        assert_eq!(desk.last_refusal(), Some(Refusal::GuessBudgetSpent));
+        desk.reopened().assert_whole(1);
+    }
+}
+
+/// Fills a space of 9,000 tokens, lets something become of some of them half way, and tells all tokens.
+fn filled(desk: &Desk, half_way: impl FnOnce(&[Token])) -> Vec<Token> {
+    let until = Some(START.plus_days(1));
+    let tight = |valid_until| {
+        (0..1_000).map(|_| NewCard { valid_until, ..in_format("tight", VISA) }).collect::<Vec<_>>()
+    };
+    let mut minted: Vec<Token> = (0..4).flat_map(|_| desk.web().imported(tight(until))).collect();
+    half_way(&minted);
+    desk.wait_days(2);
+    minted.extend((0..5).flat_map(|_| desk.web().imported(tight(None))));
+    let spent = desk.web().import(vec![in_format("tight", VISA)]).unwrap().pop().unwrap();
+    assert_eq!(spent.err(), Some(Error::SpaceExhausted));
+    minted
+}
+
+#[test]
+fn a_token_that_expired_is_never_minted_again_however_full_its_space_is() {
+    for engine in ON_DISK {
+        let desk = Desk::new(engine);
+        let minted = filled(&desk, |_| {});
+        assert_eq!(minted.iter().map(Token::as_str).collect::<HashSet<_>>().len(), 9_000, "{engine}");
+        for token in minted[..4_000].iter().step_by(200) {
+            assert_eq!(desk.web().paid(token), Err(Error::NotFound));
+        }
+        assert_eq!(desk.web().paid(&minted[8_999]).as_deref(), Ok(VISA));
+    }
+}
+
+#[test]
+fn a_token_whose_card_was_replaced_is_never_minted_again_however_full_its_space_is() {
+    for engine in ON_DISK {
+        let desk = Desk::new(engine);
+        let minted = filled(&desk, |minted| {
+            for token in minted.iter().step_by(400) {
+                assert!(replace(desk.web(), &header(), token, MASTERCARD).is_ok());
+            }
+        });
+        assert_eq!(minted.iter().map(Token::as_str).collect::<HashSet<_>>().len(), 9_000, "{engine}");
+        assert_eq!(desk.web().paid(&minted[8_999]).as_deref(), Ok(VISA));
+    }
+}
+
+fn fingerprint(at: At<'_>, digits: &str) -> Result<[u8; 16], Error> {
+    let told = at
+        .care(&header(), async |vault, caller, header| vault.fingerprint(caller, header, pan(digits)).await);
+    told.map(|told| told.fingerprint)
+}
+
+fn listed(at: At<'_>, customer: &Header, from: usize, most: usize) -> Result<Listed, Error> {
+    at.care(customer, async |vault, caller, header| vault.list_by_subject(caller, header, from, most).await)
+}
+
+fn erased(at: At<'_>, customer: &Header) -> Result<u32, Error> {
+    let told = at.care(customer, async |vault, caller, header| vault.erase_subject(caller, header).await);
+    told.map(|told| told.tokens)
+}
+
+fn deleted(at: At<'_>, header: &Header, digits: &str, restrictions: Restrictions) -> Result<u32, Error> {
+    let card = CardToDelete { pan: pan(digits), restrictions };
+    let told = at.care(header, async |vault, caller, header| vault.delete_card(caller, header, card).await);
+    told.map(|told| told.tokens)
+}
+
+#[test]
+fn a_fingerprint_is_the_cards_own_of_one_merchant_and_its_guesses_are_counted() {
+    for engine in ON_DISK {
+        let desk = Desk::new(engine);
+        let visa = fingerprint(desk.web(), VISA).unwrap();
+        assert!(matches!(desk.last_event(), Event::Fingerprinted { .. }));
+        assert_ne!(fingerprint(desk.web(), MASTERCARD).unwrap(), visa);
+        assert_ne!(
+            fingerprint(desk.at("zenith", "web"), VISA).unwrap(),
+            visa,
+            "another merchant's is another"
+        );
+        let desk = desk.reopened();
+        assert_eq!(fingerprint(desk.at("acme", "app"), VISA).unwrap(), visa);
+        let cell: Vec<String> = (0..1_000_000_u32)
+            .map(|n| format!("411112{n:06}1111"))
+            .filter(|digits| luhn(digits) == 0)
+            .take(6)
+            .collect();
+        for digits in &cell[..5] {
+            assert!(fingerprint(desk.web(), digits).is_ok());
+        }
+        assert!(matches!(fingerprint(desk.web(), &cell[5]), Err(Error::Budget { .. })));
+        assert_eq!(desk.last_refusal(), Some(Refusal::GuessBudgetSpent));
+        let none = deleted(desk.web(), &header(), &cell[5], Restrictions::default());
+        assert!(matches!(none, Err(Error::Budget { .. })), "one budget for all that tells a card: {none:?}");
+    }
+}
+
+#[test]
+fn a_customers_tokens_are_listed_by_pages_without_the_tokens() {
+    for engine in ON_DISK {
+        let desk = Desk::new(engine);
+        let anna = || customer("anna");
+        let pans: Vec<String> = (0..7).map(|n| number(&format!("{}", 522_200 + n), 16, n)).collect();
+        let tokens: Vec<Token> = pans
+            .iter()
+            .map(|digits| desk.web().tokenize(&anna(), card(digits)).unwrap_or_else(|e| panic!("{e}")).token)
+            .collect();
+        let till = desk.at("acme", "pos").tokenize(&anna(), card(VISA)).map(|t| t.token);
+        assert!(till.is_ok(), "a token of the till alone");
+        desk.web().revoked(&tokens[0]);
+        assert!(disable(desk.web(), &tokens[1]).is_ok());
+        let desk = desk.reopened();
+        let (mut from, mut seen) = (0, Vec::new());
+        loop {
+            let page = listed(desk.web(), &anna(), from, 3).unwrap_or_else(|e| panic!("{e}"));
+            assert!(page.tokens.len() <= 3);
+            assert!(matches!(desk.last_event(), Event::Listed { show: Show::Masked, .. }));
+            seen.extend(page.tokens);
+            match page.next {
+                Some(next) => from = next,
+                None => break,
+            }
+        }
+        let masks: Vec<String> = seen.iter().map(|token| token.mask.to_string()).collect();
+        let expected: Vec<String> =
+            pans[1..].iter().map(|digits| format!("{}******{}", &digits[..6], &digits[12..])).collect();
+        assert_eq!(masks, expected, "neither the revoked one nor the till's");
+        assert_eq!(seen[0].standing, TokenStanding::Disabled);
+        assert!(seen[1..].iter().all(|token| token.standing == TokenStanding::Active));
+        assert!(listed(desk.web(), &customer("nobody"), 0, 3).is_ok_and(|page| page.tokens.is_empty()));
+        let unnamed = listed(desk.web(), &header(), 0, 3).err();
+        assert!(matches!(unnamed, Some(Error::Malformed { field: "header.context.customer_reference", .. })));
+    }
+}
+
+#[test]
+fn an_erased_customer_leaves_tombstones_and_no_fingerprint_and_nobody_else_is_touched() {
+    for engine in ON_DISK {
+        let desk = Desk::new(engine);
+        let (anna, bert) = (customer("anna"), customer("bert"));
+        let store = |at: At<'_>, header: &Header, digits: &str| {
+            let header = Header { request_id: RequestId::random().unwrap(), ..header.clone() };
+            at.tokenize(&header, card(digits)).unwrap_or_else(|e| panic!("{e}")).token
+        };
+        let (web, pos) = (desk.web(), desk.at("acme", "pos"));
+        let annas = [store(web, &anna, VISA), store(web, &anna, MASTERCARD), store(pos, &anna, VISA)];
+        let berts = store(web, &bert, VISA);
+        assert!(disable(web, &annas[1]).is_ok());
+        let fingerprints = desk.rows(rows::FINGERPRINT).len();
+        assert_eq!(erased(web, &anna), Ok(3));
+        assert!(matches!(desk.last_event(), Event::Erased { cards: 3, .. }));
+        assert_eq!(erased(web, &anna), Ok(0), "asked again, it finds nothing left");
+        let desk = desk.reopened();
+        assert_eq!(desk.rows(rows::FINGERPRINT).len(), fingerprints - 3);
+        assert_eq!(desk.rows(rows::SUBJECT).len(), 1);
+        for token in &annas {
+            assert_eq!(desk.web().paid(token), Err(Error::NotFound));
+        }
+        assert_eq!(desk.web().paid(&berts).as_deref(), Ok(VISA));
+        assert!(!store(desk.web(), &anna, VISA).same_as(&annas[0]), "who comes back is somebody new");
+        desk.assert_whole(5);
+    }
+}
+
+#[test]
+fn a_card_deleted_has_no_token_left_that_it_would_be_given_again() {
+    for engine in ON_DISK {
+        let desk = Desk::new(engine);
+        let web = desk.web();
+        let purposes = Purposes::of([Purpose::Refund]);
+        let narrow = Restrictions { purposes, ..Restrictions::default() };
+        let none = Restrictions::default();
+        let plain = web.stored(VISA);
+        let narrowed = web.added(restricted(VISA, narrow));
+        let fresh = web.added(in_format("mixed", VISA));
+        let annas = web.tokenize(&customer("anna"), card(VISA)).unwrap_or_else(|e| panic!("{e}")).token;
+        let other = web.stored(MASTERCARD);
+        assert_eq!(deleted(web, &header(), VISA, none), Ok(1));
+        assert_eq!(deleted(web, &header(), VISA, none), Err(Error::NotFound));
+        assert_eq!(desk.last_refusal(), Some(Refusal::Unknown));
+        assert_eq!(web.paid(&plain), Err(Error::NotFound));
+        assert_eq!(deleted(web, &customer("anna"), VISA, none), Ok(1));
+        assert_eq!(deleted(web, &header(), VISA, narrow), Ok(1));
+        for dead in [&annas, &narrowed] {
+            assert_eq!(web.paid(dead), Err(Error::NotFound));
+        }
+        // No fingerprint leads to a fresh token, nor to another card's.
+        assert_eq!(web.paid(&fresh).as_deref(), Ok(VISA));
+        assert_eq!(web.paid(&other).as_deref(), Ok(MASTERCARD));
+        assert!(!web.stored(VISA).same_as(&plain));
+        // A card that was replaced has no token by its old fingerprint.
+        let token = web.stored(AMEX);
+        assert!(replace(web, &header(), &token, MASTERCARD).is_ok());
+        assert_eq!(deleted(web, &header(), AMEX, none), Err(Error::NotFound));
+        assert_eq!(deleted(web, &header(), MASTERCARD, none), Ok(1));
+        assert_eq!(web.paid(&token), Err(Error::NotFound));
+        desk.reopened().assert_whole(7);
+    }
+}
+
+fn translated(
+    desk: &Desk,
+    who: &str,
+    header: &Header,
+    (token, channel, merchant): (&Token, &str, Option<&str>),
+    restrictions: Restrictions,
+) -> Result<Token, Error> {
+    let who = vault_tests::desk::principal(who);
+    let header = Header { channel: Some(vault_tests::desk::channel("web")), ..header.clone() };
+    let translation = Translation {
+        token: token.copy(),
+        merchant: merchant.map(vault_tests::desk::merchant_name),
+        channel: vault_tests::desk::channel(channel),
+        format: None,
+        valid_until: None,
+        restrictions,
+        context: None,
+    };
+    let caller = vault_core::policy::Caller::Local(&who);
+    pollster::block_on(desk.vault.translate(caller, &header, translation)).map(|told| told.token)
+}
+
+#[test]
+fn a_token_becomes_one_of_another_channel_or_merchant_where_both_sides_allow_it() {
+    for engine in ON_DISK {
+        let desk = Desk::new(engine);
+        let none = Restrictions::default();
+        let source = desk.web().stored(VISA);
+        let till = translated(&desk, "acme-bridge", &header(), (&source, "pos", None), none).unwrap();
+        assert!(till.as_str().starts_with("tok_"));
+        assert!(matches!(desk.last_event(), Event::Tokenized { .. }));
+        assert_eq!(desk.at("acme", "pos").paid(&till).as_deref(), Ok(VISA));
+        assert_eq!(desk.web().paid(&till), Err(Error::NotFound));
+        let abroad = ("web", Some("zenith"));
+        let theirs =
+            translated(&desk, "acme-bridge", &header(), (&source, abroad.0, abroad.1), none).unwrap();
+        assert_eq!(desk.at("zenith", "web").paid(&theirs).as_deref(), Ok(VISA));
+        assert_eq!(desk.web().paid(&theirs), Err(Error::NotFound));
+        // Asked again, the same token; and each half is in the log.
+        let again =
+            || translated(&desk, "acme-bridge", &request(REQUEST), (&source, "web", Some("zenith")), none);
+        assert!(again().unwrap().same_as(&again().unwrap()));
+        assert!(matches!(desk.last_event(), Event::Tokenized { redelivered: true, .. }));
+
+        let commits = desk.store.commits();
+        for (who, to, merchant) in [
+            ("acme-gateway", "pos", None),           // may read here, may not store there
+            ("acme-shop", "pos", None),              // may store there, may not read here
+            ("acme-bridge", "app", None),            // no rule of that channel
+            ("acme-bridge", "pos", Some("zenith")),  // nor of that one abroad
+            ("acme-gateway", "web", Some("zenith")), // another's rule
+            ("zenith-bridge", "web", Some("acme")),  // the other way round
+            ("acme-bridge", "web", Some("nobody")),
+        ] {
+            let refused = translated(&desk, who, &header(), (&source, to, merchant), none).err();
+            assert_eq!(refused, Some(Error::Denied), "{who} to {to} of {merchant:?}");
+            assert!(desk.last_refusal().is_some());
+        }
+        assert_eq!(desk.store.commits() - commits, 7, "and no card was opened on the way");
+        desk.reopened().assert_whole(3);
+    }
+}
+
+#[test]
+fn what_binds_the_source_binds_the_token_made_of_it() {
+    for engine in ON_DISK {
+        let desk = Desk::new(engine);
+        let purposes = |these: &[Purpose]| Restrictions {
+            purposes: Purposes::of(these.iter().copied()),
+            ..Restrictions::default()
+        };
+        let until = Some(START.plus_days(3));
+        let narrow = purposes(&[Purpose::Authorization, Purpose::Refund]);
+        let source = desk.web().added(NewCard { valid_until: until, ..restricted(VISA, narrow) });
+        let to =
+            |restrictions| translated(&desk, "acme-bridge", &header(), (&source, "pos", None), restrictions);
+        let till = desk.at("acme", "pos");
+        let same = to(Restrictions::default()).unwrap();
+        let seen = till.inspected(&same).unwrap_or_else(|e| panic!("{e}"));
+        assert!(seen.restrictions == narrow && seen.valid_until == until);
+        let fewer = to(purposes(&[Purpose::Refund, Purpose::Export])).unwrap();
+        let seen = till.inspected(&fewer).map(|seen| seen.restrictions).err();
+        assert_eq!(seen, Some(Error::NotFound), "an inspection for authorization");
+        assert_eq!(desk.last_refusal(), Some(Refusal::WrongPurpose));
+        assert!(matches!(to(purposes(&[Purpose::Export])).err(), Some(Error::Malformed { .. })));
+        // A single use is used by it, and the token made of it is for a single use again.
+        let once = desk.web().added(once(MASTERCARD));
+        let first =
+            translated(&desk, "acme-bridge", &header(), (&once, "pos", None), Restrictions::default());
+        let second =
+            translated(&desk, "acme-bridge", &header(), (&once, "pos", None), Restrictions::default());
+        assert_eq!(second.err(), Some(Error::NotFound));
+        let first = first.unwrap();
+        assert_eq!(till.paid(&first).as_deref(), Ok(MASTERCARD));
+        assert_eq!(till.paid(&first), Err(Error::NotFound));
+        desk.reopened().assert_whole(5);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn every_verb_of_a_tokens_life_is_asked_for_over_the_wire_alone_and_in_batches() {
     let mut rig = Rig::made(Engine::Redb, WIRE_POLICY, "");
@@ -307,6 +722,77 @@ async fn every_verb_of_a_tokens_life_is_asked_for_over_the_wire_alone_and_in_bat
     let expected = v1::Attributes { card_holder: String::new(), billing_country: "ES".into(), ..attributes };
     assert_eq!(seen.attributes, Some(expected));
     assert_eq!(seen.card.unwrap().card_expiry, Some(v1::CardExpiry { month: 5, year: 2031 }));
+
+    let new = |digits: &str| {
+        let digits = Zeroizing::new(digits.into());
+        ask::replace(&token, digits, None, v1::ReplaceReason::Renewed)
+    };
+    let request = v1::ReplaceRequest { header: header(), item: Some(new(MASTERCARD)) };
+    let told: v1::ReplaceResponse = client.vault("Replace", &request).await.unwrap();
+    let told = told.result.unwrap();
+    assert_eq!(told.card.unwrap().masked_pan, "555555******4444");
+    assert!(told.kept_until.is_some());
+    let request = v1::BatchReplaceRequest { header: header(), items: vec![new(AMEX)] };
+    let told: v1::BatchReplaceResponse = client.vault("BatchReplace", &request).await.unwrap();
+    assert!(matches!(told.outcomes[0].outcome, Some(v1::replace_outcome::Outcome::Result(_))));
+    let earlier = look().await.unwrap().earlier;
+    let masks: Vec<_> = earlier.into_iter().map(|e| e.card.unwrap().masked_pan).collect();
+    assert_eq!(masks, ["555555******4444", "411111******1111"]);
+    let request = v1::TranslateRequest { header: header(), item: Some(ask::translate(&token, "web")) };
+    let told: v1::TranslateResponse = client.vault("Translate", &request).await.unwrap();
+    assert_eq!(told.result.unwrap().card.unwrap().masked_pan, "378282*****0005");
+    let nowhere = v1::TranslateItem { channel: String::new(), ..ask::translate(&token, "web") };
+    let items = vec![ask::translate(&token, "web"), nowhere];
+    let request = v1::BatchTranslateRequest { header: header(), items };
+    let told: v1::BatchTranslateResponse = client.vault("BatchTranslate", &request).await.unwrap();
+    let outcomes: Vec<_> = told.outcomes.into_iter().map(|o| o.outcome.unwrap()).collect();
+    assert!(matches!(outcomes[0], v1::translate_outcome::Outcome::Result(_)));
+    assert!(matches!(&outcomes[1], v1::translate_outcome::Outcome::Error(e) if e.code == 3));
+    let digits = |pan: &str| Zeroizing::new(pan.as_bytes().to_vec());
+    let request = v1::FingerprintRequest { header: header(), item: Some(ask::fingerprint(digits(VISA))) };
+    let print: v1::FingerprintResponse = client.vault("Fingerprint", &request).await.unwrap();
+    let items = vec![ask::fingerprint(digits(VISA)), ask::fingerprint(digits("4111111111111112"))];
+    let request = v1::BatchFingerprintRequest { header: header(), items };
+    let prints: v1::BatchFingerprintResponse = client.vault("BatchFingerprint", &request).await.unwrap();
+    let [good, bad] = prints.outcomes.as_slice() else { panic!() };
+    let Some(v1::fingerprint_outcome::Outcome::Result(good)) = &good.outcome else { panic!() };
+    assert_eq!(good.fingerprint, print.result.unwrap().fingerprint);
+    assert!(matches!(bad.outcome, Some(v1::fingerprint_outcome::Outcome::Error(_))));
+
+    let context = Some(v1::Context { customer_reference: "anna".into(), ..v1::Context::default() });
+    let of_anna = || header().map(|h| v1::RequestHeader { context: context.clone(), ..h });
+    for pan in [VISA, MASTERCARD] {
+        let item = Some(ask::card(digits(pan), None));
+        let _: v1::TokenizeResponse =
+            client.vault("Tokenize", &v1::TokenizeRequest { header: of_anna(), item }).await.unwrap();
+    }
+    let ask_for =
+        |page_token: String| v1::ListBySubjectRequest { header: of_anna(), page_size: 1, page_token };
+    let page: v1::ListBySubjectResponse =
+        client.vault("ListBySubject", &ask_for(String::new())).await.unwrap();
+    assert_eq!((page.tokens.len(), page.tokens[0].record.len()), (1, 16));
+    let rest: v1::ListBySubjectResponse =
+        client.vault("ListBySubject", &ask_for(page.next_page_token)).await.unwrap();
+    assert_eq!((rest.tokens.len(), rest.next_page_token.as_str()), (1, ""));
+    let bad = client.vault::<v1::ListBySubjectResponse>("ListBySubject", &ask_for("x".into())).await;
+    assert_eq!(bad.unwrap_err().code(), Code::InvalidArgument);
+    let request =
+        v1::BatchDeleteCardRequest { header: of_anna(), items: vec![ask::delete_card(digits(VISA))] };
+    let told: v1::BatchDeleteCardResponse = client.vault("BatchDeleteCard", &request).await.unwrap();
+    let Some(v1::delete_card_outcome::Outcome::Result(told)) = &told.outcomes[0].outcome else { panic!() };
+    assert_eq!(told.tokens, 1);
+    let request = v1::DeleteCardRequest { header: of_anna(), item: Some(ask::delete_card(digits(VISA))) };
+    let gone = client.vault::<v1::DeleteCardResponse>("DeleteCard", &request).await;
+    assert_eq!(gone.unwrap_err().code(), Code::NotFound);
+    let request = v1::EraseSubjectRequest { header: of_anna() };
+    let told: v1::EraseSubjectResponse = client.vault("EraseSubject", &request).await.unwrap();
+    assert_eq!(told.tokens, 1);
+    let as_of = Some(Timestamp { seconds: 1_767_225_600, nanos: 0 });
+    let item = v1::DetokenizeItem { as_of, ..ask::plain(&token) };
+    let refund = ask::header("acme", "web", v1::Purpose::Refund, v1::Initiator::Merchant);
+    let request = v1::DetokenizeRequest { header: Some(refund), item: Some(item) };
+    let told: v1::DetokenizeResponse = client.vault("Detokenize", &request).await.unwrap();
+    assert_eq!(ask::pan(told.result.unwrap()).unwrap().as_slice(), VISA.as_bytes());
 }
 
 #[test]

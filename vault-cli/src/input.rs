@@ -90,6 +90,47 @@ pub(crate) fn cards(file: Option<&Path>, expiry: Option<CardExpiry>) -> Result<V
     Ok(lines)
 }
 
+/// One token's new card, of standard input or asked for at a hidden prompt.
+pub(crate) fn replacement(token: &str) -> Result<Vec<Line<(Token, Card)>>, Failure> {
+    let token = Token::parse(token).map_err(|e| Failure::usage(format_args!("the token {e}")))?;
+    let mut lines = cards(None, None)?;
+    let (Some(line), true) = (lines.pop(), lines.is_empty()) else {
+        return Err(Failure::usage(
+            "give one card for one token, or --file with a token and a card per line",
+        ));
+    };
+    Ok(vec![Line { number: line.number, read: line.read.map(|card| (token, card)) }])
+}
+
+/// Tokens and their new cards, of a file or of standard input: token, number, expiry (may be missing).
+pub(crate) fn replacements(file: Option<&Path>) -> Result<Vec<Line<(Token, Card)>>, Failure> {
+    let lines = replacement_lines(&source_bytes(file)?);
+    if lines.is_empty() {
+        return Err(Failure::usage("there is no card in the input; give one per line: token,number,expiry"));
+    }
+    Ok(lines)
+}
+
+fn replacement_lines(text: &[u8]) -> Vec<Line<(Token, Card)>> {
+    let text = text.strip_prefix("\u{feff}".as_bytes()).unwrap_or(text);
+    let mut lines = Vec::new();
+    for (number, line) in (1..).zip(text.split(|&b| b == b'\n')) {
+        if line.trim_ascii().is_empty() {
+            continue;
+        }
+        let mut fields = line.split(|b| matches!(b, b',' | b';' | b'\t')).map(bare);
+        let (token, pan, expiry) = (fields.next(), fields.next(), fields.next());
+        let read = || {
+            let token = std::str::from_utf8(token.unwrap_or_default());
+            let token = token.map_err(|_| "the token must be text".to_owned())?;
+            let token = Token::parse(token).map_err(|e| format!("the token {e}"))?;
+            Ok((token, card(pan.unwrap_or_default(), expiry)?))
+        };
+        lines.push(Line { number, read: read() });
+    }
+    lines
+}
+
 /// The cards in a text: a line each, of number, expiry (may be missing) and anything else, which is not read; between
 /// commas, semicolons or tabs, quoted or not. A first line without any digit in its first field is a header.
 pub(crate) fn card_lines(text: &[u8]) -> Vec<Line<Card>> {
@@ -282,6 +323,22 @@ mod tests {
             rules.iter().zip(["check digit", "12 to 19", "only digits", "month", "MM/YY", "12 to 19"])
         {
             assert!(rule.contains(said) && !rule.contains("411"), "{rule}");
+        }
+    }
+
+    #[test]
+    fn a_token_and_its_new_card_stand_in_one_line() {
+        let text = "tok_0123456789abcdefghijkl,4111111111111111,12/27\n\n4111111111111111,4111111111111111\n\
+                    4111111111111112;411\n";
+        let lines = replacement_lines(text.as_bytes());
+        let told: Vec<_> = lines
+            .into_iter()
+            .map(|line| (line.number, line.read.map(|(token, _)| token.as_str().len())))
+            .collect();
+        assert_eq!(told[0], (1, Ok(26)));
+        for ((number, rule), (at, said)) in told[1..].iter().zip([(3, "the token"), (4, "12 to 19")]) {
+            let rule = rule.clone().unwrap_err();
+            assert!(*number == at && rule.contains(said) && !rule.contains("411"), "{rule}");
         }
     }
 

@@ -99,6 +99,35 @@ pub(crate) enum TokenCommand {
         vaultctl token update --profile care.toml --agreement recurring --consented-at 2026-11-23 4111119773421111\n  \
         vaultctl token update --profile care.toml --clear card_holder --file tokens.txt")]
     Update(Box<Update>),
+    /// Put another card in the place of a token's card; the token stays
+    #[command(after_help = concat!("The new card is read from standard input or asked for without being shown: \
+        number[,expiry]. With --file, each line is token,number[,expiry].\n\nExamples:\n  \
+        vaultctl token replace --profile care.toml --reason lost 4111119773421111\n  \
+        vaultctl token replace --profile care.toml --reason renewed --file reissued.csv"))]
+    Replace(Replace),
+    /// Show cards' public fingerprints, by which two cards are told to be one
+    #[command(after_help = "Cards are read as by token tokenize.\n\nExamples:\n  \
+        vaultctl token fingerprint --profile care.toml --file cards.csv\n  \
+        vaultctl --json token fingerprint --profile care.toml < cards.csv")]
+    Fingerprint(OfCards),
+    /// End every token that cards would be given again; it cannot be undone
+    #[command(after_help = "Cards are read as by token tokenize.\n\nExamples:\n  \
+        vaultctl token delete-card --profile care.toml < card.csv\n  \
+        vaultctl token delete-card --profile care.toml --customer c-17 --file cards.csv")]
+    DeleteCard(OfCards),
+    /// Make tokens of another channel or merchant for the cards of tokens, without seeing the cards
+    #[command(after_help = "Examples:\n  \
+        vaultctl token translate --profile bridge.toml --to-channel app 4111119773421111\n  \
+        vaultctl token translate --profile bridge.toml --to-merchant zenith --to-channel web --file tokens.txt")]
+    Translate(Translate),
+    /// List a customer's tokens: masks and record names, never tokens
+    #[command(after_help = "Examples:\n  \
+        vaultctl token list --profile care.toml --customer c-17\n  \
+        vaultctl --json token list --profile care.toml --customer c-17")]
+    List(OfCustomer),
+    /// End every token of a customer, for good
+    #[command(after_help = "Example:\n  vaultctl token erase --profile care.toml --customer c-17")]
+    Erase(OfCustomer),
 }
 
 /// What every request says about itself.
@@ -222,6 +251,80 @@ fn parse_header(text: &str) -> Result<(String, String), &'static str> {
     Ok((name.to_owned(), value.to_owned()))
 }
 
+/// `token replace`.
+#[derive(Debug, Args)]
+pub(crate) struct Replace {
+    /// The token
+    #[arg(value_name = "TOKEN", required_unless_present = "file", conflicts_with = "file")]
+    token: Option<String>,
+    /// A file of tokens and their new cards, token,number[,expiry] per line; - is standard input
+    #[arg(long, value_name = "FILE")]
+    file: Option<PathBuf>,
+    /// Why
+    #[arg(long, value_parser = v1::ReplaceReason::parser())]
+    reason: v1::ReplaceReason,
+    /// What the card is wanted for
+    #[arg(long, value_parser = v1::Purpose::parser(), default_value = "authorization")]
+    purpose: v1::Purpose,
+    #[command(flatten)]
+    asked: Asked,
+    #[command(flatten)]
+    vault: VaultOptions,
+}
+
+/// `token fingerprint` and `token delete-card`.
+#[derive(Debug, Args)]
+pub(crate) struct OfCards {
+    /// A file of cards, one per line; - is standard input
+    #[arg(long, value_name = "FILE")]
+    file: Option<PathBuf>,
+    /// What the card is wanted for
+    #[arg(long, value_parser = v1::Purpose::parser(), default_value = "authorization")]
+    purpose: v1::Purpose,
+    #[command(flatten)]
+    asked: Asked,
+    #[command(flatten)]
+    vault: VaultOptions,
+}
+
+/// `token list` and `token erase`.
+#[derive(Debug, Args)]
+pub(crate) struct OfCustomer {
+    /// What it is wanted for
+    #[arg(long, value_parser = v1::Purpose::parser(), default_value = "authorization")]
+    purpose: v1::Purpose,
+    #[command(flatten)]
+    asked: Asked,
+    #[command(flatten)]
+    vault: VaultOptions,
+}
+
+/// `token translate`.
+#[derive(Debug, Args)]
+pub(crate) struct Translate {
+    #[command(flatten)]
+    tokens: Tokens,
+    /// The channel that the new tokens are made on
+    #[arg(long, value_name = "CHANNEL")]
+    to_channel: String,
+    /// The merchant whose they are; else the same
+    #[arg(long, value_name = "MERCHANT")]
+    to_merchant: Option<String>,
+    /// The token format by its name there; else that channel's own
+    #[arg(long, value_name = "NAME")]
+    format: Option<String>,
+    /// The customer by that merchant's own name
+    #[arg(long, value_name = "REFERENCE", value_parser = no_card)]
+    to_customer: Option<String>,
+    /// What the card is wanted for
+    #[arg(long, value_parser = v1::Purpose::parser(), default_value = "authorization")]
+    purpose: v1::Purpose,
+    #[command(flatten)]
+    asked: Asked,
+    #[command(flatten)]
+    vault: VaultOptions,
+}
+
 /// `token update`.
 #[derive(Debug, Args)]
 pub(crate) struct Update {
@@ -274,6 +377,9 @@ pub(crate) struct Detokenize {
     /// Give the card sealed to this recipient, by its name in the policy
     #[arg(long, value_name = "RECIPIENT", conflicts_with = "reveal")]
     to: Option<String>,
+    /// The card that the token stood for then, for refund and dispute: 2026-11-23, or 2026-11-23T12:00:00Z
+    #[arg(long, value_name = "MOMENT", value_parser = wire::parse_moment)]
+    as_of: Option<prost_types::Timestamp>,
     /// What the card is wanted for; authorization unless said
     #[arg(long, value_parser = v1::Purpose::parser())]
     purpose: Option<v1::Purpose>,
@@ -343,6 +449,12 @@ pub(crate) fn run(command: TokenCommand, out: Out) -> Result<(), Failure> {
         TokenCommand::Enable(asked) => standing(asked, ask::enable, out),
         TokenCommand::Upgrade(asked) => upgrade::run(asked, out),
         TokenCommand::Update(asked) => update(*asked, out),
+        TokenCommand::Replace(asked) => replace(asked, out),
+        TokenCommand::Fingerprint(asked) => of_cards(asked, ask::fingerprint, Told::fingerprinted, out),
+        TokenCommand::DeleteCard(asked) => of_cards(asked, ask::delete_card, Told::deleted, out),
+        TokenCommand::Translate(asked) => translate(asked, out),
+        TokenCommand::List(asked) => list(asked, out),
+        TokenCommand::Erase(asked) => erase(asked, out),
     }
 }
 
@@ -464,7 +576,7 @@ fn date(e: CardExpiry) -> v1::CardExpiry {
 }
 
 fn detokenize(command: Detokenize, out: Out) -> Result<(), Failure> {
-    let Detokenize { tokens, reveal, to, purpose, asked, vault } = command;
+    let Detokenize { tokens, reveal, to, as_of, purpose, asked, vault } = command;
     if reveal && !output::is_seen() {
         return Err(Failure::refused(
             "a card number is shown on a terminal only, and standard output is none; leave --reveal out to see the mask",
@@ -472,10 +584,13 @@ fn detokenize(command: Detokenize, out: Out) -> Result<(), Failure> {
     }
     asked.check()?;
     let tokens = input::tokens(&tokens.tokens, tokens.file.as_deref())?;
-    let item = |token: vault_core::token::Token| match &to {
-        Some(recipient) => ask::sealed_to(token.as_str(), recipient),
-        None if reveal => ask::plain(token.as_str()),
-        None => ask::masked(token.as_str()),
+    let item = |token: vault_core::token::Token| {
+        let item = match &to {
+            Some(recipient) => ask::sealed_to(token.as_str(), recipient),
+            None if reveal => ask::plain(token.as_str()),
+            None => ask::masked(token.as_str()),
+        };
+        v1::DetokenizeItem { as_of, ..item }
     };
     dial::run(async {
         let purpose = purpose.unwrap_or(v1::Purpose::Authorization);
@@ -519,6 +634,89 @@ fn standing<V: Verb<Result = v1::ChangeResult>>(
     dial::run(async {
         let session = Session::open(vault, asked, purpose, out).await?;
         session.all(tokens, |token| item(token.as_str()), Told::changed).await
+    })
+}
+
+fn replace(command: Replace, out: Out) -> Result<(), Failure> {
+    let Replace { token, file, reason, purpose, asked, vault } = command;
+    asked.check()?;
+    let pairs = match token {
+        Some(token) => input::replacement(&token)?,
+        None => input::replacements(file.as_deref())?,
+    };
+    let item = |(token, card): (vault_core::token::Token, Card)| {
+        let pan = Zeroizing::new(card.pan.expose_digits().to_vec());
+        ask::replace(token.as_str(), pan, card.expiry.map(date), reason)
+    };
+    dial::run(async {
+        let session = Session::open(vault, asked, purpose, out).await?;
+        session.all(pairs, item, Told::replaced).await
+    })
+}
+
+fn of_cards<V: Verb>(
+    command: OfCards,
+    item: impl Fn(Zeroizing<Vec<u8>>) -> V,
+    told: impl Fn(V::Result, &[v1::Checkpoint]) -> Told,
+    out: Out,
+) -> Result<(), Failure> {
+    let OfCards { file, purpose, asked, vault } = command;
+    asked.check()?;
+    let cards = input::cards(file.as_deref(), None)?;
+    let item = |card: Card| item(Zeroizing::new(card.pan.expose_digits().to_vec()));
+    dial::run(async {
+        let session = Session::open(vault, asked, purpose, out).await?;
+        session.all(cards, item, told).await
+    })
+}
+
+fn translate(command: Translate, out: Out) -> Result<(), Failure> {
+    let Translate { tokens, to_channel, to_merchant, format, to_customer, purpose, asked, vault } = command;
+    asked.check()?;
+    let tokens = input::tokens(&tokens.tokens, tokens.file.as_deref())?;
+    let context =
+        to_customer.map(|customer_reference| v1::Context { customer_reference, ..v1::Context::default() });
+    let item = |token: vault_core::token::Token| v1::TranslateItem {
+        merchant: to_merchant.clone().unwrap_or_default(),
+        format: format.clone().unwrap_or_default(),
+        context: context.clone(),
+        ..ask::translate(token.as_str(), &to_channel)
+    };
+    dial::run(async {
+        let session = Session::open(vault, asked, purpose, out).await?;
+        session.all(tokens, item, Told::tokenized).await
+    })
+}
+
+fn list(command: OfCustomer, out: Out) -> Result<(), Failure> {
+    let OfCustomer { purpose, asked, vault } = command;
+    asked.check()?;
+    dial::run(async {
+        let mut session = Session::open(vault, asked, purpose, out).await?;
+        let mut page_token = String::new();
+        loop {
+            let answer = session.at.vault.list_by_subject(session.header.clone(), 0, &page_token).await;
+            let v1::ListBySubjectResponse { tokens, next_page_token, receipt } =
+                answer.map_err(|e| session.advised(e))?;
+            for token in tokens {
+                session.tell(None, Told::listed(token, receipt.as_ref()))?;
+            }
+            if next_page_token.is_empty() {
+                return Ok(());
+            }
+            page_token = next_page_token;
+        }
+    })
+}
+
+fn erase(command: OfCustomer, out: Out) -> Result<(), Failure> {
+    let OfCustomer { purpose, asked, vault } = command;
+    asked.check()?;
+    dial::run(async {
+        let mut session = Session::open(vault, asked, purpose, out).await?;
+        let answer = session.at.vault.erase_subject(session.header.clone()).await;
+        let answer = answer.map_err(|e| session.advised(e))?;
+        session.tell(None, Told::ended(answer.tokens, answer.receipt.as_ref(), &[]))
     })
 }
 
@@ -597,6 +795,10 @@ verbs! {
     DetokenizeItem -> DetokenizeResult by detokenize, batch_detokenize;
     InspectItem -> InspectResult by inspect, batch_inspect;
     RevokeItem -> RevokeResult by revoke, batch_revoke;
+    ReplaceItem -> ReplaceResult by replace, batch_replace;
+    TranslateItem -> TokenizeResult by translate, batch_translate;
+    FingerprintItem -> FingerprintResult by fingerprint, batch_fingerprint;
+    DeleteCardItem -> DeleteCardResult by delete_card, batch_delete_card;
     DisableItem -> ChangeResult by disable, batch_disable;
     EnableItem -> ChangeResult by enable, batch_enable;
     UpdateAttributesItem -> ChangeResult by update_attributes, batch_update_attributes;
@@ -821,6 +1023,10 @@ enum Answer {
     Masked { card: Shown },
     Sealed { key_id: String, enc: String, ciphertext: String },
     Inspected(Box<Inspected>),
+    Replaced { card: Shown, kept_until: Option<String> },
+    Fingerprint { fingerprint: String },
+    Ended { tokens: u32 },
+    Listed(Box<Listed>),
     Standing { state: String, channels: Vec<String> },
 }
 
@@ -835,6 +1041,26 @@ struct Inspected {
     card: Shown,
     restrictions: Option<Restrictions>,
     attributes: Option<Attributes>,
+    earlier: Vec<Earlier>,
+}
+
+#[derive(Serialize)]
+struct Listed {
+    record: String,
+    state: String,
+    channels: Vec<String>,
+    valid_until: Option<String>,
+    created_at: Option<String>,
+    card: Shown,
+    restrictions: Option<Restrictions>,
+}
+
+#[derive(Serialize)]
+struct Earlier {
+    card: Shown,
+    reason: String,
+    replaced_at: Option<String>,
+    kept_until: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -881,6 +1107,17 @@ impl Restrictions {
     }
 }
 
+impl Earlier {
+    fn of(told: v1::EarlierCard) -> Self {
+        Self {
+            card: Shown::of(told.card),
+            reason: wire::word::<v1::ReplaceReason>(told.reason),
+            replaced_at: wire::moment(told.replaced_at.as_ref()),
+            kept_until: wire::moment(told.kept_until.as_ref()),
+        }
+    }
+}
+
 impl Attributes {
     fn of(told: v1::Attributes) -> Self {
         Self {
@@ -912,6 +1149,7 @@ impl Serialize for Digits {
     }
 }
 
+#[allow(clippy::needless_pass_by_value, reason = "one form for all verbs: each takes its answer whole")]
 impl Told {
     fn new(json: Answer, words: String, receipt: Option<&v1::Receipt>, heads: &[v1::Checkpoint]) -> Self {
         let receipt = receipt.and_then(|r| ReceiptText::of(r, heads));
@@ -969,6 +1207,7 @@ impl Told {
             card: Shown::of(answer.card),
             restrictions: answer.restrictions.map(Restrictions::of),
             attributes: answer.attributes.map(Attributes::of),
+            earlier: answer.earlier.into_iter().map(Earlier::of).collect(),
         };
         let narrowed = inspected.restrictions.as_ref().map_or_else(String::new, Restrictions::words);
         let until = inspected.valid_until.as_deref().map_or_else(String::new, |at| format!("  until {at}"));
@@ -981,6 +1220,46 @@ impl Told {
             some(&inspected.channels)
         );
         Self::new(Answer::Inspected(Box::new(inspected)), words, answer.receipt.as_ref(), heads)
+    }
+
+    fn replaced(answer: v1::ReplaceResult, heads: &[v1::Checkpoint]) -> Self {
+        let card = Shown::of(answer.card);
+        let kept_until = wire::moment(answer.kept_until.as_ref());
+        let words =
+            format!("{}  the old one is kept until {}", card.words(), kept_until.as_deref().unwrap_or("-"));
+        Self::new(Answer::Replaced { card, kept_until }, words, answer.receipt.as_ref(), heads)
+    }
+
+    fn fingerprinted(answer: v1::FingerprintResult, heads: &[v1::Checkpoint]) -> Self {
+        let fingerprint = data_encoding::HEXLOWER.encode(&answer.fingerprint);
+        let words = fingerprint.clone();
+        Self::new(Answer::Fingerprint { fingerprint }, words, answer.receipt.as_ref(), heads)
+    }
+
+    fn deleted(answer: v1::DeleteCardResult, heads: &[v1::Checkpoint]) -> Self {
+        Self::ended(answer.tokens, answer.receipt.as_ref(), heads)
+    }
+
+    fn ended(tokens: u32, receipt: Option<&v1::Receipt>, heads: &[v1::Checkpoint]) -> Self {
+        let words = format!("{tokens} {} ended", if tokens == 1 { "token" } else { "tokens" });
+        Self::new(Answer::Ended { tokens }, words, receipt, heads)
+    }
+
+    fn listed(token: v1::SubjectToken, receipt: Option<&v1::Receipt>) -> Self {
+        let listed = Listed {
+            record: data_encoding::HEXLOWER.encode(&token.record),
+            state: wire::word::<v1::TokenState>(token.state),
+            channels: token.channels,
+            valid_until: wire::moment(token.valid_until.as_ref()),
+            created_at: wire::moment(token.created_at.as_ref()),
+            card: Shown::of(token.card),
+            restrictions: token.restrictions.map(Restrictions::of),
+        };
+        let narrowed = listed.restrictions.as_ref().map_or_else(String::new, Restrictions::words);
+        let on = some(&listed.channels);
+        let words =
+            format!("{}  {}  {}  on {on}{narrowed}", listed.record, listed.card.words(), listed.state);
+        Self::new(Answer::Listed(Box::new(listed)), words, receipt, &[])
     }
 
     fn changed(answer: v1::ChangeResult, heads: &[v1::Checkpoint]) -> Self {
@@ -1072,6 +1351,16 @@ mod tests {
         assert_eq!(
             *Told::inspected(restricted, &[]).words,
             "-  -  -  active  -   on no channel  only for refund  bound to its customer  once"
+        );
+        let deleted = |tokens| Told::deleted(v1::DeleteCardResult { tokens, receipt: None }, &[]);
+        assert_eq!((&**deleted(1).words, &**deleted(2).words), ("1 token ended", "2 tokens ended"));
+        let print = v1::FingerprintResult { fingerprint: vec![0xab; 16], receipt: None };
+        assert_eq!(*Told::fingerprinted(print, &[]).words, "ab".repeat(16));
+        let listed =
+            v1::SubjectToken { record: vec![1; 16], state: 5, card: card(), ..v1::SubjectToken::default() };
+        assert_eq!(
+            *Told::listed(listed, None).words,
+            format!("{}  411111******1111  visa  03/2029  spent  on no channel", "01".repeat(16))
         );
         let changed = v1::ChangeResult { state: 4, channels: vec!["a".into()], receipt: None };
         assert_eq!(*Told::changed(changed, &[]).words, "disabled  on a");

@@ -79,12 +79,16 @@ words! {
     ];
     Initiator "INITIATOR_" ["cardholder", "merchant"];
     Action "ACTION_" [
-        "tokenize", "detokenize", "inspect", "revoke", "disable", "enable", "update_attributes",
+        "tokenize", "detokenize", "inspect", "revoke", "disable", "enable", "update_attributes", "replace",
+        "fingerprint", "list_by_subject", "delete_card", "erase_subject", "translate",
+    ];
+    ReplaceReason "REPLACE_REASON_" [
+        "renewed", "lost", "stolen", "damaged", "product_change", "account_update", "cardholder_choice",
     ];
     AgreementType "AGREEMENT_TYPE_" ["recurring", "instalment", "unscheduled", "card_on_file"];
     RevealForm "REVEAL_FORM_" ["plain", "sealed_to_recipient", "masked"];
     TokenScheme "TOKEN_SCHEME_" ["random", "mixed", "opaque", "ff1"];
-    TokenState "TOKEN_STATE_" ["active", "expired", "revoked", "disabled"];
+    TokenState "TOKEN_STATE_" ["active", "expired", "revoked", "disabled", "spent"];
     Novelty "NOVELTY_" ["created", "reused"];
     KeyKind "KEY_KIND_" [
         "root", "kek", "dek", "idx", "fpr", "trk", "ref", "idm", "rcv", "fpk", "ctl", "log", "adm", "esk",

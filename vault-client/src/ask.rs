@@ -6,9 +6,10 @@ use uuid::Uuid;
 use zeroize::Zeroizing;
 
 use crate::v1::{
-    AllChannels, CardExpiry, ChangeHeader, DetokenizeItem, DetokenizeResult, DisableItem, EnableItem,
-    Initiator, InspectItem, PlainCard, Purpose, RequestHeader, RevealForm, RevokeItem, SealedCard,
-    TokenizeItem, UpgradeItem, detokenize_result, revoke_item, tokenize_item,
+    AllChannels, CardExpiry, ChangeHeader, DeleteCardItem, DetokenizeItem, DetokenizeResult, DisableItem,
+    EnableItem, FingerprintItem, Initiator, InspectItem, PlainCard, Purpose, ReplaceItem, ReplaceReason,
+    RequestHeader, RevealForm, RevokeItem, SealedCard, TokenizeItem, TranslateItem, UpgradeItem,
+    delete_card_item, detokenize_result, fingerprint_item, replace_item, revoke_item, tokenize_item,
 };
 
 /// A header with a new request id (UUID version 4). `merchant` and `channel` may be empty where the certificate is bound
@@ -113,6 +114,43 @@ pub fn disable(token: &str) -> DisableItem {
 #[must_use]
 pub fn enable(token: &str) -> EnableItem {
     EnableItem { token: token.to_owned(), ..EnableItem::default() }
+}
+
+/// A token whose card is replaced by this one, and why.
+#[must_use]
+pub fn replace(
+    token: &str,
+    mut pan: Zeroizing<Vec<u8>>,
+    card_expiry: Option<CardExpiry>,
+    reason: ReplaceReason,
+) -> ReplaceItem {
+    let plain = PlainCard::new(std::mem::take(&mut *pan), card_expiry);
+    ReplaceItem {
+        token: token.to_owned(),
+        card: Some(replace_item::Card::Plain(plain)),
+        reason: reason.into(),
+        ..ReplaceItem::default()
+    }
+}
+
+/// A card whose fingerprint is wanted.
+#[must_use]
+pub fn fingerprint(mut pan: Zeroizing<Vec<u8>>) -> FingerprintItem {
+    let plain = PlainCard::new(std::mem::take(&mut *pan), None);
+    FingerprintItem { card: Some(fingerprint_item::Card::Plain(plain)), ..FingerprintItem::default() }
+}
+
+/// A card whose tokens are to end.
+#[must_use]
+pub fn delete_card(mut pan: Zeroizing<Vec<u8>>) -> DeleteCardItem {
+    let plain = PlainCard::new(std::mem::take(&mut *pan), None);
+    DeleteCardItem { card: Some(delete_card_item::Card::Plain(plain)), ..DeleteCardItem::default() }
+}
+
+/// A token that is to have another one on this channel of the same merchant.
+#[must_use]
+pub fn translate(token: &str, channel: &str) -> TranslateItem {
+    TranslateItem { token: token.to_owned(), channel: channel.to_owned(), ..TranslateItem::default() }
 }
 
 /// Takes the card number out of an answer: digits in ASCII. `None`: the answer is masked, or sealed to somebody else.

@@ -197,7 +197,8 @@ mod tests {
     use super::*;
     use crate::rig::{Play, Rig, token_of};
     use crate::v1::{
-        BatchInspectRequest, Initiator, InspectItem, Purpose, TokenizeItem, UpdateAttributesItem,
+        BatchInspectRequest, DeleteCardItem, FingerprintItem, Initiator, InspectItem, Purpose, ReplaceReason,
+        TokenizeItem, UpdateAttributesItem,
     };
     use crate::{Failure, Reason, Zeroizing, ask};
 
@@ -348,6 +349,22 @@ mod tests {
             client.batch_revoke(header(), vec![ask::end("x"), ask::end_on("y", "web")]).await.unwrap();
         let ended = batch.outcomes.into_iter().flat_map(|o| o.result.unwrap().channels);
         assert_eq!(ended.collect::<Vec<_>>(), ["x", "y"]);
+        let card = Zeroizing::new(b"4111111111111111".to_vec());
+        let item = ask::replace("w", card, None, ReplaceReason::Lost);
+        let batch = client.batch_replace(header(), vec![item]).await.unwrap();
+        assert_eq!(batch.outcomes[0].result.as_ref().unwrap().card.as_ref().unwrap().masked_pan, "w");
+        let digits = || Zeroizing::new(b"4111111111111111".to_vec());
+        let item = FingerprintItem { reference: named("f"), ..ask::fingerprint(digits()) };
+        let batch = client.batch_fingerprint(header(), vec![item]).await.unwrap();
+        assert_eq!(batch.outcomes[0].result.as_ref().unwrap().fingerprint, b"f");
+        let item = DeleteCardItem { reference: named("del"), ..ask::delete_card(digits()) };
+        let batch = client.batch_delete_card(header(), vec![item]).await.unwrap();
+        assert_eq!(batch.outcomes[0].result.as_ref().unwrap().tokens, 3);
+        let page = client.list_by_subject(header(), 10, "one").await.unwrap();
+        assert_eq!(page.next_page_token, "one+");
+        assert_eq!(client.erase_subject(header()).await.unwrap().tokens, 7);
+        let batch = client.batch_translate(header(), vec![ask::translate("t", "app")]).await.unwrap();
+        assert_eq!(batch.outcomes[0].result.as_ref().unwrap().token, "t'");
         let batch = client.batch_disable(header(), vec![ask::disable("x")]).await.unwrap();
         assert_eq!(batch.outcomes[0].result.as_ref().unwrap().channels, ["x"]);
         let batch = client.batch_enable(header(), vec![ask::enable("y")]).await.unwrap();
@@ -363,6 +380,10 @@ mod tests {
                 "batch_inspect",
                 "batch_detokenize",
                 "batch_revoke",
+                "batch_replace",
+                "batch_fingerprint",
+                "batch_delete_card",
+                "batch_translate",
                 "batch_disable",
                 "batch_enable",
                 "batch_update_attributes"

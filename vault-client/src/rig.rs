@@ -441,6 +441,24 @@ fn changed(token: &str) -> ChangeResult {
     ChangeResult { channels: vec![token.to_owned()], ..ChangeResult::default() }
 }
 
+fn replaced(item: &ReplaceItem) -> ReplaceResult {
+    let card = MaskedCard { masked_pan: item.token.clone(), ..MaskedCard::default() };
+    ReplaceResult { card: Some(card), ..ReplaceResult::default() }
+}
+
+fn fingerprinted(reference: &str) -> FingerprintResult {
+    FingerprintResult { fingerprint: reference.as_bytes().to_vec(), ..FingerprintResult::default() }
+}
+
+fn deleted(reference: &str) -> DeleteCardResult {
+    let tokens = u32::try_from(reference.len()).unwrap();
+    DeleteCardResult { tokens, ..DeleteCardResult::default() }
+}
+
+fn translated(token: &str) -> TokenizeResult {
+    TokenizeResult { token: format!("{token}'"), ..TokenizeResult::default() }
+}
+
 fn upgraded(item: &UpgradeItem) -> UpgradeResult {
     UpgradeResult { token: item.token.clone(), ..UpgradeResult::default() }
 }
@@ -460,6 +478,10 @@ impl Vault for Desk {
         detokenize(DetokenizeRequest) -> DetokenizeResponse, |item| detokenized(item);
         inspect(InspectRequest) -> InspectResponse, |item| inspected(item);
         revoke(RevokeRequest) -> RevokeResponse, |item| revoked(item);
+        replace(ReplaceRequest) -> ReplaceResponse, |item| replaced(item);
+        fingerprint(FingerprintRequest) -> FingerprintResponse, |item| fingerprinted(&item.reference);
+        delete_card(DeleteCardRequest) -> DeleteCardResponse, |item| deleted(&item.reference);
+        translate(TranslateRequest) -> TranslateResponse, |item| translated(&item.token);
         upgrade(UpgradeRequest) -> UpgradeResponse, |item| upgraded(item);
         disable(DisableRequest) -> DisableResponse, |item| changed(&item.token);
         enable(EnableRequest) -> EnableResponse, |item| changed(&item.token);
@@ -471,6 +493,10 @@ impl Vault for Desk {
         batch_detokenize(BatchDetokenizeRequest) -> BatchDetokenizeResponse, DetokenizeOutcome, detokenize_outcome, |item| detokenized(item);
         batch_inspect(BatchInspectRequest) -> BatchInspectResponse, InspectOutcome, inspect_outcome, |item| inspected(item);
         batch_revoke(BatchRevokeRequest) -> BatchRevokeResponse, RevokeOutcome, revoke_outcome, |item| revoked(item);
+        batch_replace(BatchReplaceRequest) -> BatchReplaceResponse, ReplaceOutcome, replace_outcome, |item| replaced(item);
+        batch_fingerprint(BatchFingerprintRequest) -> BatchFingerprintResponse, FingerprintOutcome, fingerprint_outcome, |item| fingerprinted(&item.reference);
+        batch_delete_card(BatchDeleteCardRequest) -> BatchDeleteCardResponse, DeleteCardOutcome, delete_card_outcome, |item| deleted(&item.reference);
+        batch_translate(BatchTranslateRequest) -> BatchTranslateResponse, TranslateOutcome, translate_outcome, |item| translated(&item.token);
         batch_upgrade(BatchUpgradeRequest) -> BatchUpgradeResponse, UpgradeOutcome, upgrade_outcome, |item| upgraded(item);
         batch_disable(BatchDisableRequest) -> BatchDisableResponse, DisableOutcome, disable_outcome, |item| changed(&item.token);
         batch_enable(BatchEnableRequest) -> BatchEnableResponse, EnableOutcome, enable_outcome, |item| changed(&item.token);
@@ -516,6 +542,21 @@ impl Vault for Desk {
     ) -> Result<Response<GetSealingKeyResponse>, Status> {
         let key_id = request.into_inner().channel;
         Ok(Response::new(GetSealingKeyResponse { key: Some(SealingKey { key_id, ..SealingKey::default() }) }))
+    }
+
+    async fn list_by_subject(
+        &self,
+        request: Request<ListBySubjectRequest>,
+    ) -> Result<Response<ListBySubjectResponse>, Status> {
+        let next_page_token = format!("{}+", request.get_ref().page_token);
+        Ok(Response::new(ListBySubjectResponse { next_page_token, ..ListBySubjectResponse::default() }))
+    }
+
+    async fn erase_subject(
+        &self,
+        _: Request<EraseSubjectRequest>,
+    ) -> Result<Response<EraseSubjectResponse>, Status> {
+        Ok(Response::new(EraseSubjectResponse { tokens: 7, receipt: None }))
     }
 
     async fn stream_upgrade(

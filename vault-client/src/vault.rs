@@ -14,10 +14,13 @@ use crate::error::ClientError;
 use crate::line::Line;
 use crate::stream::{Answers, Gate, Gated, in_flight};
 use crate::v1::{
-    ChangeResult, DetokenizeItem, DetokenizeResult, DisableItem, EnableItem, ForwardRequest, ForwardResponse,
-    GetCapabilitiesRequest, GetCapabilitiesResponse, GetSealingKeyRequest, InspectItem, InspectResult,
+    ChangeResult, DeleteCardItem, DeleteCardResult, DetokenizeItem, DetokenizeResult, DisableItem,
+    EnableItem, EraseSubjectRequest, EraseSubjectResponse, FingerprintItem, FingerprintResult,
+    ForwardRequest, ForwardResponse, GetCapabilitiesRequest, GetCapabilitiesResponse, GetSealingKeyRequest,
+    InspectItem, InspectResult, ListBySubjectRequest, ListBySubjectResponse, ReplaceItem, ReplaceResult,
     RequestHeader, RevokeItem, RevokeResult, SealingKey, StreamDetokenizeRequest, StreamTokenizeRequest,
-    StreamUpgradeRequest, TokenizeItem, TokenizeResult, UpdateAttributesItem, UpgradeItem, UpgradeResult,
+    StreamUpgradeRequest, TokenizeItem, TokenizeResult, TranslateItem, UpdateAttributesItem, UpgradeItem,
+    UpgradeResult,
 };
 use crate::verb::{Verb, wire};
 
@@ -141,6 +144,63 @@ impl VaultClient {
         self.one(header, item).await
     }
 
+    /// Puts another card in the place of a token's card.
+    pub async fn replace(
+        &self,
+        header: RequestHeader,
+        item: ReplaceItem,
+    ) -> Result<ReplaceResult, ClientError> {
+        self.one(header, item).await
+    }
+
+    /// Gives a card's public fingerprint.
+    pub async fn fingerprint(
+        &self,
+        header: RequestHeader,
+        item: FingerprintItem,
+    ) -> Result<FingerprintResult, ClientError> {
+        self.one(header, item).await
+    }
+
+    /// Ends every token that a card would be given again.
+    pub async fn delete_card(
+        &self,
+        header: RequestHeader,
+        item: DeleteCardItem,
+    ) -> Result<DeleteCardResult, ClientError> {
+        self.one(header, item).await
+    }
+
+    /// Lists the tokens of the customer that the header's context names, a page at a time: `page_token` is empty for the
+    /// first page, and then what the page before said.
+    pub async fn list_by_subject(
+        &self,
+        header: RequestHeader,
+        page_size: u32,
+        page_token: &str,
+    ) -> Result<ListBySubjectResponse, ClientError> {
+        let page_token = page_token.to_owned();
+        let request = ListBySubjectRequest { header: Some(header), page_size, page_token };
+        let send = |channel, request| async move { wire(channel).list_by_subject(request).await };
+        self.line.call(self.line.deadline(), &request, send).await
+    }
+
+    /// Ends every token of the customer that the header's context names, for good.
+    pub async fn erase_subject(&self, header: RequestHeader) -> Result<EraseSubjectResponse, ClientError> {
+        let request = EraseSubjectRequest { header: Some(header) };
+        let send = |channel, request| async move { wire(channel).erase_subject(request).await };
+        self.line.call(self.line.deadline(), &request, send).await
+    }
+
+    /// Makes a token of another channel or merchant for the card of a token.
+    pub async fn translate(
+        &self,
+        header: RequestHeader,
+        item: TranslateItem,
+    ) -> Result<TokenizeResult, ClientError> {
+        self.one(header, item).await
+    }
+
     /// Tokenizes any number of cards: split to the vault's limits (at most 1,000 items and less than 1 MiB a message), the
     /// parts sent one after the other under ids of their own ([`chunk_request_id`](crate::chunk_request_id)). Sending the
     /// whole again under the same header is safe, and tells what became of it.
@@ -206,6 +266,42 @@ impl VaultClient {
         header: RequestHeader,
         items: Vec<UpdateAttributesItem>,
     ) -> Result<Batch<ChangeResult>, ClientError> {
+        self.many(header, items).await
+    }
+
+    /// Replaces the cards of any number of tokens, by the rules of [`VaultClient::batch_tokenize`].
+    pub async fn batch_replace(
+        &self,
+        header: RequestHeader,
+        items: Vec<ReplaceItem>,
+    ) -> Result<Batch<ReplaceResult>, ClientError> {
+        self.many(header, items).await
+    }
+
+    /// Gives the public fingerprints of any number of cards, by the rules of [`VaultClient::batch_tokenize`].
+    pub async fn batch_fingerprint(
+        &self,
+        header: RequestHeader,
+        items: Vec<FingerprintItem>,
+    ) -> Result<Batch<FingerprintResult>, ClientError> {
+        self.many(header, items).await
+    }
+
+    /// Ends every token of any number of cards, by the rules of [`VaultClient::batch_tokenize`].
+    pub async fn batch_delete_card(
+        &self,
+        header: RequestHeader,
+        items: Vec<DeleteCardItem>,
+    ) -> Result<Batch<DeleteCardResult>, ClientError> {
+        self.many(header, items).await
+    }
+
+    /// Translates any number of tokens, by the rules of [`VaultClient::batch_tokenize`].
+    pub async fn batch_translate(
+        &self,
+        header: RequestHeader,
+        items: Vec<TranslateItem>,
+    ) -> Result<Batch<TokenizeResult>, ClientError> {
         self.many(header, items).await
     }
 

@@ -98,15 +98,19 @@ macro_rules! outcome {
 
 /// The generated enums of all outcomes, by the name of their message.
 mod oneof {
+    pub(super) use crate::v1::delete_card_outcome::Outcome as DeleteCardOutcome;
     pub(super) use crate::v1::detokenize_outcome::Outcome as DetokenizeOutcome;
     pub(super) use crate::v1::disable_outcome::Outcome as DisableOutcome;
     pub(super) use crate::v1::enable_outcome::Outcome as EnableOutcome;
+    pub(super) use crate::v1::fingerprint_outcome::Outcome as FingerprintOutcome;
     pub(super) use crate::v1::inspect_outcome::Outcome as InspectOutcome;
+    pub(super) use crate::v1::replace_outcome::Outcome as ReplaceOutcome;
     pub(super) use crate::v1::revoke_outcome::Outcome as RevokeOutcome;
     pub(super) use crate::v1::stream_detokenize_response::Outcome as StreamDetokenizeResponse;
     pub(super) use crate::v1::stream_tokenize_response::Outcome as StreamTokenizeResponse;
     pub(super) use crate::v1::stream_upgrade_response::Outcome as StreamUpgradeResponse;
     pub(super) use crate::v1::tokenize_outcome::Outcome as TokenizeOutcome;
+    pub(super) use crate::v1::translate_outcome::Outcome as TranslateOutcome;
     pub(super) use crate::v1::update_attributes_outcome::Outcome as UpdateAttributesOutcome;
     pub(super) use crate::v1::upgrade_outcome::Outcome as UpgradeOutcome;
 }
@@ -121,6 +125,12 @@ verbs! {
     EnableItem, ChangeResult, EnableRequest by enable, BatchEnableRequest by batch_enable, EnableOutcome;
     UpdateAttributesItem, ChangeResult, UpdateAttributesRequest by update_attributes,
         BatchUpdateAttributesRequest by batch_update_attributes, UpdateAttributesOutcome;
+    TranslateItem, TokenizeResult, TranslateRequest by translate, BatchTranslateRequest by batch_translate, TranslateOutcome;
+    FingerprintItem, FingerprintResult, FingerprintRequest by fingerprint,
+        BatchFingerprintRequest by batch_fingerprint, FingerprintOutcome;
+    DeleteCardItem, DeleteCardResult, DeleteCardRequest by delete_card,
+        BatchDeleteCardRequest by batch_delete_card, DeleteCardOutcome;
+    ReplaceItem, ReplaceResult, ReplaceRequest by replace, BatchReplaceRequest by batch_replace, ReplaceOutcome;
 }
 outcome!(v1::StreamTokenizeResponse, TokenizeResult);
 outcome!(v1::StreamUpgradeResponse, UpgradeResult);

@@ -372,10 +372,16 @@ impl Pending {
                 let agrees = permit.record() == sealed.record && permit.show() == Show::Full;
                 let (statement, way) = permit.into_statement();
                 let says = match (&statement.event, &way) {
-                    (Event::Disclosed { .. } | Event::Spent { .. }, None) => true,
-                    (Event::DisclosedTo { to, .. } | Event::SpentTo { to, .. }, Some(way)) => {
-                        to == way.outlet()
-                    }
+                    (
+                        Event::Disclosed { .. } | Event::Spent { .. } | Event::DisclosedEarlier { .. },
+                        None,
+                    ) => true,
+                    (
+                        Event::DisclosedTo { to, .. }
+                        | Event::SpentTo { to, .. }
+                        | Event::DisclosedEarlierTo { to, .. },
+                        Some(way),
+                    ) => to == way.outlet(),
                     _ => false,
                 };
                 let sealed = (agrees && says).then_some((sealed, way));

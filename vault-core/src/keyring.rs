@@ -40,6 +40,9 @@ const TOKEN_BUCKET: usize = 32;
 /// The most cards of one data subject: its index is one row, rewritten with each.
 pub const MAX_SUBJECT_ROWS: usize = 1_000;
 
+/// The most fingerprints in a data subject's index: with its cards, below 100 KiB.
+pub const MAX_SUBJECT_FINGERPRINTS: usize = 5_000;
+
 /// A data subject's secret; zero bytes where a card has no subject.
 pub struct SubjectSecret(Secret32);
 
@@ -204,6 +207,14 @@ impl Keyring {
         );
         let first = keys.fpr.first().ok_or_else(Error::internal)?.name_of(&message);
         Ok(Fingerprint { first, row: links(&keys.fpr, first, "fpr+", keys.name(), Fpr::name_of) })
+    }
+
+    /// A card's public fingerprint: HMAC(REF, ctx("fpr-public") e(PAN))[..16]. The same for every token of the card, and for
+    /// good: REF is not rotated.
+    pub fn public_fingerprint(&self, merchant: MerchantId, pan: &Pan) -> Result<[u8; 16], Error> {
+        let keys = self.of(merchant)?;
+        let message = Zeroizing::new(ctx("fpr-public", keys.name()).e(pan.expose_digits()).done());
+        Ok(keys.reference.name_of(&message))
     }
 
     /// Seals a card row: version u8, DEK id u32, XAES message; bound to kind, merchant, row key and key id.

@@ -23,7 +23,7 @@ use crate::pan::MAX_DIGITS;
 use crate::record::{Card, ChannelId, FormatId, Grants, MerchantId, Spent, SubjectId};
 use crate::time::Timestamp;
 use crate::token::{Keep, TokenFormat};
-use crate::words::{Action, Initiator, Purpose, RecordChange, Ref, Refusal, Show};
+use crate::words::{Action, Initiator, Purpose, RecordChange, Ref, Refusal, ReplaceReason, Show};
 
 /// Rules are looked up by hash, so each is spread over what it names; a policy that would spread further is refused.
 const MAX_SPREAD: usize = 4_000_000;
@@ -80,6 +80,10 @@ pub struct Presented {
     pub again: bool,
     /// The version of the row from here on.
     pub version: u32,
+    /// Of a card that the token stood for before: when it was replaced.
+    pub earlier: Option<Timestamp>,
+    /// Why another card takes the place of its card, if one does.
+    pub replaced: Option<ReplaceReason>,
     /// What time it is.
     pub now: Timestamp,
 }
@@ -105,6 +109,8 @@ pub struct Admitted {
     purpose: Purpose,
     initiator: Initiator,
     rules: Arc<[Grant]>,
+    /// Whether the cards come from tokens: then who asks brings none, and guesses none.
+    brought: bool,
     epoch: u64,
 }
 
@@ -151,10 +157,10 @@ impl Admitted {
         !self.typed && self.allowing().any(|g| g.vaultless)
     }
 
-    /// Whether this is an import, which has no guess budget.
+    /// Whether the cards come in without a guess budget: by an import, or by a translation.
     #[must_use]
     pub fn is_import(&self) -> bool {
-        self.allowing().any(|g| g.import)
+        self.brought || self.allowing().any(|g| g.import)
     }
 
     fn allowing(&self) -> impl Iterator<Item = &Grant> {
@@ -262,33 +268,48 @@ impl Admitted {
         way: Option<Way>,
     ) -> Result<Permit, Denial> {
         let record = card.row.record;
-        let Presented { wanted, version, .. } = *presented;
+        let Presented { wanted, version, earlier, replaced, .. } = *presented;
+        let deny = |why| Err(self.deny(why, Some(record)));
         let most = self.may_use(card, presented, way.as_ref())?;
-        let spends = card.row.restrictions.single_use && wanted == Show::Full;
+        let spends = card.row.restrictions.single_use && wanted == Show::Full && earlier.is_none();
         let again = presented.again || card.row.standing.spent.is_some();
         let (purpose, initiator) = (self.purpose, self.initiator);
         let show = if self.action == Action::Inspect { most.min(Show::Masked) } else { wanted };
         let event = match self.action {
-            Action::Detokenize => match (&way, spends && card.row.standing.spent.is_none()) {
-                (None, true) => Event::Spent { record, version, purpose, initiator },
-                (None, false) => Event::Disclosed { record, purpose, initiator, show, redelivered: again },
-                (Some(Way { outlet: to, .. }), true) => {
-                    Event::SpentTo { record, version, purpose, initiator, to: to.clone() }
+            Action::Detokenize => {
+                let (spends, redelivered) = (spends && card.row.standing.spent.is_none(), again);
+                match (way.as_ref().map(|w| w.outlet.clone()), earlier) {
+                    (None, _) if spends => Event::Spent { record, version, purpose, initiator },
+                    (None, None) => Event::Disclosed { record, purpose, initiator, show, redelivered },
+                    (None, Some(replaced_at)) => {
+                        Event::DisclosedEarlier { record, replaced_at, purpose, initiator, show, redelivered }
+                    }
+                    (Some(to), _) if spends => Event::SpentTo { record, version, purpose, initiator, to },
+                    (Some(to), None) => Event::DisclosedTo { record, purpose, initiator, to, redelivered },
+                    (Some(to), Some(replaced_at)) => {
+                        Event::DisclosedEarlierTo { record, replaced_at, purpose, initiator, to, redelivered }
+                    }
                 }
-                (Some(Way { outlet: to, .. }), false) => {
-                    Event::DisclosedTo { record, purpose, initiator, to: to.clone(), redelivered: again }
-                }
-            },
+            }
             Action::Inspect => Event::Inspected { record, show },
-            Action::Revoke => Event::Revoked { record, version, channels: RevokedOn::All },
+            Action::Revoke | Action::DeleteCard | Action::EraseSubject => {
+                Event::Revoked { record, version, channels: RevokedOn::All }
+            }
             Action::Disable => Event::Changed { record, version, change: RecordChange::Disabled },
             Action::Enable => Event::Changed { record, version, change: RecordChange::Enabled },
+            Action::Replace => {
+                let Some(reason) = replaced else { return deny(Refusal::ActionNotAllowed) };
+                Event::Replaced { record, version, reason }
+            }
             Action::UpdateAttributes => {
                 Event::Changed { record, version, change: RecordChange::AttributesUpdated }
             }
-            // Not of one card, and no rule can name the operators': permit_token() and permit_upgrade() are for the others.
+            // Not of one token, or of two (permit_token() and permit_upgrade() are for those), or an operator's.
             Action::Tokenize
             | Action::Upgrade
+            | Action::Fingerprint
+            | Action::ListBySubject
+            | Action::Translate
             | Action::RotateKey
             | Action::SetLock
             | Action::LiftLock
@@ -315,7 +336,8 @@ impl Admitted {
         if card.is_revoked() {
             return deny(Refusal::Revoked);
         }
-        if !card.row.grants.include(self.channel_id) {
+        // A customer is erased wherever its tokens work.
+        if self.action != Action::EraseSubject && !card.row.grants.include(self.channel_id) {
             let taken_away = matches!(card.row.grants, Grants::AllBut(_));
             return deny(if taken_away { Refusal::Revoked } else { Refusal::Foreign });
         }
@@ -323,7 +345,8 @@ impl Admitted {
             return deny(Refusal::VaultlessNotAllowed);
         }
         // An expired token may still be revoked: that is how its card number goes for good.
-        if card.is_expired(presented.now) && self.action != Action::Revoke {
+        let ends = matches!(self.action, Action::Revoke | Action::DeleteCard | Action::EraseSubject);
+        if card.is_expired(presented.now) && !ends {
             return deny(Refusal::Expired);
         }
         if let Some(why) = self.restricted(card, presented) {
@@ -343,6 +366,12 @@ impl Admitted {
             | Action::Disable
             | Action::Enable
             | Action::UpdateAttributes
+            | Action::Replace
+            | Action::Fingerprint
+            | Action::ListBySubject
+            | Action::DeleteCard
+            | Action::EraseSubject
+            | Action::Translate
             | Action::RotateKey
             | Action::SetLock
             | Action::LiftLock
@@ -352,6 +381,10 @@ impl Admitted {
             | Action::ReadPolicy
             | Action::ReadLocks
             | Action::Connect => return None,
+        }
+        // A card that was replaced is there to undo what was done with it, not for new payments.
+        if presented.earlier.is_some() && !matches!(self.purpose, Purpose::Refund | Purpose::Dispute) {
+            return Some(Refusal::WrongPurpose);
         }
         if row.standing.disabled {
             return Some(Refusal::Disabled);
@@ -396,6 +429,27 @@ impl Admitted {
         let channels = only.map_or(RevokedOn::All, RevokedOn::One);
         let event = Event::Revoked { record, version: card.row.version, channels };
         Ok(self.permit(record, Show::Nothing, event))
+    }
+
+    /// Asks for what a card number alone is enough for: its public fingerprint, or a search by it.
+    pub fn permit_fingerprint(&self) -> Result<Permit, Denial> {
+        self.most_shown().map_err(|why| self.deny(why, None))?;
+        let event = Event::Fingerprinted { purpose: self.purpose, initiator: self.initiator };
+        Ok(self.permit(Ref([0; 16]), Show::Nothing, event))
+    }
+
+    /// Asks to list `cards` tokens of a customer, masked at most.
+    pub fn permit_listing(&self, subject: SubjectId, cards: u32) -> Result<Permit, Denial> {
+        let show = self.most_shown().map_err(|why| self.deny(why, None))?.min(Show::Masked);
+        let subject = Ref(subject.0);
+        Ok(self.permit(subject, show, Event::Listed { subject, cards, show }))
+    }
+
+    /// Asks to destroy a customer's secret, when all of its tokens have ended, `cards` of them by this request.
+    pub fn permit_erasure(&self, subject: SubjectId, cards: u32) -> Result<Permit, Denial> {
+        self.most_shown().map_err(|why| self.deny(why, None))?;
+        let subject = Ref(subject.0);
+        Ok(self.permit(subject, Show::Nothing, Event::Erased { subject, cards }))
     }
 
     fn permit(&self, record: Ref, show: Show, event: Event) -> Permit {
@@ -512,6 +566,7 @@ impl Denial {
             | Refusal::AlreadyUsed
             | Refusal::WrongCustomer
             | Refusal::Disabled
+            | Refusal::NotKept
             | Refusal::Erased => Error::NotFound,
             Refusal::Locked => Error::Locked { lockdown: self.lock },
             Refusal::BudgetSpent | Refusal::GuessBudgetSpent => Error::Budget { retry_after_ms: 0 },
@@ -663,6 +718,11 @@ impl MerchantInForce {
         names
     }
 
+    /// Every format.
+    pub fn formats(&self) -> impl Iterator<Item = &Arc<FormatInForce>> {
+        self.formats.values()
+    }
+
     /// The scheme of a format's number, if the format is still in the policy.
     #[must_use]
     pub fn format_by_id(&self, id: FormatId) -> Option<&Arc<FormatInForce>> {
@@ -691,7 +751,7 @@ pub struct Rules {
     principals: Vec<PrincipalInForce>,
     by_name: HashMap<PrincipalName, usize>,
     merchants: HashMap<MerchantName, Arc<MerchantInForce>>,
-    grants: HashMap<(usize, ChannelId, Action), Arc<[Grant]>>,
+    grants: HashMap<(usize, MerchantId, ChannelId, Action), Arc<[Grant]>>,
     locks: Vec<Lock>,
     rule_names: Vec<String>,
 }
@@ -762,9 +822,15 @@ impl Rules {
                 .filter(|(id, _)| named(id))
                 .map(|(_, (number, _))| *number)
                 .collect();
+            // A rule of translations names whom it means, of whichever merchant.
+            let translates = rule.actions.as_slice() == [Action::Translate];
             let mine = |p: &&PrincipalInForce| {
-                p.merchant == rule.merchant
-                    && (rule.principals.is_empty() || rule.principals.contains(&p.name))
+                let named = rule.principals.contains(&p.name);
+                if translates {
+                    named
+                } else {
+                    p.merchant == rule.merchant && (rule.principals.is_empty() || named)
+                }
             };
             let principals: Vec<usize> = self
                 .principals
@@ -781,7 +847,7 @@ impl Rules {
             for &principal in &principals {
                 for &channel in &channels {
                     for &action in &rule.actions {
-                        grants.entry((principal, channel, action)).or_default().push(Grant {
+                        grants.entry((principal, merchant.id, channel, action)).or_default().push(Grant {
                             rule: index,
                             effect: rule.effect,
                             purposes: rule.purposes.clone(),
@@ -873,15 +939,21 @@ impl Rules {
     pub fn admit(&self, asked: &Asked<'_>) -> Result<Admitted, Denial> {
         // An operator's question is answered by explain(); it never becomes an admission.
         if let Caller::Named(name) = asked.caller {
-            return self.decide(&Asked {
-                caller: Caller::Certificate { authority: &[0; 32], name: name.as_str() },
-                ..*asked
-            });
+            return self.decide(
+                &Asked { caller: Caller::Certificate { authority: &[0; 32], name: name.as_str() }, ..*asked },
+                false,
+            );
         }
-        self.decide(asked)
+        self.decide(asked, false)
     }
 
-    fn decide(&self, asked: &Asked<'_>) -> Result<Admitted, Denial> {
+    /// The first step for cards that come from tokens, into the caller's own merchant (by the right to tokenize) or into
+    /// another one (by its rule that lets the caller translate).
+    pub fn admit_brought(&self, asked: &Asked<'_>) -> Result<Admitted, Denial> {
+        self.decide(asked, true)
+    }
+
+    fn decide(&self, asked: &Asked<'_>, brought: bool) -> Result<Admitted, Denial> {
         let mut subject = Subject { who: unlisted(asked.caller), merchant: None, channel: None };
         let deny = |subject: &Subject, why: Refusal, lock: u32| Denial {
             subject: subject.clone(),
@@ -898,6 +970,7 @@ impl Rules {
         };
         subject.who = Who::Listed(principal.name.clone());
         let merchant = match asked.merchant {
+            Some(named) if brought => self.merchants.get(named),
             Some(named) if *named != principal.merchant => {
                 return Err(deny(&subject, Refusal::ChannelNotAllowed, 0));
             }
@@ -906,6 +979,8 @@ impl Rules {
         let Some(merchant) = merchant else { return Err(deny(&subject, Refusal::ChannelNotAllowed, 0)) };
         subject.merchant = Some(merchant.name.clone());
         let channel = match (asked.channel, &principal.channel) {
+            // Which channel a principal is bound to says nothing of another merchant's: its rule does.
+            (Some(named), _) if merchant.name != principal.merchant => Some(named),
             (Some(named), Some(bound)) if named != bound => None,
             (Some(named), _) => Some(named),
             (None, Some(bound)) => Some(bound),
@@ -919,7 +994,9 @@ impl Rules {
         if let Some(lock) = self.lock_on(&principal.name, &merchant.name, channel) {
             return Err(deny(&subject, Refusal::Locked, lock));
         }
-        let Some(rules) = self.grants.get(&(index, channel_id, asked.action)) else {
+        let abroad = merchant.name != principal.merchant;
+        let action = if abroad { Action::Translate } else { asked.action };
+        let Some(rules) = self.grants.get(&(index, merchant.id, channel_id, action)) else {
             return Err(deny(&subject, Refusal::ActionNotAllowed, 0));
         };
         if rules.iter().any(|g| g.effect == Effect::Deny && g.purposes.is_empty() && !g.sealed_only) {
@@ -939,6 +1016,7 @@ impl Rules {
             purpose: asked.purpose,
             initiator: asked.initiator,
             rules: rules.clone(),
+            brought,
             epoch: self.epoch,
         })
     }
@@ -977,7 +1055,7 @@ impl Rules {
     #[must_use]
     pub fn explain_to(&self, asked: &Asked<'_>, to: Option<(&Outlet, Timestamp)>) -> Explanation {
         let name = |g: &Grant| Some((self.rule_names.get(g.rule)?.clone(), g.effect == Effect::Deny));
-        match self.decide(asked) {
+        match self.decide(asked, false) {
             Err(denial) => {
                 Explanation { allowed: false, why: Some(denial.why), rules: Vec::new(), show: Show::Nothing }
             }

@@ -234,8 +234,12 @@ pub struct Earlier {
     pub network: String,
     /// Its own expiry.
     pub card_expiry: Option<CardExpiry>,
+    /// Since when it was the token's card; zero of the first one.
+    pub since: Timestamp,
     /// Why it was replaced.
     pub reason: ReplaceReason,
+    /// The keyed hash of the request that replaced it, cut: a retry finds it done.
+    pub by: [u8; 16],
     /// When it was replaced.
     pub replaced_at: Timestamp,
     /// Until when it is kept.
@@ -249,7 +253,8 @@ impl Earlier {
         self.mask.write(w);
         w.e(self.network.as_bytes());
         write_expiry(w, self.card_expiry);
-        w.u8(self.reason.id()).u64(self.replaced_at.0).u64(self.kept_until.0);
+        w.u64(self.since.0).u8(self.reason.id()).fixed(&self.by);
+        w.u64(self.replaced_at.0).u64(self.kept_until.0);
         self.inner.write(w);
     }
 
@@ -258,12 +263,30 @@ impl Earlier {
             mask: MaskedPan::read(r)?,
             network: r.text()?.to_owned(),
             card_expiry: read_expiry(r)?,
+            since: Timestamp(r.u64()?),
             reason: ReplaceReason::from_id(r.u8()?).ok_or(Torn)?,
+            by: r.array()?,
             replaced_at: Timestamp(r.u64()?),
             kept_until: Timestamp(r.u64()?),
             inner: InnerSeal::read(r, Kind::Card)?,
         })
     }
+}
+
+/// How long a card is kept that another one replaced, in days: the longest time from a payment to its dispute in the
+/// networks' rules.
+pub const RETENTION_DAYS: u32 = 540;
+
+/// A card that takes another one's place.
+pub struct NewFace {
+    /// What may be shown of it.
+    pub mask: MaskedPan,
+    /// Its network's id; empty if no prefix matched.
+    pub network: String,
+    /// Its own expiry.
+    pub card_expiry: Option<CardExpiry>,
+    /// Its number.
+    pub inner: InnerSeal,
 }
 
 /// What stands under the outer seal.
@@ -300,6 +323,8 @@ pub struct Row {
     /// How often another card took its card's place. The fingerprint of a card that was replaced is of an older generation,
     /// and so gives this token no more.
     pub generation: u32,
+    /// Since when it stands for its card; zero for the first one, which may be older than the token.
+    pub since: Timestamp,
     /// The cards that it stood for before, the newest first.
     pub earlier: Vec<Earlier>,
     /// The card number; gone once the token is revoked, when the row is a tombstone.
@@ -323,7 +348,7 @@ impl Row {
         self.restrictions.write(&mut w);
         self.standing.write(&mut w);
         self.attributes.write(&mut w);
-        w.u32(self.generation).u8(u8::try_from(self.earlier.len()).unwrap_or(u8::MAX));
+        w.u32(self.generation).u64(self.since.0).u8(u8::try_from(self.earlier.len()).unwrap_or(u8::MAX));
         self.earlier.iter().for_each(|earlier| earlier.write(&mut w));
         match &self.inner {
             None => {
@@ -371,6 +396,7 @@ impl Row {
             standing: Standing::read(r)?,
             attributes: Attributes::read(r)?,
             generation: r.u32()?,
+            since: Timestamp(r.u64()?),
             earlier: {
                 let count = usize::from(r.u8()?);
                 if count > MAX_EARLIER {
@@ -408,6 +434,7 @@ impl Row {
             standing: Standing::default(),
             attributes: Attributes::default(),
             generation: 0,
+            since: Timestamp(0),
             earlier: Vec::new(),
             inner: {
                 if r.u32()? != 0 {
@@ -421,6 +448,28 @@ impl Row {
             },
             vaultless: false,
         })
+    }
+
+    /// Puts another card in the place of its card, which is kept as an earlier one. Tells the row of the card's retention.
+    pub fn replace(&mut self, by: [u8; 16], reason: ReplaceReason, now: Timestamp, new: NewFace) {
+        let kept_until = now.plus_days(RETENTION_DAYS);
+        let NewFace { mask, network, card_expiry, inner } = new;
+        if let Some(old) = self.inner.replace(inner) {
+            let before = Earlier {
+                mask: std::mem::replace(&mut self.mask, mask),
+                network: std::mem::replace(&mut self.network, network),
+                card_expiry: std::mem::replace(&mut self.card_expiry, card_expiry),
+                since: std::mem::replace(&mut self.since, now),
+                reason,
+                by,
+                replaced_at: now,
+                kept_until,
+                inner: old,
+            };
+            self.earlier.insert(0, before);
+            self.earlier.truncate(MAX_EARLIER);
+            self.generation = self.generation.saturating_add(1);
+        }
     }
 
     /// Makes it a tombstone: what is left keeps the token from being minted again, and says what it was.
@@ -444,6 +493,10 @@ fn read_expiry(r: &mut Reader<'_>) -> Result<Option<CardExpiry>, Torn> {
     }
 }
 
+/// The token stood for no card at that time, or the card is kept no more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NotKept;
+
 /// A row whose outer seal was opened. There is no card number in it.
 pub struct Card {
     /// The merchant whose token it is.
@@ -463,6 +516,19 @@ impl Card {
     #[must_use]
     pub fn is_expired(&self, now: Timestamp) -> bool {
         self.row.valid_until.is_some_and(|until| until <= now)
+    }
+
+    /// The card as it was at `then`, if it was another one: what stood for it, and when it was replaced. `None` where it
+    /// is the card of now; `NotKept` where that card is kept no more.
+    pub fn as_of(&self, then: Timestamp, now: Timestamp) -> Result<Option<(Self, Timestamp)>, NotKept> {
+        if then >= self.row.since {
+            return Ok(None);
+        }
+        let of_then = |e: &&Earlier| (e.since..e.replaced_at).contains(&then) && now < e.kept_until;
+        let earlier = self.row.earlier.iter().find(of_then).ok_or(NotKept)?.clone();
+        let Earlier { mask, network, card_expiry, replaced_at, inner, .. } = earlier;
+        let row = Row { mask, network, card_expiry, inner: Some(inner), ..self.row.clone() };
+        Ok(Some((Self { merchant: self.merchant, row }, replaced_at)))
     }
 
     /// The card number, still sealed; `None` for a tombstone.
@@ -533,6 +599,7 @@ mod tests {
             standing: Standing::default(),
             attributes: Attributes::default(),
             generation: 0,
+            since: Timestamp(0),
             earlier: Vec::new(),
             inner: inner.then(seal),
             vaultless: false,
@@ -545,7 +612,9 @@ mod tests {
             mask: mask(),
             network: "visa".into(),
             card_expiry: None,
+            since: Timestamp(0),
             reason: ReplaceReason::Lost,
+            by: [6; 16],
             replaced_at: Timestamp(7),
             kept_until: Timestamp(9),
             inner: seal(),
@@ -559,6 +628,7 @@ mod tests {
             standing: Standing { disabled: true, spent: Some(Spent { by: [4; 32], at: Timestamp(8) }) },
             attributes: attributes::tests::full(),
             generation: 5,
+            since: Timestamp(7),
             earlier: vec![earlier; MAX_EARLIER],
             ..plain(true)
         }
@@ -625,6 +695,43 @@ mod tests {
         assert!(row.inner.is_none() && row.earlier.is_empty() && row.attributes.is_empty());
         let card = Card { merchant: MerchantId(1), row };
         assert!(card.is_revoked() && card.sealed().is_none());
+    }
+
+    #[test]
+    fn a_token_knows_which_card_it_stood_for_when_and_for_how_long_each_is_kept() {
+        let mut row = plain(true);
+        let face = |byte: u8| NewFace {
+            mask: mask(),
+            network: "visa".into(),
+            card_expiry: None,
+            inner: InnerSeal { sealed: [byte; 35].into(), ..seal() },
+        };
+        for (n, day) in [(1, 10), (2, 20), (3, 30), (4, 40), (5, 50)] {
+            row.replace([n; 16], ReplaceReason::Lost, Timestamp(0).plus_days(day), face(n));
+        }
+        assert_eq!((row.earlier.len(), row.generation), (MAX_EARLIER, 5));
+        let card = Card { merchant: MerchantId(1), row };
+        let day = |n| Timestamp(0).plus_days(n);
+        for (then, now, found) in [
+            (60, 60, Ok(5)),
+            (50, 60, Ok(5)),
+            (49, 60, Ok(4)),
+            (20, 60, Ok(2)),
+            (10, 60, Ok(1)),
+            (9, 60, Err(NotKept)), // pushed out by the fifth
+            (10, 20 + 540, Err(NotKept)),
+            (20, 20 + 540, Ok(2)),
+            (49, 50 + 540, Err(NotKept)),
+        ] {
+            let seen = card.as_of(day(then), day(now)).map(|earlier| {
+                let sealed = earlier.map_or_else(|| card.sealed(), |(earlier, _)| earlier.sealed());
+                sealed.map_or(0, |sealed| match sealed.seal {
+                    Seal::Inner(inner) => inner.sealed[0],
+                    Seal::Vaultless => 0,
+                })
+            });
+            assert_eq!(seen, found, "day {then} seen from day {now}");
+        }
     }
 
     #[test]

@@ -30,6 +30,15 @@ impl Purposes {
         wider == Self::ALL || (self != Self::ALL && self.0 & !wider.0 == 0)
     }
 
+    /// Those that are in both; none if there is no such purpose.
+    #[must_use]
+    pub fn and(self, other: Self) -> Option<Self> {
+        match (self, other) {
+            (Self::ALL, one) | (one, Self::ALL) => Some(one),
+            (one, other) => Some(Self(one.0 & other.0)).filter(|both| *both != Self::ALL),
+        }
+    }
+
     /// Those that were named, by ascending number; none where it means all.
     pub fn named(self) -> impl Iterator<Item = Purpose> {
         Purpose::ALL.iter().copied().filter(move |purpose| self.0 & Self::bit(*purpose) != 0)
@@ -124,7 +133,9 @@ mod tests {
             (Purposes::ALL, Purposes::ALL, true),
         ] {
             assert_eq!(inner.within(outer), within);
+            assert!(inner.and(outer).is_some_and(|both| both.within(inner) && both.within(outer)));
         }
+        assert_eq!(one.and(purposes(&[Purpose::Export])), None);
         let restrictions =
             |bound_to_customer, single_use| Restrictions { purposes: one, bound_to_customer, single_use };
         assert!(restrictions(true, true).within(&restrictions(false, false)));

@@ -30,6 +30,8 @@ pub const ENTRY: u8 = b'a';
 pub const TILE: u8 = b't';
 /// The newest checkpoint of a log: log u32.
 pub const HEAD: u8 = b'h';
+/// Earlier cards whose time will be over: day u32, merchant u32, row key 16 of the card row; the value is empty.
+pub const RETENTION: u8 = b'x';
 /// Use counters of keys: key id u32.
 pub const USES: u8 = b'k';
 /// Sealed notes that the log names by hash: hash 32.

@@ -356,10 +356,12 @@ impl Policy {
         if let Some(channel) = rule.channels.iter().find(|c| !merchant.channels.iter().any(|m| m.id == **c)) {
             return Err(wrong(format!("rule {id}: merchant {} has no channel {channel}", merchant.id)));
         }
+        // Cards may be brought in from another merchant, by a rule that says so and nothing else.
+        let translates = rule.actions.as_slice() == [Action::Translate];
         for name in &rule.principals {
             match self.principals.iter().find(|p| p.id == *name) {
                 None => return Err(wrong(format!("rule {id}: no principal {name}"))),
-                Some(p) if p.merchant != rule.merchant => {
+                Some(p) if p.merchant != rule.merchant && !translates => {
                     return Err(wrong(format!("rule {id}: principal {name} is of merchant {}", p.merchant)));
                 }
                 Some(_) => {}
@@ -374,7 +376,8 @@ impl Policy {
         if let Some(action) = rule.actions.iter().find(|a| a.is_administrative()) {
             return Err(wrong(format!("rule {id}: {action} is for operators, not for rules")));
         }
-        let shows = rule.actions.iter().any(|a| matches!(a, Action::Detokenize | Action::Inspect));
+        let shows = |a: &Action| matches!(a, Action::Detokenize | Action::Inspect | Action::ListBySubject);
+        let shows = rule.actions.iter().any(shows);
         if rule.effect == Effect::Allow && shows && rule.show == Show::Nothing {
             return Err(wrong(format!(
                 "rule {id}: say what it shows: show = \"full\", \"masked\" or \"last_four\""

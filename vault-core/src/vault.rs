@@ -6,10 +6,14 @@
 
 mod blocking;
 mod cards;
+mod customers;
 mod esk;
+mod guesses;
 mod kept;
+mod known;
 mod life;
 mod operate;
+mod replace;
 mod request;
 mod running;
 mod seal;
@@ -17,6 +21,7 @@ mod sweep;
 #[cfg(test)]
 mod tests;
 mod tokenize;
+mod translate;
 mod verify;
 mod view;
 
@@ -24,11 +29,13 @@ use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
 
 pub use blocking::Blocking;
+pub use customers::MAX_LISTED;
 pub use operate::{KeyLine, MAX_ENTRIES, MAX_NOTE, PolicyChange, Status};
 pub use request::{
-    AttributesUpdate, Brought, ChangedToken, Context, Detokenized, Header, Inspected, MAX_BATCH, MAX_CONTEXT,
-    NewCard, RequestId, Reveal, Revealed, Revocation, RevokedToken, SealedNewCard, SealingKey, Tokenized,
-    UpgradedToken,
+    AttributesUpdate, Brought, CardToDelete, ChangedToken, Context, Deleted, Detokenized, EarlierCard,
+    Erased, Fingerprinted, Header, Inspected, Listed, ListedToken, MAX_BATCH, MAX_CONTEXT, NewCard, Replaced,
+    Replacement, RequestId, Reveal, Revealed, Revocation, RevokedToken, SealedNewCard, SealingKey,
+    TokenStanding, Tokenized, Translation, UpgradedToken, Wanted,
 };
 pub use verify::{Finding, StoreReport};
 

@@ -101,6 +101,19 @@ words! {
         Enable = 6 "enable",
         /// What is known around a card changes; neither its number nor its token does.
         UpdateAttributes = 7 "update_attributes",
+        /// Another card takes the place of a token's card.
+        Replace = 8 "replace",
+        /// A card's public fingerprint is worked out.
+        Fingerprint = 9 "fingerprint",
+        /// The tokens of a customer are listed, without the tokens.
+        ListBySubject = 10 "list_by_subject",
+        /// Every token that a card has ends.
+        DeleteCard = 11 "delete_card",
+        /// Every token of a customer ends, and the customer's secret with them.
+        EraseSubject = 12 "erase_subject",
+        /// Cards are brought in from another merchant's tokens. Beside that, a translation takes the rights to detokenize
+        /// and to tokenize.
+        Translate = 13 "translate",
         /// A vaultless token of an old slot comes in, the one of the current slot for the same card goes out.
         Upgrade = 16 "upgrade",
         /// A new key takes over, or a key changes its state.
@@ -219,6 +232,8 @@ words! {
         WrongCustomer = 21 "wrong_customer",
         /// The token was stopped for now.
         Disabled = 22 "disabled",
+        /// The token stood for no card at the time that was asked about, or that card is kept no more.
+        NotKept = 23 "not_kept",
         /// No rule allows this principal vaultless tokens for the purpose, or people type on the channel.
         VaultlessNotAllowed = 32 "vaultless_not_allowed",
         /// The recipient or destination is not registered, its time is over, it was replaced, or no rule names it.
@@ -233,6 +248,8 @@ words! {
         Enabled = 2 "enabled",
         /// What is known around the card changed.
         AttributesUpdated = 3 "attributes_updated",
+        /// A card that it stood for before was deleted: its time was over.
+        EarlierDeleted = 4 "earlier_deleted",
     }
 
     /// Where a key stands in its life (NIST SP 800-57 Part 1 Rev. 5, section 7).
@@ -336,7 +353,7 @@ mod tests {
     /// Numbers and texts stand on customers' disks: this table changes by added lines only.
     const ON_DISK: &str = "\
         action 1 tokenize, 2 detokenize, 3 inspect, 4 revoke, 5 disable, 6 enable, 7 update_attributes, \
-        16 upgrade, 64 rotate_key, 65 set_lock, 66 lift_lock, 67 apply_policy, 68 read_audit, 69 read_keys, 70 read_policy, 71 read_locks, 72 connect
+        8 replace, 9 fingerprint, 10 list_by_subject, 11 delete_card, 12 erase_subject, 13 translate, 16 upgrade, 64 rotate_key, 65 set_lock, 66 lift_lock, 67 apply_policy, 68 read_audit, 69 read_keys, 70 read_policy, 71 read_locks, 72 connect
         purpose 1 authorization, 2 capture, 3 refund, 4 reversal, 5 dispute, 6 recurring, 7 instalment, \
         8 unscheduled, 9 fraud_check, 10 account_update, 11 network_token_provisioning, 12 settlement, 13 export
         initiator 1 cardholder, 2 merchant
@@ -345,8 +362,8 @@ mod tests {
         5 denied_by_rule, 6 locked, 7 budget_spent, 8 guess_budget_spent, 9 unknown, 10 expired, 11 revoked, \
         12 foreign, 13 wrong_purpose, 14 already_used, 15 erased, 16 unreadable, 17 space_exhausted, \
         18 idempotency_mismatch, 19 malformed, 20 shows_too_much, 21 wrong_customer, 22 disabled, \
-        32 vaultless_not_allowed, 40 outlet_not_allowed
-        record_change 1 disabled, 2 enabled, 3 attributes_updated
+        23 not_kept, 32 vaultless_not_allowed, 40 outlet_not_allowed
+        record_change 1 disabled, 2 enabled, 3 attributes_updated, 4 earlier_deleted
         key_state 1 active, 2 deactivated, 3 compromised, 4 destroyed
         lock_reason 1 suspected_breach, 2 stolen_credential, 3 fraud, 4 maintenance, 5 offboarding, 6 legal_order, \
         7 drill
@@ -411,6 +428,12 @@ mod tests {
                 "disable",
                 "enable",
                 "update_attributes",
+                "replace",
+                "fingerprint",
+                "list_by_subject",
+                "delete_card",
+                "erase_subject",
+                "translate",
                 "upgrade"
             ]
         );

@@ -277,7 +277,7 @@ fn change(change: vault::PolicyChange) -> v1::PolicyChange {
 }
 
 /// A page's beginning, from its token: a decimal number to this server, opaque to everyone else.
-fn from_page(token: &str) -> Result<u64, Error> {
+pub(crate) fn from_page(token: &str) -> Result<u64, Error> {
     if token.is_empty() {
         return Ok(0);
     }
@@ -286,11 +286,13 @@ fn from_page(token: &str) -> Result<u64, Error> {
     number.ok_or_else(|| Error::malformed("page_token", "is none that this vault gave"))
 }
 
-fn to_page(next: u64) -> String {
+/// A page's token, from where it begins.
+pub(crate) fn to_page(next: u64) -> String {
     data_encoding::BASE32_NOPAD.encode(&next.to_be_bytes())
 }
 
-fn page_size(asked: u32, most: usize) -> usize {
+/// How many rows a page has, from what was asked for and the most that there may be.
+pub(crate) fn page_size(asked: u32, most: usize) -> usize {
     match usize::try_from(asked) {
         Ok(0) | Err(_) => PAGE.min(most),
         Ok(n) => n.min(most),
@@ -333,6 +335,7 @@ fn bare_entry(log: &str, index: u64, leaf: Vec<u8>, entry: &AuditEntry) -> v1::A
 }
 
 /// An entry as the contract tells it: its bytes, and what can be read from them.
+#[allow(clippy::too_many_lines, reason = "an arm for each event")]
 fn entry(log: &str, index: u64, leaf: Vec<u8>, entry: &AuditEntry) -> v1::AuditEntry {
     let mut told = bare_entry(log, index, leaf, entry);
     let outcome = |again: bool| if again { v1::AuditOutcome::Redelivered } else { v1::AuditOutcome::Done };
@@ -353,6 +356,12 @@ fn entry(log: &str, index: u64, leaf: Vec<u8>, entry: &AuditEntry) -> v1::AuditE
             told.outcome = outcome(*redelivered).into();
             told.details.extend([outlet(to)]);
             ("disclosed_to", Some(Action::Detokenize))
+        }
+        Event::DisclosedEarlierTo { record, replaced_at, purpose, initiator, to, redelivered } => {
+            about(&mut told, record, *purpose, *initiator);
+            told.outcome = outcome(*redelivered).into();
+            told.details.extend([outlet(to), ("replaced_at".to_owned(), replaced_at.0.to_string())]);
+            ("disclosed_earlier_to", Some(Action::Detokenize))
         }
         Event::SpentTo { record, purpose, initiator, to, .. } => {
             about(&mut told, record, *purpose, *initiator);
@@ -379,6 +388,8 @@ fn entry(log: &str, index: u64, leaf: Vec<u8>, entry: &AuditEntry) -> v1::AuditE
                 RecordChange::Disabled => Action::Disable,
                 RecordChange::Enabled => Action::Enable,
                 RecordChange::AttributesUpdated => Action::UpdateAttributes,
+                // The vault's own doing.
+                RecordChange::EarlierDeleted => Action::Replace,
             };
             (change.as_str(), Some(action))
         }
@@ -387,6 +398,31 @@ fn entry(log: &str, index: u64, leaf: Vec<u8>, entry: &AuditEntry) -> v1::AuditE
             told.outcome = outcome(*redelivered).into();
             told.details.insert("from".to_owned(), from.to_string());
             ("upgraded", Some(Action::Upgrade))
+        }
+        Event::Replaced { record, reason, .. } => {
+            told.record = record.0.to_vec();
+            told.details.insert("reason".to_owned(), reason.to_string());
+            ("replaced", Some(Action::Replace))
+        }
+        Event::Fingerprinted { purpose, initiator } => {
+            told.purpose = purpose.id().into();
+            told.initiator = initiator.id().into();
+            ("fingerprinted", Some(Action::Fingerprint))
+        }
+        Event::Listed { cards, show, .. } => {
+            told.details.insert("tokens".to_owned(), cards.to_string());
+            told.details.insert("show".to_owned(), show.to_string());
+            ("listed", Some(Action::ListBySubject))
+        }
+        Event::Erased { cards, .. } => {
+            told.details.insert("tokens".to_owned(), cards.to_string());
+            ("erased", Some(Action::EraseSubject))
+        }
+        Event::DisclosedEarlier { record, purpose, initiator, show, redelivered, .. } => {
+            about(&mut told, record, *purpose, *initiator);
+            told.outcome = outcome(*redelivered).into();
+            told.details.insert("show".to_owned(), show.to_string());
+            ("disclosed_earlier", Some(Action::Detokenize))
         }
         Event::Refused { action, record, why, purpose, initiator } => {
             told.record = record.map_or_else(Vec::new, |r| r.0.to_vec());
@@ -824,7 +860,7 @@ impl v1::admin_server::Admin for AdminService {
             let show = match (action, asked.form()) {
                 (Action::Detokenize, v1::RevealForm::Masked) => Show::Masked,
                 (Action::Detokenize, _) => Show::Full,
-                (Action::Inspect, _) => Show::LastFour,
+                (Action::Inspect | Action::ListBySubject, _) => Show::LastFour,
                 _ => Show::Nothing,
             };
             let asked = Asked {

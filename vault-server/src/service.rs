@@ -57,6 +57,12 @@ const FEATURES: &[&str] = &[
     "token.restrictions",
     "token.disable",
     "token.attributes",
+    "token.replace",
+    "card.fingerprint",
+    "card.delete",
+    "subject.list",
+    "subject.erase",
+    "token.translate",
 ];
 
 /// What is there where the settings name a destination.
@@ -169,8 +175,9 @@ impl VaultService {
         let header = wire::header(header, asker.deadline)?;
         let item = item.ok_or_else(|| Error::malformed("item", "is required"));
         let asked = item.and_then(|item| wire::detokenize(&item));
-        let (token, reveal) = self.parsed(asker, &header, Action::Detokenize, asked).await?;
-        let answer = self.vault.detokenize(asker.caller(), &header, token, reveal).await?;
+        let wanted = self.parsed(asker, &header, Action::Detokenize, asked).await?;
+        let mut answers = self.vault.detokenize_wanted(asker.caller(), &header, vec![wanted]).await?;
+        let answer = answers.pop().unwrap_or_else(|| Err(Error::internal()))?;
         Ok(wire::detokenized(answer, true))
     }
 
@@ -481,7 +488,7 @@ impl v1::vault_server::Vault for VaultService {
         let parsed = items.iter().map(wire::detokenize).collect();
         let answers = self
             .batch((&asker, &header, Action::Detokenize), parsed, |asked| {
-                self.vault.detokenize_batch(asker.caller(), &header, asked)
+                self.vault.detokenize_wanted(asker.caller(), &header, asked)
             })
             .await?;
         let mut heads = Heads::default();
@@ -704,6 +711,76 @@ impl v1::vault_server::Vault for VaultService {
         request: Request<v1::BatchUpdateAttributesRequest>,
     ) -> Result<Response<v1::BatchUpdateAttributesResponse>, Status> {
         life::batch_update_attributes(self, request).await
+    }
+
+    async fn replace(
+        &self,
+        request: Request<v1::ReplaceRequest>,
+    ) -> Result<Response<v1::ReplaceResponse>, Status> {
+        life::replace(self, request).await
+    }
+
+    async fn batch_replace(
+        &self,
+        request: Request<v1::BatchReplaceRequest>,
+    ) -> Result<Response<v1::BatchReplaceResponse>, Status> {
+        life::batch_replace(self, request).await
+    }
+
+    async fn fingerprint(
+        &self,
+        request: Request<v1::FingerprintRequest>,
+    ) -> Result<Response<v1::FingerprintResponse>, Status> {
+        life::fingerprint(self, request).await
+    }
+
+    async fn delete_card(
+        &self,
+        request: Request<v1::DeleteCardRequest>,
+    ) -> Result<Response<v1::DeleteCardResponse>, Status> {
+        life::delete_card(self, request).await
+    }
+
+    async fn batch_fingerprint(
+        &self,
+        request: Request<v1::BatchFingerprintRequest>,
+    ) -> Result<Response<v1::BatchFingerprintResponse>, Status> {
+        life::batch_fingerprint(self, request).await
+    }
+
+    async fn batch_delete_card(
+        &self,
+        request: Request<v1::BatchDeleteCardRequest>,
+    ) -> Result<Response<v1::BatchDeleteCardResponse>, Status> {
+        life::batch_delete_card(self, request).await
+    }
+
+    async fn list_by_subject(
+        &self,
+        request: Request<v1::ListBySubjectRequest>,
+    ) -> Result<Response<v1::ListBySubjectResponse>, Status> {
+        life::list_by_subject(self, request).await
+    }
+
+    async fn erase_subject(
+        &self,
+        request: Request<v1::EraseSubjectRequest>,
+    ) -> Result<Response<v1::EraseSubjectResponse>, Status> {
+        life::erase_subject(self, request).await
+    }
+
+    async fn translate(
+        &self,
+        request: Request<v1::TranslateRequest>,
+    ) -> Result<Response<v1::TranslateResponse>, Status> {
+        life::translate(self, request).await
+    }
+
+    async fn batch_translate(
+        &self,
+        request: Request<v1::BatchTranslateRequest>,
+    ) -> Result<Response<v1::BatchTranslateResponse>, Status> {
+        life::batch_translate(self, request).await
     }
 
     async fn get_capabilities(

@@ -19,12 +19,15 @@ use vault_core::time::Timestamp;
 use vault_core::token::{Scheme, Token};
 use vault_core::vault::{
     Brought, Context, Detokenized, Header, Inspected, NewCard, RequestId, Reveal, Revealed, Revocation,
-    RevokedToken, SealedNewCard, SealingKey, Tokenized,
+    RevokedToken, SealedNewCard, SealingKey, Tokenized, Wanted,
 };
 use vault_core::words::{Initiator, Purpose};
 use vault_proto::v1;
 
-pub use life::{changed, disable, enable, update, upgrade, upgraded};
+pub use life::{
+    changed, delete_card, deleted, disable, enable, fingerprint, fingerprinted, listed, replace, replaced,
+    translate, update, upgrade, upgraded,
+};
 
 /// The longest `reference` of an item, in bytes: it only finds its way back.
 const MAX_REFERENCE: usize = 128;
@@ -112,9 +115,9 @@ pub fn reference(text: &str) -> Result<(), Error> {
 pub fn new_card(item: v1::TokenizeItem) -> Result<Brought, Error> {
     reference(&item.reference)?;
     let card = match required(item.card, "item.plain")? {
-        v1::tokenize_item::Card::Plain(mut plain) => {
-            let card_expiry = plain.card_expiry.map(|e| expiry(e, "item.plain.card_expiry")).transpose()?;
-            Came::Plain(pan(&plain.take_pan())?, card_expiry)
+        v1::tokenize_item::Card::Plain(plain) => {
+            let (pan, card_expiry) = plain_card(plain)?;
+            Came::Plain(pan, card_expiry)
         }
         v1::tokenize_item::Card::Sealed(sealed) => Came::Sealed(sealed_card(sealed)),
     };
@@ -163,9 +166,11 @@ enum Came {
     Sealed(SealedCard),
 }
 
-fn pan(written: &[u8]) -> Result<Pan, Error> {
-    use vault_core::pan::PanError;
-    Pan::parse(written).map_err(|e| {
+/// A card in the clear.
+fn plain_card(mut plain: v1::PlainCard) -> Result<(Pan, Option<CardExpiry>), Error> {
+    let card_expiry = plain.card_expiry.map(|e| expiry(e, "item.plain.card_expiry")).transpose()?;
+    let pan = Pan::parse(&plain.take_pan()).map_err(|e| {
+        use vault_core::pan::PanError;
         Error::malformed(
             "item.plain.pan",
             match e {
@@ -176,7 +181,8 @@ fn pan(written: &[u8]) -> Result<Pan, Error> {
                 PanError::CheckDigit => "must pass the Luhn check",
             },
         )
-    })
+    })?;
+    Ok((pan, card_expiry))
 }
 
 /// A sealed card, unread. What is wrong with one has one answer, which is the core's: a name that is no key's is that of
@@ -234,8 +240,8 @@ pub fn token(text: &str) -> Result<Token, Error> {
     })
 }
 
-/// A token, and how much of its card is asked for.
-pub fn detokenize(item: &v1::DetokenizeItem) -> Result<(Token, Reveal), Error> {
+/// A token, how much of its card is asked for, and which card.
+pub fn detokenize(item: &v1::DetokenizeItem) -> Result<Wanted, Error> {
     reference(&item.reference)?;
     let reveal = match item.form() {
         v1::RevealForm::Unspecified => return Err(Error::malformed("item.form", "is required")),
@@ -249,7 +255,8 @@ pub fn detokenize(item: &v1::DetokenizeItem) -> Result<(Token, Reveal), Error> {
     if !item.recipient.is_empty() && item.form() != v1::RevealForm::SealedToRecipient {
         return Err(Error::malformed("item.recipient", "goes with form SEALED_TO_RECIPIENT only"));
     }
-    Ok((token(&item.token)?, reveal))
+    let as_of = item.as_of.as_ref().map(|t| from_timestamp(t, "item.as_of")).transpose()?;
+    Ok(Wanted { token: token(&item.token)?, reveal, as_of })
 }
 
 /// A token to look at.
@@ -397,6 +404,7 @@ pub fn inspected(answer: Inspected, with_head: bool) -> v1::InspectResult {
         receipt: Some(receipt(&answer.receipt, with_head)),
         restrictions: (!answer.restrictions.is_none()).then(|| life::told_restrictions(answer.restrictions)),
         attributes: life::told_attributes(&answer.attributes),
+        earlier: answer.earlier.into_iter().map(life::told_earlier).collect(),
     }
 }
 

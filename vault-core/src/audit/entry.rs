@@ -18,7 +18,9 @@ use super::tree::Hash;
 use crate::codec::{Reader, Torn, Writer};
 use crate::name::{ChannelName, DestinationName, MerchantName, PrincipalName, RecipientName};
 use crate::time::Timestamp;
-use crate::words::{Action, Initiator, KeyState, LockReason, Purpose, RecordChange, Ref, Refusal, Show};
+use crate::words::{
+    Action, Initiator, KeyState, LockReason, Purpose, RecordChange, Ref, Refusal, ReplaceReason, Show,
+};
 
 /// The version of the bytes, their first one.
 const VERSION: u8 = 1;
@@ -172,6 +174,21 @@ pub enum Event {
         /// Whether this answers a request that was answered before.
         redelivered: bool,
     },
+    /// The number of a card that was replaced was about to go out to somebody else than who asked.
+    DisclosedEarlierTo {
+        /// The record.
+        record: Ref,
+        /// When the card was replaced.
+        replaced_at: Timestamp,
+        /// What for.
+        purpose: Purpose,
+        /// Who started the payment.
+        initiator: Initiator,
+        /// To whom.
+        to: Outlet,
+        /// Whether this answers a request that was answered before.
+        redelivered: bool,
+    },
     /// The one disclosure of a single-use token, to somebody else than who asked.
     SpentTo {
         /// The record.
@@ -221,6 +238,53 @@ pub enum Event {
         version: u32,
         /// How.
         change: RecordChange,
+    },
+    /// Another card took the place of a token's card.
+    Replaced {
+        /// The record.
+        record: Ref,
+        /// The row's version from here on: a row of a lower one was put back.
+        version: u32,
+        /// Why.
+        reason: ReplaceReason,
+    },
+    /// As [`Event::Disclosed`], of a card that the token stood for before.
+    DisclosedEarlier {
+        /// The record.
+        record: Ref,
+        /// Since when another card is in its place.
+        replaced_at: Timestamp,
+        /// What for.
+        purpose: Purpose,
+        /// Who started the payment.
+        initiator: Initiator,
+        /// How much of it.
+        show: Show,
+        /// Whether this answers a request that was answered before.
+        redelivered: bool,
+    },
+    /// A card's public fingerprint was worked out, or the tokens of a card were looked for by it.
+    Fingerprinted {
+        /// What for.
+        purpose: Purpose,
+        /// Who started the payment.
+        initiator: Initiator,
+    },
+    /// The tokens of a customer were listed, without the tokens.
+    Listed {
+        /// The customer's name in the log.
+        subject: Ref,
+        /// How many.
+        cards: u32,
+        /// How much was shown of each card number; never full.
+        show: Show,
+    },
+    /// Every token of a customer has ended, and the customer's secret was destroyed.
+    Erased {
+        /// The customer's name in the log.
+        subject: Ref,
+        /// How many tokens ended by this request.
+        cards: u32,
     },
     /// A vaultless token of an old slot was turned into the one of the current slot.
     Upgraded {
@@ -387,12 +451,18 @@ impl Event {
             | Self::Revoked { record, version, .. }
             | Self::Spent { record, version, .. }
             | Self::SpentTo { record, version, .. }
-            | Self::Changed { record, version, .. } => {
+            | Self::Changed { record, version, .. }
+            | Self::Replaced { record, version, .. } => {
                 // A vaultless token without restrictions has no row, and version zero says so.
                 (*version > 0).then_some((*record, *version))
             }
             Self::Disclosed { .. }
             | Self::DisclosedTo { .. }
+            | Self::DisclosedEarlierTo { .. }
+            | Self::DisclosedEarlier { .. }
+            | Self::Fingerprinted { .. }
+            | Self::Listed { .. }
+            | Self::Erased { .. }
             | Self::Inspected { .. }
             | Self::Refused { .. }
             | Self::RefusalsCounted { .. }
@@ -413,8 +483,14 @@ impl Event {
             Self::Revoked { .. } => 4,
             Self::DisclosedTo { .. } => 24,
             Self::SpentTo { .. } => 25,
+            Self::DisclosedEarlierTo { .. } => 26,
             Self::Spent { .. } => 5,
             Self::Changed { .. } => 6,
+            Self::Replaced { .. } => 7,
+            Self::DisclosedEarlier { .. } => 8,
+            Self::Fingerprinted { .. } => 9,
+            Self::Listed { .. } => 10,
+            Self::Erased { .. } => 11,
             Self::Upgraded { .. } => 16,
             Self::Refused { .. } => 32,
             Self::RefusalsCounted { .. } => 33,
@@ -444,6 +520,11 @@ impl Event {
                 w.fixed(&record.0).u8(purpose.id()).u8(initiator.id()).u8((*redelivered).into());
                 to.encode(w)
             }
+            Self::DisclosedEarlierTo { record, replaced_at, purpose, initiator, to, redelivered } => {
+                w.fixed(&record.0).u64(replaced_at.0).u8(purpose.id()).u8(initiator.id());
+                w.u8((*redelivered).into());
+                to.encode(w)
+            }
             Self::SpentTo { record, version, purpose, initiator, to } => {
                 w.fixed(&record.0).u32(*version).u8(purpose.id()).u8(initiator.id());
                 to.encode(w)
@@ -459,6 +540,14 @@ impl Event {
                 w.fixed(&record.0).u32(*version).u8(purpose.id()).u8(initiator.id())
             }
             Self::Changed { record, version, change } => w.fixed(&record.0).u32(*version).u8(change.id()),
+            Self::Replaced { record, version, reason } => w.fixed(&record.0).u32(*version).u8(reason.id()),
+            Self::DisclosedEarlier { record, replaced_at, purpose, initiator, show, redelivered } => {
+                w.fixed(&record.0).u64(replaced_at.0).u8(purpose.id()).u8(initiator.id());
+                w.u8(show.id()).u8((*redelivered).into())
+            }
+            Self::Fingerprinted { purpose, initiator } => w.u8(purpose.id()).u8(initiator.id()),
+            Self::Listed { subject, cards, show } => w.fixed(&subject.0).u32(*cards).u8(show.id()),
+            Self::Erased { subject, cards } => w.fixed(&subject.0).u32(*cards),
             Self::Upgraded { record, version, from, redelivered } => {
                 w.fixed(&record.0).u32(*version).fixed(&from.0).u8((*redelivered).into())
             }
@@ -484,8 +573,38 @@ impl Event {
         };
     }
 
+    /// The events of cards that go to somebody else than who asked.
+    fn decode_to(id: u8, r: &mut Reader<'_>) -> Result<Self, Torn> {
+        Ok(match id {
+            24 => Self::DisclosedTo {
+                record: Ref(r.array()?),
+                purpose: word(r, Purpose::from_id)?,
+                initiator: word(r, Initiator::from_id)?,
+                redelivered: flag(r)?,
+                to: Outlet::decode(r)?,
+            },
+            25 => Self::SpentTo {
+                record: Ref(r.array()?),
+                version: r.u32()?,
+                purpose: word(r, Purpose::from_id)?,
+                initiator: word(r, Initiator::from_id)?,
+                to: Outlet::decode(r)?,
+            },
+            26 => Self::DisclosedEarlierTo {
+                record: Ref(r.array()?),
+                replaced_at: Timestamp(r.u64()?),
+                purpose: word(r, Purpose::from_id)?,
+                initiator: word(r, Initiator::from_id)?,
+                redelivered: flag(r)?,
+                to: Outlet::decode(r)?,
+            },
+            _ => return Err(Torn),
+        })
+    }
+
     fn decode(id: u8, r: &mut Reader<'_>) -> Result<Self, Torn> {
         Ok(match id {
+            24..=26 => Self::decode_to(id, r)?,
             1 => Self::Tokenized {
                 record: Ref(r.array()?),
                 version: r.u32()?,
@@ -516,20 +635,6 @@ impl Event {
                     _ => return Err(Torn),
                 },
             },
-            24 => Self::DisclosedTo {
-                record: Ref(r.array()?),
-                purpose: word(r, Purpose::from_id)?,
-                initiator: word(r, Initiator::from_id)?,
-                redelivered: flag(r)?,
-                to: Outlet::decode(r)?,
-            },
-            25 => Self::SpentTo {
-                record: Ref(r.array()?),
-                version: r.u32()?,
-                purpose: word(r, Purpose::from_id)?,
-                initiator: word(r, Initiator::from_id)?,
-                to: Outlet::decode(r)?,
-            },
             5 => Self::Spent {
                 record: Ref(r.array()?),
                 version: r.u32()?,
@@ -541,6 +646,25 @@ impl Event {
                 version: r.u32()?,
                 change: word(r, RecordChange::from_id)?,
             },
+            7 => Self::Replaced {
+                record: Ref(r.array()?),
+                version: r.u32()?,
+                reason: word(r, ReplaceReason::from_id)?,
+            },
+            8 => Self::DisclosedEarlier {
+                record: Ref(r.array()?),
+                replaced_at: Timestamp(r.u64()?),
+                purpose: word(r, Purpose::from_id)?,
+                initiator: word(r, Initiator::from_id)?,
+                show: word(r, Show::from_id)?,
+                redelivered: flag(r)?,
+            },
+            9 => Self::Fingerprinted {
+                purpose: word(r, Purpose::from_id)?,
+                initiator: word(r, Initiator::from_id)?,
+            },
+            10 => Self::Listed { subject: Ref(r.array()?), cards: r.u32()?, show: word(r, Show::from_id)? },
+            11 => Self::Erased { subject: Ref(r.array()?), cards: r.u32()? },
             16 => Self::Upgraded {
                 record: Ref(r.array()?),
                 version: r.u32()?,
@@ -590,6 +714,11 @@ impl Event {
             Self::DisclosedTo { record, purpose, initiator, to, redelivered } => {
                 format!("disclosed {record} to {to} for {purpose} by {initiator}{}", again(*redelivered))
             }
+            Self::DisclosedEarlierTo { record, replaced_at, purpose, initiator, to, redelivered } => {
+                let again = again(*redelivered);
+                let at = Utc(*replaced_at);
+                format!("disclosed {record} as before {at} to {to} for {purpose} by {initiator}{again}")
+            }
             Self::SpentTo { record, version: _, purpose, initiator, to } => {
                 format!("disclosed {record} once to {to} for {purpose} by {initiator}")
             }
@@ -602,6 +731,21 @@ impl Event {
                 format!("disclosed {record} full for {purpose} by {initiator}, its only time")
             }
             Self::Changed { record, version: _, change } => format!("changed {record}: {change}"),
+            Self::Replaced { record, version: _, reason } => {
+                format!("replaced the card of {record}: {reason}")
+            }
+            Self::DisclosedEarlier { record, replaced_at, purpose, initiator, show, redelivered } => {
+                let again = again(*redelivered);
+                let before = Utc(*replaced_at);
+                format!("disclosed {record} as before {before} {show} for {purpose} by {initiator}{again}")
+            }
+            Self::Fingerprinted { purpose, initiator } => {
+                format!("fingerprinted a card for {purpose} by {initiator}")
+            }
+            Self::Listed { subject, cards, show } => {
+                format!("listed {cards} tokens of customer {subject}, {show}")
+            }
+            Self::Erased { subject, cards } => format!("erased customer {subject}: {cards} tokens ended"),
             Self::Upgraded { record, version: _, from, redelivered } => {
                 format!("upgraded {from} to {record}{}", again(*redelivered))
             }
@@ -759,6 +903,42 @@ pub(super) mod tests {
         }
     }
 
+    fn every_event_to_somebody_else() -> Vec<Event> {
+        let record = Ref([7; 16]);
+        let (purpose, initiator) = (Purpose::Export, Initiator::Merchant);
+        vec![
+            Event::DisclosedTo {
+                record,
+                purpose,
+                initiator,
+                to: Outlet::Recipient(RecipientName::parse(&"r".repeat(63)).unwrap()),
+                redelivered: true,
+            },
+            Event::DisclosedTo {
+                record,
+                purpose,
+                initiator,
+                to: Outlet::Destination(DestinationName::parse("bank").unwrap()),
+                redelivered: false,
+            },
+            Event::SpentTo {
+                record,
+                version: 2,
+                purpose,
+                initiator,
+                to: Outlet::Recipient(RecipientName::parse(&"r".repeat(63)).unwrap()),
+            },
+            Event::DisclosedEarlierTo {
+                record,
+                replaced_at: Timestamp(1_790_000_000_000),
+                purpose,
+                initiator,
+                to: Outlet::Recipient(RecipientName::parse(&"r".repeat(63)).unwrap()),
+                redelivered: true,
+            },
+        ]
+    }
+
     fn every_event() -> Vec<Event> {
         let record = Ref([7; 16]);
         let (purpose, initiator) = (Purpose::Export, Initiator::Merchant);
@@ -790,27 +970,18 @@ pub(super) mod tests {
             },
             Event::Spent { record, version: 2, purpose, initiator },
             Event::Changed { record, version: 2, change: RecordChange::Disabled },
-            Event::DisclosedTo {
+            Event::Replaced { record, version: 2, reason: ReplaceReason::Stolen },
+            Event::DisclosedEarlier {
                 record,
+                replaced_at: Timestamp(1_790_000_000_000),
                 purpose,
                 initiator,
-                to: Outlet::Recipient(RecipientName::parse(&"r".repeat(63)).unwrap()),
+                show: Show::Full,
                 redelivered: true,
             },
-            Event::DisclosedTo {
-                record,
-                purpose,
-                initiator,
-                to: Outlet::Destination(DestinationName::parse("bank").unwrap()),
-                redelivered: false,
-            },
-            Event::SpentTo {
-                record,
-                version: 2,
-                purpose,
-                initiator,
-                to: Outlet::Recipient(RecipientName::parse(&"r".repeat(63)).unwrap()),
-            },
+            Event::Fingerprinted { purpose, initiator },
+            Event::Listed { subject: record, cards: 9, show: Show::Masked },
+            Event::Erased { subject: record, cards: 9 },
             Event::Refused {
                 action: Action::Detokenize,
                 record: Some(record),
@@ -851,7 +1022,7 @@ pub(super) mod tests {
         let long = "n".repeat(63);
         let listed = Who::Listed(PrincipalName::parse(&long).unwrap());
         let mut entries = Vec::new();
-        for event in every_event() {
+        for event in every_event().into_iter().chain(every_event_to_somebody_else()) {
             for principal in [listed.clone(), Who::Unlisted([9; 16]), Who::Vault] {
                 for named in [true, false] {
                     entries.push(AuditEntry {
@@ -911,7 +1082,9 @@ pub(super) mod tests {
                 "",
                 "",
                 "",
-                "sealed",
+                "",
+                "",
+                "",
                 "",
                 "refused",
             ])
@@ -922,17 +1095,10 @@ pub(super) mod tests {
             .collect();
         assert_eq!(
             sizes,
-            [
-                ("tokenized", 76),
-                ("disclosed", 72),
-                ("inspected", 69),
-                ("revoked", 73),
-                ("sealed", 78),
-                ("refused", 73)
-            ]
+            [("tokenized", 76), ("disclosed", 72), ("inspected", 69), ("revoked", 73), ("refused", 73)]
         );
         let longest = every_entry().iter().map(|entry| entry.encode().len()).max();
-        assert_eq!(longest, Some(302));
+        assert_eq!(longest, Some(307));
     }
 
     #[test]

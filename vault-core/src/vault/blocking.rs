@@ -1,13 +1,15 @@
 //! The verbs for programs without async: each call waits on its own thread.
 
 use super::request::{
-    AttributesUpdate, Brought, ChangedToken, Detokenized, Header, Inspected, NewCard, Reveal, Revocation,
-    RevokedToken, SealingKey, Tokenized, UpgradedToken,
+    AttributesUpdate, Brought, CardToDelete, ChangedToken, Deleted, Detokenized, Erased, Fingerprinted,
+    Header, Inspected, Listed, NewCard, Replaced, Replacement, Reveal, Revocation, RevokedToken, SealingKey,
+    Tokenized, Translation, UpgradedToken, Wanted,
 };
 use super::{Place, Vault};
 use crate::custody::Custodian;
 use crate::error::Error;
 use crate::name::{ChannelName, MerchantName};
+use crate::pan::Pan;
 use crate::policy::{Caller, Policy};
 use crate::token::Token;
 
@@ -84,6 +86,16 @@ impl Blocking {
         tokens: Vec<(Token, Reveal)>,
     ) -> Result<Vec<Result<Detokenized, Error>>, Error> {
         pollster::block_on(self.0.detokenize_batch(caller, header, tokens))
+    }
+
+    /// See [`Vault::detokenize_wanted`].
+    pub fn detokenize_wanted(
+        &self,
+        caller: Caller<'_>,
+        header: &Header,
+        wanted: Vec<Wanted>,
+    ) -> Result<Vec<Result<Detokenized, Error>>, Error> {
+        pollster::block_on(self.0.detokenize_wanted(caller, header, wanted))
     }
 
     /// See [`Vault::inspect`].
@@ -186,6 +198,98 @@ impl Blocking {
         updates: Vec<(Token, AttributesUpdate)>,
     ) -> Result<Vec<Result<ChangedToken, Error>>, Error> {
         pollster::block_on(self.0.update_attributes_batch(caller, header, updates))
+    }
+
+    /// See [`Vault::replace`].
+    pub fn replace(
+        &self,
+        caller: Caller<'_>,
+        header: &Header,
+        token: Token,
+        replacement: Replacement,
+    ) -> Result<Replaced, Error> {
+        pollster::block_on(self.0.replace(caller, header, token, replacement))
+    }
+
+    /// See [`Vault::replace_batch`].
+    pub fn replace_batch(
+        &self,
+        caller: Caller<'_>,
+        header: &Header,
+        replacements: Vec<(Token, Replacement)>,
+    ) -> Result<Vec<Result<Replaced, Error>>, Error> {
+        pollster::block_on(self.0.replace_batch(caller, header, replacements))
+    }
+
+    /// See [`Vault::fingerprint`].
+    pub fn fingerprint(&self, caller: Caller<'_>, header: &Header, pan: Pan) -> Result<Fingerprinted, Error> {
+        pollster::block_on(self.0.fingerprint(caller, header, pan))
+    }
+
+    /// See [`Vault::fingerprint_batch`].
+    pub fn fingerprint_batch(
+        &self,
+        caller: Caller<'_>,
+        header: &Header,
+        pans: Vec<Pan>,
+    ) -> Result<Vec<Result<Fingerprinted, Error>>, Error> {
+        pollster::block_on(self.0.fingerprint_batch(caller, header, pans))
+    }
+
+    /// See [`Vault::delete_card`].
+    pub fn delete_card(
+        &self,
+        caller: Caller<'_>,
+        header: &Header,
+        card: CardToDelete,
+    ) -> Result<Deleted, Error> {
+        pollster::block_on(self.0.delete_card(caller, header, card))
+    }
+
+    /// See [`Vault::delete_card_batch`].
+    pub fn delete_card_batch(
+        &self,
+        caller: Caller<'_>,
+        header: &Header,
+        cards: Vec<CardToDelete>,
+    ) -> Result<Vec<Result<Deleted, Error>>, Error> {
+        pollster::block_on(self.0.delete_card_batch(caller, header, cards))
+    }
+
+    /// See [`Vault::list_by_subject`].
+    pub fn list_by_subject(
+        &self,
+        caller: Caller<'_>,
+        header: &Header,
+        from: usize,
+        most: usize,
+    ) -> Result<Listed, Error> {
+        pollster::block_on(self.0.list_by_subject(caller, header, from, most))
+    }
+
+    /// See [`Vault::erase_subject`].
+    pub fn erase_subject(&self, caller: Caller<'_>, header: &Header) -> Result<Erased, Error> {
+        pollster::block_on(self.0.erase_subject(caller, header))
+    }
+
+    /// See [`Vault::translate`].
+    pub fn translate(
+        &self,
+        caller: Caller<'_>,
+        header: &Header,
+        translation: Translation,
+    ) -> Result<Tokenized, Error> {
+        pollster::block_on(self.0.translate(caller, header, translation))
+    }
+
+    /// See [`Vault::translate_batch`].
+    pub fn translate_batch(
+        &self,
+        caller: Caller<'_>,
+        header: &Header,
+        translations: Vec<Translation>,
+    ) -> Result<Vec<Result<Tokenized, Error>>, Error> {
+        pollster::block_on(self.0.translate_batch(caller, header, translations))
     }
 
     /// See [`Vault::close`].

@@ -5,9 +5,13 @@ mod vaultless;
 
 use std::sync::Arc;
 
+use super::guesses::{self, Guess};
 use super::kept::{KEPT_DAYS, Request};
 use super::life::Change;
-use super::request::{Detokenized, Header, Inspected, Reveal, Revealed, Revocation, RevokedToken};
+use super::request::{
+    Detokenized, EarlierCard, Header, Inspected, Replacement, Reveal, Revealed, Revocation, RevokedToken,
+    Wanted,
+};
 use super::running::Run;
 use super::seal::{TURN, others_turn};
 use super::tokenize::{told_to_the_rest, within_batch};
@@ -22,7 +26,7 @@ use crate::keyring::{RequestKey, SubjectSecret, day_row, merchant_row};
 use crate::name::ChannelName;
 use crate::pan::{CardExpiry, MaskedPan, Pan};
 use crate::policy::{Admitted, Asked, Caller, Denial, MerchantInForce, Presented, Way};
-use crate::record::{Card, Grants, Row, RowKey, Spent, SubjectId};
+use crate::record::{Card, Grants, NotKept, Row, RowKey, Spent, SubjectId};
 use crate::rows;
 use crate::sealed;
 use crate::store::{Key, Part};
@@ -49,11 +53,26 @@ impl Vault {
         header: &Header,
         tokens: Vec<(Token, Reveal)>,
     ) -> Result<Vec<Result<Detokenized, Error>>, Error> {
-        let want = |(token, reveal): (Token, Reveal)| {
+        self.detokenize_wanted(caller, header, tokens.into_iter().map(Wanted::from).collect()).await
+    }
+
+    /// Gives up to 1,000 cards back, each as it is now or as it was at some time: for refunds and disputes, a card that was
+    /// replaced stays readable until its retention ends.
+    pub async fn detokenize_wanted(
+        &self,
+        caller: Caller<'_>,
+        header: &Header,
+        wanted: Vec<Wanted>,
+    ) -> Result<Vec<Result<Detokenized, Error>>, Error> {
+        let want = |Wanted { token, reveal, as_of }| {
             let (show, to) = reveal.asks();
-            Want { token, show, deed: to.map_or(Deed::Show, Deed::Send) }
+            let deed = match to {
+                None => Deed::Show(as_of),
+                Some(to) => Deed::Send(to, as_of),
+            };
+            Want { token, show, deed }
         };
-        let wants = tokens.into_iter().map(want).collect();
+        let wants = wanted.into_iter().map(want).collect();
         self.on_cards(caller, header, Action::Detokenize, wants, |round, want, done| {
             let Done { card: Card { row, .. }, filed: Filed { receipt, disclosed }, .. } = done;
             let revealed = match disclosed {
@@ -91,12 +110,27 @@ impl Vault {
         header: &Header,
         tokens: Vec<Token>,
     ) -> Result<Vec<Result<Inspected, Error>>, Error> {
-        let wants =
-            tokens.into_iter().map(|token| Want { token, show: Show::LastFour, deed: Deed::Show }).collect();
+        let wants = tokens
+            .into_iter()
+            .map(|token| Want { token, show: Show::LastFour, deed: Deed::Show(None) })
+            .collect();
         self.on_cards(caller, header, Action::Inspect, wants, |round, _, done| {
             let Done { card: Card { row, .. }, filed, shown } = done;
             let format = round.merchant.format_by_id(row.format);
+            let earlier = row.earlier.iter().filter(|e| round.now < e.kept_until);
+            let earlier = earlier.map(|e| EarlierCard {
+                mask: match shown {
+                    Show::Masked | Show::Full => e.mask.narrowed(round.merchant.mask(e.mask.length())),
+                    Show::LastFour | Show::Nothing => e.mask.last_four_only(),
+                },
+                network: e.network.clone(),
+                card_expiry: e.card_expiry,
+                reason: e.reason,
+                replaced_at: e.replaced_at,
+                kept_until: e.kept_until,
+            });
             Ok(Inspected {
+                earlier: earlier.collect(),
                 mask: match shown {
                     Show::Masked | Show::Full => round.shown(&row),
                     Show::LastFour | Show::Nothing => row.mask.last_four_only(),
@@ -197,6 +231,7 @@ impl Vault {
                 round.read(&open).await?;
                 // What this very call has kept of the request is no sign of an earlier one.
                 let again = !kept && round.was_asked_before().await?;
+                round.check_guesses(again || kept).await?;
                 round.file(&open, again, hold).await
             };
             let (filed, keeps) = match tried.await {
@@ -206,7 +241,7 @@ impl Vault {
             kept |= keeps;
             let mut sealed = 0_usize;
             for (place, answer) in filed {
-                if matches!(wants.get(place), Some(Want { deed: Deed::Send(_), .. })) {
+                if matches!(wants.get(place), Some(Want { deed: Deed::Send(..), .. })) {
                     sealed += 1;
                     if sealed.is_multiple_of(TURN) {
                         others_turn().await;
@@ -243,10 +278,12 @@ pub(super) struct Want {
 
 /// What is to become of its row.
 pub(super) enum Deed {
-    /// Nothing: it is shown, as far as the request says.
-    Show,
+    /// Nothing: it is shown, as far as the request says; as it was then, if it says when.
+    Show(Option<Timestamp>),
     /// Nothing: its card number goes to somebody else than who asks.
-    Send(Outlet),
+    Send(Outlet, Option<Timestamp>),
+    /// Another card takes its card's place.
+    Replace(Replacement),
     /// It stops working, on this channel or on all.
     Revoke(Option<ChannelName>),
     /// Another of its fields changes.
@@ -260,7 +297,15 @@ impl Deed {
     fn channel(&self) -> Option<&ChannelName> {
         match self {
             Self::Revoke(only) => only.as_ref(),
-            Self::Show | Self::Send(_) | Self::Change(_) | Self::Upgrade => None,
+            Self::Show(_) | Self::Send(..) | Self::Replace(_) | Self::Change(_) | Self::Upgrade => None,
+        }
+    }
+
+    /// The card number that comes in with it.
+    fn pan(&self) -> Option<&Pan> {
+        match self {
+            Self::Replace(replacement) => Some(&replacement.pan),
+            Self::Show(_) | Self::Send(..) | Self::Revoke(_) | Self::Change(_) | Self::Upgrade => None,
         }
     }
 }
@@ -282,27 +327,29 @@ struct Name {
 
 /// One try at what is still open of a request, under one version of Control.
 pub(super) struct Round<'a> {
-    vault: &'a Vault,
-    state: Arc<State>,
-    admitted: Admitted,
+    pub(super) vault: &'a Vault,
+    pub(super) state: Arc<State>,
+    pub(super) admitted: Admitted,
     pub(super) merchant: Arc<MerchantInForce>,
     header: &'a Header,
     action: Action,
     wants: &'a [Want],
-    now: Timestamp,
+    pub(super) now: Timestamp,
     /// Whose customer the request names.
     customer: SubjectId,
     names: Vec<Name>,
     requests: [Key; 2],
     hash: [u8; 32],
-    view: View,
+    /// How each card that comes in counts in the guess budget.
+    guesses: Vec<Option<Guess>>,
+    pub(super) view: View,
 }
 
 type Found = Result<Done, Error>;
-type Decided = Result<(Filing, Card, Show), Box<Refused>>;
+pub(super) type Decided = Result<(Filing, Card, Show), Box<Refused>>;
 
 /// A refusal, and what the caller is told of it.
-struct Refused(Denial, Error);
+pub(super) struct Refused(Denial, Error);
 
 impl From<Denial> for Box<Refused> {
     fn from(denial: Denial) -> Self {
@@ -335,11 +382,19 @@ impl<'a> Round<'a> {
         let request =
             RequestKey { principal: admitted.principal(), request_id: &header.request_id.0, item: 0 };
         let name = state.keyring.request_row(id, &request)?;
-        let hash =
-            state.keyring.request_hash(id, &request, &request_bytes(&admitted, header, action, wants))?;
+        let hash = state.keyring.request_hash(
+            id,
+            &request,
+            &request_bytes(&state, &admitted, header, action, wants)?,
+        )?;
         let today = now.day();
         let requests =
             [today, today.saturating_sub(KEPT_DAYS)].map(|d| day_row(rows::IDEMPOTENCY, d, id, &name));
+        let guess = |want: &Want| {
+            let pan = want.deed.pan();
+            pan.map_or(Ok(None), |pan| Guess::of(&state.keyring, &admitted, pan, today))
+        };
+        let guesses = wants.iter().map(guess).collect::<Result<_, Error>>()?;
         let view = View::default();
         Ok(Self {
             vault,
@@ -354,6 +409,7 @@ impl<'a> Round<'a> {
             names,
             requests,
             hash,
+            guesses,
             view,
         })
     }
@@ -375,7 +431,7 @@ impl<'a> Round<'a> {
         let named = || open.iter().filter_map(|place| self.names.get(*place)).map(|name| name.row_key);
         keys.extend(named().map(|key| merchant_row(rows::CARD, id, &key.0)));
         self.view.read(store, keys).await?;
-        if self.action == Action::Detokenize {
+        if matches!(self.action, Action::Detokenize | Action::Replace) {
             let subjects = named().map(|key| {
                 let card = self.view.get(&merchant_row(rows::CARD, id, &key.0));
                 let card = card.and_then(|bytes| self.state.keyring.card(id, key, bytes).ok());
@@ -384,11 +440,47 @@ impl<'a> Round<'a> {
             let keys = subjects.collect();
             self.view.read(store, keys).await?;
         }
+        if self.action == Action::Replace {
+            let keys = self.replacement_keys(open)?;
+            self.view.read(store, keys).await?;
+        }
         if self.action == Action::Upgrade {
             let keys = self.current_rows(open)?;
             self.view.read(store, keys).await?;
         }
         Ok(())
+    }
+
+    /// The rows of the guess cells of the cards that come in, and of their fingerprints.
+    fn replacement_keys(&self, open: &[usize]) -> Result<Vec<Key>, Error> {
+        let id = self.merchant.id;
+        let mut keys: Vec<Key> = self.guesses.iter().flatten().map(|guess| guess.cell.clone()).collect();
+        for place in open {
+            let (Some(want), Some(name)) = (self.wants.get(*place), self.names.get(*place)) else { continue };
+            let Some(pan) = want.deed.pan() else { continue };
+            let card = self.view.get(&merchant_row(rows::CARD, id, &name.row_key.0));
+            let card = card.and_then(|bytes| self.state.keyring.card(id, name.row_key, bytes).ok());
+            let fingerprint = card.map_or(Ok(None), |card| self.fingerprint_of(&card.row, pan))?;
+            keys.extend(fingerprint.map(|f| merchant_row(rows::FINGERPRINT, id, &f.row)));
+        }
+        Ok(keys)
+    }
+
+    /// The budget for cards that come in, before anything is decided. A retry brings no new one.
+    async fn check_guesses(&self, again: bool) -> Result<(), Error> {
+        if again {
+            return Ok(());
+        }
+        let (when, guesses) = ((self.now, self.header.deadline), self.guesses.iter().flatten());
+        guesses::check(self.vault, &self.view, &self.admitted, when, guesses).await
+    }
+
+    /// The keyed hash of one item of the request.
+    pub(super) fn item_hash(&self, place: usize) -> Result<[u8; 16], Error> {
+        let item = u32::try_from(place).map_err(|_| Error::internal())?;
+        let key = RequestKey { item, ..self.request().key };
+        let hash = self.state.keyring.request_hash(self.merchant.id, &key, &self.hash)?;
+        Ok(hash.first_chunk().copied().unwrap_or_default())
     }
 
     fn request(&self) -> Request<'_> {
@@ -426,11 +518,16 @@ impl<'a> Round<'a> {
         for &place in open {
             let Some(name) = self.names.get(place).copied() else { continue };
             let Some(want) = self.wants.get(place) else { continue };
-            let (filing, card) = match self.decide(want, name, again) {
+            let mut counted = Part::default();
+            if let Some(guess) = self.guesses.get(place).and_then(Option::as_ref).filter(|_| !again) {
+                guess.count(&mut self.view, &mut counted);
+            }
+            let (filing, card) = match self.decide(want, (place, name), again, counted.clone()) {
                 Ok((filing, card, shown)) => (filing, Ok((card, shown))),
                 Err(refused) => {
                     let Refused(denial, told) = *refused;
-                    (Filing::Refuse(denial, Part::default()), Err(told))
+                    // The guess counts all the same.
+                    (Filing::Refuse(denial, counted), Err(told))
                 }
             };
             filings.push(filing);
@@ -453,16 +550,16 @@ impl<'a> Round<'a> {
         Ok((found, keeps))
     }
 
-    fn decide(&mut self, want: &Want, name: Name, again: bool) -> Decided {
+    fn decide(&mut self, want: &Want, (place, name): (usize, Name), again: bool, part: Part) -> Decided {
         let (id, Name { row_key, record, newest }) = (self.merchant.id, name);
         let key = merchant_row(rows::CARD, id, &row_key.0);
         // Where it goes is decided before it is looked at: that refusal tells nothing of the token.
         let way = match &want.deed {
-            Deed::Send(to) => Some(self.admitted.way_to(to, &self.merchant, self.now, Some(record))?),
-            Deed::Show if want.show == Show::Full => {
+            Deed::Send(to, _) => Some(self.admitted.way_to(to, &self.merchant, self.now, Some(record))?),
+            Deed::Show(_) if want.show == Show::Full => {
                 self.admitted.may_show_clear(Some(record)).map(|()| None)?
             }
-            Deed::Show | Deed::Revoke(_) | Deed::Change(_) | Deed::Upgrade => None,
+            Deed::Show(_) | Deed::Replace(_) | Deed::Revoke(_) | Deed::Change(_) | Deed::Upgrade => None,
         };
         let vaultless = if self.view.get(&key).is_none() && newest.is_none() {
             self.vaultless_card(&want.token, name)
@@ -470,7 +567,7 @@ impl<'a> Round<'a> {
             None
         };
         if let Some(card) = vaultless {
-            return self.decide_card((want, way), card, &key, row_key, again);
+            return self.decide_card((want, way), card, (&key, row_key, place), again, part);
         }
         let Some(bytes) = self.view.get(&key) else {
             let why = if newest.is_some() { Refusal::Unreadable } else { Refusal::Unknown };
@@ -480,47 +577,84 @@ impl<'a> Round<'a> {
         if card.row.record != record || newest.is_some_and(|newest| card.row.version < newest) {
             return Err(self.unreadable(record).into());
         }
-        self.decide_card((want, way), card, &key, row_key, again)
+        self.decide_card((want, way), card, (&key, row_key, place), again, part)
     }
 
     fn decide_card(
         &mut self,
         (want, way): (&Want, Option<Way>),
         card: Card,
-        key: &Key,
-        row_key: RowKey,
+        (key, row_key, place): (&Key, RowKey, usize),
         again: bool,
+        part: Part,
     ) -> Decided {
         match &want.deed {
-            Deed::Show | Deed::Send(_) => self.decide_show((want.show, way), card, key, row_key, again),
+            // It is made of its card: no other can take that one's place.
+            Deed::Replace(_) if card.row.vaultless => {
+                Err(self.admitted.deny(Refusal::VaultlessNotAllowed, Some(card.row.record)).into())
+            }
+            Deed::Show(as_of) | Deed::Send(_, as_of) => {
+                self.decide_show((want.show, *as_of, way), card, key, row_key, again)
+            }
+            Deed::Replace(replacement) => {
+                self.decide_replace(replacement, &want.token, card, (key, row_key, place), part)
+            }
             Deed::Revoke(only) => self.decide_revoke(only.as_ref(), card, key, row_key, again),
             Deed::Change(change) => self.decide_change(change, card, key, row_key, again),
             Deed::Upgrade => self.decide_upgrade(&want.token, card, key, again),
         }
     }
 
-    fn unreadable(&self, record: Ref) -> Denial {
+    pub(super) fn unreadable(&self, record: Ref) -> Denial {
         self.admitted.deny(Refusal::Unreadable, Some(record))
     }
 
     /// What the request brings to a token whose row, if it changes, has the next version.
-    fn presented(&self, card: &Card, wanted: Show, again: bool) -> Presented {
-        let version = card.row.version.saturating_add(1);
-        Presented { wanted, customer: self.customer, request: self.hash, again, version, now: self.now }
+    pub(super) fn presented(&self, card: &Card, wanted: Show, again: bool) -> Presented {
+        Presented {
+            wanted,
+            customer: self.customer,
+            request: self.hash,
+            again,
+            version: card.row.version.saturating_add(1),
+            earlier: None,
+            replaced: None,
+            now: self.now,
+        }
     }
 
     fn decide_show(
         &mut self,
-        (wanted, way): (Show, Option<Way>),
+        (wanted, as_of, way): (Show, Option<Timestamp>, Option<Way>),
         card: Card,
         key: &Key,
         row_key: RowKey,
         again: bool,
     ) -> Decided {
         let record = card.row.record;
-        let permit = self.admitted.permit_card(&card, &self.presented(&card, wanted, again), way)?;
+        let not_kept = |NotKept| self.admitted.deny(Refusal::NotKept, Some(record));
+        let earlier = match as_of {
+            None => None,
+            // A tombstone has no card of any time: the policy says why.
+            Some(_) if card.is_revoked() => None,
+            Some(then) => card.as_of(then, self.now).map_err(not_kept)?,
+        };
+        let presented = self.presented(&card, wanted, again);
+        let presented = Presented { earlier: earlier.as_ref().map(|(_, at)| *at), ..presented };
+        let permit = self.admitted.permit_card(&card, &presented, way)?;
         let shown = permit.show();
         let mut part = Part::default();
+        if let Some((earlier, _)) = earlier {
+            self.view.rely(&mut part, key);
+            let filing = match (shown, earlier.sealed()) {
+                (Show::Full, Some(sealed)) => {
+                    self.secret_of(&card.row).map_err(|Unopened| self.unreadable(record))?;
+                    Filing::Disclose(permit, sealed, part, None)
+                }
+                _ => Filing::Enact(permit, part, None),
+            };
+            return Ok((filing, earlier, shown));
+        }
         match (shown, card.sealed()) {
             (Show::Full, Some(sealed)) => {
                 // Before the log says that the card went out.
@@ -615,7 +749,7 @@ impl<'a> Round<'a> {
     }
 
     /// Lets `part` put the row in its next version.
-    fn put_row(
+    pub(super) fn put_row(
         &mut self,
         part: &mut Part,
         (key, row_key): (&Key, RowKey),
@@ -649,7 +783,7 @@ impl<'a> Round<'a> {
     }
 
     /// What may be shown of a card by the policy as it is now: a mask that was narrowed since narrows old rows too.
-    fn shown(&self, row: &Row) -> MaskedPan {
+    pub(super) fn shown(&self, row: &Row) -> MaskedPan {
         row.mask.narrowed(self.merchant.mask(row.mask.length()))
     }
 
@@ -666,7 +800,7 @@ impl<'a> Round<'a> {
         }
     }
 
-    fn secret_of(&self, row: &Row) -> Result<SubjectSecret, Unopened> {
+    pub(super) fn secret_of(&self, row: &Row) -> Result<SubjectSecret, Unopened> {
         let subject = row.subject;
         // A vaultless token's card is under its slot's key alone: that is why no subject's erasure reaches it.
         if subject == SubjectId::NONE || row.vaultless {
@@ -680,7 +814,13 @@ impl<'a> Round<'a> {
 }
 
 /// The request's bytes, canonically.
-fn request_bytes(admitted: &Admitted, header: &Header, action: Action, wants: &[Want]) -> Vec<u8> {
+fn request_bytes(
+    state: &State,
+    admitted: &Admitted,
+    header: &Header,
+    action: Action,
+    wants: &[Want],
+) -> Result<Vec<u8>, Error> {
     let context = &header.context;
     let mut w = Writer::with_capacity(256 + wants.len() * 32);
     w.u8(action.id()).u32(admitted.channel_id().0).u8(header.purpose.id()).u8(header.initiator.id());
@@ -691,15 +831,24 @@ fn request_bytes(admitted: &Admitted, header: &Header, action: Action, wants: &[
     for want in wants {
         w.e(want.token.as_bytes()).u8(want.show.id());
         w.e(want.deed.channel().map_or("", ChannelName::as_str).as_bytes());
-        if let Deed::Change(change) = &want.deed {
-            change.write(&mut w);
-        }
         match &want.deed {
-            // Kinds that no other deed has in this place.
-            Deed::Send(Outlet::Recipient(name)) => drop(w.u8(1).e(name.as_str().as_bytes())),
-            Deed::Send(Outlet::Destination(name)) => drop(w.u8(2).e(name.as_str().as_bytes())),
-            Deed::Show | Deed::Revoke(_) | Deed::Change(_) | Deed::Upgrade => {}
+            Deed::Show(None) | Deed::Revoke(_) | Deed::Upgrade => {}
+            Deed::Show(Some(then)) => drop(w.u64(then.0)),
+            Deed::Send(to, then) => {
+                // Kinds that no other deed has in this place.
+                match to {
+                    Outlet::Recipient(name) => w.u8(1).e(name.as_str().as_bytes()),
+                    Outlet::Destination(name) => w.u8(2).e(name.as_str().as_bytes()),
+                };
+                w.u64(then.map_or(0, |t| t.0));
+            }
+            Deed::Change(change) => change.write(&mut w),
+            Deed::Replace(Replacement { pan, card_expiry, reason }) => {
+                // Its fingerprint stands for the number, which these bytes are not to hold.
+                w.fixed(&state.keyring.public_fingerprint(admitted.merchant_id(), pan)?).u8(reason.id());
+                w.u16(card_expiry.map_or(0, CardExpiry::year)).u8(card_expiry.map_or(0, CardExpiry::month));
+            }
         }
     }
-    w.done()
+    Ok(w.done())
 }

@@ -5,16 +5,19 @@ use std::fmt;
 use crate::attributes::{Attribute, Attributes};
 use crate::audit::entry::{Minting, Outlet};
 use crate::audit::receipt::Receipt;
+use crate::codec::Writer;
 use crate::envelope::KeyId;
 use crate::error::Error;
 use crate::hpke::{PublicKey, Sealed};
 use crate::name::{ChannelName, DestinationName, FormatName, MerchantName, RecipientName};
 use crate::pan::{self, CardExpiry, MaskedPan, Pan};
+use crate::policy::MerchantInForce;
+use crate::record::Card;
 use crate::restrictions::Restrictions;
 use crate::sealed::SealedCard;
 use crate::time::Timestamp;
 use crate::token::{Scheme, Token};
-use crate::words::{Initiator, Purpose, Show};
+use crate::words::{Initiator, Purpose, Ref, ReplaceReason, Show};
 
 /// The most items of one batch: one message stays below 1 MiB and one commit below a few milliseconds.
 pub const MAX_BATCH: usize = 1_000;
@@ -38,6 +41,18 @@ impl RequestId {
     pub fn random() -> Result<Self, Error> {
         let bytes = crate::random::bytes()?;
         Ok(Self(uuid::Builder::from_random_bytes(bytes).into_uuid().into_bytes()))
+    }
+}
+
+impl RequestId {
+    /// The id of the second half of a translation, whose first half has this one: the same for the same place, since a
+    /// retry must find it.
+    pub(super) fn derived(self, merchant: Option<&MerchantName>, channel: &ChannelName) -> Self {
+        let mut w = Writer::default();
+        w.fixed(b"vault/translation").fixed(&self.0);
+        w.e(merchant.map_or("", MerchantName::as_str).as_bytes()).e(channel.as_str().as_bytes());
+        let hash = ring::digest::digest(&ring::digest::SHA256, &w.done());
+        Self(hash.as_ref().first_chunk().copied().unwrap_or_default())
     }
 }
 
@@ -289,8 +304,170 @@ pub struct Inspected {
     pub restrictions: Restrictions,
     /// What is known around the card.
     pub attributes: Attributes,
+    /// The cards that it stood for before and that are still kept, the newest first.
+    pub earlier: Vec<EarlierCard>,
     /// Where it stands in the log.
     pub receipt: Receipt,
+}
+
+/// A card that a token stood for before. There is no card number in it.
+pub struct EarlierCard {
+    /// What may be shown of the card number.
+    pub mask: MaskedPan,
+    /// The card network's id; empty if no prefix matched.
+    pub network: String,
+    /// The card's expiry.
+    pub card_expiry: Option<CardExpiry>,
+    /// Why another took its place.
+    pub reason: ReplaceReason,
+    /// When.
+    pub replaced_at: Timestamp,
+    /// Until when its number can be had for refunds and disputes.
+    pub kept_until: Timestamp,
+}
+
+/// A card that is to take the place of a token's card.
+pub struct Replacement {
+    /// The new card number.
+    pub pan: Pan,
+    /// The new card's own expiry.
+    pub card_expiry: Option<CardExpiry>,
+    /// Why.
+    pub reason: ReplaceReason,
+}
+
+/// The answer to a replacement.
+pub struct Replaced {
+    /// What may be shown of the new card number.
+    pub mask: MaskedPan,
+    /// The new card's network; empty if no prefix matched.
+    pub network: String,
+    /// The new card's expiry.
+    pub card_expiry: Option<CardExpiry>,
+    /// Until when the old card number can be had for refunds and disputes.
+    pub kept_until: Option<Timestamp>,
+    /// Where it stands in the log.
+    pub receipt: Receipt,
+}
+
+/// Whether a token can be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TokenStanding {
+    /// It can.
+    Active,
+    /// Its time is over.
+    Expired,
+    /// It is stopped for now.
+    Disabled,
+    /// It was for a single use, and was used.
+    Spent,
+}
+
+/// A token of a customer, without the token.
+pub struct ListedToken {
+    /// Its record's name, as receipts and the log have it.
+    pub record: Ref,
+    /// What may be shown of its card number.
+    pub mask: MaskedPan,
+    /// The card network's id; empty if no prefix matched.
+    pub network: String,
+    /// The card's expiry.
+    pub card_expiry: Option<CardExpiry>,
+    /// Whether it can be used.
+    pub standing: TokenStanding,
+    /// Until when it works.
+    pub valid_until: Option<Timestamp>,
+    /// When it was made.
+    pub made_at: Timestamp,
+    /// On which of the merchant's channels it works.
+    pub channels: Vec<ChannelName>,
+    /// What it may be used for.
+    pub restrictions: Restrictions,
+}
+
+impl ListedToken {
+    pub(super) fn of(card: &Card, merchant: &MerchantInForce, shown: Show, now: Timestamp) -> Self {
+        let row = &card.row;
+        Self {
+            record: row.record,
+            mask: match shown {
+                Show::Masked | Show::Full => row.mask.narrowed(merchant.mask(row.mask.length())),
+                Show::LastFour | Show::Nothing => row.mask.last_four_only(),
+            },
+            network: row.network.clone(),
+            card_expiry: row.card_expiry,
+            standing: match () {
+                () if card.is_expired(now) => TokenStanding::Expired,
+                () if row.standing.spent.is_some() => TokenStanding::Spent,
+                () if row.standing.disabled => TokenStanding::Disabled,
+                () => TokenStanding::Active,
+            },
+            valid_until: row.valid_until,
+            made_at: row.made_at,
+            channels: merchant.granted(&row.grants),
+            restrictions: row.restrictions,
+        }
+    }
+}
+
+/// A page of a customer's tokens.
+pub struct Listed {
+    /// Those of them that work on the request's channel, in the order in which they were made.
+    pub tokens: Vec<ListedToken>,
+    /// Where the next page begins, if there is one.
+    pub next: Option<usize>,
+    /// Where it stands in the log.
+    pub receipt: Receipt,
+}
+
+/// The answer to an erasure.
+pub struct Erased {
+    /// How many tokens ended by it.
+    pub tokens: u32,
+    /// Where it stands in the log.
+    pub receipt: Receipt,
+}
+
+/// A card's public fingerprint.
+pub struct Fingerprinted {
+    /// The same for the same card number of the same merchant, and for nobody else to work out.
+    pub fingerprint: [u8; 16],
+    /// Where it stands in the log.
+    pub receipt: Receipt,
+}
+
+/// A card whose tokens are to end.
+pub struct CardToDelete {
+    /// Its number.
+    pub pan: Pan,
+    /// The restrictions that its tokens were made under, beside none.
+    pub restrictions: Restrictions,
+}
+
+/// The answer to a deletion by card.
+pub struct Deleted {
+    /// How many tokens ended by it.
+    pub tokens: u32,
+    /// Where it stands in the log.
+    pub receipt: Receipt,
+}
+
+/// A token that is to become a token of another channel or merchant.
+pub struct Translation {
+    /// The token.
+    pub token: Token,
+    /// Whose the new token is; the request's own merchant if unset.
+    pub merchant: Option<MerchantName>,
+    /// On which of its channels the new token is made.
+    pub channel: ChannelName,
+    /// How it is made; that channel's own format if unset.
+    pub format: Option<FormatName>,
+    /// Until when it works: never longer than the source.
+    pub valid_until: Option<Timestamp>,
+    /// What it may be used for, beside what the source is restricted to.
+    pub restrictions: Restrictions,
+    /// What is known around the card there. If unset: the header's context where no merchant is named, else nothing.
+    pub context: Option<Context>,
 }
 
 /// What is to be known around a card from now on. Neither its number nor its token changes.
@@ -344,6 +521,30 @@ pub enum Reveal {
     SealedTo(RecipientName),
     /// The card number, for a destination that the program itself sends it to, and to nobody else: the log says so.
     SentTo(DestinationName),
+}
+
+/// A card that a detokenize asks for.
+pub struct Wanted {
+    /// Its token.
+    pub token: Token,
+    /// How much of it.
+    pub reveal: Reveal,
+    /// The card that the token stood for then, for refunds and disputes; the one that it stands for now if unset.
+    pub as_of: Option<Timestamp>,
+}
+
+impl Wanted {
+    /// The card that the token stands for now.
+    #[must_use]
+    pub fn now(token: Token, reveal: Reveal) -> Self {
+        Self { token, reveal, as_of: None }
+    }
+}
+
+impl From<(Token, Reveal)> for Wanted {
+    fn from((token, reveal): (Token, Reveal)) -> Self {
+        Self::now(token, reveal)
+    }
 }
 
 impl Reveal {

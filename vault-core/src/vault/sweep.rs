@@ -1,14 +1,18 @@
-//! Deletes rows whose time is over: kept answers after 24 hours, guess cells after their day, day counters after the
-//! thirty days that a mean is taken over.
+//! Deletes what is over: kept answers after 24 hours, guess cells after their day, day counters after the thirty days that
+//! a mean is taken over, and cards that were replaced at the end of their retention.
 
 use super::Vault;
 use crate::audit::entry::{Event, Who};
+use crate::codec::Reader;
 use crate::error::Error;
 use crate::guard::MEAN_DAYS;
-use crate::journal::Filing;
+use crate::journal::{Filing, NotFiled};
+use crate::keyring::merchant_row;
 use crate::policy::Statement;
+use crate::record::{MerchantId, RowKey};
 use crate::rows;
-use crate::store::{Part, Write};
+use crate::store::{Expect, Key, Part, Write};
+use crate::words::RecordChange;
 
 /// How many rows one sweep commit deletes: it must not hold up the requests behind it.
 const SWEEP: usize = 2_000;
@@ -47,8 +51,75 @@ impl Vault {
                 }
             }
         }
-        Ok(swept)
+        Ok(swept + self.sweep_earlier(today).await?)
     }
+
+    /// Deletes the earlier cards whose retention ended. Opens outer seals only.
+    async fn sweep_earlier(&self, today: u32) -> Result<u64, Error> {
+        let mut swept = 0_u64;
+        loop {
+            let page = self.inner.store.scan(&[rows::RETENTION], None, SWEEP).await?;
+            let over: Vec<_> = page.into_iter().take_while(|(key, _)| day_of(key) <= today).collect();
+            if over.is_empty() {
+                return Ok(swept);
+            }
+            let before = swept;
+            for (key, value) in over {
+                swept += u64::from(self.forget_earlier(key, value).await?);
+            }
+            // What was changed meanwhile is looked at in the next hour.
+            if swept == before {
+                return Ok(swept);
+            }
+        }
+    }
+
+    /// Deletes what is over of one token's earlier cards, and the row that reminded of it.
+    async fn forget_earlier(&self, key: Key, value: Vec<u8>) -> Result<bool, Error> {
+        let (state, now) = (self.state(), self.inner.clock.now());
+        let Some((id, row_key)) = named_by(&key) else { return Ok(false) };
+        let card_key = merchant_row(rows::CARD, id, &row_key.0);
+        let bytes = self.inner.store.get(std::slice::from_ref(&card_key)).await?.into_iter().next().flatten();
+        let card = bytes.as_ref().and_then(|bytes| state.keyring.card(id, row_key, bytes).ok());
+        let mut part =
+            Part { expects: vec![Expect::Is(key.clone(), value)], writes: vec![Write::Delete(key)] };
+        let mut event = Event::Swept { rows: 1 };
+        let mut changed = None;
+        if let (Some(bytes), Some(card)) = (bytes, card) {
+            let mut row = card.row;
+            let kept = row.earlier.len();
+            row.earlier.retain(|earlier| now < earlier.kept_until);
+            if row.earlier.len() < kept {
+                row.version = row.version.saturating_add(1);
+                let sealed = state.keyring.seal_row(id, row_key, &row)?;
+                part.expects.push(Expect::Is(card_key.clone(), bytes));
+                part.writes.push(Write::Put(card_key, sealed));
+                changed = Some((id, row_key, row.version));
+                let change = RecordChange::EarlierDeleted;
+                event = Event::Changed { record: row.record, version: row.version, change };
+            }
+        }
+        let epoch = state.epoch.version;
+        let statement = Statement { who: Who::Vault, merchant: None, channel: None, event, epoch };
+        let answers = self.inner.journal.file(vec![Filing::State(statement, part)], None, None).await?;
+        match answers.into_iter().next() {
+            Some(Ok(_)) => {
+                if let Some((id, row_key, version)) = changed {
+                    self.inner.recent.changed(id, row_key, version);
+                }
+                Ok(true)
+            }
+            Some(Err(NotFiled::Stale)) | None => Ok(false),
+            Some(Err(why)) => Err(why.into()),
+        }
+    }
+}
+
+/// Merchant and row key of a row of the kind [`rows::RETENTION`].
+fn named_by(key: &[u8]) -> Option<(MerchantId, RowKey)> {
+    let mut r = Reader::new(key.get(5..)?);
+    let named = (MerchantId(r.u32().ok()?), RowKey(r.array().ok()?));
+    r.end().ok().map(|()| named)
 }
 
 fn day_of(key: &[u8]) -> u32 {

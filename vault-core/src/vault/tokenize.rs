@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use zeroize::Zeroizing;
 
+use super::guesses::{self, Guess};
 use super::kept::{KEPT_DAYS, Kept, Request};
 use super::request::{Brought, Context, Header, MAX_BATCH, NewCard, Tokenized};
 use super::running::Run;
@@ -18,14 +19,13 @@ use crate::audit::entry::Minting;
 use crate::audit::receipt::Receipt;
 use crate::codec::{Reader, Torn, Writer};
 use crate::error::Error;
-use crate::guard::{self, GuessCell};
 use crate::journal::{Filing, NotFiled};
 use crate::keyring::{
     Fingerprint, Likeness, MAX_SUBJECT_ROWS, RequestKey, SubjectIndex, SubjectSecret, day_row, merchant_row,
 };
 use crate::name::{ChannelName, FormatName};
 use crate::pan::CardExpiry;
-use crate::policy::{Admitted, Asked, Caller, Denial, FormatInForce, MerchantInForce};
+use crate::policy::{Admitted, Asked, Caller, Denial, FormatInForce, MerchantInForce, Rules};
 use crate::random;
 use crate::record::{ChannelId, Grants, Kind, Row, RowKey, Standing, SubjectId};
 use crate::restrictions::Restrictions;
@@ -103,11 +103,21 @@ impl Vault {
             initiator: header.initiator,
             show: Show::Nothing,
         };
+        self.tokenize_admitted(|rules| rules.admit(&asked), header, brought).await
+    }
+
+    /// The same for whoever `admit` lets in: a translation brings cards by another door.
+    pub(super) async fn tokenize_admitted(
+        &self,
+        admit: impl Fn(&Rules) -> Result<Admitted, Denial>,
+        header: &Header,
+        brought: Vec<Brought>,
+    ) -> Result<Vec<Result<Tokenized, Error>>, Error> {
         let mut answers: Vec<Option<Result<Tokenized, Error>>> = brought.iter().map(|_| None).collect();
         let (mut run, mut brought, mut cards) = (None, Some(brought), Vec::new());
         for _ in 0..MAX_ROUNDS {
             let state = self.state();
-            let admitted = state.rules.admit(&asked).and_then(|a| a.may_tokenize().map(|()| a));
+            let admitted = admit(&state.rules).and_then(|a| a.may_tokenize().map(|()| a));
             let admitted = match admitted {
                 Ok(admitted) => admitted,
                 Err(denial) => {
@@ -196,12 +206,6 @@ struct Item<'a> {
     restrictions: Vec<u8>,
     fingerprint: Option<Fingerprint>,
     guess: Option<Guess>,
-}
-
-struct Guess {
-    cell: Key,
-    member: [u8; 8],
-    volume: [u8; 16],
 }
 
 /// Which row an item changes, and to what version.
@@ -482,15 +486,6 @@ impl<'a> Round<'a> {
         } else {
             None
         };
-        let guess = if self.admitted.is_import() {
-            None
-        } else {
-            Some(Guess {
-                cell: day_row(rows::GUESS, today, id, &keyring.guess_cell(id, principal, &card.pan)?),
-                member: keyring.guess_member(id, today, principal, &card.pan)?,
-                volume: keyring.volume(id, principal, &card.pan)?,
-            })
-        };
         Ok(Item {
             place,
             card,
@@ -503,7 +498,7 @@ impl<'a> Round<'a> {
             requests: [today, today.saturating_sub(KEPT_DAYS)]
                 .map(|d| day_row(rows::IDEMPOTENCY, d, id, &name)),
             fingerprint,
-            guess,
+            guess: Guess::of(keyring, &self.admitted, &card.pan, today)?,
             format,
         })
     }
@@ -576,46 +571,17 @@ impl<'a> Round<'a> {
 
     /// The guess budget, over the whole batch before any item commits.
     async fn check_guesses(&self, items: &[Item<'_>]) -> Result<(), Error> {
-        let mut cells: HashMap<&Key, (GuessCell, &Guess)> = HashMap::new();
+        let mut counted = Vec::with_capacity(items.len());
         for item in items {
             let Some(guess) = &item.guess else { continue };
             // A retry of this very request is no new guess; the same id with another card is one.
             let request = self.request(item)?;
-            if self.kept_row(item).is_ok_and(|kept| kept.is_some_and(|k| request.is(&k))) {
-                continue;
-            }
-            let read = || (GuessCell::read(self.view.get(&guess.cell)), guess);
-            let (cell, _) = cells.entry(&guess.cell).or_insert_with(read);
-            if !cell.knows(guess.member) {
-                cell.add(guess.member);
+            if !self.kept_row(item).is_ok_and(|kept| kept.is_some_and(|k| request.is(&k))) {
+                counted.push(guess);
             }
         }
-        for (key, (cell, guess)) in cells {
-            let before = GuessCell::read(self.view.get(key)).count();
-            let grows = cell.count() > before;
-            if grows && cell.count() > guard::GUESSES_A_DAY && cell.count() > self.allowance(guess).await? {
-                let denial = self.admitted.deny(Refusal::GuessBudgetSpent, None);
-                let told = self.vault.inner.journal.refuse(denial, self.header.deadline).await;
-                let midnight = Timestamp(0).plus_days(self.now.day().saturating_add(1));
-                return Err(match told {
-                    Error::Budget { .. } => Error::Budget { retry_after_ms: midnight.ms_since(self.now) },
-                    other => other,
-                });
-            }
-        }
-        Ok(())
-    }
-
-    /// What thirty days of this principal's cards of the BIN allow. Read only where five are not enough.
-    async fn allowance(&self, guess: &Guess) -> Result<usize, Error> {
-        let today = self.now.day();
-        let days = (1..=guard::MEAN_DAYS).map(|back| today.saturating_sub(back));
-        let keys: Vec<Key> =
-            days.map(|d| day_row(rows::VOLUME, d, self.merchant.id, &guess.volume)).collect();
-        let counts = self.vault.inner.store.get(&keys).await?;
-        let count = |v: &Vec<u8>| v.as_slice().try_into().map_or(0, u64::from_be_bytes);
-        let total = counts.iter().flatten().map(count).fold(0, u64::saturating_add);
-        Ok(guard::allowance(total))
+        let when = (self.now, self.header.deadline);
+        guesses::check(self.vault, &self.view, &self.admitted, when, counted.into_iter()).await
     }
 
     fn request(&self, item: &Item<'_>) -> Result<Request<'_>, Error> {
@@ -721,13 +687,8 @@ impl<'a> Round<'a> {
     }
 
     fn count_guess(&mut self, item: &Item<'_>, part: &mut Part) {
-        let Some(guess) = &item.guess else { return };
-        let mut cell = GuessCell::read(self.view.get(&guess.cell));
-        if !cell.knows(guess.member) {
-            cell.add(guess.member);
-            self.view.put(part, guess.cell.clone(), cell.into_row());
-            let volume = day_row(rows::VOLUME, self.now.day(), self.merchant.id, &guess.volume);
-            part.writes.push(Write::Add(volume, 1));
+        if let Some(guess) = &item.guess {
+            guess.count(&mut self.view, part);
         }
     }
 
@@ -814,6 +775,7 @@ impl<'a> Round<'a> {
             standing: Standing::default(),
             attributes: item.card.attributes.clone(),
             generation: 0,
+            since: Timestamp(0),
             earlier: Vec::new(),
             inner: Some(inner),
             vaultless: false,

@@ -3,10 +3,12 @@
 
 use tonic::{Request, Response, Status};
 use vault_core::error::Error;
+use vault_core::vault::MAX_LISTED;
 use vault_core::words::Action;
 use vault_proto::v1;
 
 use super::{Asker, Heads, VaultService, told_back, within_batch};
+use crate::admin::{from_page, page_size, to_page};
 use crate::wire;
 
 macro_rules! verbs {
@@ -73,4 +75,51 @@ verbs! {
         UpdateAttributesRequest -> UpdateAttributesResponse,
         BatchUpdateAttributesRequest -> BatchUpdateAttributesResponse,
         UpdateAttributesOutcome in update_attributes_outcome;
+    replace, batch_replace: Replace by replace_batch, wire::replace => wire::replaced;
+        ReplaceRequest -> ReplaceResponse, BatchReplaceRequest -> BatchReplaceResponse, ReplaceOutcome in replace_outcome;
+    fingerprint, batch_fingerprint: Fingerprint by fingerprint_batch, wire::fingerprint => wire::fingerprinted;
+        FingerprintRequest -> FingerprintResponse, BatchFingerprintRequest -> BatchFingerprintResponse,
+        FingerprintOutcome in fingerprint_outcome;
+    translate, batch_translate: Detokenize by translate_batch, wire::translate => wire::tokenized;
+        TranslateRequest -> TranslateResponse, BatchTranslateRequest -> BatchTranslateResponse,
+        TranslateOutcome in translate_outcome;
+    delete_card, batch_delete_card: DeleteCard by delete_card_batch, wire::delete_card => wire::deleted;
+        DeleteCardRequest -> DeleteCardResponse, BatchDeleteCardRequest -> BatchDeleteCardResponse,
+        DeleteCardOutcome in delete_card_outcome;
+}
+
+pub(super) async fn list_by_subject(
+    service: &VaultService,
+    request: Request<v1::ListBySubjectRequest>,
+) -> Result<Response<v1::ListBySubjectResponse>, Status> {
+    let asker = Asker::of(&request)?;
+    let v1::ListBySubjectRequest { header, page_size: asked, page_token } = request.into_inner();
+    let ask = async {
+        let header = wire::header(header, asker.deadline)?;
+        let from = from_page(&page_token).and_then(|from| {
+            usize::try_from(from).map_err(|_| Error::malformed("page_token", "is none that this vault gave"))
+        });
+        let from = service.parsed(&asker, &header, Action::ListBySubject, from).await?;
+        let most = page_size(asked, MAX_LISTED);
+        service.vault.list_by_subject(asker.caller(), &header, from, most).await
+    };
+    let answer = ask.await.map_err(|e| service.refused(&e))?;
+    let next = answer.next.and_then(|next| u64::try_from(next).ok());
+    let next_page_token = next.map_or_else(String::new, to_page);
+    Ok(Response::new(v1::ListBySubjectResponse { next_page_token, ..wire::listed(answer) }))
+}
+
+pub(super) async fn erase_subject(
+    service: &VaultService,
+    request: Request<v1::EraseSubjectRequest>,
+) -> Result<Response<v1::EraseSubjectResponse>, Status> {
+    let asker = Asker::of(&request)?;
+    let v1::EraseSubjectRequest { header } = request.into_inner();
+    let ask = async {
+        let header = wire::header(header, asker.deadline)?;
+        service.vault.erase_subject(asker.caller(), &header).await
+    };
+    let answer = ask.await.map_err(|e| service.refused(&e))?;
+    let receipt = Some(wire::receipt(&answer.receipt, true));
+    Ok(Response::new(v1::EraseSubjectResponse { tokens: answer.tokens, receipt }))
 }

@@ -9,14 +9,21 @@ use vault_core::attributes::{
     Agreement, Attribute, Attributes, Country, HolderName, Par, ProcessorReference, TransactionId,
 };
 use vault_core::error::Error;
-use vault_core::name::{NetworkName, ProcessorName};
+use vault_core::name::{ChannelName, FormatName, MerchantName, NetworkName, ProcessorName};
+use vault_core::pan::Pan;
 use vault_core::restrictions::{Purposes, Restrictions};
 use vault_core::token::Token;
-use vault_core::vault::{AttributesUpdate, ChangedToken, UpgradedToken};
-use vault_core::words::{AgreementKind, Purpose};
+use vault_core::vault::{
+    AttributesUpdate, CardToDelete, ChangedToken, Deleted, EarlierCard, Fingerprinted, Listed, ListedToken,
+    Replaced, Replacement, TokenStanding, Translation, UpgradedToken,
+};
+use vault_core::words::{AgreementKind, Purpose, ReplaceReason};
 use vault_proto::v1;
 
-use super::{expiry, from_timestamp, receipt, reference, required, timestamp, token};
+use super::{
+    ITEM_CONTEXT, context, expiry, from_timestamp, masked, name, plain_card, receipt, reference, required,
+    timestamp, token,
+};
 
 /// Where the fields of attributes stand in a card to tokenize.
 pub(super) const NEW: [&str; 6] = [
@@ -178,6 +185,112 @@ pub fn update(item: v1::UpdateAttributesItem) -> Result<(Token, AttributesUpdate
     let card_expiry = item.card_expiry.map(|e| expiry(e, "item.card_expiry")).transpose()?;
     let update = AttributesUpdate { card_expiry, set: attributes(item.set, &SET)?, clear };
     Ok((token(&item.token)?, update))
+}
+
+/// A token, and the card that is to take its card's place.
+pub fn replace(item: v1::ReplaceItem) -> Result<(Token, Replacement), Error> {
+    reference(&item.reference)?;
+    let reason = u8::try_from(item.reason).ok().and_then(ReplaceReason::from_id);
+    let (pan, card_expiry) = match required(item.card, "item.plain")? {
+        v1::replace_item::Card::Plain(plain) => plain_card(plain)?,
+        v1::replace_item::Card::Sealed(_) => return Err(Error::Unimplemented { what: "item.sealed" }),
+    };
+    let reason = required(reason, "item.reason")?;
+    Ok((token(&item.token)?, Replacement { pan, card_expiry, reason }))
+}
+
+/// The answer to a replacement.
+#[must_use]
+pub fn replaced(answer: Replaced, with_head: bool) -> v1::ReplaceResult {
+    v1::ReplaceResult {
+        card: Some(masked(&answer.mask, answer.network, answer.card_expiry)),
+        kept_until: answer.kept_until.map(timestamp),
+        receipt: Some(receipt(&answer.receipt, with_head)),
+    }
+}
+
+/// A card that a token stood for before.
+pub(super) fn told_earlier(of: EarlierCard) -> v1::EarlierCard {
+    v1::EarlierCard {
+        card: Some(masked(&of.mask, of.network, of.card_expiry)),
+        reason: i32::from(of.reason.id()),
+        replaced_at: Some(timestamp(of.replaced_at)),
+        kept_until: Some(timestamp(of.kept_until)),
+    }
+}
+
+/// A token, and where it is to have another.
+pub fn translate(item: v1::TranslateItem) -> Result<Translation, Error> {
+    reference(&item.reference)?;
+    let channel = name(&item.channel, "item.channel", ChannelName::parse)?;
+    Ok(Translation {
+        token: token(&item.token)?,
+        merchant: name(&item.merchant, "item.merchant", MerchantName::parse)?,
+        channel: required(channel, "item.channel")?,
+        format: name(&item.format, "item.format", FormatName::parse)?,
+        valid_until: item.valid_until.map(|t| from_timestamp(&t, "item.valid_until")).transpose()?,
+        restrictions: restrictions(item.restrictions)?,
+        context: item.context.map(|c| context(&c, &ITEM_CONTEXT)).transpose()?,
+    })
+}
+
+/// A card whose fingerprint is wanted.
+pub fn fingerprint(item: v1::FingerprintItem) -> Result<Pan, Error> {
+    reference(&item.reference)?;
+    match required(item.card, "item.plain")? {
+        v1::fingerprint_item::Card::Plain(plain) => plain_card(plain).map(|(pan, _)| pan),
+        v1::fingerprint_item::Card::Sealed(_) => Err(Error::Unimplemented { what: "item.sealed" }),
+    }
+}
+
+/// A card's fingerprint.
+#[must_use]
+pub fn fingerprinted(answer: Fingerprinted, with_head: bool) -> v1::FingerprintResult {
+    v1::FingerprintResult {
+        fingerprint: answer.fingerprint.to_vec(),
+        receipt: Some(receipt(&answer.receipt, with_head)),
+    }
+}
+
+/// A card whose tokens are to end.
+pub fn delete_card(item: v1::DeleteCardItem) -> Result<CardToDelete, Error> {
+    reference(&item.reference)?;
+    let (pan, _) = match required(item.card, "item.plain")? {
+        v1::delete_card_item::Card::Plain(plain) => plain_card(plain)?,
+        v1::delete_card_item::Card::Sealed(_) => return Err(Error::Unimplemented { what: "item.sealed" }),
+    };
+    Ok(CardToDelete { pan, restrictions: restrictions(item.restrictions)? })
+}
+
+/// The answer to a deletion by card.
+#[must_use]
+pub fn deleted(answer: Deleted, with_head: bool) -> v1::DeleteCardResult {
+    v1::DeleteCardResult { tokens: answer.tokens, receipt: Some(receipt(&answer.receipt, with_head)) }
+}
+
+/// A page of a customer's tokens, but for where the next one begins.
+#[must_use]
+pub fn listed(answer: Listed) -> v1::ListBySubjectResponse {
+    let token = |token: ListedToken| v1::SubjectToken {
+        record: token.record.0.to_vec(),
+        card: Some(masked(&token.mask, token.network, token.card_expiry)),
+        state: match token.standing {
+            TokenStanding::Active => v1::TokenState::Active,
+            TokenStanding::Expired => v1::TokenState::Expired,
+            TokenStanding::Disabled => v1::TokenState::Disabled,
+            TokenStanding::Spent => v1::TokenState::Spent,
+        }
+        .into(),
+        channels: token.channels.iter().map(ToString::to_string).collect(),
+        valid_until: token.valid_until.map(timestamp),
+        created_at: Some(timestamp(token.made_at)),
+        restrictions: (!token.restrictions.is_none()).then(|| told_restrictions(token.restrictions)),
+    };
+    v1::ListBySubjectResponse {
+        tokens: answer.tokens.into_iter().map(token).collect(),
+        next_page_token: String::new(),
+        receipt: Some(receipt(&answer.receipt, true)),
+    }
 }
 
 /// The answer to a change.

@@ -9,6 +9,7 @@ use crate::policy::Caller;
 use crate::record::{Card, Kind, Row, Standing, SubjectId};
 use crate::rows;
 use crate::store::{Key, Part};
+use crate::time::Timestamp;
 use crate::token::Token;
 use crate::vault::Vault;
 use crate::vault::request::{Header, UpgradedToken};
@@ -68,6 +69,7 @@ impl Round<'_> {
             standing: Standing::default(),
             attributes: crate::attributes::Attributes::default(),
             generation: 0,
+            since: Timestamp(0),
             earlier: Vec::new(),
             inner: None,
             vaultless: true,

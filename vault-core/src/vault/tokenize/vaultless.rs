@@ -9,6 +9,7 @@ use crate::record::{Grants, Kind, Row, RowKey};
 use crate::restrictions::Restrictions;
 use crate::rows;
 use crate::store::Part;
+use crate::time::Timestamp;
 use crate::token::{Scheme, Scope, Token};
 use crate::vaultless::Served;
 
@@ -150,6 +151,7 @@ impl Round<'_> {
             standing: crate::record::Standing::default(),
             attributes: card.attributes.clone(),
             generation: 0,
+            since: Timestamp(0),
             earlier: Vec::new(),
             inner: None,
             vaultless: true,

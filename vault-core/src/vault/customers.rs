@@ -1,0 +1,238 @@
+//! What is known of one customer: the tokens of its cards, listed without the tokens, and the end of all of them.
+//!
+//! Neither verb keeps its request: a listing asked for again is made again, an erasure asked for again finds it done.
+
+use super::request::{Header, Listed, ListedToken};
+use super::view::View;
+use super::{MAX_ROUNDS, State, Vault};
+use crate::error::Error;
+use crate::journal::{Filing, NotFiled};
+use crate::keyring::{SubjectIndex, merchant_row};
+use crate::policy::{Admitted, Asked, Caller, Presented};
+use crate::record::{Card, RowKey, SubjectId};
+use crate::rows;
+use crate::store::{Key, Part, Write};
+use crate::words::{Action, Refusal, Show};
+
+/// The most cards of one page of a listing.
+pub const MAX_LISTED: usize = 100;
+
+impl Vault {
+    /// Lists the tokens of the customer that the header's context names, as far as they work on the request's channel:
+    /// masks and record names, never tokens. `from` is where the page before said that the next one begins.
+    pub async fn list_by_subject(
+        &self,
+        caller: Caller<'_>,
+        header: &Header,
+        from: usize,
+        most: usize,
+    ) -> Result<Listed, Error> {
+        for _ in 0..MAX_ROUNDS {
+            let state = self.state();
+            let admitted = self.admit(&state, caller, header, Action::ListBySubject, Show::LastFour).await?;
+            let mut view = View::default();
+            let subject = self.read_subject(&state, &admitted, header, &mut view).await?;
+            let most = most.clamp(1, MAX_LISTED);
+            let keys = subject.as_ref().map_or(&[][..], |(_, index)| index.cards.as_slice());
+            let page: Vec<RowKey> = keys.iter().skip(from).take(most).copied().collect();
+            let next = from.saturating_add(page.len());
+            let next = (next < keys.len()).then_some(next);
+            let cards = self.cards_of(&state, &admitted, &page, &mut view).await?;
+            let channel = admitted.channel_id();
+            let reachable: Vec<Card> = cards
+                .into_iter()
+                .map(|(_, card)| card)
+                .filter(|card| !card.is_revoked() && card.row.grants.include(channel))
+                .collect();
+            let counted = u32::try_from(reachable.len()).unwrap_or(u32::MAX);
+            let named = subject_of(&state, &admitted, header)?;
+            let permit = match admitted.permit_listing(named, counted) {
+                Ok(permit) => permit,
+                Err(denial) => return Err(self.inner.journal.refuse(denial, header.deadline).await),
+            };
+            let shown = permit.show();
+            let filings = vec![Filing::Enact(permit, Part::default(), None)];
+            let receipt = match self.inner.journal.file(filings, header.deadline, None).await?.pop() {
+                Some(Ok(filed)) => filed.receipt,
+                Some(Err(NotFiled::Stale)) | None => continue,
+                Some(Err(why)) => return Err(why.into()),
+            };
+            let merchant = state.rules.merchant(admitted.merchant()).ok_or_else(Error::internal)?;
+            let now = self.now();
+            let tokens = reachable.iter().map(|card| ListedToken::of(card, merchant, shown, now)).collect();
+            return Ok(Listed { tokens, next, receipt });
+        }
+        Err(Error::Overloaded)
+    }
+
+    /// Ends every token of the customer that the header's context names, on whichever channel, and destroys the customer's
+    /// secret, without which neither fingerprints nor card numbers of an older copy of the store can be told. Gives how
+    /// many tokens ended.
+    pub async fn erase_subject(
+        &self,
+        caller: Caller<'_>,
+        header: &Header,
+    ) -> Result<super::request::Erased, Error> {
+        let mut ended = 0_u32;
+        for _ in 0..MAX_ROUNDS {
+            let state = self.state();
+            let admitted = self.admit(&state, caller, header, Action::EraseSubject, Show::Nothing).await?;
+            let mut view = View::default();
+            let subject = self.read_subject(&state, &admitted, header, &mut view).await?;
+            let named = subject_of(&state, &admitted, header)?;
+            let keys = subject.as_ref().map_or_else(Vec::new, |(_, index)| index.cards.clone());
+            let cards = self.cards_of(&state, &admitted, &keys, &mut view).await?;
+            let living: Vec<_> = cards.into_iter().filter(|(_, card)| !card.is_revoked()).collect();
+            if !living.is_empty() {
+                ended =
+                    ended.saturating_add(self.end_all(&state, &admitted, header, living, &mut view).await?);
+                continue;
+            }
+            let permit = match admitted.permit_erasure(named, ended) {
+                Ok(permit) => permit,
+                Err(denial) => return Err(self.inner.journal.refuse(denial, header.deadline).await),
+            };
+            let mut part = Part::default();
+            if let Some((key, index)) = subject {
+                // A card that comes in meanwhile rewrites this row: then all of it is looked at anew.
+                view.rely(&mut part, &key);
+                let id = admitted.merchant_id();
+                let fingerprints = index.fingerprints.iter().map(|f| merchant_row(rows::FINGERPRINT, id, f));
+                part.writes.extend(fingerprints.chain([key]).map(Write::Delete));
+            }
+            let filings = vec![Filing::Enact(permit, part, None)];
+            match self.inner.journal.file(filings, header.deadline, None).await?.pop() {
+                Some(Ok(filed)) => {
+                    return Ok(super::request::Erased { tokens: ended, receipt: filed.receipt });
+                }
+                Some(Err(NotFiled::Stale)) | None => {}
+                Some(Err(why)) => return Err(why.into()),
+            }
+        }
+        Err(Error::Overloaded)
+    }
+
+    /// The first step of a verb that begins with neither a token nor a card to keep.
+    pub(super) async fn admit(
+        &self,
+        state: &State,
+        caller: Caller<'_>,
+        header: &Header,
+        action: Action,
+        show: Show,
+    ) -> Result<Admitted, Error> {
+        let asked = Asked {
+            caller,
+            merchant: header.merchant.as_ref(),
+            channel: header.channel.as_ref(),
+            action,
+            purpose: header.purpose,
+            initiator: header.initiator,
+            show,
+        };
+        match state.rules.admit(&asked) {
+            Ok(admitted) => Ok(admitted),
+            Err(denial) => Err(self.inner.journal.refuse(denial, header.deadline).await),
+        }
+    }
+
+    /// Ends these tokens, as far as nobody else was first; tells how many ended.
+    pub(super) async fn end_all(
+        &self,
+        state: &State,
+        admitted: &Admitted,
+        header: &Header,
+        cards: Vec<(RowKey, Card)>,
+        view: &mut View,
+    ) -> Result<u32, Error> {
+        let id = admitted.merchant_id();
+        let mut filings = Vec::with_capacity(cards.len());
+        for (row_key, card) in cards {
+            let presented = Presented {
+                wanted: Show::Nothing,
+                customer: card.row.subject,
+                request: [0; 32],
+                again: false,
+                version: card.row.version.saturating_add(1),
+                earlier: None,
+                replaced: None,
+                now: self.now(),
+            };
+            let permit = match admitted.permit_card(&card, &presented, None) {
+                Ok(permit) => permit,
+                Err(denial) => {
+                    filings.push(Filing::Refuse(denial, Part::default()));
+                    continue;
+                }
+            };
+            let mut row = card.row;
+            row.bury();
+            row.version = row.version.saturating_add(1);
+            let mut part = Part::default();
+            let sealed = state.keyring.seal_row(id, row_key, &row)?;
+            view.put(&mut part, merchant_row(rows::CARD, id, &row_key.0), sealed);
+            filings.push(Filing::Enact(permit, part, Some((id, row_key, row.version))));
+        }
+        let ends: Vec<bool> = filings.iter().map(|filing| matches!(filing, Filing::Enact(..))).collect();
+        let mut ended = 0_u32;
+        let mut refused = None;
+        for (filed, ends) in
+            self.inner.journal.file(filings, header.deadline, None).await?.into_iter().zip(ends)
+        {
+            match filed {
+                Ok(_) if ends => ended = ended.saturating_add(1),
+                Ok(_) => refused = Some(Error::NotFound),
+                Err(NotFiled::Stale) => {}
+                Err(why) => return Err(why.into()),
+            }
+        }
+        refused.map_or(Ok(ended), Err)
+    }
+
+    /// The customer's row and index, if there is one.
+    async fn read_subject(
+        &self,
+        state: &State,
+        admitted: &Admitted,
+        header: &Header,
+        view: &mut View,
+    ) -> Result<Option<(Key, SubjectIndex)>, Error> {
+        let (id, subject) = (admitted.merchant_id(), subject_of(state, admitted, header)?);
+        let key = merchant_row(rows::SUBJECT, id, &subject.0);
+        view.read(self.inner.store.as_ref(), vec![key.clone()]).await?;
+        let Some(bytes) = view.get(&key) else { return Ok(None) };
+        if let Ok(index) = state.keyring.open_subject(id, subject, bytes) {
+            return Ok(Some((key, index)));
+        }
+        let denial = admitted.deny(Refusal::Unreadable, None);
+        Err(self.inner.journal.refuse(denial, header.deadline).await)
+    }
+
+    /// The cards of these rows. One that is gone or does not open is the vault's fault, and told as such.
+    pub(super) async fn cards_of(
+        &self,
+        state: &State,
+        admitted: &Admitted,
+        keys: &[RowKey],
+        view: &mut View,
+    ) -> Result<Vec<(RowKey, Card)>, Error> {
+        let id = admitted.merchant_id();
+        let rows: Vec<Key> = keys.iter().map(|key| merchant_row(rows::CARD, id, &key.0)).collect();
+        view.read(self.inner.store.as_ref(), rows.clone()).await?;
+        let mut cards = Vec::with_capacity(keys.len());
+        for (row_key, key) in keys.iter().zip(rows) {
+            let bytes = view.get(&key).ok_or_else(Error::internal)?;
+            let card = state.keyring.card(id, *row_key, bytes).map_err(|_| Error::internal())?;
+            cards.push((*row_key, card));
+        }
+        Ok(cards)
+    }
+}
+
+/// The customer that a request names.
+fn subject_of(state: &State, admitted: &Admitted, header: &Header) -> Result<SubjectId, Error> {
+    match header.context.customer_reference.as_str() {
+        "" => Err(Error::malformed("header.context.customer_reference", "is required")),
+        reference => state.keyring.subject(admitted.merchant_id(), reference),
+    }
+}

@@ -1,0 +1,243 @@
+//! What a card number itself is asked about: its fingerprint, and the end of the tokens that it has. Both tell whether a
+//! card is known, or the same as another, so the cards that come in count in the guess budget.
+//!
+//! Neither keeps its request: a fingerprint asked for again is the same, a deletion asked for again finds nothing left.
+
+use super::guesses::{self, Guess};
+use super::request::{CardToDelete, Deleted, Fingerprinted, Header};
+use super::tokenize::{restrictions, within_batch};
+use super::view::View;
+use super::{MAX_ROUNDS, State, Vault};
+use crate::error::Error;
+use crate::journal::{Filing, NotFiled};
+use crate::keyring::{Likeness, SubjectSecret, merchant_row};
+use crate::name::ChannelName;
+use crate::pan::Pan;
+use crate::policy::{Admitted, Caller, FormatInForce};
+use crate::record::{Grants, RowKey, SubjectId};
+use crate::restrictions::Restrictions;
+use crate::rows;
+use crate::store::Part;
+use crate::token::{Reuse, Scope, Token};
+use crate::words::{Action, Refusal, Show};
+
+impl Vault {
+    /// The public fingerprint of one card: 16 bytes that are the same for the same number of this merchant, for good.
+    pub async fn fingerprint(
+        &self,
+        caller: Caller<'_>,
+        header: &Header,
+        pan: Pan,
+    ) -> Result<Fingerprinted, Error> {
+        super::cards::one(self.fingerprint_batch(caller, header, vec![pan]).await?)
+    }
+
+    /// The public fingerprints of up to 1,000 cards, in one commit.
+    pub async fn fingerprint_batch(
+        &self,
+        caller: Caller<'_>,
+        header: &Header,
+        pans: Vec<Pan>,
+    ) -> Result<Vec<Result<Fingerprinted, Error>>, Error> {
+        within_batch(pans.len())?;
+        for _ in 0..MAX_ROUNDS {
+            let state = self.state();
+            let admitted = self.admit(&state, caller, header, Action::Fingerprint, Show::Nothing).await?;
+            let (mut view, guesses) = self.guessed(&state, &admitted, header, pans.iter()).await?;
+            let mut filings = Vec::with_capacity(pans.len());
+            for guess in &guesses {
+                let mut part = Part::default();
+                if let Some(guess) = guess {
+                    guess.count(&mut view, &mut part);
+                }
+                match admitted.permit_fingerprint() {
+                    Ok(permit) => filings.push(Filing::Enact(permit, part, None)),
+                    Err(denial) => return Err(self.inner.journal.refuse(denial, header.deadline).await),
+                }
+            }
+            let filed = self.inner.journal.file(filings, header.deadline, None).await?;
+            // Parts that build on each other go stale together; all of it is asked anew.
+            if filed.iter().any(|filed| matches!(filed, Err(NotFiled::Stale))) {
+                continue;
+            }
+            let answers = pans.iter().zip(filed).map(|(pan, filed)| {
+                let fingerprint = state.keyring.public_fingerprint(admitted.merchant_id(), pan)?;
+                Ok(Fingerprinted { fingerprint, receipt: filed?.receipt })
+            });
+            return Ok(answers.collect());
+        }
+        Err(Error::Overloaded)
+    }
+
+    /// Ends every token that one card has: see [`Vault::delete_card_batch`].
+    pub async fn delete_card(
+        &self,
+        caller: Caller<'_>,
+        header: &Header,
+        card: CardToDelete,
+    ) -> Result<Deleted, Error> {
+        super::cards::one(self.delete_card_batch(caller, header, vec![card]).await?)
+    }
+
+    /// Ends every token that each of up to 1,000 cards would be given on this channel: of each format that reuses tokens,
+    /// under the customer that the header names or none, and under the restrictions that the item names or none. Tokens
+    /// that are never given twice (fresh ones, expiring ones, those for a single use) are found by token or by customer
+    /// only: no fingerprint leads to them.
+    pub async fn delete_card_batch(
+        &self,
+        caller: Caller<'_>,
+        header: &Header,
+        cards: Vec<CardToDelete>,
+    ) -> Result<Vec<Result<Deleted, Error>>, Error> {
+        within_batch(cards.len())?;
+        let state = self.state();
+        let admitted = self.admit(&state, caller, header, Action::DeleteCard, Show::Nothing).await?;
+        self.guessed(&state, &admitted, header, cards.iter().map(|card| &card.pan)).await?;
+        let mut answers = Vec::with_capacity(cards.len());
+        for card in &cards {
+            answers.push(self.delete_one(caller, header, card).await);
+        }
+        Ok(answers)
+    }
+
+    async fn delete_one(
+        &self,
+        caller: Caller<'_>,
+        header: &Header,
+        card: &CardToDelete,
+    ) -> Result<Deleted, Error> {
+        let mut ended = 0_u32;
+        for _ in 0..MAX_ROUNDS {
+            let state = self.state();
+            let admitted = self.admit(&state, caller, header, Action::DeleteCard, Show::Nothing).await?;
+            let (mut view, guesses) =
+                self.guessed(&state, &admitted, header, [&card.pan].into_iter()).await?;
+            let mut counted = Part::default();
+            if let Some(Some(guess)) = guesses.first() {
+                guess.count(&mut view, &mut counted);
+            }
+            let tokens = self.known_tokens(&state, &admitted, header, card, &mut view).await?;
+            let keys: Vec<RowKey> = tokens.iter().map(|(key, _)| *key).collect();
+            let mut living = self.cards_of(&state, &admitted, &keys, &mut view).await?;
+            let generations = tokens.iter().map(|(_, generation)| *generation);
+            let of_now: Vec<bool> =
+                living.iter().zip(generations).map(|((_, card), g)| card.row.generation == g).collect();
+            let mut of_now = of_now.into_iter();
+            living.retain(|(_, card)| {
+                let reaches = card.row.grants.include(admitted.channel_id());
+                of_now.next().unwrap_or(false) && reaches && !card.is_revoked()
+            });
+            if !living.is_empty() {
+                ended =
+                    ended.saturating_add(self.end_all(&state, &admitted, header, living, &mut view).await?);
+                continue;
+            }
+            // What was there is ended and logged, each as revoked. The last entry counts the guess, and tells if none was.
+            let filing = if ended == 0 {
+                Filing::Refuse(admitted.deny(Refusal::Unknown, None), counted)
+            } else {
+                match admitted.permit_fingerprint() {
+                    Ok(permit) => Filing::Enact(permit, counted, None),
+                    Err(denial) => Filing::Refuse(denial, counted),
+                }
+            };
+            match self.inner.journal.file(vec![filing], header.deadline, None).await?.pop() {
+                Some(Ok(_)) if ended == 0 => return Err(Error::NotFound),
+                Some(Ok(filed)) => return Ok(Deleted { tokens: ended, receipt: filed.receipt }),
+                Some(Err(NotFiled::Stale)) | None => {}
+                Some(Err(why)) => return Err(why.into()),
+            }
+        }
+        Err(Error::Overloaded)
+    }
+
+    /// Where these cards count, checked, with their cells read.
+    async fn guessed<'p>(
+        &self,
+        state: &State,
+        admitted: &Admitted,
+        header: &Header,
+        pans: impl Iterator<Item = &'p Pan>,
+    ) -> Result<(View, Vec<Option<Guess>>), Error> {
+        let now = self.now();
+        let guesses: Vec<Option<Guess>> =
+            pans.map(|pan| Guess::of(&state.keyring, admitted, pan, now.day())).collect::<Result<_, _>>()?;
+        let mut view = View::default();
+        let cells = guesses.iter().flatten().map(|guess| guess.cell.clone()).collect();
+        view.read(self.inner.store.as_ref(), cells).await?;
+        guesses::check(self, &view, admitted, (now, header.deadline), guesses.iter().flatten()).await?;
+        Ok((view, guesses))
+    }
+
+    /// The rows of the tokens that a fingerprint of this card leads to, each with the generation that it is of.
+    async fn known_tokens(
+        &self,
+        state: &State,
+        admitted: &Admitted,
+        header: &Header,
+        card: &CardToDelete,
+        view: &mut View,
+    ) -> Result<Vec<(RowKey, u32)>, Error> {
+        let id = admitted.merchant_id();
+        let merchant = state.rules.merchant(admitted.merchant()).ok_or_else(Error::internal)?;
+        let channel = merchant.channel_name(admitted.channel_id()).ok_or_else(Error::internal)?;
+        let mut secrets = vec![SubjectSecret::none()];
+        let reference = header.context.customer_reference.as_str();
+        if !reference.is_empty() {
+            let subject = state.keyring.subject(id, reference)?;
+            secrets.extend(self.secret_of_subject(state, admitted, subject, view).await?);
+        }
+        let mut found = Vec::new();
+        for format in merchant.formats().filter(|f| f.format.reuse() == Reuse::Reuse) {
+            for profile in profiles(format, admitted, card) {
+                for subject in &secrets {
+                    let scope: Option<&ChannelName> = match format.format.scope() {
+                        Scope::Merchant => None,
+                        Scope::Channel => Some(channel),
+                    };
+                    let like = Likeness { scope, format: &format.name, subject, restrictions: &profile };
+                    let fingerprint = state.keyring.fingerprint(id, &like, &card.pan)?;
+                    let key = merchant_row(rows::FINGERPRINT, id, &fingerprint.row);
+                    view.read(self.inner.store.as_ref(), vec![key.clone()]).await?;
+                    let Some(bytes) = view.get(&key) else { continue };
+                    let opened = state.keyring.open_reuse(id, &fingerprint, &like, &card.pan, bytes);
+                    let (token, generation): (Token, u32) = opened.map_err(|_| Error::internal())?;
+                    let known = (state.keyring.row_key(id, &token)?, generation);
+                    if !found.contains(&known) {
+                        found.push(known);
+                    }
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    async fn secret_of_subject(
+        &self,
+        state: &State,
+        admitted: &Admitted,
+        subject: SubjectId,
+        view: &mut View,
+    ) -> Result<Option<SubjectSecret>, Error> {
+        let id = admitted.merchant_id();
+        let key = merchant_row(rows::SUBJECT, id, &subject.0);
+        view.read(self.inner.store.as_ref(), vec![key.clone()]).await?;
+        let Some(bytes) = view.get(&key) else { return Ok(None) };
+        let index = state.keyring.open_subject(id, subject, bytes).map_err(|_| Error::internal())?;
+        state.keyring.subject_secret(id, subject, &index).map(Some).map_err(|_| Error::internal())
+    }
+}
+
+/// The restrictions under which a card's tokens are looked for: those of the format itself, and those that were named.
+fn profiles(format: &FormatInForce, admitted: &Admitted, card: &CardToDelete) -> Vec<Vec<u8>> {
+    let own = match format.format.scope() {
+        Scope::Merchant => Grants::AllBut(Vec::new()),
+        Scope::Channel => Grants::Only(vec![admitted.channel_id()]),
+    };
+    let bound = Restrictions { bound_to_customer: true, ..Restrictions::default() };
+    let mut profiles: Vec<Vec<u8>> =
+        [Restrictions::default(), bound, card.restrictions].map(|r| restrictions(&own, r)).into();
+    profiles.sort_unstable();
+    profiles.dedup();
+    profiles
+}

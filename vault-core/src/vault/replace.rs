@@ -1,0 +1,176 @@
+//! Replace: another card takes the place of a token's card. The token stays, and so does everything that has it; the old
+//! card number can be had for refunds and disputes until its retention ends.
+
+use super::Vault;
+use super::cards::{Decided, Deed, Done, Round, Want, one};
+use super::request::{Header, Replaced, Replacement};
+use super::tokenize::restrictions;
+use crate::error::Error;
+use crate::journal::Filing;
+use crate::keyring::{Fingerprint, Likeness, MAX_SUBJECT_FINGERPRINTS, SubjectSecret, day_row, merchant_row};
+use crate::pan::Pan;
+use crate::policy::{Caller, Presented};
+use crate::record::{Card, Grants, NewFace, Row, RowKey, SubjectId};
+use crate::rows;
+use crate::store::{Key, Part, Write};
+use crate::token::{Reuse, Scope, Token};
+use crate::words::{Action, Show};
+
+impl Vault {
+    /// Puts another card in the place of one token's card.
+    pub async fn replace(
+        &self,
+        caller: Caller<'_>,
+        header: &Header,
+        token: Token,
+        replacement: Replacement,
+    ) -> Result<Replaced, Error> {
+        one(self.replace_batch(caller, header, vec![(token, replacement)]).await?)
+    }
+
+    /// Puts other cards in the place of up to 1,000 tokens' cards, each with its own answer.
+    ///
+    /// The cards that come in count in the guess budget, as those of a tokenize do. From then on a card that comes in again
+    /// is given this token, where its format reuses tokens; the card that it stood for before is not.
+    pub async fn replace_batch(
+        &self,
+        caller: Caller<'_>,
+        header: &Header,
+        replacements: Vec<(Token, Replacement)>,
+    ) -> Result<Vec<Result<Replaced, Error>>, Error> {
+        let want =
+            |(token, replacement)| Want { token, show: Show::Nothing, deed: Deed::Replace(replacement) };
+        let wants = replacements.into_iter().map(want).collect();
+        self.on_cards(caller, header, Action::Replace, wants, replaced).await
+    }
+}
+
+#[allow(clippy::unnecessary_wraps, reason = "it finishes a verb as others do, which may fail")]
+fn replaced(round: &Round<'_>, _: &Want, done: Done) -> Result<Replaced, Error> {
+    let row = done.card.row;
+    Ok(Replaced {
+        mask: round.shown(&row),
+        kept_until: row.earlier.first().map(|earlier| earlier.kept_until),
+        network: row.network,
+        card_expiry: row.card_expiry,
+        receipt: done.filed.receipt,
+    })
+}
+
+impl Round<'_> {
+    pub(super) fn decide_replace(
+        &mut self,
+        replacement: &Replacement,
+        token: &Token,
+        card: Card,
+        (key, row_key, place): (&Key, RowKey, usize),
+        mut part: Part,
+    ) -> Decided {
+        let record = card.row.record;
+        let by = self.item_hash(place).map_err(|_| self.unreadable(record))?;
+        // A retry finds it done by the very same request: that is its answer.
+        let done = card.row.earlier.first().is_some_and(|earlier| earlier.by == by);
+        let presented = self.presented(&card, Show::Nothing, false);
+        let version = if done { card.row.version } else { presented.version };
+        let presented = Presented { version, replaced: Some(replacement.reason), ..presented };
+        let permit = self.admitted.permit_card(&card, &presented, None)?;
+        if done {
+            self.view.rely(&mut part, key);
+            return Ok((Filing::Enact(permit, part, None), card, Show::Nothing));
+        }
+        let row = self.replaced_row(replacement, token, card.row, by, (row_key, &mut part));
+        let row = row.map_err(|_| self.unreadable(record))?;
+        let (changed, row) = self.put_row(&mut part, (key, row_key), row)?;
+        let card = Card { merchant: card.merchant, row };
+        Ok((Filing::Enact(permit, part, changed), card, Show::Nothing))
+    }
+
+    /// The row with the new card in it; `part` puts what goes with it: fingerprint, subject's index, retention.
+    fn replaced_row(
+        &mut self,
+        replacement: &Replacement,
+        token: &Token,
+        mut row: Row,
+        by: [u8; 16],
+        (row_key, part): (RowKey, &mut Part),
+    ) -> Result<Row, Error> {
+        let id = self.merchant.id;
+        let Replacement { pan, card_expiry, reason } = replacement;
+        let secret = self.secret_of(&row).map_err(|_| Error::internal())?;
+        let inner = self.state.keyring.seal_pan(id, token, &secret, row.record, pan)?;
+        let network = self.vault.inner.networks.find(pan).map_or_else(String::new, |n| n.id().to_owned());
+        let mask = pan.mask(self.merchant.mask(pan.len()));
+        row.replace(by, *reason, self.now, NewFace { mask, network, card_expiry: *card_expiry, inner });
+        if let Some(fingerprint) = self.fingerprint_of(&row, pan)? {
+            let sealed = self.with_likeness(&row, &secret, |like| {
+                self.state.keyring.seal_reuse(id, &fingerprint, like, pan, (token, row.generation))
+            })?;
+            if let Some(sealed) = sealed {
+                self.view.put(part, merchant_row(rows::FINGERPRINT, id, &fingerprint.row), sealed);
+                self.note_fingerprint(row.subject, &fingerprint, part)?;
+            }
+        }
+        let over = row.earlier.first().map_or(self.now, |earlier| earlier.kept_until);
+        let day = over.day().saturating_add(1);
+        part.writes.push(Write::Put(day_row(rows::RETENTION, day, id, &row_key.0), vec![1]));
+        Ok(row)
+    }
+
+    /// The fingerprint under which this card is given this row's token, if its format reuses tokens.
+    pub(super) fn fingerprint_of(&self, row: &Row, pan: &Pan) -> Result<Option<Fingerprint>, Error> {
+        let Ok(secret) = self.secret_of(row) else { return Ok(None) };
+        self.with_likeness(row, &secret, |like| self.state.keyring.fingerprint(self.merchant.id, like, pan))
+    }
+
+    /// What makes a card alike to this row's: none where its token is never given to a card that comes in.
+    fn with_likeness<T>(
+        &self,
+        row: &Row,
+        subject: &SubjectSecret,
+        then: impl FnOnce(&Likeness<'_>) -> Result<T, Error>,
+    ) -> Result<Option<T>, Error> {
+        let Some(format) = self.merchant.format_by_id(row.format) else { return Ok(None) };
+        let fresh = format.format.reuse() == Reuse::Fresh;
+        if fresh || row.valid_until.is_some() || row.restrictions.single_use {
+            return Ok(None);
+        }
+        let scope = match (format.format.scope(), &row.grants) {
+            (Scope::Merchant, _) => None,
+            (Scope::Channel, Grants::Only(own)) => match own.as_slice() {
+                [own] => Some(self.merchant.channel_name(*own).ok_or_else(Error::internal)?),
+                _ => return Ok(None),
+            },
+            (Scope::Channel, Grants::AllBut(_)) => return Ok(None),
+        };
+        let restrictions = restrictions(&row.grants, row.restrictions);
+        let like = Likeness { scope, format: &format.name, subject, restrictions: &restrictions };
+        then(&like).map(Some)
+    }
+
+    /// Puts a new fingerprint into its subject's index, so that it goes when the subject does.
+    fn note_fingerprint(
+        &mut self,
+        subject: SubjectId,
+        fingerprint: &Fingerprint,
+        part: &mut Part,
+    ) -> Result<(), Error> {
+        if subject == SubjectId::NONE {
+            return Ok(());
+        }
+        let (id, state) = (self.merchant.id, self.state.clone());
+        let key = merchant_row(rows::SUBJECT, id, &subject.0);
+        let row = self.view.get(&key).ok_or_else(Error::internal)?;
+        let mut index = state.keyring.open_subject(id, subject, row).map_err(|_| Error::internal())?;
+        if index.fingerprints.contains(&fingerprint.row) {
+            self.view.rely(part, &key);
+            return Ok(());
+        }
+        if index.fingerprints.len() >= MAX_SUBJECT_FINGERPRINTS {
+            return Err(Error::malformed("item.token", "is of a customer with 5,000 fingerprints"));
+        }
+        index.fingerprints.push(fingerprint.row);
+        let sealed = state.keyring.seal_subject(id, subject, &index)?;
+        self.view.put(part, key, sealed);
+        Ok(())
+    }
+}
