@@ -83,6 +83,8 @@ reasons! {
     StoreAway = Unavailable "STORE_AWAY",
     /// The deadline passed before the change was on disk.
     DeadlineExceeded = DeadlineExceeded "DEADLINE_EXCEEDED",
+    /// A destination was not reached, or did not answer as it must: metadata [`STAGE`]. What was sent may have arrived.
+    DestinationFailed = Unavailable "DESTINATION_FAILED",
     /// Known to the contract, not in this release.
     Unimplemented = Unimplemented "UNIMPLEMENTED",
     /// The vault's own fault: metadata [`INCIDENT`].
@@ -93,6 +95,8 @@ reasons! {
 pub const LOCKDOWN: &str = "lockdown";
 /// Metadata key of [`Reason::EpochMismatch`]: the vault's epoch, decimal.
 pub const EPOCH: &str = "epoch";
+/// Metadata key of [`Reason::DestinationFailed`]: how far it came, a stable word such as `tls` or `late`.
+pub const STAGE: &str = "stage";
 /// Metadata key of [`Reason::Internal`]: what the operator's log line is found by.
 pub const INCIDENT: &str = "incident";
 

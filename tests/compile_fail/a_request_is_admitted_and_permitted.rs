@@ -7,7 +7,7 @@ fn ask(rules: &Rules, asked: &Asked<'_>) -> Result<Admitted, Denial> {
 }
 
 fn permit(admitted: &Admitted, card: &Card, presented: &Presented) -> Result<Permit, Denial> {
-    admitted.permit_card(card, presented)
+    admitted.permit_card(card, presented, None)
 }
 
 fn main() {

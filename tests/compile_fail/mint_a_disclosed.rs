@@ -4,7 +4,7 @@ use vault_core::journal::Disclosed;
 use vault_core::record::SealedRecord;
 
 fn forge(sealed: SealedRecord) -> Disclosed {
-    Disclosed { sealed }
+    Disclosed { sealed, way: None }
 }
 
 fn main() {

@@ -510,5 +510,6 @@ pub fn shown(revealed: &Revealed) -> String {
         Revealed::Plain(pan) => String::from_utf8(pan.expose_digits().to_vec()).unwrap(),
         Revealed::Other(value) => String::from_utf8_lossy(&value.expose_identity()).into_owned(),
         Revealed::Masked(mask) => mask.to_string(),
+        Revealed::Sealed { .. } => panic!("sealed to nobody who asked"),
     }
 }

@@ -313,7 +313,7 @@ fn bad_contexts(text: &str, place: &str) -> [(v1::Context, &'static str); 3] {
 /// Every way to get a card to tokenize wrong.
 #[allow(clippy::too_many_lines, reason = "a table")]
 fn bad_cards() -> Vec<(String, v1::TokenizeItem, Reason, &'static str)> {
-    use Reason::{Malformed, Unimplemented};
+    use Reason::Malformed;
     let mut all = Vec::new();
     let mut add = |what: String, item, reason, field| all.push((what, item, reason, field));
     let long = "4".repeat(20);
@@ -375,7 +375,7 @@ fn bad_cards() -> Vec<(String, v1::TokenizeItem, Reason, &'static str)> {
         card: Some(v1::tokenize_item::Card::Sealed(sealed)),
         ..v1::TokenizeItem::default()
     };
-    add("a sealed card".to_owned(), sealed, Unimplemented, "");
+    add("a sealed card".to_owned(), sealed, Malformed, "item.sealed");
     for format in ["SHOP", "no such", "unheard-of", PAN, &"f".repeat(64)] {
         let item = v1::TokenizeItem { format: format.to_owned(), ..good() };
         add(format!("format {format}"), item, Malformed, "item.format");
@@ -768,7 +768,7 @@ async fn every_field_of_every_message_is_refused_by_its_path_and_no_refusal_repe
         (0, Reason::Malformed, "item.form"),
         (-1, Reason::Malformed, "item.form"),
         (4, Reason::Malformed, "item.form"),
-        (2, Reason::Unimplemented, ""),
+        (2, Reason::Malformed, "item.recipient"), // sealed, to nobody
     ];
     for (form, reason, field) in forms {
         let item = v1::DetokenizeItem { form, ..good_token.clone() };
@@ -1034,6 +1034,7 @@ async fn what_is_no_grpc_gets_a_status_and_spoils_nothing() {
         "BatchUpdateAttributes",
         "StreamTokenize",
         "StreamDetokenize",
+        "GetSealingKey",
         "GetCapabilities",
     ];
     let mut codes = BTreeSet::new();

@@ -19,7 +19,7 @@ use vault_proto::v1;
 use vault_tests::canary::{Breeder, CHUNK, Form, OVERLAP, Scan, Scanner};
 use vault_tests::server::{Rig, program};
 
-use self::exercise::{Exercise, POLICY};
+use self::exercise::{Exercise, policy};
 use self::hearing::{Ask, close};
 use crate::raw::{NEW_TLS, Raw, config, dial, get, papers};
 
@@ -162,7 +162,7 @@ impl Found {
 
 /// Sends canaries through a server on every way there is, and looks for them wherever they must not be.
 async fn look_into(engine: Engine, program: &Path) -> Found {
-    let mut rig = Rig::made(engine, POLICY, "[metrics]\naddress = \"127.0.0.1:0\"\n");
+    let mut rig = Rig::made(engine, &policy(), "[metrics]\naddress = \"127.0.0.1:0\"\n");
     rig.start_program(program);
 
     let mut exercise = Exercise::new(&rig);
@@ -248,7 +248,7 @@ async fn settled(rig: &Rig) {
 }
 
 /// Writes everything that the process has in memory to a file, as a debugger does: every mapping, every register.
-fn core_of(process: u32, folder: &Path) -> PathBuf {
+pub(crate) fn core_of(process: u32, folder: &Path) -> PathBuf {
     let prefix = folder.join("core");
     // Also what stands in files that are mapped, shared or not (core(5)): the default leaves it out.
     fs::write(format!("/proc/{process}/coredump_filter"), "0x7f").unwrap_or_else(|e| panic!("as root: {e}"));

@@ -36,12 +36,12 @@ const KEEPS: [(u8, u8, &[usize]); 6] = [
 /// How many cards of each length the Python client brings.
 const CARDS_OF_A_LENGTH: usize = 1_250;
 
-fn tests_folder() -> PathBuf {
+pub(crate) fn tests_folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).to_owned()
 }
 
 /// The environment that `tests/tools` made.
-fn tools() -> &'static Path {
+pub(crate) fn tools() -> &'static Path {
     static MADE: OnceLock<PathBuf> = OnceLock::new();
     MADE.get_or_init(|| {
         let binary = std::env::current_exe().unwrap();
@@ -55,14 +55,14 @@ fn tools() -> &'static Path {
     })
 }
 
-fn done(output: &Output) -> String {
+pub(crate) fn done(output: &Output) -> String {
     let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{}\n{out}{err}", output.status);
     out.into_owned()
 }
 
 /// The Python classes of the contract, made by grpcio-tools from the same files that ours are made from.
-fn stubs(folder: &Path) {
+pub(crate) fn stubs(folder: &Path) {
     let proto = tests_folder().join("../proto");
     let files =
         ["vault/v1/types.proto", "vault/v1/vault.proto", "vault/v1/admin.proto", "google/rpc/status.proto"];

@@ -60,7 +60,7 @@ fn every_refusal_stands_in_the_log_with_its_reason() {
         ];
         for (who, header, told, why) in cases {
             desk.wait_ms(1_000);
-            let answer = desk.vault.detokenize(Caller::Local(who), &header, token.copy(), plain);
+            let answer = desk.vault.detokenize(Caller::Local(who), &header, token.copy(), plain.clone());
             assert_eq!(block_on(answer).err(), Some(told), "{engine}: {why:?}");
             assert_eq!(desk.last_refusal(), Some(why), "{engine}");
         }

@@ -21,6 +21,7 @@ use crate::keys::{self, KeysCommand};
 use crate::lock::{self, LockCommand};
 use crate::output::{self, Out};
 use crate::policy::{self, PolicyCommand};
+use crate::recipient::{self, RecipientCommand};
 use crate::serve::{self, Serve};
 use crate::store::{self, StoreCommand};
 use crate::token::{self, TokenCommand};
@@ -79,6 +80,9 @@ enum Command {
     /// Read, verify and prove the audit log
     #[command(subcommand, after_help = SOURCES)]
     Audit(AuditCommand),
+    /// Be one to whom cards are sealed: make keys, open cards
+    #[command(subcommand)]
+    Recipient(RecipientCommand),
     /// Look after a vault's folder without a server
     #[command(
         subcommand,
@@ -140,6 +144,7 @@ fn run(arguments: Vec<OsString>) -> Result<(), Failure> {
         Command::Policy(command) => policy::run(command, out),
         Command::Format(command) => format::run(command, out),
         Command::Audit(command) => audit::run(command, out),
+        Command::Recipient(command) => recipient::run(command, out),
         Command::Store(command) => store::run(command, out),
         Command::Certs(command) => certs::run(command, out),
         Command::Completions { shell } => completions(shell),

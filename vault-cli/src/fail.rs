@@ -107,6 +107,7 @@ pub(crate) fn exit_of(error: &ClientError) -> Exit {
                 | Reason::StoreAway
                 | Reason::StillRunning
                 | Reason::DeadlineExceeded
+                | Reason::DestinationFailed
                 | Reason::Unimplemented,
             )
             | None => Exit::Failed,
@@ -179,7 +180,7 @@ mod tests {
         for reason in Reason::ALL {
             let expected = match reason.as_str() {
                 "INTERNAL" | "OVERLOADED" | "STORE_AWAY" | "STILL_RUNNING" | "DEADLINE_EXCEEDED"
-                | "UNIMPLEMENTED" => Exit::Failed,
+                | "DESTINATION_FAILED" | "UNIMPLEMENTED" => Exit::Failed,
                 _ => Exit::Refused,
             };
             assert_eq!(exit(*reason), expected, "{}", reason.as_str());

@@ -262,7 +262,8 @@ impl PlanCommand {
         };
         let id = vault_core::name::MerchantName::parse("planned").map_err(Failure::usage)?;
         let mask = self.mask.iter().map(at).collect();
-        Ok(Merchant { id, ff1_slots: self.ff1_slots, mask, formats: vec![format], channels: Vec::new() })
+        let (formats, channels, recipients) = (vec![format], Vec::new(), Vec::new());
+        Ok(Merchant { id, ff1_slots: self.ff1_slots, mask, formats, channels, recipients })
     }
 
     fn merchant<'p>(&self, policy: &'p Policy) -> Result<&'p Merchant, Failure> {

@@ -7,6 +7,8 @@ use std::fs::File;
 use std::io::{self, IsTerminal as _, Read};
 use std::path::Path;
 
+use data_encoding::BASE64;
+use vault_client::v1;
 use vault_core::pan::{self, CardExpiry, Pan};
 use vault_core::token::Token;
 use zeroize::Zeroizing;
@@ -209,6 +211,35 @@ fn card(pan: &[u8], expiry: Option<&[u8]>) -> Result<Card, String> {
         }
     };
     Ok(Card { pan, expiry })
+}
+
+/// The sealed cards of a file or of standard input (`-`, or no file): a line each of JSON, as `token detokenize --to` writes
+/// them and a page that seals cards may.
+pub(crate) fn sealed_cards(file: Option<&Path>) -> Result<Vec<Line<v1::SealedCard>>, Failure> {
+    let bytes = source_bytes(file)?;
+    let lines = (1..).zip(bytes.split(|&b| b == b'\n')).filter(|(_, line)| !line.trim_ascii().is_empty());
+    let lines: Vec<_> = lines.map(|(number, line)| Line { number, read: sealed_card(line) }).collect();
+    if lines.is_empty() {
+        return Err(Failure::usage("there is no sealed card in the input; give one per line, as JSON"));
+    }
+    Ok(lines)
+}
+
+/// A sealed card from its line of JSON: `key_id`, and `enc` and `ciphertext` in base64. Other keys are left alone: they tell
+/// of the request, not of the card.
+pub(crate) fn sealed_card(line: &[u8]) -> Result<v1::SealedCard, String> {
+    #[derive(serde::Deserialize)]
+    struct Written {
+        key_id: String,
+        enc: String,
+        ciphertext: String,
+    }
+    let wrong = || {
+        "the line is no sealed card: {\"key_id\":\"...\",\"enc\":\"...\",\"ciphertext\":\"...\"}".to_owned()
+    };
+    let Written { key_id, enc, ciphertext } = serde_json::from_slice(line).map_err(|_| wrong())?;
+    let bytes = |text: String| BASE64.decode(text.as_bytes()).map_err(|_| wrong());
+    Ok(v1::SealedCard { key_id, enc: bytes(enc)?, ciphertext: bytes(ciphertext)? })
 }
 
 /// Tokens given as arguments, or those of a file or of standard input (`-`), one per line.

@@ -18,6 +18,7 @@ mod lock;
 mod output;
 mod policy;
 mod progress;
+mod recipient;
 mod serve;
 mod store;
 mod token;

@@ -110,6 +110,9 @@ pub(crate) struct Explain {
     /// In which form a card would be shown; else whichever the rules allow
     #[arg(long, value_parser = v1::RevealForm::parser())]
     form: Option<v1::RevealForm>,
+    /// To which recipient, with `--form sealed_to_recipient`
+    #[arg(long, value_name = "NAME")]
+    recipient: Option<String>,
     /// With which token; else as far as it can be decided without one
     #[arg(long)]
     token: Option<String>,
@@ -289,7 +292,8 @@ fn agreed(question: &str) -> Result<bool, Failure> {
 }
 
 async fn explain(asked: Explain, out: Out) -> Result<(), Failure> {
-    let Explain { principal, action, channel, merchant, purpose, initiator, form, token, admin } = asked;
+    let Explain { principal, action, channel, merchant, purpose, initiator, form, recipient, token, admin } =
+        asked;
     let (merchant, channel) = wire::place(&channel, merchant)?;
     let token = token.map(|text| Token::parse(&text)).transpose();
     let token = token.map_err(|rule| Failure::usage(format_args!("--token {rule}")))?;
@@ -302,6 +306,7 @@ async fn explain(asked: Explain, out: Out) -> Result<(), Failure> {
         initiator: initiator.into(),
         token: token.map(|t| t.as_str().to_owned()).unwrap_or_default(),
         form: form.unwrap_or(v1::RevealForm::Unspecified).into(),
+        recipient: recipient.unwrap_or_default(),
     };
     let answer = admin.connect().await?.explain_policy(request).await?;
     out.tell(&Explained::of(answer), Explained::words)

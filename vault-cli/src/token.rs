@@ -12,6 +12,7 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
+use data_encoding::BASE64;
 use serde::Serialize;
 use uuid::Uuid;
 use vault_client::{Batch, ClientError, Outcome, ask, chunk_request_id, v1};
@@ -44,13 +45,15 @@ pub(crate) enum TokenCommand {
         vaultctl token tokenize --profile web.toml\n  \
         vaultctl token tokenize --profile web.toml --file cards.csv --format opaque\n  \
         vaultctl token tokenize --profile debit.toml --kind iban --file ibans.txt\n  \
+        vaultctl token tokenize --profile web.toml --sealed --file sealed.jsonl\n  \
         vaultctl --json token tokenize --profile web.toml < cards.csv > tokens.jsonl"))]
     Tokenize(Tokenize),
     /// Show a token's card masked, or at a terminal and with a purpose in full
     #[command(
         after_help = "The card number is shown only with --reveal and --purpose, and only on a terminal.\n\nExamples:\n  \
         vaultctl token detokenize --profile web.toml 4111119773421111\n  \
-        vaultctl token detokenize --profile gateway.toml --reveal --purpose dispute 4111119773421111"
+        vaultctl token detokenize --profile gateway.toml --reveal --purpose dispute 4111119773421111\n  \
+        vaultctl --json token detokenize --profile gateway.toml --to acquirer 4111119773421111"
     )]
     Detokenize(Detokenize),
     /// Show what is known of tokens, without their card numbers
@@ -63,6 +66,20 @@ pub(crate) enum TokenCommand {
         vaultctl token revoke --profile web.toml --everywhere 4111119773421111\n  \
         vaultctl token revoke --profile web.toml --on till --file tokens.txt")]
     Revoke(Revoke),
+    /// Show the public key that cards for this channel are sealed to
+    #[command(
+        after_help = "Whoever has it can encrypt a card that only the vault reads; docs/format.md says how.\n\nExamples:\n  \
+        vaultctl token sealing-key --profile web.toml\n  \
+        vaultctl --json token sealing-key --profile web.toml > sealing-key.json"
+    )]
+    SealingKey(SealingKey),
+    /// Have the vault send a request with cards in it to a destination of its settings
+    #[command(
+        after_help = "The body has {{ token:TOKEN | number }} where a card number is to be; also first_six, last_four, \
+        expiry_mm, expiry_yy and expiry_yyyy. The answer comes back with card numbers masked.\n\nExample:\n  \
+        vaultctl token forward --profile gateway.toml --to psp --path /v1/charges --header content-type=application/json --file charge.json"
+    )]
+    Forward(Forward),
     /// Stop tokens from working until they are enabled
     #[command(after_help = "Examples:\n  \
         vaultctl token disable --profile care.toml 4111119773421111\n  \
@@ -170,6 +187,9 @@ pub(crate) struct Tokenize {
     /// What kind of values they are
     #[arg(long, value_parser = v1::DataKind::parser(), default_value = "card")]
     kind: v1::DataKind,
+    /// The lines are sealed cards as JSON: `key_id`, and enc and ciphertext in base64
+    #[arg(long, conflicts_with = "expiry")]
+    sealed: bool,
     /// The date on the cards that come without one, MM/YY
     #[arg(long, value_name = "MM/YY", value_parser = parse_expiry)]
     expiry: Option<CardExpiry>,
@@ -200,6 +220,40 @@ pub(crate) struct Tokenize {
     vault: VaultOptions,
 }
 
+/// `token sealing-key`.
+#[derive(Debug, Args)]
+pub(crate) struct SealingKey {
+    #[command(flatten)]
+    vault: VaultOptions,
+}
+
+/// `token forward`.
+#[derive(Debug, Args)]
+pub(crate) struct Forward {
+    /// The destination, by its name in the server's settings
+    #[arg(long, value_name = "DESTINATION")]
+    to: String,
+    /// POST, PUT or PATCH
+    #[arg(long, default_value = "POST")]
+    method: String,
+    /// Path and query
+    #[arg(long)]
+    path: String,
+    /// A header, NAME=VALUE; may be given again
+    #[arg(long = "header", value_name = "NAME=VALUE", value_parser = parse_header)]
+    headers: Vec<(String, String)>,
+    /// The body; - is standard input
+    #[arg(long, value_name = "FILE")]
+    file: PathBuf,
+    /// What the cards are wanted for
+    #[arg(long, value_parser = v1::Purpose::parser(), default_value = "authorization")]
+    purpose: v1::Purpose,
+    #[command(flatten)]
+    asked: Asked,
+    #[command(flatten)]
+    vault: VaultOptions,
+}
+
 /// `token disable` and `token enable`.
 #[derive(Debug, Args)]
 pub(crate) struct Standing {
@@ -212,6 +266,11 @@ pub(crate) struct Standing {
     asked: Asked,
     #[command(flatten)]
     vault: VaultOptions,
+}
+
+fn parse_header(text: &str) -> Result<(String, String), &'static str> {
+    let (name, value) = text.split_once('=').ok_or("must be NAME=VALUE")?;
+    Ok((name.to_owned(), value.to_owned()))
 }
 
 /// `token replace`.
@@ -370,6 +429,9 @@ pub(crate) struct Detokenize {
     /// Show the card number: needs --purpose, and a terminal
     #[arg(long, requires = "purpose")]
     reveal: bool,
+    /// Give the card sealed to this recipient, by its name in the policy
+    #[arg(long, value_name = "RECIPIENT", conflicts_with = "reveal")]
+    to: Option<String>,
     /// The card that the token stood for then, for refund and dispute: 2026-11-23, or 2026-11-23T12:00:00Z
     #[arg(long, value_name = "MOMENT", value_parser = wire::parse_moment)]
     as_of: Option<prost_types::Timestamp>,
@@ -436,6 +498,8 @@ pub(crate) fn run(command: TokenCommand, out: Out) -> Result<(), Failure> {
         TokenCommand::Detokenize(asked) => detokenize(asked, out),
         TokenCommand::Inspect(asked) => inspect(asked, out),
         TokenCommand::Revoke(asked) => revoke(asked, out),
+        TokenCommand::SealingKey(asked) => sealing_key(asked, out),
+        TokenCommand::Forward(asked) => forward(asked, out),
         TokenCommand::Disable(asked) => standing(asked, ask::disable, out),
         TokenCommand::Enable(asked) => standing(asked, ask::enable, out),
         TokenCommand::Upgrade(asked) => upgrade::run(asked, out),
@@ -453,25 +517,122 @@ pub(crate) fn run(command: TokenCommand, out: Out) -> Result<(), Failure> {
 }
 
 fn tokenize(command: Tokenize, out: Out) -> Result<(), Failure> {
-    let Tokenize { file, kind, expiry, format, valid_until, grants, only_for, purpose, asked, vault, .. } =
-        command;
+    let Tokenize {
+        file,
+        kind,
+        sealed,
+        expiry,
+        format,
+        valid_until,
+        grants,
+        only_for,
+        purpose,
+        asked,
+        vault,
+        ..
+    } = command;
     let restrictions = v1::Restrictions {
         purposes: only_for.into_iter().map(Into::into).collect(),
         bound_to_customer: command.bound_to_customer,
         single_use: command.single_use,
     };
     asked.check()?;
-    let values = values::read(kind, file.as_deref(), expiry)?;
-    let item = |given: Given| v1::TokenizeItem {
+    let item = |card: v1::TokenizeItem| v1::TokenizeItem {
         format: format.clone().unwrap_or_default(),
         valid_until,
         channels: grants.clone(),
         restrictions: Some(restrictions.clone()),
-        ..values::item(&given)
+        ..card
     };
+    if sealed {
+        let cards = input::sealed_cards(file.as_deref())?;
+        return dial::run(async {
+            let session = Session::open(vault, asked, purpose, out).await?;
+            session.all(cards, |card| item(ask::sealed_card(card)), Told::tokenized).await
+        });
+    }
+    let values = values::read(kind, file.as_deref(), expiry)?;
     dial::run(async {
         let session = Session::open(vault, asked, purpose, out).await?;
-        session.all(values, item, Told::tokenized).await
+        session.all(values, |given: Given| item(values::item(&given)), Told::tokenized).await
+    })
+}
+
+fn forward(command: Forward, out: Out) -> Result<(), Failure> {
+    #[derive(Serialize)]
+    struct Answered {
+        status: u32,
+        headers: Vec<(String, String)>,
+        masked: u32,
+        body: String,
+        receipts: Vec<ReceiptText>,
+    }
+    let Forward { to, method, path, headers, file, purpose, asked, vault } = command;
+    asked.check()?;
+    let body = input::whole(Some(&file))?;
+    dial::run(async {
+        let mut session = Session::open(vault, asked, purpose, out).await?;
+        let request = v1::ForwardRequest {
+            header: Some(session.header.clone()),
+            destination: to,
+            method,
+            path,
+            headers: headers.into_iter().map(|(name, value)| v1::HttpHeader { name, value }).collect(),
+            body: body.to_vec(),
+        };
+        let answer = session.at.vault.forward(request).await?;
+        let receipts: Vec<ReceiptText> =
+            answer.receipts.iter().filter_map(|r| ReceiptText::of(r, &[])).collect();
+        if let Some(file) = &mut session.receipts {
+            receipts.iter().try_for_each(|receipt| file.keep(receipt))?;
+        }
+        let answered = Answered {
+            status: answer.status,
+            headers: answer.headers.into_iter().map(|h| (h.name, h.value)).collect(),
+            masked: answer.masked,
+            body: String::from_utf8_lossy(&answer.body).into_owned(),
+            receipts,
+        };
+        out.tell(&answered, |answered| {
+            let headers: Vec<String> = answered.headers.iter().map(|(n, v)| format!("{n}: {v}")).collect();
+            let headers = headers.join("\n");
+            format!(
+                "status {}, {} card numbers masked\n{headers}\n{}",
+                answered.status, answered.masked, answered.body
+            )
+        })
+    })
+}
+
+fn sealing_key(command: SealingKey, out: Out) -> Result<(), Failure> {
+    #[derive(Serialize)]
+    struct Published {
+        key_id: String,
+        suite: String,
+        public_key: String,
+        info: String,
+        valid_until: Option<String>,
+    }
+    dial::run(async {
+        let at = command.vault.connect().await?;
+        let key = at.vault.sealing_key(&at.merchant, &at.channel).await?;
+        let published = Published {
+            key_id: key.key_id,
+            suite: key.suite,
+            public_key: BASE64.encode(&key.public_key),
+            info: BASE64.encode(&key.info),
+            valid_until: wire::moment(key.valid_until.as_ref()),
+        };
+        out.tell(&published, |key| {
+            format!(
+                "key {} of suite {}, good until {}\npublic key {}\ninfo {}",
+                key.key_id,
+                key.suite,
+                key.valid_until.as_deref().unwrap_or("-"),
+                key.public_key,
+                key.info
+            )
+        })
     })
 }
 
@@ -480,7 +641,7 @@ pub(crate) fn date(e: CardExpiry) -> v1::CardExpiry {
 }
 
 fn detokenize(command: Detokenize, out: Out) -> Result<(), Failure> {
-    let Detokenize { tokens, reveal, as_of, purpose, asked, vault } = command;
+    let Detokenize { tokens, reveal, to, as_of, purpose, asked, vault } = command;
     if reveal && !output::is_seen() {
         return Err(Failure::refused(
             "a card number is shown on a terminal only, and standard output is none; leave --reveal out to see the mask",
@@ -489,7 +650,11 @@ fn detokenize(command: Detokenize, out: Out) -> Result<(), Failure> {
     asked.check()?;
     let tokens = input::tokens(&tokens.tokens, tokens.file.as_deref())?;
     let item = |token: vault_core::token::Token| {
-        let item = if reveal { ask::plain(token.as_str()) } else { ask::masked(token.as_str()) };
+        let item = match &to {
+            Some(recipient) => ask::sealed_to(token.as_str(), recipient),
+            None if reveal => ask::plain(token.as_str()),
+            None => ask::masked(token.as_str()),
+        };
         v1::DetokenizeItem { as_of, ..item }
     };
     dial::run(async {
@@ -976,6 +1141,11 @@ enum Answer {
         #[serde(flatten)]
         seen: Seen,
     },
+    Sealed {
+        key_id: String,
+        enc: String,
+        ciphertext: String,
+    },
     Inspected(Box<Inspected>),
     Replaced {
         card: Shown,
@@ -1182,7 +1352,12 @@ impl Told {
             Some(Reveal::PaymentReference(reference)) => Self::other(PlainValue::reference(reference)),
             Some(Reveal::Masked(card)) => Self::masked(Seen::of(Some(card), None)),
             Some(Reveal::MaskedData(data)) => Self::masked(Seen::of(None, Some(data))),
-            Some(Reveal::SealedToRecipient(_)) | None => Self::masked(Seen::of(None, None)),
+            Some(Reveal::SealedToRecipient(card)) => {
+                let (enc, ciphertext) = (BASE64.encode(&card.enc), BASE64.encode(&card.ciphertext));
+                let words = format!("sealed to key {}  {enc}  {ciphertext}", card.key_id);
+                (Answer::Sealed { key_id: card.key_id, enc, ciphertext }, words)
+            }
+            None => Self::masked(Seen::of(None, None)),
         };
         Self::new(json, words, receipt.as_ref(), heads)
     }

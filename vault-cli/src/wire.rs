@@ -103,7 +103,7 @@ words! {
         "card", "network_token", "reference", "iban", "us_account", "digits", "phone", "email", "bytes",
     ];
     Decision "DECISION_" ["allow", "deny"];
-    Shown "SHOWN_" ["nothing", "last_four", "masked", "full"];
+    Shown "SHOWN_" ["nothing", "last_four", "masked", "full", "sealed"];
     FindingSeverity "FINDING_SEVERITY_" ["error", "warning"];
 }
 

@@ -14,7 +14,9 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 
+use data_encoding::BASE64;
 use serde_json::Value;
+use vault_core::hpke::PublicKey;
 
 /// Card numbers that everyone knows.
 const VISA: &str = "4111111111111111";
@@ -54,6 +56,13 @@ impl Served {
             policy.push_str(&authority);
         }
         policy.push_str(include_str!("served.toml"));
+        let bank = run("recipient keygen --key bank.key");
+        assert_eq!(run("recipient public-key --key bank.key"), bank);
+        let recipient = format!(
+            "[[merchant.recipient]]\nid = \"bank\"\nowner = \"Bank plc\"\nkey = {}\nexpires = \"2099-12-31\"\n",
+            bank["key"]
+        );
+        policy.push_str(&recipient);
         private(&at("policy.toml"), &policy);
         private(&at("passphrase"), "a passphrase of tests");
         let made = run(
@@ -164,10 +173,47 @@ fn a_vault_is_run_from_the_command_line() {
     cards_become_tokens(&served);
     other_payment_methods_become_tokens(&served);
     formats_are_planned_with_what_is_used(&served);
+    cards_come_and_go_sealed(&served);
     operators_stop_and_let_go(&served);
     the_policy_is_changed_as_it_was_shown(&served);
     the_log_proves_what_was_done(&served);
     the_server_ends_in_good_order_and_its_folder_is_whole(served);
+}
+
+/// A page seals a card, the shop passes it on both ways, the bank opens it.
+fn cards_come_and_go_sealed(served: &Served) {
+    let key = served.one("token sealing-key");
+    let bytes = |name: &str| BASE64.decode(key[name].as_str().unwrap().as_bytes()).unwrap();
+    let public = PublicKey::parse(&bytes("public_key")).unwrap();
+    let plain = format!("{{\"v\":1,\"pan\":\"{MASTERCARD}\",\"exp\":\"2031-04\"}}");
+    let made = public.seal(&bytes("info"), plain.as_bytes()).unwrap();
+    let (enc, ciphertext) = (BASE64.encode(&made.enc), BASE64.encode(&made.ciphertext));
+    let line = serde_json::json!({ "key_id": key["key_id"], "enc": enc, "ciphertext": ciphertext });
+    let stored = served.all("token tokenize --sealed", &line.to_string());
+    assert_eq!(stored[0]["card"]["masked_pan"], "555555******4444");
+    let token = stored[0]["token"].as_str().unwrap();
+
+    let sealed = served.one(&format!("token detokenize --to bank {token}"));
+    fs::write(served.path("sealed.jsonl"), sealed.to_string()).unwrap();
+    served.refused(&format!("token detokenize --to nobody {token}"), 1, "PERMISSION_DENIED");
+    let open = "recipient open --key bank.key --merchant acme --file sealed.jsonl --recipient";
+    served.refused(&format!("{open} bank"), 1, "on a terminal only");
+    served.refused(&format!("{open} other --out none.csv"), 1, "1 lines were not opened");
+    let told = served.feed(&format!("{open} bank --out cards.csv"), "");
+    assert_eq!(told.status.code(), Some(0), "{}", error(&told));
+    assert_eq!(fs::read_to_string(served.path("cards.csv")).unwrap(), format!("{MASTERCARD},2031-04\n"));
+    fs::remove_file(served.path("cards.csv")).unwrap();
+
+    let rotated = served.one("keys rotate rcv --merchant acme");
+    assert_eq!(served.one("token sealing-key")["key_id"], rotated["key"]["id"]);
+    assert_eq!(served.all("token tokenize --sealed", &line.to_string())[0]["token"], token);
+    let explain = "policy explain web detokenize acme/web --form sealed_to_recipient --recipient";
+    assert_eq!(served.one(&format!("{explain} bank"))["shown"], "sealed");
+    assert_eq!(served.one(&format!("{explain} other"))["decision"], "deny");
+
+    // This server sends nothing itself: its settings name no destination.
+    fs::write(served.path("charge.json"), format!("{{{{token:{token}|number}}}}")).unwrap();
+    served.refused("token forward --to psp --path /v1/charges --file charge.json", 2, "UNIMPLEMENTED");
 }
 
 fn cards_become_tokens(served: &Served) {
@@ -364,6 +410,6 @@ fn the_server_ends_in_good_order_and_its_folder_is_whole(mut served: Served) {
     assert!(Command::new("kill").args(["-TERM", &id]).status().unwrap().success());
     assert_eq!(served.server.wait().unwrap().code(), Some(0));
     let verified = served.one("store verify --folder vault --passphrase-file passphrase");
-    assert_eq!((&verified["whole"], &verified["good"]), (&Value::Bool(true), &Value::from(10)));
+    assert_eq!((&verified["whole"], &verified["good"]), (&Value::Bool(true), &Value::from(11)));
     served.refused("audit show", 2, "cannot reach");
 }

@@ -10,9 +10,9 @@ use crate::v1::{
     AllChannels, CardExpiry, ChangeHeader, CompleteAuthorizationItem, DataKind, DeleteCardItem,
     DetokenizeItem, DetokenizeResult, DisableItem, EnableItem, FingerprintItem, HoldSecurityCodeItem,
     Initiator, InspectItem, NetworkToken, PaymentReference, PlainCard, PlainData, Purpose,
-    ReadSecurityCodeItem, ReplaceItem, ReplaceReason, RequestHeader, RevealForm, RevokeItem, SecurityCode,
-    TokenizeItem, TranslateItem, UpgradeItem, delete_card_item, detokenize_result, fingerprint_item,
-    replace_item, revoke_item, tokenize_item,
+    ReadSecurityCodeItem, ReplaceItem, ReplaceReason, RequestHeader, RevealForm, RevokeItem, SealedCard,
+    SecurityCode, TokenizeItem, TranslateItem, UpgradeItem, delete_card_item, detokenize_result,
+    fingerprint_item, replace_item, revoke_item, tokenize_item,
 };
 
 /// A header with a new request id (UUID version 4). `merchant` and `channel` may be empty where the certificate is bound
@@ -48,6 +48,19 @@ pub fn request_id() -> String {
 pub fn card(mut pan: Zeroizing<Vec<u8>>, card_expiry: Option<CardExpiry>) -> TokenizeItem {
     let plain = PlainCard::new(std::mem::take(&mut *pan), card_expiry);
     TokenizeItem { card: Some(tokenize_item::Card::Plain(plain)), ..TokenizeItem::default() }
+}
+
+/// A card to tokenize in the channel's default format, sealed to the vault's key
+/// ([`VaultClient::sealing_key`](crate::VaultClient::sealing_key)) by somebody else, and unread.
+#[must_use]
+pub fn sealed_card(card: SealedCard) -> TokenizeItem {
+    TokenizeItem { card: Some(tokenize_item::Card::Sealed(card)), ..TokenizeItem::default() }
+}
+
+/// A token whose card is wanted sealed to a registered recipient, by its name in the policy.
+#[must_use]
+pub fn sealed_to(token: &str, recipient: &str) -> DetokenizeItem {
+    DetokenizeItem { recipient: recipient.to_owned(), ..reveal(token, RevealForm::SealedToRecipient) }
 }
 
 /// Another value than a card, to tokenize in the channel's format for its kind. `routing_number` is of an account of the

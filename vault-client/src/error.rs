@@ -5,7 +5,7 @@
 use std::fmt;
 
 use rustls::{AlertDescription, CertificateError};
-use vault_proto::status::{EPOCH, Failure, INCIDENT, LOCKDOWN, Reason};
+use vault_proto::status::{EPOCH, Failure, INCIDENT, LOCKDOWN, Reason, STAGE};
 
 /// Why a call has no result. Its text says what to do next.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -210,7 +210,7 @@ fn refused(failure: &Failure, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     for (path, rule) in failure.fields() {
         write!(f, "; `{path}` {rule}")?;
     }
-    for key in [LOCKDOWN, EPOCH, INCIDENT] {
+    for key in [LOCKDOWN, EPOCH, STAGE, INCIDENT] {
         if let Some(value) = failure.metadata(key) {
             write!(f, "; {key} {value}")?;
         }
@@ -241,6 +241,7 @@ fn next_step(reason: Reason) -> Option<&'static str> {
             "send the same request again later, under the same request_id"
         }
         Reason::DeadlineExceeded => "send the same request again, under the same request_id",
+        Reason::DestinationFailed => "ask the destination what became of it before you send it again",
         Reason::Unimplemented => "look into the vault's `features`, or update the vault",
         Reason::Internal => "send the same request again once, then give the incident to the operator",
         // NOT_FOUND among them: one answer for all, so there is nothing to say that would not be a guess.

@@ -277,6 +277,18 @@ mod tests {
         TokenizeItem { reference: "1".into(), ..card }
     }
 
+    #[tokio::test]
+    async fn what_goes_to_a_destination_is_sent_once_whatever_the_vault_advises() {
+        for reason in [Reason::Overloaded, Reason::StoreAway, Reason::DestinationFailed] {
+            let rig =
+                Rig::start(vec![Play::Refuse(Failure::new(reason, "said so").retry(SOON).into())]).await;
+            let request = crate::v1::ForwardRequest { header: Some(header()), ..Default::default() };
+            let told = rig.client().await.forward(request.clone()).await.unwrap_err();
+            assert_eq!((told.reason(), rig.calls().len()), (Some(reason), 1));
+            assert_eq!(rig.client().await.forward(request).await.unwrap().status, 200);
+        }
+    }
+
     /// Tokenizes once against a server that does `plays`, and says how that ended and how often it was asked.
     async fn tokenize(plays: Vec<Play>) -> (Result<String, ClientError>, usize) {
         let rig = Rig::start(plays).await;

@@ -551,6 +551,19 @@ impl Vault for Desk {
         Ok(Response::new(ReceiverStream::new(outbound)))
     }
 
+    async fn forward(&self, request: Request<ForwardRequest>) -> Result<Response<ForwardResponse>, Status> {
+        let id = request.get_ref().header.as_ref().map(|h| h.request_id.clone()).unwrap_or_default();
+        self.0.play("forward", &request, &id, |_| ForwardResponse { status: 200, ..Default::default() }).await
+    }
+
+    async fn get_sealing_key(
+        &self,
+        request: Request<GetSealingKeyRequest>,
+    ) -> Result<Response<GetSealingKeyResponse>, Status> {
+        let key_id = request.into_inner().channel;
+        Ok(Response::new(GetSealingKeyResponse { key: Some(SealingKey { key_id, ..SealingKey::default() }) }))
+    }
+
     async fn list_by_subject(
         &self,
         request: Request<ListBySubjectRequest>,

@@ -16,12 +16,12 @@ use crate::stream::{Answers, Gate, Gated, in_flight};
 use crate::v1::{
     ChangeResult, CompleteAuthorizationItem, CompleteAuthorizationResult, DeleteCardItem, DeleteCardResult,
     DetokenizeItem, DetokenizeResult, DisableItem, EnableItem, EraseSubjectRequest, EraseSubjectResponse,
-    FingerprintItem, FingerprintResult, GetCapabilitiesRequest, GetCapabilitiesResponse,
-    HoldSecurityCodeItem, HoldSecurityCodeResult, InspectItem, InspectResult, ListBySubjectRequest,
-    ListBySubjectResponse, ReadSecurityCodeItem, ReadSecurityCodeResult, ReplaceItem, ReplaceResult,
-    RequestHeader, RevokeItem, RevokeResult, StreamDetokenizeRequest, StreamTokenizeRequest,
-    StreamUpgradeRequest, TokenizeItem, TokenizeResult, TranslateItem, UpdateAttributesItem, UpgradeItem,
-    UpgradeResult,
+    FingerprintItem, FingerprintResult, ForwardRequest, ForwardResponse, GetCapabilitiesRequest,
+    GetCapabilitiesResponse, GetSealingKeyRequest, HoldSecurityCodeItem, HoldSecurityCodeResult, InspectItem,
+    InspectResult, ListBySubjectRequest, ListBySubjectResponse, ReadSecurityCodeItem, ReadSecurityCodeResult,
+    ReplaceItem, ReplaceResult, RequestHeader, RevokeItem, RevokeResult, SealingKey, StreamDetokenizeRequest,
+    StreamTokenizeRequest, StreamUpgradeRequest, TokenizeItem, TokenizeResult, TranslateItem,
+    UpdateAttributesItem, UpgradeItem, UpgradeResult,
 };
 use crate::verb::{Verb, wire};
 
@@ -55,6 +55,21 @@ impl VaultClient {
     #[must_use]
     pub fn capabilities(&self) -> &GetCapabilitiesResponse {
         &self.capabilities
+    }
+
+    /// The public key that cards for a channel are sealed to. `merchant` and `channel` may be empty where the certificate is
+    /// bound to exactly one channel. Keep it until its `valid_until`, and no longer.
+    pub async fn sealing_key(&self, merchant: &str, channel: &str) -> Result<SealingKey, ClientError> {
+        let request = GetSealingKeyRequest { merchant: merchant.to_owned(), channel: channel.to_owned() };
+        let send = |channel, request| async move { wire(channel).get_sealing_key(request).await };
+        let answer = self.line.call(self.line.deadline(), &request, send).await?;
+        answer.key.ok_or(ClientError::Answer("there is no key in it"))
+    }
+
+    /// Sends a request with cards in it to a destination of the server's settings, and gives its answer back masked. It is
+    /// never tried again by itself: what was sent may have arrived, and only the destination knows.
+    pub async fn forward(&self, request: ForwardRequest) -> Result<ForwardResponse, ClientError> {
+        self.line.once(request, |channel, request| async move { wire(channel).forward(request).await }).await
     }
 
     /// Takes a card and gives its token.

@@ -22,7 +22,7 @@ use crate::audit::tree::{self, Edge, Hash};
 use crate::control::Epoch;
 use crate::error::Error;
 use crate::name::MerchantName;
-use crate::policy::{Denial, Permit, Statement};
+use crate::policy::{Denial, Permit, Statement, Way};
 use crate::recent::RecentRows;
 use crate::record::{MerchantId, RowKey, SealedRecord};
 use crate::store::{Batch, CommitError, Expect, Key, MAX_VALUE, Part, Store, StoreError, Write};
@@ -47,9 +47,15 @@ const MS_PER_SECOND: u64 = 1_000;
 /// Proof that a disclosure is on disk. Only this module makes one; it is not Clone, and the keyring takes it by value.
 pub struct Disclosed {
     sealed: SealedRecord,
+    way: Option<Way>,
 }
 
 impl Disclosed {
+    /// To whom the log says that it goes, if not to who asked: taken before the card is opened.
+    pub(crate) fn take_way(&mut self) -> Option<Way> {
+        self.way.take()
+    }
+
     /// The card number, still sealed: for the keyring, once.
     pub(crate) fn into_sealed(self) -> SealedRecord {
         self.sealed
@@ -347,7 +353,7 @@ impl Filing {
 struct Pending {
     statement: Statement,
     part: Part,
-    sealed: Option<SealedRecord>,
+    sealed: Option<(SealedRecord, Option<Way>)>,
     changed: Changed,
     stands: bool,
     /// Which submission of the group, and which filing of it.
@@ -359,18 +365,27 @@ impl Pending {
         let stands = filing.stands();
         match filing {
             Filing::Enact(permit, part, changed) => {
-                Self { statement: permit.into_statement(), part, sealed: None, changed, stands, place }
+                Self { statement: permit.into_statement().0, part, sealed: None, changed, stands, place }
             }
             Filing::Disclose(permit, sealed, part, changed) => {
                 // A permit is for one record and one measure: anything else would be a proof of something else.
                 let agrees = permit.record() == sealed.record && permit.show() == Show::Full;
-                let statement = permit.into_statement();
-                let says_so = matches!(
-                    statement.event,
-                    Event::Disclosed { .. } | Event::Spent { .. } | Event::DisclosedEarlier { .. }
-                );
-                let agrees = agrees && says_so;
-                Self { statement, part, sealed: agrees.then_some(sealed), changed, stands, place }
+                let (statement, way) = permit.into_statement();
+                let says = match (&statement.event, &way) {
+                    (
+                        Event::Disclosed { .. } | Event::Spent { .. } | Event::DisclosedEarlier { .. },
+                        None,
+                    ) => true,
+                    (
+                        Event::DisclosedTo { to, .. }
+                        | Event::SpentTo { to, .. }
+                        | Event::DisclosedEarlierTo { to, .. },
+                        Some(way),
+                    ) => to == way.outlet(),
+                    _ => false,
+                };
+                let sealed = (agrees && says).then_some((sealed, way));
+                Self { statement, part, sealed, changed, stands, place }
             }
             Filing::Refuse(denial, part) => {
                 Self { statement: denial.into_statement(), part, sealed: None, changed: None, stands, place }
@@ -501,7 +516,7 @@ impl Writer {
                         if let Some((merchant, row, version)) = p.changed {
                             self.recent.changed(merchant, row, version);
                         }
-                        let disclosed = p.sealed.map(|sealed| Disclosed { sealed });
+                        let disclosed = p.sealed.map(|(sealed, way)| Disclosed { sealed, way });
                         answer(p.place, Ok(Filed { receipt, disclosed }));
                     }
                 }

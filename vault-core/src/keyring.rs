@@ -4,14 +4,18 @@
 //! outer seals, or makes names by HMAC. Every label is listed in docs/format.md and stands in this file once.
 
 use std::collections::HashMap;
+use std::sync::OnceLock;
 
 use zeroize::Zeroizing;
 
 use crate::aead::{self, Unopened, Xaes};
 use crate::codec::{Reader, Writer};
 use crate::control::{Control, KeyRecord};
-use crate::envelope::{self, Adm, Dek, Esk, Fpk, Fpr, Idm, Idx, Kek, KeyId, KeyKind, Root, Trk, ctx};
+use crate::envelope::{
+    self, Adm, Dek, Esk, Fpk, Fpr, Idm, Idx, Kek, KeyId, KeyKind, KeyMaterial, Rcv, Root, Trk, ctx,
+};
 use crate::error::Error;
+use crate::hpke;
 use crate::journal::Disclosed;
 use crate::name::{ChannelName, FormatName, MerchantName, PrincipalName};
 use crate::network::Networks;
@@ -20,6 +24,7 @@ use crate::pattern::Space;
 use crate::random::NoRandomness;
 use crate::record::{Card, InnerSeal, MerchantId, Row, RowKey, Seal, SubjectId};
 use crate::rows;
+use crate::sealed::{OVERLAP_DAYS, SealedCard, info_in};
 use crate::secret::{Secret32, same_bytes};
 use crate::store::Key;
 use crate::time::Timestamp;
@@ -124,6 +129,24 @@ struct MerchantKeys {
     idm: Idm,
     /// Vaultless slots, by number from 1.
     slots: Vec<Slot>,
+    /// By ascending version: the last one is active.
+    receivers: Vec<Receiver>,
+}
+
+/// A key that cards are sealed to.
+struct Receiver {
+    id: KeyId,
+    seed: Rcv,
+    /// Until when it opens; none: it is the active one.
+    until: Option<Timestamp>,
+    /// Made when it is first asked for: most epochs never are.
+    pair: OnceLock<hpke::PrivateKey>,
+}
+
+impl Receiver {
+    fn pair(&self) -> &hpke::PrivateKey {
+        self.pair.get_or_init(|| hpke::PrivateKey::derive(self.seed.secret()))
+    }
 }
 
 /// The keys of one epoch, unwrapped and prepared.
@@ -557,6 +580,27 @@ impl Keyring {
         Ok(keys.idm.name_of(&message))
     }
 
+    /// The merchant's active key for sealed cards: its number and its public half.
+    pub fn sealing_key(&self, merchant: MerchantId) -> Result<(KeyId, hpke::PublicKey), Error> {
+        let active = self.of(merchant)?.receivers.iter().rev().find(|r| r.until.is_none());
+        active.map(|r| (r.id, r.pair().public_key())).ok_or_else(Error::internal)
+    }
+
+    /// Opens a card that was sealed to one of the merchant's keys for this channel: JSON, see [`crate::sealed`]. A key that
+    /// was replaced opens for [`OVERLAP_DAYS`] more.
+    pub(crate) fn open_sealed(
+        &self,
+        merchant: MerchantId,
+        channel: &ChannelName,
+        card: &SealedCard,
+        now: Timestamp,
+    ) -> Result<Zeroizing<Vec<u8>>, Unopened> {
+        let keys = self.merchants.get(&merchant).ok_or(Unopened)?;
+        let opens = |r: &&Receiver| r.id == card.key && r.until.is_none_or(|until| now < until);
+        let receiver = keys.receivers.iter().find(opens).ok_or(Unopened)?;
+        receiver.pair().open(&info_in(&keys.name, channel, card.key), &card.enc, &card.ciphertext)
+    }
+
     /// Seals an operator's note: ADM id u32, XAES message. The log names it by the hash of these bytes, which tells
     /// nobody whether a guessed text is right.
     pub fn seal_note(&self, text: &str) -> Result<Vec<u8>, Error> {
@@ -634,6 +678,7 @@ impl MerchantKeys {
             trks: HashMap::new(),
             reference: active(KeyKind::Ref).and_then(|k| k.unwrap(under(k)?))?,
             idm: active(KeyKind::Idm).and_then(|k| k.unwrap(under(k)?))?,
+            receivers: Vec::new(),
             slots: Vec::new(),
         };
         let numbers = control.numbers.get(name).ok_or(Error::Custody)?;
@@ -656,6 +701,12 @@ impl MerchantKeys {
         }
         for record in alive(KeyKind::Fpr) {
             keys.fpr.push(record.unwrap(under(record)?)?);
+        }
+        for record in alive(KeyKind::Rcv).filter(|k| k.state != KeyState::Compromised) {
+            let (seed, pair) = (record.unwrap(under(record)?)?, OnceLock::new());
+            let next = alive(KeyKind::Rcv).find(|k| k.version == record.version.saturating_add(1));
+            let until = next.map(|next| next.made_at.plus_days(OVERLAP_DAYS));
+            keys.receivers.push(Receiver { id: record.id, seed, until, pair });
         }
         Ok(keys)
     }

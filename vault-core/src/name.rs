@@ -104,6 +104,10 @@ names! {
     FormatName,
     /// One line of the policy.
     RuleName,
+    /// Whom cards may be sealed to, as the policy registers them.
+    RecipientName,
+    /// Where the server may send a request with a card in it, as its settings name it.
+    DestinationName,
     /// A card network, such as `visa`.
     NetworkName,
     /// A payment processor, as the merchant names it.

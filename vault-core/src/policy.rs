@@ -11,13 +11,14 @@ use std::sync::Arc;
 
 pub use crate::table::{
     Authority, Channel, ChannelKind, Effect, Format, MAX_POLICY, MAX_ROWS, Merchant, Operator, Policy,
-    Principal, Rule,
+    Principal, Recipient, Rule,
 };
 
-use crate::audit::entry::{Event, Minting, RevokedOn, Who};
+use crate::audit::entry::{Event, Minting, Outlet, RevokedOn, Who};
 use crate::control::{Control, Lock, LockTarget};
 use crate::error::Error;
-use crate::name::{ChannelName, FormatName, MerchantName, PrincipalName};
+use crate::hpke::PublicKey;
+use crate::name::{ChannelName, DestinationName, FormatName, MerchantName, PrincipalName, RecipientName};
 use crate::pan::{MAX_DIGITS, Pan};
 use crate::record::{Card, ChannelId, FormatId, Grants, MerchantId, Spent, SubjectId};
 use crate::time::Timestamp;
@@ -166,12 +167,62 @@ impl Admitted {
         self.rules.iter().filter(|g| g.effect == Effect::Allow && g.covers(self.purpose))
     }
 
-    /// The most that any rule for this purpose shows, or why none does.
+    fn denying(&self) -> impl Iterator<Item = &Grant> {
+        self.rules.iter().filter(|g| g.effect == Effect::Deny && g.covers(self.purpose))
+    }
+
+    /// The most that any rule for this purpose shows to who asks, or why none does.
     fn most_shown(&self) -> Result<Show, Refusal> {
-        if self.rules.iter().any(|g| g.effect == Effect::Deny && g.covers(self.purpose)) {
+        self.most_shown_to(None)
+    }
+
+    /// The same where it goes to somebody else.
+    fn most_shown_to(&self, to: Option<&Outlet>) -> Result<Show, Refusal> {
+        if self.denying().any(|g| !g.sealed_only) {
             return Err(Refusal::DeniedByRule);
         }
-        self.allowing().map(|g| g.show).max().ok_or(Refusal::WrongPurpose)
+        let most = self.allowing().map(|g| g.shows(to)).max().ok_or(Refusal::WrongPurpose)?;
+        let sealed_only = to.is_none() && self.denying().any(|g| g.sealed_only);
+        Ok(if sealed_only { most.min(Show::Masked) } else { most })
+    }
+
+    /// Whether a card number may go out in the clear at all where another rule would let it go sealed: asked before
+    /// anything is looked up, since it depends on no token.
+    pub fn may_show_clear(&self, record: Option<Ref>) -> Result<(), Denial> {
+        let elsewhere = self.allowing().any(|g| g.show == Show::Full);
+        match self.most_shown() {
+            Ok(Show::Nothing | Show::LastFour | Show::Masked) if elsewhere => {
+                Err(self.deny(Refusal::OutletNotAllowed, record))
+            }
+            Ok(_) | Err(_) => Ok(()),
+        }
+    }
+
+    /// Whether card numbers may go to this recipient or destination: asked before anything is looked up, since it depends on
+    /// no token. Refused alike: one that is not registered, past its day, replaced, or named by no rule.
+    pub fn way_to(
+        &self,
+        to: &Outlet,
+        merchant: &MerchantInForce,
+        now: Timestamp,
+        record: Option<Ref>,
+    ) -> Result<Way, Denial> {
+        let deny = || self.deny(Refusal::OutletNotAllowed, record);
+        let key = match to {
+            Outlet::Recipient(name) => {
+                let found = merchant.recipients.get(name).ok_or_else(deny)?;
+                if found.replaced || now >= found.ends {
+                    return Err(deny());
+                }
+                Some(found.key)
+            }
+            Outlet::Destination(_) => None,
+        };
+        match self.most_shown_to(Some(to)) {
+            Ok(Show::Full) => Ok(Way { outlet: to.clone(), key }),
+            Ok(Show::Nothing | Show::LastFour | Show::Masked) => Err(deny()),
+            Err(why) => Err(self.deny(why, record)),
+        }
     }
 
     /// A refusal of this request, about `record` if one was named.
@@ -208,27 +259,38 @@ impl Admitted {
         Ok(self.permit(record, Show::Nothing, event))
     }
 
-    /// Asks to disclose, show or change one card. Every refusal here depends on the token.
-    pub fn permit_card(&self, card: &Card, presented: &Presented) -> Result<Permit, Denial> {
+    /// Asks to disclose, show or change one card. Every refusal here depends on the token. `way` is where its number goes,
+    /// if not to who asks.
+    pub fn permit_card(
+        &self,
+        card: &Card,
+        presented: &Presented,
+        way: Option<Way>,
+    ) -> Result<Permit, Denial> {
         let record = card.row.record;
         let Presented { wanted, version, earlier, replaced, .. } = *presented;
         let deny = |why| Err(self.deny(why, Some(record)));
-        let most = self.may_use(card, presented)?;
+        let most = self.may_use(card, presented, way.as_ref())?;
         let spends = card.row.restrictions.single_use && wanted == Show::Full && earlier.is_none();
         let again = presented.again || card.row.standing.spent.is_some();
         let (purpose, initiator) = (self.purpose, self.initiator);
         let show = if self.action == Action::Inspect { most.min(Show::Masked) } else { wanted };
         let event = match self.action {
-            Action::Detokenize if spends && card.row.standing.spent.is_none() => {
-                Event::Spent { record, version, purpose, initiator }
-            }
-            Action::Detokenize => match earlier {
-                None => Event::Disclosed { record, purpose, initiator, show, redelivered: again },
-                Some(replaced_at) => {
-                    let redelivered = again;
-                    Event::DisclosedEarlier { record, replaced_at, purpose, initiator, show, redelivered }
+            Action::Detokenize => {
+                let (spends, redelivered) = (spends && card.row.standing.spent.is_none(), again);
+                match (way.as_ref().map(|w| w.outlet.clone()), earlier) {
+                    (None, _) if spends => Event::Spent { record, version, purpose, initiator },
+                    (None, None) => Event::Disclosed { record, purpose, initiator, show, redelivered },
+                    (None, Some(replaced_at)) => {
+                        Event::DisclosedEarlier { record, replaced_at, purpose, initiator, show, redelivered }
+                    }
+                    (Some(to), _) if spends => Event::SpentTo { record, version, purpose, initiator, to },
+                    (Some(to), None) => Event::DisclosedTo { record, purpose, initiator, to, redelivered },
+                    (Some(to), Some(replaced_at)) => {
+                        Event::DisclosedEarlierTo { record, replaced_at, purpose, initiator, to, redelivered }
+                    }
                 }
-            },
+            }
             Action::Inspect => Event::Inspected { record, show },
             Action::Revoke | Action::DeleteCard | Action::EraseSubject => {
                 Event::Revoked { record, version, channels: RevokedOn::All }
@@ -261,16 +323,16 @@ impl Admitted {
             | Action::ReadLocks
             | Action::Connect => return Err(self.deny(Refusal::ActionNotAllowed, Some(record))),
         };
-        Ok(self.permit(record, show, event))
+        Ok(Permit { way, ..self.permit(record, show, event) })
     }
 
     /// Whether this token may be asked about at all here and now; the most that is shown of it.
-    fn may_use(&self, card: &Card, presented: &Presented) -> Result<Show, Denial> {
+    fn may_use(&self, card: &Card, presented: &Presented, way: Option<&Way>) -> Result<Show, Denial> {
         let deny = |why| Err(self.deny(why, Some(card.row.record)));
         if card.merchant != self.merchant_id {
             return deny(Refusal::Foreign);
         }
-        let most = match self.most_shown() {
+        let most = match self.most_shown_to(way.map(|w| &w.outlet)) {
             Ok(most) => most,
             Err(why) => return deny(why),
         };
@@ -365,7 +427,7 @@ impl Admitted {
         if self.action != Action::Upgrade {
             return Err(self.deny(Refusal::ActionNotAllowed, Some(from)));
         }
-        self.may_use(card, presented)?;
+        self.may_use(card, presented, None)?;
         let event = Event::Upgraded { record, version, from, redelivered: presented.again };
         Ok(self.permit(record, Show::Nothing, event))
     }
@@ -404,7 +466,28 @@ impl Admitted {
     }
 
     fn permit(&self, record: Ref, show: Show, event: Event) -> Permit {
-        Permit { subject: self.subject.clone(), record, show, event, epoch: self.epoch }
+        Permit { subject: self.subject.clone(), record, show, event, epoch: self.epoch, way: None }
+    }
+}
+
+/// Where a card number may go, other than to who asked. Only this module makes one, under one version of Control; the
+/// permit that it becomes part of says so in the log.
+pub struct Way {
+    outlet: Outlet,
+    key: Option<PublicKey>,
+}
+
+impl Way {
+    /// To whom.
+    #[must_use]
+    pub fn outlet(&self) -> &Outlet {
+        &self.outlet
+    }
+
+    /// The public key that the card is to be sealed to; none where the vault itself sends it.
+    #[must_use]
+    pub fn key(&self) -> Option<&PublicKey> {
+        self.key.as_ref()
     }
 }
 
@@ -416,6 +499,7 @@ pub struct Permit {
     show: Show,
     event: Event,
     epoch: u64,
+    way: Option<Way>,
 }
 
 impl Permit {
@@ -445,10 +529,10 @@ impl Permit {
         &self.subject.who
     }
 
-    /// What the log will say, used up.
-    pub(crate) fn into_statement(self) -> Statement {
+    /// What the log will say, and where the card may go if not to who asked, used up.
+    pub(crate) fn into_statement(self) -> (Statement, Option<Way>) {
         let Subject { who, merchant, channel } = self.subject;
-        Statement { who, merchant, channel, event: self.event, epoch: self.epoch }
+        (Statement { who, merchant, channel, event: self.event, epoch: self.epoch }, self.way)
     }
 }
 
@@ -472,7 +556,9 @@ impl Denial {
             Refusal::UnlistedPrincipal
             | Refusal::CertificateNotValid
             | Refusal::ActionNotAllowed
-            | Refusal::ChannelNotAllowed => Error::Denied,
+            | Refusal::ChannelNotAllowed
+            // Decided before the look-up, whatever record the log names.
+            | Refusal::OutletNotAllowed => Error::Denied,
             // A tokenize has no token to depend on.
             Refusal::WrongPurpose
             | Refusal::DeniedByRule
@@ -540,6 +626,7 @@ pub struct Statement {
 
 /// One rule, as far as it concerns one principal, channel and action.
 #[derive(Clone)]
+#[allow(clippy::struct_excessive_bools, reason = "the rule's own keys")]
 struct Grant {
     rule: usize,
     effect: Effect,
@@ -547,10 +634,23 @@ struct Grant {
     show: Show,
     tells_reuse: bool,
     import: bool,
+    sealed_only: bool,
+    recipients: Vec<RecipientName>,
+    destinations: Vec<DestinationName>,
     vaultless: bool,
 }
 
 impl Grant {
+    /// The most that it shows to who asks, or to somebody else.
+    fn shows(&self, to: Option<&Outlet>) -> Show {
+        let whole = match to {
+            None => !self.sealed_only,
+            Some(Outlet::Recipient(name)) => self.recipients.is_empty() || self.recipients.contains(name),
+            Some(Outlet::Destination(name)) => self.destinations.contains(name),
+        };
+        if whole { self.show } else { self.show.min(Show::Masked) }
+    }
+
     fn covers(&self, purpose: Purpose) -> bool {
         self.purposes.is_empty() || self.purposes.contains(&purpose)
     }
@@ -585,6 +685,14 @@ pub struct MerchantInForce {
     channels: HashMap<ChannelName, ChannelInForce>,
     typed: HashSet<ChannelId>,
     formats: HashMap<FormatName, Arc<FormatInForce>>,
+    recipients: HashMap<RecipientName, RecipientInForce>,
+}
+
+/// A recipient in force.
+struct RecipientInForce {
+    key: PublicKey,
+    ends: Timestamp,
+    replaced: bool,
 }
 
 impl MerchantInForce {
@@ -778,6 +886,9 @@ impl Rules {
                             show: rule.show,
                             tells_reuse: rule.tells_reuse,
                             import: rule.import,
+                            sealed_only: rule.sealed_only,
+                            recipients: rule.recipients.clone(),
+                            destinations: rule.destinations.clone(),
                             vaultless: rule.vaultless,
                         });
                     }
@@ -920,7 +1031,7 @@ impl Rules {
         let Some(rules) = self.grants.get(&(index, merchant.id, channel_id, action)) else {
             return Err(deny(&subject, Refusal::ActionNotAllowed, 0));
         };
-        if rules.iter().any(|g| g.effect == Effect::Deny && g.purposes.is_empty()) {
+        if rules.iter().any(|g| g.effect == Effect::Deny && g.purposes.is_empty() && !g.sealed_only) {
             return Err(deny(&subject, Refusal::DeniedByRule, 0));
         }
         if !rules.iter().any(|g| g.effect == Effect::Allow && g.show >= asked.show) {
@@ -942,16 +1053,54 @@ impl Rules {
         })
     }
 
+    /// Where a caller may bring cards: whoever may tokenize there may seal them. Says nothing of purposes, since no card is
+    /// brought yet.
+    pub fn may_seal(
+        &self,
+        caller: Caller<'_>,
+        merchant: Option<&MerchantName>,
+        channel: Option<&ChannelName>,
+    ) -> Result<(Arc<MerchantInForce>, ChannelName), Denial> {
+        let asked = Asked {
+            caller,
+            merchant,
+            channel,
+            action: Action::Tokenize,
+            purpose: Purpose::Authorization,
+            initiator: Initiator::Cardholder,
+            show: Show::Nothing,
+        };
+        let denied = |denial: Denial| Denial { purpose: None, initiator: None, ..denial };
+        let admitted = self.admit(&asked).map_err(denied)?;
+        let merchant = self.merchants.get(&admitted.merchant);
+        let place = merchant.and_then(|m| Some((m.clone(), m.channel_name(admitted.channel_id)?.clone())));
+        place.ok_or_else(|| denied(admitted.deny(Refusal::ChannelNotAllowed, None)))
+    }
+
     /// What the policy would say, and by which rules.
     #[must_use]
     pub fn explain(&self, asked: &Asked<'_>) -> Explanation {
+        self.explain_to(asked, None)
+    }
+
+    /// The same for a card that is to go to somebody else at `now`.
+    #[must_use]
+    pub fn explain_to(&self, asked: &Asked<'_>, to: Option<(&Outlet, Timestamp)>) -> Explanation {
         let name = |g: &Grant| Some((self.rule_names.get(g.rule)?.clone(), g.effect == Effect::Deny));
         match self.decide(asked, false) {
             Err(denial) => {
                 Explanation { allowed: false, why: Some(denial.why), rules: Vec::new(), show: Show::Nothing }
             }
             Ok(admitted) => {
-                let most = admitted.most_shown();
+                let most = match to {
+                    None => admitted.most_shown(),
+                    Some((to, now)) => self
+                        .merchants
+                        .get(&admitted.merchant)
+                        .ok_or(Refusal::ChannelNotAllowed)
+                        .and_then(|m| admitted.way_to(to, m, now, None).map_err(|denial| denial.why))
+                        .map(|_| Show::Full),
+                };
                 let matching = admitted.rules.iter().filter(|g| g.covers(asked.purpose));
                 let why = match most {
                     Err(why) => Some(why),
@@ -1010,6 +1159,12 @@ fn in_force(control: &Control, merchant: &Merchant) -> Result<MerchantInForce, E
         let formats = named.filter_map(of_kind).collect();
         channels.insert(row.id.clone(), ChannelInForce { id, formats });
     }
+    let mut recipients = HashMap::new();
+    for row in &merchant.recipients {
+        let (key, ends) = row.public_key().zip(row.ends()).ok_or_else(Error::internal)?;
+        let found = RecipientInForce { key, ends, replaced: row.replaced_by.is_some() };
+        recipients.insert(row.id.clone(), found);
+    }
     let typed = merchant.channels.iter().filter(|row| row.kind.is_typed());
     let typed = typed.filter_map(|row| numbers.channels.get(&row.id).copied()).collect();
     let masks = (12..=MAX_DIGITS)
@@ -1023,5 +1178,6 @@ fn in_force(control: &Control, merchant: &Merchant) -> Result<MerchantInForce, E
         channels,
         typed,
         formats,
+        recipients,
     })
 }

@@ -5,19 +5,28 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use data_encoding::BASE64;
 use serde::{Deserialize, Serialize};
 
 use crate::digits::{MAX_DIGIT_STRING, MIN_DIGIT_STRING};
 use crate::error::Error;
-use crate::name::{AuthorityName, ChannelName, FormatName, MerchantName, PrincipalName, RuleName};
+use crate::hpke::PublicKey;
+use crate::name::{
+    AuthorityName, ChannelName, DestinationName, FormatName, MerchantName, PrincipalName, RecipientName,
+    RuleName,
+};
 use crate::network::Networks;
 use crate::pattern::LuhnPrefix;
+use crate::time::Timestamp;
 use crate::token::{self, Keep, Reuse, Scheme, Scope, TokenFormat};
 use crate::words::{Action, Kind, Purpose, Show};
 
 /// The most merchants, and the most channels, formats, principals, authorities and rules in one policy: so that Control
 /// stays a document that a person can read and a node can hold.
 pub const MAX_ROWS: usize = 10_000;
+
+/// The longest name of who answers for a recipient's key, in characters.
+const MAX_OWNER: usize = 128;
 
 /// The longest policy text, in bytes.
 pub const MAX_POLICY: usize = 4 * 1024 * 1024;
@@ -72,6 +81,26 @@ pub struct Merchant {
     /// Where cards are taken.
     #[serde(default, rename = "channel", skip_serializing_if = "Vec::is_empty")]
     pub channels: Vec<Channel>,
+    /// To whom cards may be sealed.
+    #[serde(default, rename = "recipient", skip_serializing_if = "Vec::is_empty")]
+    pub recipients: Vec<Recipient>,
+}
+
+/// Somebody who holds a private key and may be given cards sealed to it: a processor, an acquirer, a fraud service.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Recipient {
+    /// Its name in requests, rules and the log.
+    pub id: RecipientName,
+    /// Who answers for the private key, for people: 1 to 128 characters.
+    pub owner: String,
+    /// The public key (X25519): base64 of 32 bytes, as `vaultctl recipient keygen` prints it.
+    pub key: String,
+    /// The last day of its use, UTC: `2027-12-31`.
+    pub expires: String,
+    /// The recipient that took its place: from then on nothing is sealed to this one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replaced_by: Option<RecipientName>,
 }
 
 /// How tokens are made.
@@ -198,6 +227,7 @@ pub enum Effect {
 /// One line of the policy.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[allow(clippy::struct_excessive_bools, reason = "each is a key of the file, and absent says no")]
 pub struct Rule {
     /// Its name in `policy explain`.
     pub id: RuleName,
@@ -226,6 +256,16 @@ pub struct Rule {
     /// Whether this is an import, which has no guess budget.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub import: bool,
+    /// Demands that card numbers go out sealed or not at all. An `allow` rule so marked gives none in the clear; a `deny`
+    /// rule so marked denies those in the clear, whatever other rules say, and nothing else.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub sealed_only: bool,
+    /// To which recipients card numbers may be sealed; empty means to every one of the merchant.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub recipients: Vec<RecipientName>,
+    /// To which destinations of the server's settings it may send card numbers; empty means to none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub destinations: Vec<DestinationName>,
     /// Whether vaultless (`ff1`) tokens may be made and opened: whatever has their shape opens to something, so it is a
     /// right of its own.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -269,7 +309,8 @@ impl Policy {
     /// Whether every name is known and given once, and every format and mask keeps no more than is allowed.
     pub fn check(&self) -> Result<(), Error> {
         let rows = self.authorities.len() + self.merchants.len() + self.principals.len();
-        let inner: usize = self.merchants.iter().map(|m| m.formats.len() + m.channels.len()).sum();
+        let inner: usize =
+            self.merchants.iter().map(|m| m.formats.len() + m.channels.len() + m.recipients.len()).sum();
         if rows + inner + self.operators.len() + self.rules.len() > MAX_ROWS {
             return Err(wrong(format!("more than {MAX_ROWS} rows")));
         }
@@ -374,7 +415,7 @@ impl Policy {
         if rule.show == Show::Full && !rule.actions.contains(&Action::Detokenize) {
             return Err(wrong(format!("rule {id}: only detokenize can show a card number in full")));
         }
-        Ok(())
+        check_outlets(rule, merchant)
     }
 
     /// Refuses a prefix for tokens that pass the Luhn check in which some network of the list has card numbers.
@@ -425,6 +466,11 @@ impl Merchant {
         once(&format!("merchant {id}: format"), self.formats.iter().map(|f| f.id.as_str()))?;
         once(&format!("merchant {id}: channel"), self.channels.iter().map(|c| c.id.as_str()))?;
         self.channels.iter().try_for_each(|channel| self.check_channel(channel))?;
+        once(&format!("merchant {id}: recipient"), self.recipients.iter().map(|r| r.id.as_str()))?;
+        once(&format!("merchant {id}: recipient key"), self.recipients.iter().map(|r| r.key.as_str()))?;
+        for recipient in &self.recipients {
+            recipient.check(self)?;
+        }
         self.check_vaultless()?;
         let mut kept = [(); 2].map(|()| self.masks()).into_iter().collect::<Result<Vec<_>, _>>()?;
         for format in &self.formats {
@@ -523,6 +569,67 @@ impl Merchant {
                 keep_of(length, text).map_err(|e| wrong(format!("merchant {}: mask: {e}", self.id)))
             }
         }
+    }
+}
+
+impl Recipient {
+    fn check(&self, merchant: &Merchant) -> Result<(), Error> {
+        let (at, id) = (&merchant.id, &self.id);
+        let wrong = |what: String| Err(wrong(format!("merchant {at}: recipient {id}: {what}")));
+        let plain = !self.owner.is_empty() && self.owner.chars().count() <= MAX_OWNER;
+        if !plain || self.owner.chars().any(char::is_control) || crate::pan::holds_card_number(&self.owner) {
+            return wrong(format!("owner must be 1 to {MAX_OWNER} characters on one line"));
+        }
+        if self.public_key().is_none() {
+            return wrong(
+                "key must be the base64 of an X25519 public key, as vaultctl recipient keygen prints it"
+                    .into(),
+            );
+        }
+        if self.ends().is_none() {
+            return wrong("expires must be a day, such as 2027-12-31".into());
+        }
+        match &self.replaced_by {
+            Some(next) if next == id || !merchant.recipients.iter().any(|r| r.id == *next) => {
+                wrong("replaced_by must name another recipient of the merchant".into())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Its public key, if it is one that can be sealed to.
+    #[must_use]
+    pub fn public_key(&self) -> Option<PublicKey> {
+        PublicKey::parse(&BASE64.decode(self.key.as_bytes()).ok()?).ok()
+    }
+
+    /// From when on nothing is sealed to it: midnight after the day that it names.
+    #[must_use]
+    pub fn ends(&self) -> Option<Timestamp> {
+        Timestamp::of_day(&self.expires).map(|day| day.plus_days(1))
+    }
+}
+
+/// What a rule says of where card numbers go: it must be able to mean something.
+fn check_outlets(rule: &Rule, merchant: &Merchant) -> Result<(), Error> {
+    let id = &rule.id;
+    if let Some(name) =
+        rule.recipients.iter().find(|name| !merchant.recipients.iter().any(|r| r.id == **name))
+    {
+        return Err(wrong(format!("rule {id}: merchant {} has no recipient {name}", merchant.id)));
+    }
+    let names = !rule.recipients.is_empty() || !rule.destinations.is_empty();
+    match rule.effect {
+        Effect::Deny if names => {
+            Err(wrong(format!("rule {id}: a deny rule names no recipients and no destinations")))
+        }
+        Effect::Deny if rule.sealed_only && rule.actions != [Action::Detokenize] => {
+            Err(wrong(format!("rule {id}: a deny rule with sealed_only has actions = [\"detokenize\"]")))
+        }
+        Effect::Allow if (names || rule.sealed_only) && rule.show != Show::Full => {
+            Err(wrong(format!("rule {id}: sealed_only, recipients and destinations go with show = \"full\"")))
+        }
+        Effect::Allow | Effect::Deny => Ok(()),
     }
 }
 

@@ -38,6 +38,28 @@ impl Timestamp {
         Self(self.0.saturating_add(ms))
     }
 
+    /// The first moment of a day written `2027-12-31` (ISO 8601), UTC, from 1970 to 9999.
+    #[must_use]
+    pub fn of_day(text: &str) -> Option<Self> {
+        let digits = |part: &str, length| {
+            let plain = part.len() == length && part.bytes().all(|b| b.is_ascii_digit());
+            if plain { part.parse::<u32>().ok() } else { None }
+        };
+        let mut parts = text.split('-');
+        let (year, month, day) = (parts.next()?, parts.next()?, parts.next()?);
+        let (year, month, day) = (digits(year, 4)?, digits(month, 2)?, digits(day, 2)?);
+        let leap = year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400));
+        let days = [31, if leap { 29 } else { 28 }, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31];
+        let month = usize::try_from(month).ok()?.checked_sub(1)?;
+        if parts.next().is_some() || year < 1970 || !(1..=*days.get(month)?).contains(&day) {
+            return None;
+        }
+        let leaps = |before: u32| before / 4 - before / 100 + before / 400;
+        let to_year = (year - 1970) * 365 + leaps(year - 1) - leaps(1969);
+        let to_month: u32 = days.iter().take(month).sum();
+        Some(Self(0).plus_days(to_year + to_month + day - 1))
+    }
+
     /// Milliseconds from `earlier` to here; zero if `earlier` is not earlier.
     #[must_use]
     pub fn ms_since(self, earlier: Self) -> u64 {
@@ -90,5 +112,44 @@ impl Clock for ManualClock {
 impl<C: Clock> Clock for std::sync::Arc<C> {
     fn now(&self) -> Timestamp {
         (**self).now()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_day_is_read_as_the_calendar_has_it() {
+        for (text, seconds) in [
+            ("1970-01-01", 0),
+            ("2000-02-29", 951_782_400),
+            ("2000-03-01", 951_868_800),
+            ("2024-03-01", 1_709_251_200),
+            ("2100-03-01", 4_107_542_400),
+            ("9999-12-31", 253_402_214_400),
+        ] {
+            assert_eq!(Timestamp::of_day(text), Some(Timestamp(seconds * 1_000)), "{text}");
+        }
+        for text in [
+            "",
+            "2027",
+            "2027-12",
+            "2027-12-31-",
+            "2027-12-31T",
+            "27-12-31",
+            "2027-2-1",
+            "2027-13-01",
+            "2027-00-01",
+            "2027-02-29",
+            "2100-02-29",
+            "2027-04-31",
+            "2027-12-00",
+            "1969-12-31",
+            "+027-12-31",
+            "2027--2-31",
+        ] {
+            assert_eq!(Timestamp::of_day(text), None, "{text}");
+        }
     }
 }

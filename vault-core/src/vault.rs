@@ -17,6 +17,7 @@ mod operate;
 mod replace;
 mod request;
 mod running;
+mod seal;
 mod space;
 mod sweep;
 #[cfg(test)]
@@ -34,10 +35,10 @@ pub use codes::{CODE_LIFE_MS, CodeTicket, MAX_CODES, SecurityCode};
 pub use customers::MAX_LISTED;
 pub use operate::{KeyLine, MAX_ENTRIES, MAX_NOTE, PolicyChange, Status};
 pub use request::{
-    AttributesUpdate, CardToDelete, ChangedToken, CodeHeld, CodeRead, Completed, Context, Deleted,
+    AttributesUpdate, Brought, CardToDelete, ChangedToken, CodeHeld, CodeRead, Completed, Context, Deleted,
     Detokenized, EarlierCard, Erased, Fingerprinted, Header, Inspected, Listed, ListedToken, MAX_BATCH,
     MAX_CONTEXT, NewCard, Replaced, Replacement, RequestId, Reveal, Revealed, Revocation, RevokedToken,
-    TokenStanding, Tokenized, Translation, UpgradedToken, Wanted,
+    SealedNewCard, SealingKey, TokenStanding, Tokenized, Translation, UpgradedToken, Wanted,
 };
 pub use space::SpaceUse;
 pub use verify::{Finding, StoreReport};

@@ -244,6 +244,8 @@ words! {
         CodeGone = 24 "code_gone",
         /// No rule allows this principal vaultless tokens for the purpose, or people type on the channel.
         VaultlessNotAllowed = 32 "vaultless_not_allowed",
+        /// The recipient or destination is not registered, its time is over, it was replaced, or no rule names it.
+        OutletNotAllowed = 40 "outlet_not_allowed",
     }
 
     /// How a record changed, where that is all there is to say of it.
@@ -390,7 +392,7 @@ mod tests {
         5 denied_by_rule, 6 locked, 7 budget_spent, 8 guess_budget_spent, 9 unknown, 10 expired, 11 revoked, \
         12 foreign, 13 wrong_purpose, 14 already_used, 15 erased, 16 unreadable, 17 space_exhausted, \
         18 idempotency_mismatch, 19 malformed, 20 shows_too_much, 21 wrong_customer, 22 disabled, \
-        23 not_kept, 24 code_gone, 32 vaultless_not_allowed
+        23 not_kept, 24 code_gone, 32 vaultless_not_allowed, 40 outlet_not_allowed
         record_change 1 disabled, 2 enabled, 3 attributes_updated, 4 earlier_deleted
         key_state 1 active, 2 deactivated, 3 compromised, 4 destroyed
         lock_reason 1 suspected_breach, 2 stolen_credential, 3 fraud, 4 maintenance, 5 offboarding, 6 legal_order, \

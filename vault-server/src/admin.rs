@@ -12,17 +12,18 @@ use tokio::sync::mpsc;
 use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
-use vault_core::audit::entry::{AuditEntry, Event, Who};
+use vault_core::audit::entry::{AuditEntry, Event, Outlet, Who};
 use vault_core::control::{Lock, LockTarget};
 use vault_core::envelope::KeyKind;
 use vault_core::error::Error;
 use vault_core::iban::Country;
-use vault_core::name::{ChannelName, FormatName, MerchantName, PrincipalName};
+use vault_core::name::{ChannelName, FormatName, MerchantName, PrincipalName, RecipientName};
 use vault_core::plan::Kept;
 use vault_core::policy::{Asked, Caller, MAX_POLICY, Policy};
+use vault_core::sealed::PERIOD_DAYS;
 use vault_core::time::{Clock, Timestamp};
 use vault_core::vault::{self, KeyLine, MAX_ENTRIES, RequestId, SpaceUse, Vault};
-use vault_core::words::{Action, Initiator, KeyState, LockReason, Purpose, RecordChange, Show};
+use vault_core::words::{Action, Initiator, KeyState, LockReason, Purpose, RecordChange, Ref, Show};
 use vault_proto::status::{Failure, Reason};
 use vault_proto::v1;
 
@@ -220,6 +221,7 @@ fn key(line: &KeyLine) -> v1::Key {
         KeyState::Compromised => v1::KeyState::Compromised,
         KeyState::Destroyed => v1::KeyState::Destroyed,
     };
+    let period = (line.kind == KeyKind::Rcv).then_some(PERIOD_DAYS);
     v1::Key {
         id: line.id.0.to_string(),
         kind: kind(line.kind).into(),
@@ -228,6 +230,7 @@ fn key(line: &KeyLine) -> v1::Key {
         state: state.into(),
         primary: line.state == KeyState::Active,
         created_at: Some(wire::timestamp(line.made_at)),
+        expires_at: period.map(|days| wire::timestamp(line.made_at.plus_days(days))),
         wrapped_by: line.under.map_or_else(|| "custodian".to_owned(), |id| id.0.to_string()),
         ..v1::Key::default()
     }
@@ -312,10 +315,9 @@ fn seconds(from: Timestamp, to: Timestamp) -> prost_types::Duration {
     wire::duration(Duration::from_millis(to.ms_since(from)))
 }
 
-/// An entry as the contract tells it: its bytes, and what can be read from them.
-#[allow(clippy::too_many_lines, reason = "an arm for each event")]
-fn entry(log: &str, index: u64, leaf: Vec<u8>, entry: &AuditEntry) -> v1::AuditEntry {
-    let mut told = v1::AuditEntry {
+/// What every entry tells.
+fn bare_entry(log: &str, index: u64, leaf: Vec<u8>, entry: &AuditEntry) -> v1::AuditEntry {
+    v1::AuditEntry {
         log: log.to_owned(),
         index,
         logged_at: Some(wire::timestamp(entry.at)),
@@ -331,23 +333,42 @@ fn entry(log: &str, index: u64, leaf: Vec<u8>, entry: &AuditEntry) -> v1::AuditE
         count: 1,
         epoch: entry.epoch,
         ..v1::AuditEntry::default()
-    };
+    }
+}
+
+/// An entry as the contract tells it: its bytes, and what can be read from them.
+#[allow(clippy::too_many_lines, reason = "an arm for each event")]
+fn entry(log: &str, index: u64, leaf: Vec<u8>, entry: &AuditEntry) -> v1::AuditEntry {
+    let mut told = bare_entry(log, index, leaf, entry);
     let outcome = |again: bool| if again { v1::AuditOutcome::Redelivered } else { v1::AuditOutcome::Done };
     let (kind, action) = match &entry.event {
         Event::Tokenized { record, purpose, initiator, redelivered, .. } => {
-            told.record = record.0.to_vec();
-            told.purpose = purpose.id().into();
-            told.initiator = initiator.id().into();
+            about(&mut told, record, *purpose, *initiator);
             told.outcome = outcome(*redelivered).into();
             ("tokenized", Some(Action::Tokenize))
         }
         Event::Disclosed { record, purpose, initiator, show, redelivered } => {
-            told.record = record.0.to_vec();
-            told.purpose = purpose.id().into();
-            told.initiator = initiator.id().into();
+            about(&mut told, record, *purpose, *initiator);
             told.outcome = outcome(*redelivered).into();
             told.details.insert("show".to_owned(), show.to_string());
             ("disclosed", Some(Action::Detokenize))
+        }
+        Event::DisclosedTo { record, purpose, initiator, to, redelivered } => {
+            about(&mut told, record, *purpose, *initiator);
+            told.outcome = outcome(*redelivered).into();
+            told.details.extend([outlet(to)]);
+            ("disclosed_to", Some(Action::Detokenize))
+        }
+        Event::DisclosedEarlierTo { record, replaced_at, purpose, initiator, to, redelivered } => {
+            about(&mut told, record, *purpose, *initiator);
+            told.outcome = outcome(*redelivered).into();
+            told.details.extend([outlet(to), ("replaced_at".to_owned(), replaced_at.0.to_string())]);
+            ("disclosed_earlier_to", Some(Action::Detokenize))
+        }
+        Event::SpentTo { record, purpose, initiator, to, .. } => {
+            about(&mut told, record, *purpose, *initiator);
+            told.details.extend([outlet(to)]);
+            ("spent_to", Some(Action::Detokenize))
         }
         Event::Inspected { record, show } => {
             told.record = record.0.to_vec();
@@ -359,9 +380,7 @@ fn entry(log: &str, index: u64, leaf: Vec<u8>, entry: &AuditEntry) -> v1::AuditE
             ("revoked", Some(Action::Revoke))
         }
         Event::Spent { record, purpose, initiator, .. } => {
-            told.record = record.0.to_vec();
-            told.purpose = purpose.id().into();
-            told.initiator = initiator.id().into();
+            about(&mut told, record, *purpose, *initiator);
             told.details.insert("show".to_owned(), Show::Full.to_string());
             ("spent", Some(Action::Detokenize))
         }
@@ -416,9 +435,7 @@ fn entry(log: &str, index: u64, leaf: Vec<u8>, entry: &AuditEntry) -> v1::AuditE
             ("erased", Some(Action::EraseSubject))
         }
         Event::DisclosedEarlier { record, purpose, initiator, show, redelivered, .. } => {
-            told.record = record.0.to_vec();
-            told.purpose = purpose.id().into();
-            told.initiator = initiator.id().into();
+            about(&mut told, record, *purpose, *initiator);
             told.outcome = outcome(*redelivered).into();
             told.details.insert("show".to_owned(), show.to_string());
             ("disclosed_earlier", Some(Action::Detokenize))
@@ -459,6 +476,21 @@ fn entry(log: &str, index: u64, leaf: Vec<u8>, entry: &AuditEntry) -> v1::AuditE
     }
     told.details.insert("line".to_owned(), entry.line());
     told
+}
+
+/// Which record an entry is about, what for, and who began the payment.
+fn about(told: &mut v1::AuditEntry, record: &Ref, purpose: Purpose, initiator: Initiator) {
+    told.record = record.0.to_vec();
+    told.purpose = purpose.id().into();
+    told.initiator = initiator.id().into();
+}
+
+/// To whom a card went, as a detail of its entry.
+fn outlet(to: &Outlet) -> (String, String) {
+    match to {
+        Outlet::Recipient(name) => ("recipient".to_owned(), name.to_string()),
+        Outlet::Destination(name) => ("destination".to_owned(), name.to_string()),
+    }
 }
 
 /// What a listing asks for.
@@ -522,23 +554,28 @@ impl AdminService {
         let operator = self.operator(&request, Action::RotateKey).await?;
         let asked = request.into_inner();
         let rotate = || async {
-            match asked.kind() {
+            let kind = match asked.kind() {
                 v1::KeyKind::Fpk => return self.rotate_ff1(&operator, &asked).await,
-                v1::KeyKind::Dek if asked.format.is_empty() && asked.channel.is_empty() => {}
-                v1::KeyKind::Dek => {
+                v1::KeyKind::Dek | v1::KeyKind::Rcv
+                    if !asked.format.is_empty() || !asked.channel.is_empty() =>
+                {
                     return Err(Error::malformed("format", "and channel are for the kind fpk alone").into());
                 }
+                v1::KeyKind::Dek => KeyKind::Dek,
+                v1::KeyKind::Rcv => KeyKind::Rcv,
                 v1::KeyKind::Unspecified => return Err(Error::malformed("kind", "is required").into()),
                 _ => return Err(Error::Unimplemented { what: "rotating a key of this kind" }.into()),
-            }
+            };
             let merchant = named(&asked.merchant, "merchant", MerchantName::parse)?;
             let previous = self.vault.keys().into_iter().rev().find(|k| {
-                k.kind == KeyKind::Dek
-                    && k.merchant.as_ref() == Some(&merchant)
-                    && k.state == KeyState::Active
+                k.kind == kind && k.merchant.as_ref() == Some(&merchant) && k.state == KeyState::Active
             });
-            let (id, receipt) =
-                self.vault.rotate_dek(&operator, &merchant, expected(asked.header.as_ref())).await?;
+            let epoch = expected(asked.header.as_ref());
+            let (id, receipt) = if kind == KeyKind::Rcv {
+                self.vault.rotate_rcv(&operator, &merchant, epoch).await?
+            } else {
+                self.vault.rotate_dek(&operator, &merchant, epoch).await?
+            };
             Ok(v1::RotateKeyResponse {
                 key: self.key_after(id),
                 previous: previous.and_then(|k| self.key_after(k.id)),
@@ -835,6 +872,14 @@ impl v1::admin_server::Admin for AdminService {
             let channel = optional(&asked.channel, |t| named(t, "channel", ChannelName::parse))?;
             let action = word(asked.action).and_then(Action::from_id);
             let action = action.ok_or_else(|| Error::malformed("action", "is required"))?;
+            let sealed = asked.form() == v1::RevealForm::SealedToRecipient;
+            let to = optional(&asked.recipient, |t| named(t, "recipient", RecipientName::parse))?;
+            if to.is_some() != sealed {
+                return Err(Error::malformed(
+                    "recipient",
+                    "goes with form SEALED_TO_RECIPIENT, and only with it",
+                ));
+            }
             let show = match (action, asked.form()) {
                 (Action::Detokenize, v1::RevealForm::Masked) => Show::Masked,
                 (Action::Detokenize, _) => Show::Full,
@@ -852,13 +897,17 @@ impl v1::admin_server::Admin for AdminService {
                     .unwrap_or(Initiator::Cardholder),
                 show,
             };
-            Ok(self.vault.explain(&asked))
+            Ok(match to {
+                Some(to) => (self.vault.explain_to(&asked, &Outlet::Recipient(to)), true),
+                None => (self.vault.explain(&asked), false),
+            })
         };
-        let told = explain().map_err(|e: Error| status(&e))?;
+        let (told, sealed) = explain().map_err(|e: Error| status(&e))?;
         let shown = match told.show {
             Show::Nothing => v1::Shown::Nothing,
             Show::LastFour => v1::Shown::LastFour,
             Show::Masked => v1::Shown::Masked,
+            Show::Full if sealed => v1::Shown::Sealed,
             Show::Full => v1::Shown::Full,
         };
         let decision = if told.allowed { v1::Decision::Allow } else { v1::Decision::Deny };

@@ -6,6 +6,7 @@
 pub mod admin;
 pub mod data;
 pub mod failure;
+pub mod forward;
 pub mod identity;
 pub mod limits;
 pub mod listener;

@@ -19,6 +19,7 @@ use vault_proto::status::{Failure, Reason};
 use vault_proto::v1;
 
 use crate::admin::AdminService;
+use crate::forward::Forwarder;
 use crate::identity::PeerCertificate;
 use crate::limits::ANSWER_BYTES;
 use crate::listener::{self, Edge};
@@ -77,6 +78,8 @@ const METHODS: &[&str] = &[
     "/vault.v1.Vault/BatchCompleteAuthorization",
     "/vault.v1.Vault/StreamTokenize",
     "/vault.v1.Vault/StreamDetokenize",
+    "/vault.v1.Vault/Forward",
+    "/vault.v1.Vault/GetSealingKey",
     "/vault.v1.Vault/GetCapabilities",
     "/vault.v1.Admin/GetStatus",
     "/vault.v1.Admin/ListKeys",
@@ -240,7 +243,8 @@ async fn serve(settings: &Settings, clock: Arc<dyn Clock>) -> Result<(), StartEr
         clock.clone(),
         settings.limits.message_bytes,
         shutdown.clone(),
-    );
+    )
+    .forwarding(Forwarder::open(&settings.forward).map_err(StartError::Settings)?);
     let service = v1::vault_server::VaultServer::new(service)
         .max_decoding_message_size(message)
         .max_encoding_message_size(ANSWER_BYTES);
@@ -394,6 +398,8 @@ async fn housekeeping(
                     tracing::warn!("the clock has jumped; nothing is deleted until it has run evenly for an hour");
                 } else if let Err(e) = vault.sweep().await {
                     tracing::error!(problem = %e, "rows whose time is over could not be deleted");
+                } else if let Err(e) = vault.replace_old_keys().await {
+                    tracing::error!(problem = %e, "keys for sealed cards whose period is over could not be replaced");
                 }
                 since = now;
             }

@@ -16,12 +16,15 @@ use vault_core::error::Error;
 use vault_core::network::Networks;
 use vault_core::policy::Caller;
 use vault_core::time::{Clock, Timestamp};
-use vault_core::vault::{Header, MAX_BATCH, MAX_CONTEXT, Vault};
+use vault_core::vault::{Detokenized, Header, MAX_BATCH, MAX_CONTEXT, Reveal, Revealed, Vault};
 use vault_core::words::Action;
-use vault_proto::status::{Failure, Reason};
+use vault_proto::status::{Failure, Reason, STAGE};
 use vault_proto::{RpcStatus, v1};
 
 use crate::failure::{failure, status};
+use crate::forward::Forwarder;
+use crate::forward::mask::mask;
+use crate::forward::template::{Card, Template};
 use crate::identity::PeerCertificate;
 use crate::metrics::{Metrics, TurnedRequest};
 use crate::request::Deadline;
@@ -42,7 +45,9 @@ const IDEMPOTENCY_WINDOW: std::time::Duration = std::time::Duration::from_hours(
 /// What is built in, in the contract's words. Later releases add to them.
 const FEATURES: &[&str] = &[
     "card.plain",
+    "card.sealed",
     "reveal.plain",
+    "reveal.sealed-to-recipient",
     "reveal.masked",
     "scheme.random",
     "scheme.mixed",
@@ -69,6 +74,9 @@ const FEATURES: &[&str] = &[
     "code.hold",
 ];
 
+/// What is there where the settings name a destination.
+const FORWARD: &str = "forward";
+
 /// The data plane.
 #[derive(Clone)]
 pub struct VaultService {
@@ -79,6 +87,7 @@ pub struct VaultService {
     clock: Arc<dyn Clock>,
     message_bytes: u32,
     shutdown: Shutdown,
+    forwarder: Arc<Forwarder>,
 }
 
 /// Who asks, kept alive for as long as the request is.
@@ -114,7 +123,14 @@ impl VaultService {
         message_bytes: u32,
         shutdown: Shutdown,
     ) -> Self {
-        Self { vault, networks, metrics, tls, clock, message_bytes, shutdown }
+        let forwarder = Arc::default();
+        Self { vault, networks, metrics, tls, clock, message_bytes, shutdown, forwarder }
+    }
+
+    /// Lets requests with cards in them go to these destinations. Without this, to none.
+    #[must_use]
+    pub fn forwarding(self, to: Forwarder) -> Self {
+        Self { forwarder: Arc::new(to), ..self }
     }
 
     /// A stream outlives its headers: its certificate is checked again for each of its messages. A refusal is of the
@@ -155,8 +171,8 @@ impl VaultService {
         let header = wire::header(header, asker.deadline)?;
         let card = item.ok_or_else(|| Error::malformed("item", "is required")).and_then(wire::new_card);
         let card = self.parsed(asker, &header, Action::Tokenize, card).await?;
-        let answer = self.vault.tokenize(asker.caller(), &header, card).await?;
-        Ok(wire::tokenized(answer, true))
+        let mut answers = self.vault.tokenize_brought(asker.caller(), &header, vec![card]).await?;
+        answers.pop().unwrap_or_else(|| Err(Error::internal())).map(|answer| wire::tokenized(answer, true))
     }
 
     async fn detokenize_one(
@@ -172,6 +188,57 @@ impl VaultService {
         let mut answers = self.vault.detokenize_wanted(asker.caller(), &header, vec![wanted]).await?;
         let answer = answers.pop().unwrap_or_else(|| Err(Error::internal()))?;
         Ok(wire::detokenized(answer, true))
+    }
+
+    /// Sends a request with cards in it to a destination, once, and gives its answer back masked.
+    async fn forward_one(
+        &self,
+        asker: &Asker,
+        request: v1::ForwardRequest,
+    ) -> Result<v1::ForwardResponse, Status> {
+        let refused = |e: Error| self.refused(&e);
+        let header = wire::header(request.header.clone(), asker.deadline).map_err(refused)?;
+        let template = Template::parse(request);
+        let template = self.parsed(asker, &header, Action::Detokenize, template).await.map_err(refused)?;
+        if !self.forwarder.is_on() {
+            self.vault.may_ask(asker.caller(), &header, Action::Detokenize).await.map_err(refused)?;
+            return Err(refused(Error::Unimplemented { what: "forward, which no settings turn on," }));
+        }
+        let who = self.vault.who_is(asker.caller());
+        let (merchant, bound) = who.map_or((None, None), |(_, merchant, bound)| (Some(merchant), bound));
+        let at = merchant.zip(header.channel.clone().or(bound));
+        let found = at.and_then(|(m, c)| self.forwarder.find(&template.destination, &m, &c));
+        let Some(destination) = found.filter(|d| d.takes(&template)) else {
+            return Err(refused(self.vault.outlet_refused(asker.caller(), &header).await));
+        };
+        let place = destination.place().ok_or_else(|| refused(Error::Overloaded))?;
+        let to = || Reveal::SentTo(template.destination.clone());
+        let tokens = template.tokens().map(|token| (token.copy(), to())).collect();
+        let opened = self.vault.detokenize_batch(asker.caller(), &header, tokens).await.map_err(refused)?;
+        let (mut cards, mut receipts) = (Vec::with_capacity(opened.len()), Vec::with_capacity(opened.len()));
+        for card in opened {
+            let Detokenized { revealed, card_expiry, receipt, .. } = card.map_err(refused)?;
+            let Revealed::Plain(pan) = revealed else { return Err(refused(Error::internal())) };
+            cards.push(Card { pan, expiry: card_expiry });
+            receipts.push(wire::receipt(&receipt, true));
+        }
+        let filled = template.fill(&cards).map_err(refused)?;
+        let answer = destination.send(&template, filled).await;
+        drop(place);
+        let mut answer = answer.map_err(|why| {
+            tracing::warn!(name = %template.destination, problem = why.as_str(), "a destination was not reached, or did not answer");
+            Status::from(Failure::new(Reason::DestinationFailed, why.to_string()).with(STAGE, why.as_str()))
+        })?;
+        let sent: Vec<&[u8]> = cards.iter().map(|card| card.pan.expose_digits()).collect();
+        let mut masked = mask(&mut answer.body, &sent);
+        let headers = answer.headers.into_iter().map(|(name, mut value)| {
+            masked += mask(&mut value, &sent);
+            v1::HttpHeader { name, value: String::from_utf8_lossy(&value).into_owned() }
+        });
+        let headers = headers.collect();
+        let body = std::mem::take(&mut *answer.body);
+        let masked = u32::try_from(masked).unwrap_or(u32::MAX);
+        Ok(v1::ForwardResponse { status: answer.status.into(), headers, body, masked, receipts })
     }
 
     async fn upgrade_one(
@@ -400,7 +467,7 @@ impl v1::vault_server::Vault for VaultService {
         let parsed = items.into_iter().map(wire::new_card).collect();
         let answers = self
             .batch((&asker, &header, Action::Tokenize), parsed, |cards| {
-                self.vault.tokenize_batch(asker.caller(), &header, cards)
+                self.vault.tokenize_brought(asker.caller(), &header, cards)
             })
             .await?;
         let mut heads = Heads::default();
@@ -549,6 +616,33 @@ impl v1::vault_server::Vault for VaultService {
             }
         };
         Ok(Response::new(answered(request.into_inner(), self.shutdown.clone(), ask)))
+    }
+
+    async fn forward(
+        &self,
+        request: Request<v1::ForwardRequest>,
+    ) -> Result<Response<v1::ForwardResponse>, Status> {
+        let asker = Asker::of(&request)?;
+        self.forward_one(&asker, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn get_sealing_key(
+        &self,
+        request: Request<v1::GetSealingKeyRequest>,
+    ) -> Result<Response<v1::GetSealingKeyResponse>, Status> {
+        let asker = Asker::of(&request)?;
+        let place = wire::sealing_place(request.get_ref());
+        let ask = async {
+            let (merchant, channel) = match place {
+                Ok(place) => place,
+                // A name that is none is told so only to who is somebody here.
+                Err(e) if self.vault.knows(asker.caller()) => return Err(e),
+                Err(_) => return Err(self.vault.stranger_refused(asker.caller()).await),
+            };
+            self.vault.sealing_key(asker.caller(), merchant.as_ref(), channel.as_ref()).await
+        };
+        let key = ask.await.map_err(|e| self.refused(&e))?;
+        Ok(Response::new(v1::GetSealingKeyResponse { key: Some(wire::sealing_key(key)) }))
     }
 
     async fn upgrade(
@@ -749,9 +843,10 @@ impl v1::vault_server::Vault for VaultService {
             return Err(self.refused(&self.vault.stranger_refused(asker.caller()).await));
         };
         let limit = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+        let features = FEATURES.iter().chain(self.forwarder.is_on().then_some(&FORWARD));
         Ok(Response::new(v1::GetCapabilitiesResponse {
             release: env!("CARGO_PKG_VERSION").to_owned(),
-            features: FEATURES.iter().map(|f| (*f).to_owned()).collect(),
+            features: features.map(|f| (*f).to_owned()).collect(),
             limits: Some(v1::Limits {
                 batch_items: limit(MAX_BATCH),
                 message_bytes: self.message_bytes,

@@ -15,12 +15,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde::Deserialize;
-use vault_core::name::AuthorityName;
+use vault_core::name::{AuthorityName, ChannelName, DestinationName, MerchantName};
 use vault_core::network::{MAX_LIST, Networks};
 use vault_core::policy::{MAX_POLICY, Policy};
 use vault_core::time::Clock;
 use zeroize::Zeroizing;
 
+use crate::forward::Forwarder;
 use crate::limits::Limits;
 use crate::logs::LogSettings;
 use crate::tls::TlsState;
@@ -82,6 +83,72 @@ pub struct Settings {
     /// `[log]`.
     #[serde(default)]
     pub log: LogSettings,
+    /// `[forward.NAME]`: where the server may send requests with cards in them. Without any, nowhere.
+    #[serde(default)]
+    pub forward: BTreeMap<DestinationName, DestinationSettings>,
+}
+
+/// A `[forward.NAME]` table: one destination. What of it is for whom in the end is the policy's to say.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DestinationSettings {
+    /// `https://host:port`. The host must be in the destination's certificate.
+    pub url: String,
+    /// The authorities that may vouch for it, PEM; no others are trusted.
+    pub ca: PathBuf,
+    /// The certificate that is shown to it, PEM, with its intermediates. May be left out.
+    pub certificate: Option<PathBuf>,
+    /// That certificate's key.
+    pub key: Option<PathBuf>,
+    /// Whose cards may be sent there.
+    pub merchants: Vec<MerchantName>,
+    /// On which of their channels; empty means on all.
+    #[serde(default)]
+    pub channels: Vec<ChannelName>,
+    /// How paths there may begin.
+    pub paths: Vec<String>,
+    /// Which of its headers are given to the caller.
+    #[serde(default = "content_type")]
+    pub answer_headers: Vec<String>,
+    /// Milliseconds to connect, TLS included.
+    #[serde(default = "connect_ms")]
+    pub connect_ms: u32,
+    /// Milliseconds from connected to the end of the answer.
+    #[serde(default = "answer_ms")]
+    pub answer_ms: u32,
+    /// Requests there at once; more are refused.
+    #[serde(default = "at_once")]
+    pub at_once: u32,
+    /// Bytes of a request's body.
+    #[serde(default = "request_bytes")]
+    pub request_bytes: u32,
+    /// Bytes of an answer's body.
+    #[serde(default = "answer_bytes")]
+    pub answer_bytes: u32,
+}
+
+fn content_type() -> Vec<String> {
+    vec!["content-type".to_owned()]
+}
+
+fn connect_ms() -> u32 {
+    5_000
+}
+
+fn answer_ms() -> u32 {
+    20_000
+}
+
+fn at_once() -> u32 {
+    32
+}
+
+fn request_bytes() -> u32 {
+    65_536
+}
+
+fn answer_bytes() -> u32 {
+    262_144
 }
 
 /// Which engine keeps the rows.
@@ -240,6 +307,7 @@ impl Settings {
             .chain(&mut self.custodian.passphrase_file)
             .chain(&mut self.cards.networks)
             .chain(&mut self.store.policy)
+            .chain(self.forward.values_mut().flat_map(DestinationSettings::files))
         {
             *path = folder.join(&*path); // an absolute path stays itself
         }
@@ -261,6 +329,7 @@ impl Settings {
             )),
             (Engine::Redb | Engine::Sled, None) => {}
         }
+        problems.extend(Forwarder::open(&self.forward).err().into_iter().flatten());
         if self.store.engine != Engine::Memory && !self.store.folder.is_dir() {
             problems.push(Problem::new(
                 "store.folder",
@@ -313,6 +382,12 @@ fn shared_authorities(data: &TlsState, admin: &TlsState) -> Vec<Problem> {
             Problem::new(&key, "is an authority of [tls] too", "give operators an authority of their own")
         })
         .collect()
+}
+
+impl DestinationSettings {
+    fn files(&mut self) -> impl Iterator<Item = &mut PathBuf> {
+        [Some(&mut self.ca), self.certificate.as_mut(), self.key.as_mut()].into_iter().flatten()
+    }
 }
 
 impl TlsFiles {

@@ -9,16 +9,19 @@ use std::time::Duration;
 use vault_core::audit::checkpoint::SignedCheckpoint;
 use vault_core::audit::entry::Minting;
 use vault_core::audit::receipt::Receipt;
+use vault_core::envelope::KeyId;
 use vault_core::error::Error;
+use vault_core::hpke::Sealed;
 use vault_core::mask::Mask;
-use vault_core::name::{ChannelName, FormatName, MerchantName, NameError};
+use vault_core::name::{ChannelName, DestinationName, FormatName, MerchantName, NameError, RecipientName};
 use vault_core::pan::{CardExpiry, MaskedPan, Pan, PanError};
+use vault_core::sealed::SealedCard;
 use vault_core::time::Timestamp;
 use vault_core::token::{Scheme, Token};
 use vault_core::value::Value;
 use vault_core::vault::{
-    Context, Detokenized, Header, Inspected, NewCard, RequestId, Reveal, Revealed, Revocation, RevokedToken,
-    Tokenized, Wanted,
+    Brought, Context, Detokenized, Header, Inspected, NewCard, RequestId, Reveal, Revealed, Revocation,
+    RevokedToken, SealedNewCard, SealingKey, Tokenized, Wanted,
 };
 use vault_core::words::{Initiator, Purpose};
 use vault_proto::v1;
@@ -114,14 +117,16 @@ pub fn reference(text: &str) -> Result<(), Error> {
 }
 
 /// A card to be swapped.
-pub fn new_card(item: v1::TokenizeItem) -> Result<NewCard, Error> {
+pub fn new_card(item: v1::TokenizeItem) -> Result<Brought, Error> {
     reference(&item.reference)?;
-    let (value, card_expiry) = match required(item.card, "item.plain")? {
-        v1::tokenize_item::Card::Plain(card) => plain_card(card)?,
-        v1::tokenize_item::Card::Sealed(_) => return Err(Error::Unimplemented { what: "item.sealed" }),
-        v1::tokenize_item::Card::Data(data) => (data::plain(data)?, None),
-        v1::tokenize_item::Card::NetworkToken(token) => data::network_token(token)?,
-        v1::tokenize_item::Card::PaymentReference(reference) => (data::payment_reference(reference)?, None),
+    let card = match required(item.card, "item.plain")? {
+        v1::tokenize_item::Card::Plain(card) => Came::of(plain_card(card)?),
+        v1::tokenize_item::Card::Sealed(sealed) => Came::Sealed(sealed_card(sealed)),
+        v1::tokenize_item::Card::Data(data) => Came::of((data::plain(data)?, None)),
+        v1::tokenize_item::Card::NetworkToken(token) => Came::of(data::network_token(token)?),
+        v1::tokenize_item::Card::PaymentReference(reference) => {
+            Came::of((data::payment_reference(reference)?, None))
+        }
     };
     let mut channels = Vec::with_capacity(item.channels.len().min(vault_core::record::MAX_GRANTS));
     for channel in &item.channels {
@@ -134,25 +139,60 @@ pub fn new_card(item: v1::TokenizeItem) -> Result<NewCard, Error> {
             return Err(Error::malformed("item.channels", "must name at most 64 channels"));
         }
     }
-    Ok(NewCard {
-        value,
-        card_expiry,
-        format: name(&item.format, "item.format", FormatName::parse)?,
-        valid_until: item.valid_until.map(|t| from_timestamp(&t, "item.valid_until")).transpose()?,
-        channels,
-        restrictions: life::restrictions(item.restrictions)?,
-        attributes: life::attributes(item.attributes, &life::NEW)?,
-        context: item.context.map(|c| context(&c, &ITEM_CONTEXT)).transpose()?,
-        existing: match item.existing_token.as_str() {
-            "" => None,
-            text => Some(Token::parse(text).map_err(|_| {
-                Error::malformed(
-                    "item.existing_token",
-                    "must have a token's form: 6 to 64 of letters, digits, _ and -, no card number",
-                )
-            })?),
-        },
+    let format = name(&item.format, "item.format", FormatName::parse)?;
+    let valid_until = item.valid_until.map(|t| from_timestamp(&t, "item.valid_until")).transpose()?;
+    let restrictions = life::restrictions(item.restrictions)?;
+    let attributes = life::attributes(item.attributes, &life::NEW)?;
+    let context = item.context.map(|c| context(&c, &ITEM_CONTEXT)).transpose()?;
+    let existing = match item.existing_token.as_str() {
+        "" => None,
+        text => Some(Token::parse(text).map_err(|_| {
+            Error::malformed(
+                "item.existing_token",
+                "must have a token's form: 6 to 64 of letters, digits, _ and -, no card number",
+            )
+        })?),
+    };
+    Ok(match card {
+        Came::Value(value, card_expiry) => Brought::Plain(NewCard {
+            value,
+            card_expiry,
+            format,
+            valid_until,
+            channels,
+            restrictions,
+            attributes,
+            context,
+            existing,
+        }),
+        Came::Sealed(_) if existing.is_some() => {
+            return Err(Error::malformed(
+                "item.existing_token",
+                "is for cards in the clear: an import has them",
+            ));
+        }
+        Came::Sealed(card) => Brought::Sealed(SealedNewCard {
+            card,
+            format,
+            valid_until,
+            channels,
+            restrictions,
+            attributes,
+            context,
+        }),
     })
+}
+
+/// What an item holds.
+enum Came {
+    Value(Value, Option<CardExpiry>),
+    Sealed(SealedCard),
+}
+
+impl Came {
+    fn of((value, card_expiry): (Value, Option<CardExpiry>)) -> Self {
+        Self::Value(value, card_expiry)
+    }
 }
 
 /// A card number in the clear, and its date.
@@ -176,6 +216,39 @@ pub fn pan_rule(broken: PanError) -> &'static str {
         PanError::TrackData => "must be a card number alone, not track data",
         PanError::PinBlock => "must be a card number, not a PIN block",
     }
+}
+
+/// A sealed card, unread. What is wrong with one has one answer, which is the core's: a name that is no key's is that of
+/// no key, and zero is the number of none.
+fn sealed_card(card: v1::SealedCard) -> SealedCard {
+    let v1::SealedCard { key_id, enc, ciphertext } = card;
+    let key = key_id.parse().ok().filter(|id: &u32| id.to_string() == key_id).unwrap_or(0);
+    SealedCard { key: KeyId(key), enc, ciphertext }
+}
+
+/// The key that cards are sealed to.
+#[must_use]
+pub fn sealing_key(key: SealingKey) -> v1::SealingKey {
+    v1::SealingKey {
+        key_id: key.id.0.to_string(),
+        public_key: key.public_key.as_bytes().to_vec(),
+        suite: vault_core::hpke::SUITE.to_owned(),
+        info: key.info,
+        valid_until: Some(timestamp(key.valid_until)),
+    }
+}
+
+/// Where a request is to be sent.
+pub fn destination(text: &str) -> Result<DestinationName, Error> {
+    required(name(text, "destination", DestinationName::parse)?, "destination")
+}
+
+/// For which merchant and channel a key is asked for.
+pub fn sealing_place(
+    asked: &v1::GetSealingKeyRequest,
+) -> Result<(Option<MerchantName>, Option<ChannelName>), Error> {
+    let merchant = name(&asked.merchant, "merchant", MerchantName::parse)?;
+    Ok((merchant, name(&asked.channel, "channel", ChannelName::parse)?))
 }
 
 /// A card's date, which stood in this field.
@@ -210,12 +283,13 @@ pub fn detokenize(item: &v1::DetokenizeItem) -> Result<Wanted, Error> {
     let reveal = match item.form() {
         v1::RevealForm::Unspecified => return Err(Error::malformed("item.form", "is required")),
         v1::RevealForm::Plain => Reveal::Plain,
-        v1::RevealForm::SealedToRecipient => {
-            return Err(Error::Unimplemented { what: "sealed_to_recipient" });
-        }
+        v1::RevealForm::SealedToRecipient => Reveal::SealedTo(required(
+            name(&item.recipient, "item.recipient", RecipientName::parse)?,
+            "item.recipient",
+        )?),
         v1::RevealForm::Masked => Reveal::Masked,
     };
-    if !item.recipient.is_empty() {
+    if !item.recipient.is_empty() && item.form() != v1::RevealForm::SealedToRecipient {
         return Err(Error::malformed("item.recipient", "goes with form SEALED_TO_RECIPIENT only"));
     }
     let as_of = item.as_of.as_ref().map(|t| from_timestamp(t, "item.as_of")).transpose()?;
@@ -353,6 +427,10 @@ pub fn detokenized(answer: Detokenized, with_head: bool) -> v1::DetokenizeResult
             pan.expose_digits().to_vec(),
             card_expiry(answer.card_expiry),
         ))),
+        Revealed::Sealed { key_id, card } => {
+            let Sealed { enc, ciphertext } = card;
+            Some(Reveal::SealedToRecipient(v1::SealedCard { key_id, enc: enc.to_vec(), ciphertext }))
+        }
         Revealed::Other(value) => data::revealed(&value, answer.card_expiry),
         Revealed::Masked(mask) => match masked(&mask, answer.network, answer.card_expiry) {
             (Some(card), _) => Some(Reveal::Masked(card)),

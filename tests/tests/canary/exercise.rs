@@ -13,6 +13,10 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use vault_client::ask;
+use vault_core::hpke::{PrivateKey, PublicKey};
+use vault_core::name::{MerchantName, RecipientName};
+use vault_core::sealed;
+use vault_core::secret::Secret32;
 use vault_proto::v1;
 use vault_tests::canary::Breeder;
 use vault_tests::server::{Leaf, Rig};
@@ -21,7 +25,7 @@ use super::hearing::{self, Ask, Told, close, shout};
 use crate::raw::{NEW_TLS, Raw, config, dial, framed, page, papers};
 
 /// A merchant of the canaries' own: every scheme, every length, and principals that may do all of it.
-pub(super) const POLICY: &str = r#"
+const POLICY: &str = r#"
 [[merchant]]
 id = "canary"
 [[merchant.format]]
@@ -84,6 +88,29 @@ principals = ["reader"]
 actions = ["inspect"]
 show = "last_four"
 "#;
+
+/// The canaries' policy, with a bank that cards are sealed to.
+pub(super) fn policy() -> String {
+    let key = BASE64.encode(bank().public_key().as_bytes());
+    format!(
+        "{POLICY}[[merchant.recipient]]\nid = \"bank\"\nowner = \"Bank plc\"\nkey = \"{key}\"\nexpires = \"2099-12-31\"\n"
+    )
+}
+
+fn bank() -> PrivateKey {
+    PrivateKey::of_scalar(&Secret32::filled_by(|b| b.fill(7))).unwrap()
+}
+
+/// The card number that the bank finds in a sealed card.
+fn opened(card: &v1::SealedCard) -> String {
+    let (merchant, recipient) =
+        (MerchantName::parse("canary").unwrap(), RecipientName::parse("bank").unwrap());
+    let Ok((pan, None)) = sealed::open_out(&bank(), &merchant, &recipient, &card.enc, &card.ciphertext)
+    else {
+        panic!("it opens")
+    };
+    String::from_utf8(pan.expose_digits().to_vec()).unwrap()
+}
 
 /// Cards in one batch.
 const BATCH: usize = 120;
@@ -149,6 +176,7 @@ impl<'a> Exercise<'a> {
         self.every_verb(&first).await;
         self.many_at_once(&second).await;
         self.streams(&first).await;
+        self.sealed_both_ways(&first).await;
         self.retries(&first).await;
         self.over_budget(&first).await;
         self.misshapen_cards(&first).await;
@@ -289,6 +317,48 @@ impl<'a> Exercise<'a> {
         let items = left.iter().map(|(token, _)| ask::end(token)).collect();
         let message = v1::BatchRevokeRequest { header: Some(header()), items };
         let _: v1::BatchRevokeResponse = self.must(raw, &data("BatchRevoke"), &message).await;
+    }
+
+    /// Cards that come sealed and go out sealed, and sealed ones that hold no card, or are not for this channel.
+    async fn sealed_both_ways(&mut self, raw: &Raw) {
+        let asked = v1::GetSealingKeyRequest { merchant: "canary".to_owned(), channel: "web".to_owned() };
+        let answer: v1::GetSealingKeyResponse = self.must(raw, &data("GetSealingKey"), &asked).await;
+        let key = answer.key.unwrap();
+        let public = PublicKey::parse(&key.public_key).unwrap();
+        let seal = |info: &[u8], plain: String| {
+            let made = public.seal(info, plain.as_bytes()).unwrap();
+            let (key_id, enc) = (key.key_id.clone(), made.enc.to_vec());
+            ask::sealed_card(v1::SealedCard { key_id, enc, ciphertext: made.ciphertext })
+        };
+        for card in self.cards(60) {
+            let plain = format!("{{\"v\":1,\"pan\":\"{card}\"}}");
+            let token = self.stored(raw, seal(&key.info, plain.clone())).await;
+            let wanted = ask::sealed_to(&token, "bank");
+            let message = v1::DetokenizeRequest { header: Some(header()), item: Some(wanted) };
+            let answer: v1::DetokenizeResponse = self.must(raw, &data("Detokenize"), &message).await;
+            let Some(v1::detokenize_result::Reveal::SealedToRecipient(sealed)) =
+                answer.result.unwrap().reveal
+            else {
+                panic!("a sealed card")
+            };
+            assert_eq!(opened(&sealed), card);
+            for (info, plain) in [
+                (key.info.as_slice(), format!("{{\"v\":1,\"pan\":\"{card}x\"}}")),
+                (key.info.as_slice(), card.clone()),
+                (key.info.as_slice(), format!("{{\"v\":1,\"pan\":\"{card}\",\"not_after\":1}}")),
+                (b"elsewhere".as_slice(), plain.clone()),
+            ] {
+                self.refused(raw, &data("Tokenize"), &tokenize(header(), seal(info, plain))).await;
+            }
+        }
+        let cards = self.cards(BATCH);
+        let items =
+            cards.iter().map(|card| seal(&key.info, format!("{{\"v\":1,\"pan\":\"{card}\"}}"))).collect();
+        let batch = v1::BatchTokenizeRequest { header: Some(header()), items };
+        let answer: v1::BatchTokenizeResponse = self.must(raw, &data("BatchTokenize"), &batch).await;
+        let done =
+            |o: &v1::TokenizeOutcome| matches!(o.outcome, Some(v1::tokenize_outcome::Outcome::Result(_)));
+        assert!(answer.outcomes.iter().all(done));
     }
 
     /// A card comes back: the one answer that holds a number, and so is not kept.
@@ -506,6 +576,13 @@ impl<'a> Exercise<'a> {
                 let message = v1::RevokeRequest { header: Some(header()), item: Some(ask::end(&text)) };
                 self.refused(raw, &data("Revoke"), &message).await;
             }
+            let item = ask::sealed_to(&token, &card);
+            self.refused(
+                raw,
+                &data("Detokenize"),
+                &v1::DetokenizeRequest { header: Some(header()), item: Some(item) },
+            )
+            .await;
             let item = v1::DetokenizeItem { recipient: card.clone(), ..ask::plain(&token) };
             let message = v1::DetokenizeRequest { header: Some(header()), item: Some(item) };
             self.refused(raw, &data("Detokenize"), &message).await;
@@ -703,6 +780,7 @@ impl<'a> Exercise<'a> {
                 merchant: word(),
                 channel: word(),
                 token: word(),
+                recipient: word(),
                 action: 1,
                 purpose: 1,
                 initiator: 1,

@@ -16,7 +16,7 @@ use serde::{Serialize, Serializer};
 
 use super::tree::Hash;
 use crate::codec::{Reader, Torn, Writer};
-use crate::name::{ChannelName, MerchantName, PrincipalName};
+use crate::name::{ChannelName, DestinationName, MerchantName, PrincipalName, RecipientName};
 use crate::time::Timestamp;
 use crate::words::{
     Action, Initiator, KeyState, LockReason, Purpose, RecordChange, Ref, Refusal, ReplaceReason, Show,
@@ -93,6 +93,42 @@ pub enum RevokedOn {
     One(ChannelName),
 }
 
+/// Whom a card number goes to, where that is not who asked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outlet {
+    /// Sealed to a recipient that the policy registers.
+    Recipient(RecipientName),
+    /// Sent by the server itself to a destination of its settings.
+    Destination(DestinationName),
+}
+
+impl fmt::Display for Outlet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Recipient(name) => write!(f, "recipient {name}"),
+            Self::Destination(name) => write!(f, "destination {name}"),
+        }
+    }
+}
+
+impl Outlet {
+    fn encode<'w>(&self, w: &'w mut Writer) -> &'w mut Writer {
+        match self {
+            Self::Recipient(name) => w.u8(1).e(name.as_str().as_bytes()),
+            Self::Destination(name) => w.u8(2).e(name.as_str().as_bytes()),
+        }
+    }
+
+    fn decode(r: &mut Reader<'_>) -> Result<Self, Torn> {
+        Ok(match r.u8()? {
+            1 => Self::Recipient(RecipientName::parse(r.text()?).map_err(|_| Torn)?),
+            2 => Self::Destination(DestinationName::parse(r.text()?).map_err(|_| Torn)?),
+            _ => return Err(Torn),
+        })
+    }
+}
+
 /// What happened.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
@@ -124,6 +160,47 @@ pub enum Event {
         show: Show,
         /// Whether this answers a request that was answered before.
         redelivered: bool,
+    },
+    /// A card number was about to go out to somebody else than who asked. Stands on disk before it does.
+    DisclosedTo {
+        /// The record.
+        record: Ref,
+        /// What for.
+        purpose: Purpose,
+        /// Who started the payment.
+        initiator: Initiator,
+        /// To whom.
+        to: Outlet,
+        /// Whether this answers a request that was answered before.
+        redelivered: bool,
+    },
+    /// The number of a card that was replaced was about to go out to somebody else than who asked.
+    DisclosedEarlierTo {
+        /// The record.
+        record: Ref,
+        /// When the card was replaced.
+        replaced_at: Timestamp,
+        /// What for.
+        purpose: Purpose,
+        /// Who started the payment.
+        initiator: Initiator,
+        /// To whom.
+        to: Outlet,
+        /// Whether this answers a request that was answered before.
+        redelivered: bool,
+    },
+    /// The one disclosure of a single-use token, to somebody else than who asked.
+    SpentTo {
+        /// The record.
+        record: Ref,
+        /// The row's version from here on: a row of a lower one was put back.
+        version: u32,
+        /// What for.
+        purpose: Purpose,
+        /// Who started the payment.
+        initiator: Initiator,
+        /// To whom.
+        to: Outlet,
     },
     /// What may be known of a card without its number was read.
     Inspected {
@@ -392,12 +469,15 @@ impl Event {
             | Self::Upgraded { record, version, .. }
             | Self::Revoked { record, version, .. }
             | Self::Spent { record, version, .. }
+            | Self::SpentTo { record, version, .. }
             | Self::Changed { record, version, .. }
             | Self::Replaced { record, version, .. } => {
                 // A vaultless token without restrictions has no row, and version zero says so.
                 (*version > 0).then_some((*record, *version))
             }
             Self::Disclosed { .. }
+            | Self::DisclosedTo { .. }
+            | Self::DisclosedEarlierTo { .. }
             | Self::DisclosedEarlier { .. }
             | Self::Fingerprinted { .. }
             | Self::Listed { .. }
@@ -423,6 +503,9 @@ impl Event {
             Self::Disclosed { .. } => 2,
             Self::Inspected { .. } => 3,
             Self::Revoked { .. } => 4,
+            Self::DisclosedTo { .. } => 24,
+            Self::SpentTo { .. } => 25,
+            Self::DisclosedEarlierTo { .. } => 26,
             Self::Spent { .. } => 5,
             Self::Changed { .. } => 6,
             Self::Replaced { .. } => 7,
@@ -457,6 +540,19 @@ impl Event {
             }
             Self::Disclosed { record, purpose, initiator, show, redelivered } => {
                 w.fixed(&record.0).u8(purpose.id()).u8(initiator.id()).u8(show.id()).u8((*redelivered).into())
+            }
+            Self::DisclosedTo { record, purpose, initiator, to, redelivered } => {
+                w.fixed(&record.0).u8(purpose.id()).u8(initiator.id()).u8((*redelivered).into());
+                to.encode(w)
+            }
+            Self::DisclosedEarlierTo { record, replaced_at, purpose, initiator, to, redelivered } => {
+                w.fixed(&record.0).u64(replaced_at.0).u8(purpose.id()).u8(initiator.id());
+                w.u8((*redelivered).into());
+                to.encode(w)
+            }
+            Self::SpentTo { record, version, purpose, initiator, to } => {
+                w.fixed(&record.0).u32(*version).u8(purpose.id()).u8(initiator.id());
+                to.encode(w)
             }
             Self::Inspected { record, show } => w.fixed(&record.0).u8(show.id()),
             Self::Revoked { record, version, channels } => match channels {
@@ -506,8 +602,38 @@ impl Event {
         };
     }
 
+    /// The events of cards that go to somebody else than who asked.
+    fn decode_to(id: u8, r: &mut Reader<'_>) -> Result<Self, Torn> {
+        Ok(match id {
+            24 => Self::DisclosedTo {
+                record: Ref(r.array()?),
+                purpose: word(r, Purpose::from_id)?,
+                initiator: word(r, Initiator::from_id)?,
+                redelivered: flag(r)?,
+                to: Outlet::decode(r)?,
+            },
+            25 => Self::SpentTo {
+                record: Ref(r.array()?),
+                version: r.u32()?,
+                purpose: word(r, Purpose::from_id)?,
+                initiator: word(r, Initiator::from_id)?,
+                to: Outlet::decode(r)?,
+            },
+            26 => Self::DisclosedEarlierTo {
+                record: Ref(r.array()?),
+                replaced_at: Timestamp(r.u64()?),
+                purpose: word(r, Purpose::from_id)?,
+                initiator: word(r, Initiator::from_id)?,
+                redelivered: flag(r)?,
+                to: Outlet::decode(r)?,
+            },
+            _ => return Err(Torn),
+        })
+    }
+
     fn decode(id: u8, r: &mut Reader<'_>) -> Result<Self, Torn> {
         Ok(match id {
+            24..=26 => Self::decode_to(id, r)?,
             1 => Self::Tokenized {
                 record: Ref(r.array()?),
                 version: r.u32()?,
@@ -620,6 +746,17 @@ impl Event {
             }
             Self::Disclosed { record, purpose, initiator, show, redelivered } => {
                 format!("disclosed {record} {show} for {purpose} by {initiator}{}", again(*redelivered))
+            }
+            Self::DisclosedTo { record, purpose, initiator, to, redelivered } => {
+                format!("disclosed {record} to {to} for {purpose} by {initiator}{}", again(*redelivered))
+            }
+            Self::DisclosedEarlierTo { record, replaced_at, purpose, initiator, to, redelivered } => {
+                let again = again(*redelivered);
+                let at = Utc(*replaced_at);
+                format!("disclosed {record} as before {at} to {to} for {purpose} by {initiator}{again}")
+            }
+            Self::SpentTo { record, version: _, purpose, initiator, to } => {
+                format!("disclosed {record} once to {to} for {purpose} by {initiator}")
             }
             Self::Inspected { record, show } => format!("inspected {record} {show}"),
             Self::Revoked { record, version: _, channels } => match channels {
@@ -807,6 +944,42 @@ pub(super) mod tests {
         }
     }
 
+    fn every_event_to_somebody_else() -> Vec<Event> {
+        let record = Ref([7; 16]);
+        let (purpose, initiator) = (Purpose::Export, Initiator::Merchant);
+        vec![
+            Event::DisclosedTo {
+                record,
+                purpose,
+                initiator,
+                to: Outlet::Recipient(RecipientName::parse(&"r".repeat(63)).unwrap()),
+                redelivered: true,
+            },
+            Event::DisclosedTo {
+                record,
+                purpose,
+                initiator,
+                to: Outlet::Destination(DestinationName::parse("bank").unwrap()),
+                redelivered: false,
+            },
+            Event::SpentTo {
+                record,
+                version: 2,
+                purpose,
+                initiator,
+                to: Outlet::Recipient(RecipientName::parse(&"r".repeat(63)).unwrap()),
+            },
+            Event::DisclosedEarlierTo {
+                record,
+                replaced_at: Timestamp(1_790_000_000_000),
+                purpose,
+                initiator,
+                to: Outlet::Recipient(RecipientName::parse(&"r".repeat(63)).unwrap()),
+                redelivered: true,
+            },
+        ]
+    }
+
     fn every_event() -> Vec<Event> {
         let record = Ref([7; 16]);
         let (purpose, initiator) = (Purpose::Export, Initiator::Merchant);
@@ -893,7 +1066,7 @@ pub(super) mod tests {
         let long = "n".repeat(63);
         let listed = Who::Listed(PrincipalName::parse(&long).unwrap());
         let mut entries = Vec::new();
-        for event in every_event() {
+        for event in every_event().into_iter().chain(every_event_to_somebody_else()) {
             for principal in [listed.clone(), Who::Unlisted([9; 16]), Who::Vault] {
                 for named in [true, false] {
                     entries.push(AuditEntry {
@@ -972,7 +1145,7 @@ pub(super) mod tests {
             [("tokenized", 76), ("disclosed", 72), ("inspected", 69), ("revoked", 73), ("refused", 73)]
         );
         let longest = every_entry().iter().map(|entry| entry.encode().len()).max();
-        assert_eq!(longest, Some(300));
+        assert_eq!(longest, Some(307));
     }
 
     #[test]

@@ -2,13 +2,14 @@
 
 use super::codes::{CodeTicket, SecurityCode};
 use super::request::{
-    AttributesUpdate, CardToDelete, ChangedToken, CodeHeld, CodeRead, Completed, Deleted, Detokenized,
-    Erased, Fingerprinted, Header, Inspected, Listed, NewCard, Replaced, Replacement, Reveal, Revocation,
-    RevokedToken, Tokenized, Translation, UpgradedToken, Wanted,
+    AttributesUpdate, Brought, CardToDelete, ChangedToken, CodeHeld, CodeRead, Completed, Deleted,
+    Detokenized, Erased, Fingerprinted, Header, Inspected, Listed, NewCard, Replaced, Replacement, Reveal,
+    Revocation, RevokedToken, SealingKey, Tokenized, Translation, UpgradedToken, Wanted,
 };
 use super::{Place, Vault};
 use crate::custody::Custodian;
 use crate::error::Error;
+use crate::name::{ChannelName, MerchantName};
 use crate::pan::Pan;
 use crate::policy::{Caller, Policy};
 use crate::token::Token;
@@ -45,6 +46,26 @@ impl Blocking {
         cards: Vec<NewCard>,
     ) -> Result<Vec<Result<Tokenized, Error>>, Error> {
         pollster::block_on(self.0.tokenize_batch(caller, header, cards))
+    }
+
+    /// See [`Vault::tokenize_brought`].
+    pub fn tokenize_brought(
+        &self,
+        caller: Caller<'_>,
+        header: &Header,
+        cards: Vec<Brought>,
+    ) -> Result<Vec<Result<Tokenized, Error>>, Error> {
+        pollster::block_on(self.0.tokenize_brought(caller, header, cards))
+    }
+
+    /// See [`Vault::sealing_key`].
+    pub fn sealing_key(
+        &self,
+        caller: Caller<'_>,
+        merchant: Option<&MerchantName>,
+        channel: Option<&ChannelName>,
+    ) -> Result<SealingKey, Error> {
+        pollster::block_on(self.0.sealing_key(caller, merchant, channel))
     }
 
     /// See [`Vault::detokenize`].

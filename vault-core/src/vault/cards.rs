@@ -14,20 +14,23 @@ use super::request::{
     Detokenized, EarlierCard, Header, Inspected, Reveal, Revealed, Revocation, RevokedToken, Wanted,
 };
 use super::running::Run;
+use super::seal::{TURN, others_turn};
 use super::tokenize::{told_to_the_rest, within_batch};
 use super::view::View;
 use super::{MAX_ROUNDS, State, Vault};
 use crate::aead::Unopened;
+use crate::audit::entry::Outlet;
 use crate::codec::Writer;
 use crate::error::Error;
 use crate::journal::{Changed, Filed, Filing, NotFiled};
 use crate::keyring::{RequestKey, SubjectSecret, day_row, merchant_row};
 use crate::mask::Mask;
 use crate::name::ChannelName;
-use crate::pan::CardExpiry;
-use crate::policy::{Admitted, Asked, Caller, Denial, MerchantInForce, Presented};
+use crate::pan::{CardExpiry, Pan};
+use crate::policy::{Admitted, Asked, Caller, Denial, MerchantInForce, Presented, Way};
 use crate::record::{Card, Grants, NotKept, Row, RowKey, Spent, SubjectId};
 use crate::rows;
+use crate::sealed;
 use crate::store::{Key, Part};
 use crate::time::Timestamp;
 use crate::token::Token;
@@ -64,19 +67,29 @@ impl Vault {
         header: &Header,
         wanted: Vec<Wanted>,
     ) -> Result<Vec<Result<Detokenized, Error>>, Error> {
-        let want =
-            |Wanted { token, reveal, as_of }| Want { token, show: reveal.show(), deed: Deed::Show(as_of) };
+        let want = |Wanted { token, reveal, as_of }| {
+            let (show, to) = reveal.asks();
+            let deed = match to {
+                None => Deed::Show(as_of),
+                Some(to) => Deed::Send(to, as_of),
+            };
+            Want { token, show, deed }
+        };
         let wants = wanted.into_iter().map(want).collect();
         self.on_cards(caller, header, Action::Detokenize, wants, |round, want, done| {
             let Done { card: Card { row, .. }, filed: Filed { receipt, disclosed }, .. } = done;
             let revealed = match disclosed {
                 None => Revealed::Masked(round.shown(&row)),
-                Some(proof) => {
+                Some(mut proof) => {
+                    let way = proof.take_way();
                     let secret = round.secret_of(&row).map_err(|Unopened| Error::internal())?;
                     let keyring = &round.state.keyring;
-                    match keyring.open(proof, &want.token, &secret).map_err(|_| Error::internal())? {
-                        Value::Card(pan) => Revealed::Plain(pan),
-                        other => Revealed::Other(other),
+                    let value = keyring.open(proof, &want.token, &secret).map_err(|_| Error::internal())?;
+                    match (way, value) {
+                        (Some(way), Value::Card(pan)) => round.sent(&way, pan, row.card_expiry)?,
+                        (Some(_), _) => return Err(Error::internal()),
+                        (None, Value::Card(pan)) => Revealed::Plain(pan),
+                        (None, other) => Revealed::Other(other),
                     }
                 }
             };
@@ -231,7 +244,14 @@ impl Vault {
                 Err(e) => return told_to_the_rest(answers, e),
             };
             kept |= keeps;
+            let mut sealed = 0_usize;
             for (place, answer) in filed {
+                if matches!(wants.get(place), Some(Want { deed: Deed::Send(..), .. })) {
+                    sealed += 1;
+                    if sealed.is_multiple_of(TURN) {
+                        others_turn().await;
+                    }
+                }
                 let answer = match (answer, wants.get(place)) {
                     (Ok(done), Some(want)) => finish(&round, want, done),
                     (Ok(_), None) => Err(Error::internal()),
@@ -267,6 +287,8 @@ pub(super) enum Deed {
     Show(Option<Timestamp>),
     /// Its card's security code is held, read or dropped.
     Code(CodeDeed),
+    /// Nothing: its card number goes to somebody else than who asks.
+    Send(Outlet, Option<Timestamp>),
     /// Another card takes its card's place.
     Replace(InPlace),
     /// It stops working, on this channel or on all.
@@ -282,7 +304,12 @@ impl Deed {
     fn channel(&self) -> Option<&ChannelName> {
         match self {
             Self::Revoke(only) => only.as_ref(),
-            Self::Show(_) | Self::Code(_) | Self::Replace(_) | Self::Change(_) | Self::Upgrade => None,
+            Self::Show(_)
+            | Self::Send(..)
+            | Self::Code(_)
+            | Self::Replace(_)
+            | Self::Change(_)
+            | Self::Upgrade => None,
         }
     }
 
@@ -290,7 +317,12 @@ impl Deed {
     fn card(&self) -> Option<&Value> {
         match self {
             Self::Replace(replacement) => Some(&replacement.value),
-            Self::Show(_) | Self::Code(_) | Self::Revoke(_) | Self::Change(_) | Self::Upgrade => None,
+            Self::Show(_)
+            | Self::Send(..)
+            | Self::Code(_)
+            | Self::Revoke(_)
+            | Self::Change(_)
+            | Self::Upgrade => None,
         }
     }
 }
@@ -538,13 +570,26 @@ impl<'a> Round<'a> {
     fn decide(&mut self, want: &Want, (place, name): (usize, Name), again: bool, part: Part) -> Decided {
         let (id, Name { row_key, record, newest }) = (self.merchant.id, name);
         let key = merchant_row(rows::CARD, id, &row_key.0);
+        // Where it goes is decided before it is looked at: that refusal tells nothing of the token.
+        let way = match &want.deed {
+            Deed::Send(to, _) => Some(self.admitted.way_to(to, &self.merchant, self.now, Some(record))?),
+            Deed::Show(_) if want.show == Show::Full => {
+                self.admitted.may_show_clear(Some(record)).map(|()| None)?
+            }
+            Deed::Show(_)
+            | Deed::Code(_)
+            | Deed::Replace(_)
+            | Deed::Revoke(_)
+            | Deed::Change(_)
+            | Deed::Upgrade => None,
+        };
         let vaultless = if self.view.get(&key).is_none() && newest.is_none() {
             self.vaultless_card(&want.token, name)
         } else {
             None
         };
         if let Some(card) = vaultless {
-            return self.decide_card(want, card, (&key, row_key, place), again, part);
+            return self.decide_card((want, way), card, (&key, row_key, place), again, part);
         }
         let Some(bytes) = self.view.get(&key) else {
             let why = if newest.is_some() { Refusal::Unreadable } else { Refusal::Unknown };
@@ -554,12 +599,12 @@ impl<'a> Round<'a> {
         if card.row.record != record || newest.is_some_and(|newest| card.row.version < newest) {
             return Err(self.unreadable(record).into());
         }
-        self.decide_card(want, card, (&key, row_key, place), again, part)
+        self.decide_card((want, way), card, (&key, row_key, place), again, part)
     }
 
     fn decide_card(
         &mut self,
-        want: &Want,
+        (want, way): (&Want, Option<Way>),
         card: Card,
         (key, row_key, place): (&Key, RowKey, usize),
         again: bool,
@@ -570,7 +615,9 @@ impl<'a> Round<'a> {
             Deed::Replace(_) if card.row.vaultless || card.row.kind() != Kind::Card => {
                 Err(self.admitted.deny(Refusal::VaultlessNotAllowed, Some(card.row.record)).into())
             }
-            Deed::Show(as_of) => self.decide_show((want.show, *as_of), card, key, row_key, again),
+            Deed::Show(as_of) | Deed::Send(_, as_of) => {
+                self.decide_show((want.show, *as_of, way), card, key, row_key, again)
+            }
             Deed::Replace(replacement) => {
                 self.decide_replace(replacement, &want.token, card, (key, row_key, place), part)
             }
@@ -601,7 +648,7 @@ impl<'a> Round<'a> {
 
     fn decide_show(
         &mut self,
-        (wanted, as_of): (Show, Option<Timestamp>),
+        (wanted, as_of, way): (Show, Option<Timestamp>, Option<Way>),
         card: Card,
         key: &Key,
         row_key: RowKey,
@@ -617,7 +664,11 @@ impl<'a> Round<'a> {
         };
         let presented = self.presented(&card, wanted, again);
         let presented = Presented { earlier: earlier.as_ref().map(|(_, at)| *at), ..presented };
-        let permit = self.admitted.permit_card(&card, &presented)?;
+        // What is sealed to somebody is a card.
+        if way.is_some() && card.row.kind() != Kind::Card {
+            return Err(self.admitted.deny(Refusal::Foreign, Some(record)).into());
+        }
+        let permit = self.admitted.permit_card(&card, &presented, way)?;
         let shown = permit.show();
         let mut part = Part::default();
         if let Some((earlier, _)) = earlier {
@@ -658,7 +709,7 @@ impl<'a> Round<'a> {
     /// A code is in memory alone: the row is only looked at, and the log says what was done.
     fn decide_code(&mut self, deed: &CodeDeed, card: Card, key: &Key, again: bool) -> Decided {
         let record = card.row.record;
-        let permit = self.admitted.permit_card(&card, &self.presented(&card, Show::Nothing, again))?;
+        let permit = self.admitted.permit_card(&card, &self.presented(&card, Show::Nothing, again), None)?;
         match deed {
             CodeDeed::Hold(code) => code
                 .fits(&card.row.network)
@@ -694,7 +745,8 @@ impl<'a> Round<'a> {
             self.view.rely(&mut part, key);
             return Ok((Filing::Enact(permit, part, None), card, Show::Nothing));
         }
-        let mut permit = self.admitted.permit_card(&card, &self.presented(&card, Show::Nothing, again))?;
+        let mut permit =
+            self.admitted.permit_card(&card, &self.presented(&card, Show::Nothing, again), None)?;
         let mut row: Row = card.row;
         match only {
             None => row.bury(),
@@ -726,7 +778,7 @@ impl<'a> Round<'a> {
         let presented = self.presented(&card, Show::Nothing, again);
         let same = row == card.row;
         let version = if same { card.row.version } else { presented.version };
-        let permit = self.admitted.permit_card(&card, &Presented { version, ..presented })?;
+        let permit = self.admitted.permit_card(&card, &Presented { version, ..presented }, None)?;
         if let Err(e) = applied {
             let denial = self.admitted.deny(Refusal::Malformed, Some(card.row.record));
             return Err(Box::new(Refused(denial, e)));
@@ -780,6 +832,19 @@ impl<'a> Round<'a> {
         row.mask.narrowed(|length| self.merchant.mask(length))
     }
 
+    /// The card in the form in which it goes where the log says.
+    fn sent(&self, way: &Way, pan: Pan, expiry: Option<CardExpiry>) -> Result<Revealed, Error> {
+        match (way.outlet(), way.key()) {
+            (Outlet::Recipient(name), Some(key)) => {
+                let info = sealed::info_out(&self.merchant.name, name);
+                let card = key.seal(&info, &sealed::write(&pan, expiry))?;
+                Ok(Revealed::Sealed { key_id: key.id(), card })
+            }
+            (Outlet::Destination(_), None) => Ok(Revealed::Plain(pan)),
+            (Outlet::Recipient(_), None) | (Outlet::Destination(_), Some(_)) => Err(Error::internal()),
+        }
+    }
+
     pub(super) fn secret_of(&self, row: &Row) -> Result<SubjectSecret, Unopened> {
         let subject = row.subject;
         // A vaultless token's card is under its slot's key alone: that is why no subject's erasure reaches it.
@@ -815,6 +880,14 @@ fn request_bytes(
             // Nothing of a security code: what is kept of a request outlives it.
             Deed::Show(None) | Deed::Revoke(_) | Deed::Upgrade | Deed::Code(CodeDeed::Hold(_)) => {}
             Deed::Show(Some(then)) => drop(w.u64(then.0)),
+            Deed::Send(to, then) => {
+                // Kinds that no other deed has in this place.
+                match to {
+                    Outlet::Recipient(name) => w.u8(1).e(name.as_str().as_bytes()),
+                    Outlet::Destination(name) => w.u8(2).e(name.as_str().as_bytes()),
+                };
+                w.u64(then.map_or(0, |t| t.0));
+            }
             Deed::Change(change) => change.write(&mut w),
             Deed::Code(CodeDeed::Read(ticket) | CodeDeed::Drop(ticket)) => drop(w.fixed(&ticket.bytes())),
             Deed::Replace(InPlace { value, card_expiry, reason }) => {

@@ -158,7 +158,7 @@ impl Vault {
                 replaced: None,
                 now: self.now(),
             };
-            let permit = match admitted.permit_card(&card, &presented) {
+            let permit = match admitted.permit_card(&card, &presented, None) {
                 Ok(permit) => permit,
                 Err(denial) => {
                     filings.push(Filing::Refuse(denial, Part::default()));

@@ -8,11 +8,11 @@ use serde::Serialize;
 
 use super::{FIRST_LOG, Header, Inner, MAX_ROUNDS, State, Vault};
 use crate::audit::checkpoint::SignedCheckpoint;
-use crate::audit::entry::{AuditEntry, ControlChange, Event, Who};
+use crate::audit::entry::{AuditEntry, ControlChange, Event, Outlet, Who};
 use crate::audit::receipt::{self, Proof, Receipt};
 use crate::audit::tree::{self, Hash, entry_key};
-use crate::control::{Control, Lock, LockTarget};
-use crate::envelope::{Dek, Kek, KeyId, KeyKind};
+use crate::control::{Control, KeyRecord, Lock, LockTarget};
+use crate::envelope::{Dek, Kek, KeyId, KeyKind, KeyMaterial, Rcv, Wraps};
 use crate::error::Error;
 use crate::journal::{ControlStep, Filing, NotFiled};
 use crate::keyring::Keyring;
@@ -20,6 +20,7 @@ use crate::name::{ChannelName, FormatName, MerchantName, PrincipalName};
 use crate::pan;
 use crate::policy::{Asked, Effect, Explanation, Policy, Rules, Statement};
 use crate::rows;
+use crate::sealed::PERIOD_DAYS;
 use crate::store::{Expect, Key, Part, Write};
 use crate::time::Timestamp;
 use crate::token::Scheme;
@@ -121,19 +122,55 @@ impl Vault {
     ) -> Result<(KeyId, Receipt), Error> {
         let (receipt, key) = self
             .change_with(by, expected, |inner, control, now| {
-                let unknown = || Error::malformed("merchant", "names no merchant");
-                let old = control.active(KeyKind::Dek, Some(merchant)).ok_or_else(unknown)?.id;
-                let record = control.active(KeyKind::Kek, Some(merchant)).ok_or_else(unknown)?.clone();
-                let kek: Kek = record.unwrap(&inner.root.1)?;
-                let (key, _) = control.draw::<Dek, Kek>(Some(merchant), (&kek, record.id), now)?;
-                let changes = vec![
-                    ControlChange::KeyAdded { key: key.0 },
-                    ControlChange::KeyState { key: old.0, state: KeyState::Deactivated },
-                ];
+                let (key, changes) = replace::<Dek>(inner, control, merchant, now)?;
                 Ok((changes, Vec::new(), key))
             })
             .await?;
         Ok((key, receipt))
+    }
+
+    /// Makes a new key for cards that are sealed to the vault (`expected` as at [`apply_policy`](Self::apply_policy)): it is
+    /// published from this commit on, and the one before opens for [`OVERLAP_DAYS`](crate::sealed::OVERLAP_DAYS) more.
+    /// Returns the new key's number.
+    pub async fn rotate_rcv(
+        &self,
+        by: &PrincipalName,
+        merchant: &MerchantName,
+        expected: Option<u64>,
+    ) -> Result<(KeyId, Receipt), Error> {
+        let (receipt, key) = self
+            .change_with(by, expected, |inner, control, now| {
+                let (key, changes) = replace::<Rcv>(inner, control, merchant, now)?;
+                Ok((changes, Vec::new(), key))
+            })
+            .await?;
+        Ok((key, receipt))
+    }
+
+    /// Replaces every key for sealed cards that is [`PERIOD_DAYS`] old, as the vault itself. Returns how many there were.
+    pub async fn replace_old_keys(&self) -> Result<usize, Error> {
+        let old = |control: &Control, now: Timestamp| -> Vec<MerchantName> {
+            let due = |k: &&KeyRecord| {
+                k.kind == KeyKind::Rcv
+                    && k.state == KeyState::Active
+                    && k.made_at.plus_days(PERIOD_DAYS) <= now
+            };
+            control.keys.iter().filter(due).filter_map(|k| k.merchant.clone()).collect()
+        };
+        if old(&self.state().control, self.now()).is_empty() {
+            return Ok(0);
+        }
+        let (_, replaced) = self
+            .change_by(&Who::Vault, None, |inner, control, now| {
+                let merchants = old(control, now);
+                let mut all = Vec::with_capacity(merchants.len() * 2);
+                for merchant in &merchants {
+                    all.extend(replace::<Rcv>(inner, control, merchant, now)?.1);
+                }
+                Ok((all, Vec::new(), merchants.len()))
+            })
+            .await?;
+        Ok(replaced)
     }
 
     /// Opens the next vaultless slot for a format with a new key: new tokens are made in it from this commit on, those of
@@ -271,6 +308,12 @@ impl Vault {
         self.state().rules.explain(asked)
     }
 
+    /// The same for a card that is to go to somebody else than who asks, now.
+    #[must_use]
+    pub fn explain_to(&self, asked: &Asked<'_>, to: &Outlet) -> Explanation {
+        self.state().rules.explain_to(asked, Some((to, self.now())))
+    }
+
     /// Whether a caller is one of the policy's principals.
     #[must_use]
     pub fn knows(&self, caller: crate::policy::Caller<'_>) -> bool {
@@ -343,6 +386,24 @@ impl Vault {
             Ok(_) => Ok(()),
             Err(denial) => Err(self.inner.journal.refuse(denial, header.deadline).await),
         }
+    }
+
+    /// Writes down that a principal asked to have a card sent where this node sends none.
+    pub async fn outlet_refused(&self, caller: crate::policy::Caller<'_>, header: &Header) -> Error {
+        let asked = Asked {
+            caller,
+            merchant: header.merchant.as_ref(),
+            channel: header.channel.as_ref(),
+            action: Action::Detokenize,
+            purpose: header.purpose,
+            initiator: header.initiator,
+            show: Show::Full,
+        };
+        let denial = match self.state().rules.admit(&asked) {
+            Ok(admitted) => admitted.deny(Refusal::OutletNotAllowed, None),
+            Err(denial) => denial,
+        };
+        self.inner.journal.refuse(denial, header.deadline).await
     }
 
     /// Writes down that a request was refused at the edge, since its certificate is past its end or was revoked.
@@ -470,6 +531,15 @@ impl Vault {
         expected: Option<u64>,
         edit: impl Fn(&Inner, &mut Control, Timestamp) -> Result<(Vec<ControlChange>, Vec<Write>, T), Error>,
     ) -> Result<(Receipt, T), Error> {
+        self.change_by(&Who::Listed(by.clone()), expected, edit).await
+    }
+
+    async fn change_by<T>(
+        &self,
+        by: &Who,
+        expected: Option<u64>,
+        edit: impl Fn(&Inner, &mut Control, Timestamp) -> Result<(Vec<ControlChange>, Vec<Write>, T), Error>,
+    ) -> Result<(Receipt, T), Error> {
         let _one_at_a_time = self.inner.changing.lock().await;
         for _ in 0..MAX_ROUNDS {
             let before = self.state();
@@ -493,7 +563,7 @@ impl Vault {
                 from: before.epoch,
                 epoch,
                 part,
-                changes: changes.into_iter().map(|change| (Who::Listed(by.clone()), change)).collect(),
+                changes: changes.into_iter().map(|change| (by.clone(), change)).collect(),
                 in_force: Box::new(move || {
                     if let Some(inner) = inner.upgrade() {
                         Self::put_in_force(&inner, state);
@@ -514,6 +584,26 @@ impl Inner {
     fn state(&self) -> std::sync::Arc<State> {
         self.state.read().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
     }
+}
+
+/// Draws a merchant's next key of a kind; the one before is deactivated.
+fn replace<K>(
+    inner: &Inner,
+    control: &mut Control,
+    merchant: &MerchantName,
+    now: Timestamp,
+) -> Result<(KeyId, Vec<ControlChange>), Error>
+where
+    K: KeyMaterial,
+    Kek: Wraps<K>,
+{
+    let unknown = || Error::malformed("merchant", "names no merchant");
+    let old = control.active(K::KIND, Some(merchant)).ok_or_else(unknown)?.id;
+    let record = control.active(KeyKind::Kek, Some(merchant)).ok_or_else(unknown)?.clone();
+    let kek: Kek = record.unwrap(&inner.root.1)?;
+    let (key, _) = control.draw::<K, Kek>(Some(merchant), (&kek, record.id), now)?;
+    let added = ControlChange::KeyAdded { key: key.0 };
+    Ok((key, vec![added, ControlChange::KeyState { key: old.0, state: KeyState::Deactivated }]))
 }
 
 fn checked_note(text: &str) -> Result<&str, Error> {
@@ -584,6 +674,9 @@ fn rows_of(policy: &Policy) -> Result<PolicyRows, Error> {
         put(&mut all, format!("merchant.{}", merchant.id), &row, false)?;
         for row in &merchant.formats {
             put(&mut all, format!("format.{}/{}", merchant.id, row.id), row, false)?;
+        }
+        for row in &merchant.recipients {
+            put(&mut all, format!("recipient.{}/{}", merchant.id, row.id), row, false)?;
         }
         for row in &merchant.channels {
             put(&mut all, format!("channel.{}/{}", merchant.id, row.id), row, false)?;

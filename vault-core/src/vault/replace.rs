@@ -86,7 +86,7 @@ impl Round<'_> {
         let presented = self.presented(&card, Show::Nothing, false);
         let version = if done { card.row.version } else { presented.version };
         let presented = Presented { version, replaced: Some(replacement.reason), ..presented };
-        let permit = self.admitted.permit_card(&card, &presented)?;
+        let permit = self.admitted.permit_card(&card, &presented, None)?;
         if done {
             self.view.rely(&mut part, key);
             return Ok((Filing::Enact(permit, part, None), card, Show::Nothing));

@@ -4,16 +4,19 @@ use std::fmt;
 
 use super::codes::{CodeTicket, SecurityCode};
 use crate::attributes::{Attribute, Attributes};
-use crate::audit::entry::Minting;
+use crate::audit::entry::{Minting, Outlet};
 use crate::audit::receipt::Receipt;
 use crate::codec::Writer;
+use crate::envelope::KeyId;
 use crate::error::Error;
+use crate::hpke::{PublicKey, Sealed};
 use crate::mask::Mask;
-use crate::name::{ChannelName, FormatName, MerchantName};
+use crate::name::{ChannelName, DestinationName, FormatName, MerchantName, RecipientName};
 use crate::pan::{self, CardExpiry, MaskedPan, Pan};
 use crate::policy::MerchantInForce;
 use crate::record::Card;
 use crate::restrictions::Restrictions;
+use crate::sealed::SealedCard;
 use crate::time::Timestamp;
 use crate::token::{Scheme, Token};
 use crate::value::Value;
@@ -179,6 +182,78 @@ impl NewCard {
     }
 }
 
+/// A card to be swapped for a token that came sealed to one of the vault's keys: who brings it need not be able to read it.
+pub struct SealedNewCard {
+    /// The card.
+    pub card: SealedCard,
+    /// As [`NewCard::format`].
+    pub format: Option<FormatName>,
+    /// As [`NewCard::valid_until`].
+    pub valid_until: Option<Timestamp>,
+    /// As [`NewCard::channels`].
+    pub channels: Vec<ChannelName>,
+    /// As [`NewCard::restrictions`].
+    pub restrictions: Restrictions,
+    /// As [`NewCard::attributes`].
+    pub attributes: Attributes,
+    /// As [`NewCard::context`].
+    pub context: Option<Context>,
+}
+
+impl SealedNewCard {
+    /// A card with nothing around it: the channel's format, no expiry, no narrowing.
+    #[must_use]
+    pub fn new(card: SealedCard) -> Self {
+        Self {
+            card,
+            format: None,
+            valid_until: None,
+            channels: Vec::new(),
+            restrictions: Restrictions::default(),
+            attributes: Attributes::default(),
+            context: None,
+        }
+    }
+
+    pub(super) fn opened(self, pan: Pan, card_expiry: Option<CardExpiry>) -> NewCard {
+        let Self { card: _, format, valid_until, channels, restrictions, attributes, context } = self;
+        let value = Value::Card(pan);
+        let existing = None;
+        NewCard {
+            value,
+            card_expiry,
+            format,
+            valid_until,
+            channels,
+            restrictions,
+            attributes,
+            context,
+            existing,
+        }
+    }
+}
+
+/// A card in one of the forms that it may come in.
+pub enum Brought {
+    /// In the clear.
+    Plain(NewCard),
+    /// Sealed to the vault.
+    Sealed(SealedNewCard),
+}
+
+/// The public key that cards are sealed to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SealingKey {
+    /// Its number: names it in a [`SealedCard`].
+    pub id: KeyId,
+    /// Its bytes.
+    pub public_key: PublicKey,
+    /// HPKE's `info`, which binds a card to the merchant, the channel and the key.
+    pub info: Vec<u8>,
+    /// Until when a card sealed to it opens for certain. By then the key is to be fetched anew.
+    pub valid_until: Timestamp,
+}
+
 /// The answer to a tokenize.
 pub struct Tokenized {
     /// The token.
@@ -205,6 +280,13 @@ pub enum Revealed {
     Plain(Pan),
     /// Another value than a card number.
     Other(Value),
+    /// The card, sealed to a recipient: JSON, see [`crate::sealed`].
+    Sealed {
+        /// Which of the recipient's keys: the first 16 hexadecimal digits of its SHA-256.
+        key_id: String,
+        /// The message.
+        card: Sealed,
+    },
     /// What may be shown of it.
     Masked(Mask),
 }
@@ -474,12 +556,16 @@ pub struct RevokedToken {
 }
 
 /// How much of a card a detokenize asks for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Reveal {
     /// The card number.
     Plain,
     /// The mask.
     Masked,
+    /// The card, sealed to a registered recipient: who asks cannot read it.
+    SealedTo(RecipientName),
+    /// The card number, for a destination that the program itself sends it to, and to nobody else: the log says so.
+    SentTo(DestinationName),
 }
 
 /// A card that a detokenize asks for.
@@ -507,10 +593,12 @@ impl From<(Token, Reveal)> for Wanted {
 }
 
 impl Reveal {
-    pub(crate) fn show(self) -> Show {
+    pub(crate) fn asks(self) -> (Show, Option<Outlet>) {
         match self {
-            Self::Plain => Show::Full,
-            Self::Masked => Show::Masked,
+            Self::Plain => (Show::Full, None),
+            Self::Masked => (Show::Masked, None),
+            Self::SealedTo(recipient) => (Show::Full, Some(Outlet::Recipient(recipient))),
+            Self::SentTo(destination) => (Show::Full, Some(Outlet::Destination(destination))),
         }
     }
 }

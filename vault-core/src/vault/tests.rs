@@ -18,6 +18,8 @@ use crate::time::{ManualClock, Timestamp};
 use crate::token::Token;
 use crate::words::{Initiator, LockReason, Purpose};
 
+mod sealed;
+
 pub(super) const POLICY: &str = r#"
     [[merchant]]
     id = "acme"
@@ -151,6 +153,7 @@ impl Desk {
             Revealed::Plain(pan) => Ok(String::from_utf8(pan.expose_digits().to_vec()).unwrap()),
             Revealed::Other(_) => panic!("another value than a card"),
             Revealed::Masked(mask) => Ok(mask.to_string()),
+            Revealed::Sealed { .. } => panic!("sealed to nobody who asked"),
         }
     }
 

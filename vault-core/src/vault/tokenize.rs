@@ -9,8 +9,9 @@ use zeroize::Zeroizing;
 
 use super::guesses::{self, Guess};
 use super::kept::{KEPT_DAYS, Kept, Request};
-use super::request::{Context, Header, MAX_BATCH, NewCard, Tokenized};
+use super::request::{Brought, Context, Header, MAX_BATCH, NewCard, Tokenized};
 use super::running::Run;
+use super::seal::unreadable_card;
 use super::view::View;
 use super::{MAX_ROUNDS, State, Vault};
 use crate::aead::Unopened;
@@ -70,7 +71,34 @@ impl Vault {
         header: &Header,
         cards: Vec<NewCard>,
     ) -> Result<Vec<Result<Tokenized, Error>>, Error> {
-        within_batch(cards.len())?;
+        self.tokenize_brought(caller, header, cards.into_iter().map(Brought::Plain).collect()).await
+    }
+
+    /// The same for cards of which some or all came sealed. One that does not open, or opens to no card for this channel,
+    /// is one error, `item.sealed`, whatever the reason.
+    pub async fn tokenize_brought(
+        &self,
+        caller: Caller<'_>,
+        header: &Header,
+        brought: Vec<Brought>,
+    ) -> Result<Vec<Result<Tokenized, Error>>, Error> {
+        within_batch(brought.len())?;
+        let sealed: Vec<bool> = brought.iter().map(|b| matches!(b, Brought::Sealed(_))).collect();
+        let answers = self.tokenize_rounds(caller, header, brought).await?;
+        let told = answers.into_iter().zip(sealed).map(|(answer, sealed)| match answer {
+            // What is wrong with a card that the caller cannot read is not the caller's to know.
+            Err(Error::Malformed { field: "item.plain.pan", .. }) if sealed => Err(unreadable_card()),
+            answer => answer,
+        });
+        Ok(told.collect())
+    }
+
+    async fn tokenize_rounds(
+        &self,
+        caller: Caller<'_>,
+        header: &Header,
+        brought: Vec<Brought>,
+    ) -> Result<Vec<Result<Tokenized, Error>>, Error> {
         let asked = Asked {
             caller,
             merchant: header.merchant.as_ref(),
@@ -80,7 +108,7 @@ impl Vault {
             initiator: header.initiator,
             show: Show::Nothing,
         };
-        self.tokenize_admitted(|rules| rules.admit(&asked), header, cards).await
+        self.tokenize_admitted(|rules| rules.admit(&asked), header, brought).await
     }
 
     /// The same for whoever `admit` lets in: a translation brings cards by another door.
@@ -88,10 +116,10 @@ impl Vault {
         &self,
         admit: impl Fn(&Rules) -> Result<Admitted, Denial>,
         header: &Header,
-        cards: Vec<NewCard>,
+        brought: Vec<Brought>,
     ) -> Result<Vec<Result<Tokenized, Error>>, Error> {
-        let mut answers: Vec<Option<Result<Tokenized, Error>>> = cards.iter().map(|_| None).collect();
-        let mut run = None;
+        let mut answers: Vec<Option<Result<Tokenized, Error>>> = brought.iter().map(|_| None).collect();
+        let (mut run, mut brought, mut cards) = (None, Some(brought), Vec::new());
         for _ in 0..MAX_ROUNDS {
             let state = self.state();
             let admitted = admit(&state.rules).and_then(|a| a.may_tokenize().map(|()| a));
@@ -105,18 +133,18 @@ impl Vault {
             if run.is_none() {
                 run = Some(Arc::new(self.inner.running.begin(admitted.principal(), header.request_id)?));
             }
+            if let Some(brought) = brought.take() {
+                cards = self.opened(&state, &admitted, header, brought, &mut answers).await?;
+            }
+            if answers.iter().all(Option::is_some) {
+                break;
+            }
             let round = match Round::new(self, state, admitted, header, &cards) {
                 Ok(round) => Round { hold: run.clone(), ..round },
                 Err(e) => return told_to_the_rest(answers, e),
             };
             if let Err(e) = round.go(&mut answers).await {
                 return told_to_the_rest(answers, e);
-            }
-            if answers.iter().all(Option::is_some) {
-                return Ok(answers
-                    .into_iter()
-                    .map(|a| a.unwrap_or_else(|| Err(Error::internal())))
-                    .collect());
             }
         }
         Ok(answers.into_iter().map(|a| a.unwrap_or(Err(Error::Overloaded))).collect())
@@ -150,7 +178,8 @@ struct Round<'a> {
     merchant: Arc<MerchantInForce>,
     channel: ChannelName,
     header: &'a Header,
-    cards: &'a [NewCard],
+    /// By place; none where a sealed card did not open.
+    cards: &'a [Option<NewCard>],
     now: Timestamp,
     view: View,
     /// The data subjects of the request, found or about to be made.
@@ -240,7 +269,7 @@ impl<'a> Round<'a> {
         state: Arc<State>,
         admitted: Admitted,
         header: &'a Header,
-        cards: &'a [NewCard],
+        cards: &'a [Option<NewCard>],
     ) -> Result<Self, Error> {
         let merchant = state.rules.merchant(admitted.merchant()).ok_or_else(Error::internal)?.clone();
         let channel = merchant.channel_name(admitted.channel_id()).ok_or_else(Error::internal)?.clone();
@@ -337,6 +366,7 @@ impl<'a> Round<'a> {
         let (id, state) = (self.merchant.id, self.state.clone());
         let mut wanted = Vec::new();
         for (card, answer) in self.cards.iter().zip(answers) {
+            let Some(card) = card else { continue };
             let reference = self.context(card).customer_reference.as_str();
             if answer.is_none() && !reference.is_empty() {
                 wanted.push(state.keyring.subject(id, reference)?);
@@ -402,9 +432,9 @@ impl<'a> Round<'a> {
         let mut items = Vec::with_capacity(self.cards.len());
         let mut of_subject: HashMap<&str, usize> = HashMap::new();
         for (place, card) in self.cards.iter().enumerate() {
-            if answers.get(place).is_some_and(Option::is_some) {
+            let Some(card) = card.as_ref().filter(|_| answers.get(place).is_some_and(Option::is_none)) else {
                 continue;
-            }
+            };
             let subject = self.context(card).customer_reference.as_str();
             if !subject.is_empty() {
                 let count = of_subject.entry(subject).or_insert(0);
@@ -969,7 +999,7 @@ impl<'a> Round<'a> {
     }
 
     fn tokenized(&self, place: usize, answer: Answer, receipt: Receipt) -> Result<Tokenized, Error> {
-        let value = &self.cards.get(place).ok_or_else(Error::internal)?.value;
+        let value = &self.cards.get(place).and_then(Option::as_ref).ok_or_else(Error::internal)?.value;
         Ok(Tokenized {
             mask: value.mask(|length| self.merchant.mask(length)),
             token: answer.token,

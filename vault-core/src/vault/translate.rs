@@ -5,7 +5,7 @@
 
 use super::Vault;
 use super::cards::{Deed, Done, Round, Want, one};
-use super::request::{Context, Header, NewCard, Tokenized, Translation};
+use super::request::{Brought, Context, Header, NewCard, Tokenized, Translation};
 use super::tokenize::within_batch;
 use crate::error::Error;
 use crate::name::{ChannelName, MerchantName};
@@ -74,7 +74,7 @@ impl Vault {
                 };
                 match source.and_then(|(pan, row)| Self::narrowed(translation, pan, &row)) {
                     Ok(card) => {
-                        cards.push(card);
+                        cards.push(Brought::Plain(card));
                         of.push(at);
                     }
                     Err(e) => put(&mut answers, at, Err(e)),
