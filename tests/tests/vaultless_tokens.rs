@@ -3,6 +3,7 @@
 use pollster::block_on;
 use vault_core::error::Error;
 use vault_core::policy::{Caller, Policy};
+use vault_core::restrictions::Restrictions;
 use vault_core::rows;
 use vault_core::store::Engine;
 use vault_core::token::Token;
@@ -335,6 +336,8 @@ fn a_rotation_opens_a_slot_and_an_upgrade_turns_the_tokens_of_the_old_one() {
             (web.stored(VISA), web.added(NewCard { channels: vec![channel("web")], ..card(AMEX) }));
         let ended = web.stored(MASTERCARD);
         web.revoked(&ended);
+        let restrictions = Restrictions { single_use: true, ..Restrictions::default() };
+        let once = web.added(NewCard { restrictions, ..card("5105105105105100") });
         let in_row = web.added(in_format("rows", VISA));
         let own = desk.at("acme", "app").stored(VISA);
         assert_eq!(rotated(&desk, "wide", None), Ok(2));
@@ -361,12 +364,16 @@ fn a_rotation_opens_a_slot_and_an_upgrade_turns_the_tokens_of_the_old_one() {
         assert_eq!(desk.at("acme", "app").paid(&turned), Err(Error::NotFound));
         assert!(upgraded(&desk, "web", &bound).is_ok_and(|again| again.token.same_as(&turned)));
         assert_eq!(upgraded(&desk, "app", &bound).err(), Some(Error::NotFound));
+        // A token for a single use stays one: it is not turned into two.
+        assert_eq!(upgraded(&desk, "web", &once).err(), Some(Error::NotFound));
+        assert_eq!(web.paid(&once).as_deref(), Ok("5105105105105100"));
+        assert_eq!(web.paid(&once), Err(Error::NotFound));
         assert_eq!(upgraded(&desk, "web", &ended).err(), Some(Error::NotFound));
 
         let desk = desk.reopened();
         assert_eq!(desk.web().paid(&plain).as_deref(), Ok(VISA));
-        // bound, its successor, ended's tombstone and the random one.
-        desk.assert_whole(4);
+        // bound, its successor, ended's tombstone, the spent one and the random one.
+        desk.assert_whole(5);
         assert_eq!(rotated(&desk, "own", Some("app")), Ok(1));
         assert_eq!(rotated(&desk, "wide", None), Ok(0));
         assert_eq!(rotated(&desk, "wide", None), Err(Error::SpaceExhausted));

@@ -20,13 +20,16 @@ use zeroize::Zeroizing;
 
 use self::source::{Columns, Field, Form, Incoming, Numbered, Preset, Source};
 use crate::dial::{self, Dialled, VaultOptions};
-use crate::fail::Failure;
+use crate::fail::{Exit, Failure, exit_of};
 use crate::output::Out;
 use crate::progress::Progress;
 use crate::wire::Words;
 
 /// Cards of one request: the contract's batch.
 const CHUNK: usize = 1_000;
+
+/// What to do when a run ends early.
+const AGAIN: &str = "nothing is lost: run the same command again, and it goes on from here";
 
 /// `import`.
 #[derive(Debug, Args)]
@@ -97,6 +100,21 @@ struct Tally {
     taken: u64,
     tokens_kept: u64,
     refused: u64,
+}
+
+impl State {
+    /// On disk, whole or as it was before.
+    fn write_down(&self, to: &Path) -> Result<(), Failure> {
+        let part = beside(to, ".part");
+        let write = || -> std::io::Result<()> {
+            let mut file =
+                OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&part)?;
+            file.write_all(&serde_json::to_vec(self)?)?;
+            file.sync_all()?;
+            fs::rename(&part, to)
+        };
+        write().map_err(|e| failed(to, &e))
+    }
 }
 
 /// The three files of a run: two that are made, and the state.
@@ -230,7 +248,17 @@ impl Files {
             }
             Err(e) => return Err(failed(&state_path, &e)),
         };
+        // Before the two files: a run that was killed in between must not find them in its way.
+        state.write_down(&state_path)?;
         let open = |file: &Path, bytes: u64| -> Result<File, Failure> {
+            let length = file.metadata().map_or(0, |about| about.len());
+            if length < bytes {
+                return Err(Failure::refused(format_args!(
+                    "{}: is shorter than what was written to it; put it back, or begin anew without {}",
+                    file.display(),
+                    state_path.display()
+                )));
+            }
             let mut opened = OpenOptions::new()
                 .create(true)
                 .truncate(false)
@@ -244,22 +272,7 @@ impl Files {
             Ok(opened)
         };
         let (out, refused) = (open(out, state.out_bytes)?, open(refused, state.refused_bytes)?);
-        let files = Self { out, refused, state_path, state };
-        files.write_down()?;
-        Ok(files)
-    }
-
-    /// The state on disk, whole or as it was before.
-    fn write_down(&self) -> Result<(), Failure> {
-        let part = beside(&self.state_path, ".part");
-        let write = || -> std::io::Result<()> {
-            let mut file =
-                OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&part)?;
-            file.write_all(&serde_json::to_vec(&self.state)?)?;
-            file.sync_all()?;
-            fs::rename(&part, &self.state_path)
-        };
-        write().map_err(|e| failed(&self.state_path, &e))
+        Ok(Self { out, refused, state_path, state })
     }
 
     /// One part: sent, its answers on disk, and then written down as done.
@@ -289,8 +302,7 @@ impl Files {
             Vec::new()
         } else {
             let sent = at.vault.batch_tokenize(header, items).await;
-            let again = "nothing is lost: run the same command again, and it goes on from here";
-            sent.map_err(|e| Failure::from(e).and(again))?.outcomes
+            sent.map_err(|e| Failure::from(e).and(AGAIN))?.outcomes
         };
         for ((line, customer, kept), Outcome { result, .. }) in places.into_iter().zip(outcomes) {
             match result {
@@ -299,6 +311,8 @@ impl Files {
                     self.state.tally.tokens_kept += u64::from(kept);
                     told.take(line, &customer, &answer.token);
                 }
+                // What may go better later ends the run: this part is sent again, under the same ids.
+                Err(error) if exit_of(&error) == Exit::Failed => return Err(Failure::from(error).and(AGAIN)),
                 Err(error) => told.refuse(line, &error.to_string()),
             }
         }
@@ -314,7 +328,7 @@ impl Files {
         self.state.out_bytes += told.taken.len() as u64;
         self.state.refused_bytes += told.refused.len() as u64;
         self.state.parts += 1;
-        self.write_down()
+        self.state.write_down(&self.state_path)
     }
 }
 

@@ -548,8 +548,8 @@ impl<'a> Round<'a> {
         if crate::vaultless::slot_of(existing, self.merchant.ff1_slots).is_some() {
             return wrong("could be an ff1 token of this merchant; let the card have a new one");
         }
-        if luhn_valid_digits(existing) {
-            return wrong("must not pass the Luhn check");
+        if luhn_valid_digits(existing) || crate::pan::holds_card_number(existing.as_str()) {
+            return wrong("must not pass the Luhn check, nor hold a card number");
         }
         Ok(())
     }

@@ -1,7 +1,7 @@
 //! Takes card numbers out of what a destination answers.
 //!
-//! Masked, all but its last four digits: every maximal run of 12 to 19 digits that passes the Luhn check, single spaces and
-//! hyphens between two digits ignored and not, and each number that was sent, wherever it stands among digits. Zero bytes
+//! Masked, all but its last four digits: whatever 12 to 19 digits between two group boundaries pass the Luhn check, groups
+//! being digits with single spaces or hyphens between them (so a date behind a number hides it from nobody), and each number that was sent, wherever it stands among digits. Zero bytes
 //! are passed over, so text of two bytes a character is read as well. What is encoded otherwise is not seen.
 
 use vault_core::pan::{MAX_DIGITS, MIN_DIGITS, luhn_valid};
@@ -60,15 +60,13 @@ impl Run {
     fn end(&mut self, sent: &[&[u8]], hidden: &mut Vec<usize>) -> usize {
         let run = std::mem::take(self);
         let mut numbers: Vec<(usize, usize)> = Vec::new();
-        let ends = run.groups.iter().skip(1).copied().chain([run.digits.len()]);
-        let whole = [(0, run.digits.len())];
-        for (from, to) in run.groups.iter().copied().zip(ends).chain(whole) {
-            let is_card = run.digits.get(from..to).is_some_and(|digits| {
-                (MIN_DIGITS..=MAX_DIGITS).contains(&digits.len()) && luhn_valid(digits)
-            });
-            if is_card {
-                numbers.push((from, to));
-            }
+        let ends: Vec<usize> = run.groups.iter().skip(1).copied().chain([run.digits.len()]).collect();
+        for (first, from) in run.groups.iter().copied().enumerate() {
+            let to = ends.iter().skip(first).copied().take_while(|to| to - from <= MAX_DIGITS);
+            let is_card = |to: &usize| {
+                run.digits.get(from..*to).is_some_and(|d| d.len() >= MIN_DIGITS && luhn_valid(d))
+            };
+            numbers.extend(to.filter(is_card).map(|to| (from, to)));
         }
         for number in sent {
             let at = run.digits.windows(number.len().max(1)).enumerate();
@@ -108,6 +106,9 @@ mod tests {
             ("4111111111111112", "4111111111111112", 0),
             ("4111  1111 1111 1111", "4111  1111 1111 1111", 0), // two spaces are no group
             ("12-4111111111111111", "12-************1111", 1),
+            ("4111 1111 1111 1111 12/27", "**** **** **** 1111 12/27", 1),
+            ("2 4111 1111 1111 1111", "2 **** **** **** 1111", 1),
+            ("7 4111-1111-1111-1111 27", "7 ****-****-****-1111 27", 1),
             (
                 "4\u{0}1\u{0}1\u{0}1\u{0}1\u{0}1\u{0}1\u{0}1\u{0}1\u{0}1\u{0}1\u{0}1\u{0}1\u{0}1\u{0}1\u{0}1\u{0}",
                 "*\u{0}*\u{0}*\u{0}*\u{0}*\u{0}*\u{0}*\u{0}*\u{0}*\u{0}*\u{0}*\u{0}*\u{0}1\u{0}1\u{0}1\u{0}1\u{0}",

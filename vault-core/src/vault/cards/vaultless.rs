@@ -99,6 +99,10 @@ impl Round<'_> {
             let permit = self.admitted.permit_upgrade(&card, &presented, (from, 0))?;
             return Ok((Filing::Enact(permit, part, None), card, Show::Nothing));
         }
+        // Two tokens of one card would be two uses. Its card is stored again instead.
+        if card.row.restrictions.single_use {
+            return Err(self.admitted.deny(Refusal::Foreign, Some(from)).into());
+        }
         let unreadable = |_| self.unreadable(from);
         let row_key = self.state.keyring.row_key(id, &token).map_err(unreadable)?;
         let record = self.state.keyring.reference(id, &token).map_err(unreadable)?;
