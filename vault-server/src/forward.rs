@@ -200,7 +200,7 @@ impl Destination {
     pub fn takes(&self, template: &Template) -> bool {
         let DestinationSettings { paths, request_bytes, .. } = &self.settings;
         let fits = u32::try_from(template.length()).is_ok_and(|n| n <= *request_bytes);
-        fits && paths.iter().any(|prefix| template.path.starts_with(prefix.as_str()))
+        fits && paths.iter().any(|allowed| begins_with(&template.path, allowed))
     }
 
     /// A place among the requests that are sent there at once; none if all are taken.
@@ -405,9 +405,31 @@ impl Body for Whole {
     }
 }
 
+/// Whether a path is this one or goes on from it: `/v1/pay` lets `/v1/pay/7` and `/v1/pay?x` in, and not `/v1/payouts`.
+fn begins_with(path: &str, allowed: &str) -> bool {
+    path.strip_prefix(allowed)
+        .is_some_and(|rest| allowed.ends_with('/') || rest.is_empty() || rest.starts_with(['/', '?']))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_path_begins_with_whole_segments() {
+        for (path, allowed, lets) in [
+            ("/v1/pay", "/v1/pay", true),
+            ("/v1/pay/7", "/v1/pay", true),
+            ("/v1/pay?dry=1", "/v1/pay", true),
+            ("/v1/payouts", "/v1/pay", false),
+            ("/v1/pay-all?x=/v1/pay", "/v1/pay", false),
+            ("/v1/payouts", "/v1/", true),
+            ("/v1", "/v1/", false),
+            ("/anything", "/", true),
+        ] {
+            assert_eq!(begins_with(path, allowed), lets, "{path} {allowed}");
+        }
+    }
 
     #[test]
     fn a_destination_is_a_host_and_a_port_over_https_and_nothing_else() {

@@ -105,7 +105,7 @@ pub struct DestinationSettings {
     /// On which of their channels; empty means on all.
     #[serde(default)]
     pub channels: Vec<ChannelName>,
-    /// How paths there may begin.
+    /// How paths there may begin: whole segments, so that `/v1/pay` lets no `/v1/payouts` in.
     pub paths: Vec<String>,
     /// Which of its headers are given to the caller.
     #[serde(default = "content_type")]
