@@ -103,6 +103,14 @@ async fn cards_come_in_with_their_tokens_while_the_import_is_killed_twice() {
         child.wait().unwrap();
         assert!(parts(&rig) < u64::from(count()) / 1_000, "it was through before it was killed");
     }
+    // While another run has the file, none goes on with it.
+    let other = fs::File::open(rig.file("tokens.csv")).unwrap();
+    other.try_lock().unwrap();
+    let refused = import(&rig, &[]).stderr(Stdio::piped()).output().unwrap();
+    assert!(!refused.status.success());
+    let told = String::from_utf8_lossy(&refused.stderr);
+    assert!(told.contains("another import writes it"), "{told}");
+    drop(other);
     let done = import(&rig, &[]).output().unwrap();
     let tally: serde_json::Value = serde_json::from_slice(&done.stdout).unwrap();
     let taken = wanted.values().flatten().count();

@@ -5,7 +5,7 @@
 
 mod source;
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{Seek as _, SeekFrom, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
@@ -111,7 +111,10 @@ impl State {
                 OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&part)?;
             file.write_all(&serde_json::to_vec(self)?)?;
             file.sync_all()?;
-            fs::rename(&part, to)
+            fs::rename(&part, to)?;
+            // So that the name is on disk, too.
+            let folder = to.parent().filter(|folder| !folder.as_os_str().is_empty());
+            File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
         };
         write().map_err(|e| failed(to, &e))
     }
@@ -266,6 +269,13 @@ impl Files {
                 .mode(0o600)
                 .open(file)
                 .map_err(|e| failed(file, &e))?;
+            opened.try_lock().map_err(|e| match e {
+                TryLockError::WouldBlock => Failure::refused(format_args!(
+                    "{}: another import writes it; wait for that one, or name another --out",
+                    file.display()
+                )),
+                TryLockError::Error(e) => failed(file, &e),
+            })?;
             // What a part wrote that was not done is written again.
             let cut = opened.set_len(bytes).and_then(|()| opened.seek(SeekFrom::Start(bytes)));
             cut.map_err(|e| failed(file, &e))?;
