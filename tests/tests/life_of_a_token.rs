@@ -45,6 +45,7 @@ show = "masked"
 "#;
 
 const REQUEST: &str = "5f0e2d9c-4b0a-4c8e-9d55-1c6f0d7e8a11";
+const OTHER_REQUEST: &str = "5f0e2d9c-4b0a-4c8e-9d55-1c6f0d7e8a12";
 
 fn once(digits: &str) -> NewCard {
     restricted(digits, Restrictions { single_use: true, ..Restrictions::default() })
@@ -356,6 +357,17 @@ fn a_replacement_asked_for_again_is_done_once_and_counts_as_a_guess_once() {
         assert!(told[..5].iter().all(Option::is_none), "{told:?}");
         assert!(matches!(told[5], Some(Error::Budget { .. })), "{told:?}");
         assert_eq!(desk.last_refusal(), Some(Refusal::GuessBudgetSpent));
+        // The first request once more, though others came after it: done, and not done again.
+        assert!(replace(desk.web(), &request(OTHER_REQUEST), &token, MASTERCARD).is_ok());
+        assert!(replace(desk.web(), &header(), &token, AMEX).is_ok());
+        assert!(replace(desk.web(), &request(OTHER_REQUEST), &token, MASTERCARD).is_ok());
+        assert_eq!(desk.web().paid(&token).as_deref(), Ok(AMEX));
+        // Whether a card is the one that a request brought is a guess as well.
+        let cell = (0..1_000_000_u32).map(|n| format!("511112{n:06}1111")).filter(|digits| luhn(digits) == 0);
+        let retry = |digits: String| replace(desk.web(), &request(REQUEST), &token, &digits).err();
+        let told: Vec<_> = cell.take(6).map(retry).collect();
+        assert!(told[..5].iter().all(|e| *e == Some(Error::IdempotencyMismatch)), "{told:?}");
+        assert!(matches!(told[5], Some(Error::Budget { .. })), "{told:?}");
         desk.reopened().assert_whole(1);
     }
 }
@@ -650,7 +662,63 @@ fn what_binds_the_source_binds_the_token_made_of_it() {
         let first = first.unwrap();
         assert_eq!(till.paid(&first).as_deref(), Ok(MASTERCARD));
         assert_eq!(till.paid(&first), Err(Error::NotFound));
-        desk.reopened().assert_whole(5);
+        // A token of one channel becomes one of one channel, where the format would make it one of all.
+        let abroad = |source: &Token| {
+            translated(
+                &desk,
+                "acme-bridge",
+                &header(),
+                (source, "web", Some("zenith")),
+                Restrictions::default(),
+            )
+        };
+        let web_alone = vec![vault_tests::desk::channel("web")];
+        let everywhere = abroad(&desk.web().stored(AMEX)).unwrap();
+        let there = abroad(&desk.web().added(NewCard { channels: web_alone, ..card(AMEX) })).unwrap();
+        assert_eq!(desk.at("zenith", "web").paid(&there).as_deref(), Ok(AMEX));
+        assert_eq!(desk.at("zenith", "app").paid(&there), Err(Error::NotFound));
+        assert_eq!(desk.at("zenith", "app").paid(&everywhere).as_deref(), Ok(AMEX));
+        desk.reopened().assert_whole(9);
+    }
+}
+
+#[test]
+fn a_token_bound_to_a_customer_stays_with_that_customer() {
+    for engine in ON_DISK {
+        let desk = Desk::new(engine);
+        let bound = Restrictions { bound_to_customer: true, ..Restrictions::default() };
+        let ada = customer("ada");
+        let source =
+            desk.web().tokenize(&ada, restricted(VISA, bound)).unwrap_or_else(|e| panic!("{e}")).token;
+        let to = |merchant: Option<&str>, context: Option<&str>| {
+            let translation = Translation {
+                token: source.copy(),
+                merchant: merchant.map(vault_tests::desk::merchant_name),
+                channel: vault_tests::desk::channel(if merchant == Some("zenith") { "web" } else { "pos" }),
+                format: None,
+                valid_until: None,
+                restrictions: Restrictions::default(),
+                context: context.map(|name| Context::new(name, "", "").unwrap()),
+            };
+            let who = vault_tests::desk::principal("acme-bridge");
+            let header = Header { channel: Some(vault_tests::desk::channel("web")), ..customer("ada") };
+            let caller = vault_core::policy::Caller::Local(&who);
+            pollster::block_on(desk.vault.translate(caller, &header, translation)).map(|told| told.token)
+        };
+        for merchant in [None, Some("acme")] {
+            let told = to(merchant, Some("eve")).err();
+            let field = "item.context.customer_reference";
+            assert!(matches!(told, Some(Error::Malformed { field: f, .. }) if f == field), "{told:?}");
+            for context in [None, Some("ada")] {
+                let theirs =
+                    to(merchant, context).unwrap_or_else(|e| panic!("{merchant:?} {context:?}: {e}"));
+                let paid = |who| desk.at("acme", "pos").detokenized(&customer(who), &theirs, Reveal::Plain);
+                assert!(paid("ada").is_ok() && paid("eve").is_err());
+            }
+        }
+        // Another merchant's customers are others, whatever they are called; one must be named.
+        assert!(to(Some("zenith"), Some("eve")).is_ok());
+        assert!(matches!(to(Some("zenith"), None), Err(Error::Malformed { .. })));
     }
 }
 
@@ -723,9 +791,9 @@ fn a_security_code_is_read_once_for_its_authorization_and_nothing_that_is_kept_i
         assert_eq!(desk.vault.held_codes(), 0, "and it is wiped");
 
         // The same request with another code is the same request: what is kept of it knows nothing of the code.
-        for code in [CODE, "1234"] {
-            assert!(held(desk.web(), &request(REQUEST), &amex, code).is_ok(), "{engine}");
-        }
+        let [first, again] = [CODE, "1234"].map(|code| held(desk.web(), &request(REQUEST), &amex, code));
+        assert!(first.unwrap() == again.unwrap(), "{engine}");
+        assert_eq!(desk.vault.held_codes(), 1, "and no second code is held for it");
         let lost = hold(&amex).unwrap();
         let closed = desk.close();
         let desk = closed.open().unwrap_or_else(|e| panic!("{e}"));

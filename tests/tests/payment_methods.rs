@@ -21,8 +21,8 @@ use vault_core::rows;
 use vault_core::store::Engine;
 use vault_core::token::Token;
 use vault_core::value::Value;
-use vault_core::vault::{Context, Header, NewCard, Reveal, Revealed, Revocation};
-use vault_core::words::{Kind, Refusal};
+use vault_core::vault::{Context, Header, NewCard, Replacement, Reveal, Revealed, Revocation};
+use vault_core::words::{Kind, Refusal, ReplaceReason};
 use vault_tests::ON_DISK;
 use vault_tests::desk::{Desk, header, request};
 
@@ -106,6 +106,9 @@ const POLICY: &str = r#"
     [[principal]]
     id = "acme-import"
     merchant = "acme"
+    [[principal]]
+    id = "acme-care"
+    merchant = "acme"
 
     [[rule]]
     id = "stores"
@@ -134,6 +137,12 @@ const POLICY: &str = r#"
     principals = ["acme-import"]
     actions = ["tokenize"]
     import = true
+    [[rule]]
+    id = "cares"
+    effect = "allow"
+    merchant = "acme"
+    principals = ["acme-care"]
+    actions = ["replace"]
 "#;
 
 fn told<T>(result: Result<T, impl std::fmt::Display>) -> T {
@@ -417,6 +426,13 @@ fn tokens_that_pass_the_luhn_check_lie_where_nobody_issues_and_never_come_back_i
         let back = NewCard::new(told(Pan::parse(token.as_bytes())));
         let told = desk.web().tokenize(&header(), back).err();
         assert!(matches!(told, Some(Error::Malformed { field: "item.plain.pan", .. })), "{told:?}");
+        let pan = Pan::parse(token.as_bytes()).unwrap_or_else(|e| panic!("{e}"));
+        let instead = Replacement { pan, card_expiry: None, reason: ReplaceReason::Lost };
+        let told = desk.web().care(&header(), async |vault, caller, header| {
+            vault.replace(caller, header, token.copy(), instead).await
+        });
+        assert!(matches!(told.err(), Some(Error::Malformed { field: "item.plain.pan", .. })));
+        assert_eq!(desk.web().paid(&token).as_deref(), Ok("4111111111111111"));
         assert!(desk.web().revoke(&header(), &token, Revocation::Everywhere).is_ok());
         assert_eq!(desk.web().paid(&token), Err(Error::NotFound));
     }

@@ -248,8 +248,18 @@ impl Journal {
 
     /// Writes down a refusal and gives what to tell the caller.
     pub(crate) async fn refuse(&self, denial: Denial, deadline: Option<Timestamp>) -> Error {
+        self.refuse_counted(denial, Part::default(), deadline).await
+    }
+
+    /// The same, with what was counted of the refused request.
+    pub(crate) async fn refuse_counted(
+        &self,
+        denial: Denial,
+        counted: Part,
+        deadline: Option<Timestamp>,
+    ) -> Error {
         let told = denial.error();
-        match self.file(vec![Filing::Refuse(denial, Part::default())], deadline, None).await {
+        match self.file(vec![Filing::Refuse(denial, counted)], deadline, None).await {
             Err(e) => e,
             Ok(answers) => match answers.into_iter().next() {
                 Some(Ok(_)) => told,

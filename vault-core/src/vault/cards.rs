@@ -25,7 +25,7 @@ use crate::error::Error;
 use crate::journal::{Changed, Filed, Filing, NotFiled};
 use crate::keyring::{RequestKey, SubjectSecret, day_row, merchant_row};
 use crate::mask::Mask;
-use crate::name::ChannelName;
+use crate::name::{ChannelName, MerchantName};
 use crate::pan::{CardExpiry, Pan};
 use crate::policy::{Admitted, Asked, Caller, Denial, MerchantInForce, Presented, Way};
 use crate::record::{Card, Grants, NotKept, Row, RowKey, Spent, SubjectId};
@@ -120,7 +120,7 @@ impl Vault {
             .map(|token| Want { token, show: Show::LastFour, deed: Deed::Show(None) })
             .collect();
         self.on_cards(caller, header, Action::Inspect, wants, |round, _, done| {
-            let Done { card: Card { row, .. }, filed, shown } = done;
+            let Done { card: Card { row, .. }, filed, shown, .. } = done;
             let format = round.merchant.format_by_id(row.format);
             let earlier = row.earlier.iter().filter(|e| round.now < e.kept_until);
             let earlier = earlier.map(|e| EarlierCard {
@@ -332,6 +332,8 @@ pub(super) struct Done {
     pub(super) card: Card,
     pub(super) filed: Filed,
     shown: Show,
+    /// Where it stands in the request.
+    pub(super) place: usize,
 }
 
 /// One token's names, and the version of its row that this node knew of before it read it.
@@ -366,7 +368,7 @@ type Found = Result<Done, Error>;
 pub(super) type Decided = Result<(Filing, Card, Show), Box<Refused>>;
 
 /// A refusal, and what the caller is told of it.
-pub(super) struct Refused(Denial, Error);
+pub(super) struct Refused(pub(super) Denial, pub(super) Error);
 
 impl From<Denial> for Box<Refused> {
     fn from(denial: Denial) -> Self {
@@ -510,7 +512,7 @@ impl<'a> Round<'a> {
     }
 
     /// Whether this very request was answered before; an error if its id was used for another one.
-    async fn was_asked_before(&self) -> Result<bool, Error> {
+    async fn was_asked_before(&mut self) -> Result<bool, Error> {
         let Some(row) = self.requests.iter().find_map(|key| self.view.get(key)) else { return Ok(false) };
         let request = self.request();
         let why = match request.read(&self.state.keyring, row) {
@@ -520,7 +522,13 @@ impl<'a> Round<'a> {
             Ok(_) | Err(Unopened) => Refusal::Unreadable,
         };
         let denial = self.admitted.deny(why, None);
-        Err(self.vault.inner.journal.refuse(denial, self.header.deadline).await)
+        // Whether a card is the one that was sent before is a guess, too: answered within the budget, and counted.
+        self.check_guesses(false).await?;
+        let mut counted = Part::default();
+        for guess in self.guesses.iter().flatten() {
+            guess.count(&mut self.view, &mut counted);
+        }
+        Err(self.vault.inner.journal.refuse_counted(denial, counted, self.header.deadline).await)
     }
 
     /// Decides on every open item and writes all of it down in one commit. What went stale is left out. Also tells whether
@@ -560,7 +568,7 @@ impl<'a> Round<'a> {
                 (_, Err(NotFiled::Stale)) => continue,
                 (_, Err(e)) => Err(e.into()),
                 (Err(told), Ok(_)) => Err(told),
-                (Ok((card, shown)), Ok(filed)) => Ok(Done { card, filed, shown }),
+                (Ok((card, shown)), Ok(filed)) => Ok(Done { card, filed, shown, place }),
             };
             found.push((place, answer));
         }
@@ -626,6 +634,10 @@ impl<'a> Round<'a> {
             Deed::Change(change) => self.decide_change(change, card, key, row_key, again),
             Deed::Upgrade => self.decide_upgrade(&want.token, card, key, again),
         }
+    }
+
+    pub(super) fn merchant_name(&self) -> &MerchantName {
+        self.admitted.merchant()
     }
 
     pub(super) fn unreadable(&self, record: Ref) -> Denial {

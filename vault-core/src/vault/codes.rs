@@ -1,7 +1,7 @@
 //! Security codes (CVV2, CVC2, CID): each in a cell in memory that is read once, and never in the store or in the log.
 //!
 //! PCI DSS 4.0.1, 3.3.1: a code is not kept after authorization, not even sealed. A cell is gone after it was read, after
-//! the authorization, after an hour, and with the process. What is then asked for is told by an error of its own, so that
+//! the authorization, after an hour, and with the process. A retry of a holding has the ticket that it had. What is then asked for is told by an error of its own, so that
 //! a checkout knows to ask the shopper again. Refused: a code of the wrong length for the card's network.
 
 use std::collections::{HashMap, VecDeque};
@@ -62,7 +62,8 @@ impl SecurityCode {
 
 const RULE: &str = "must have 3 digits, of American Express 4";
 
-/// What a code is asked for with: random, and it names the node that holds the code.
+/// What a code is asked for with: a keyed hash of the request that brought it, which nobody can guess, and the number of
+/// the node that holds it.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct CodeTicket {
     node: u32,
@@ -146,7 +147,9 @@ impl Vault {
         self.on_cards(caller, header, Action::HoldCode, wants, |round, want, done| {
             let Deed::Code(CodeDeed::Hold(code)) = &want.deed else { return Err(Error::internal()) };
             let (merchant, record) = (done.card.merchant, done.card.row.record);
-            let (ticket, until) = round.vault.inner.codes.hold(merchant, record, code.copy(), round.now)?;
+            let cell = round.item_hash(done.place)?;
+            let codes = &round.vault.inner.codes;
+            let (ticket, until) = codes.hold(cell, (merchant, record), code.copy(), round.now)?;
             Ok(CodeHeld { ticket, held_until: until, receipt: done.filed.receipt })
         })
         .await
@@ -257,23 +260,23 @@ impl Cells {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// What the cell held before, a retry puts in anew.
     fn hold(
         &self,
-        merchant: MerchantId,
-        record: Ref,
+        cell: [u8; 16],
+        (merchant, record): (MerchantId, Ref),
         code: SecurityCode,
         now: Timestamp,
     ) -> Result<(CodeTicket, Timestamp), Error> {
-        let cell: [u8; 16] = crate::random::bytes()?;
         let until = now.plus_ms(CODE_LIFE_MS);
         self.forget(now);
         let mut shelf = self.lock();
-        if shelf.cells.len() >= MAX_CODES {
+        if shelf.cells.len() >= MAX_CODES && !shelf.cells.contains_key(&cell) {
             return Err(Error::Overloaded);
         }
         if shelf.order.len() >= MAX_CODES.saturating_mul(2) {
             let Shelf { cells, order } = &mut *shelf;
-            order.retain(|(_, cell)| cells.contains_key(cell));
+            order.retain(|(until, cell)| cells.get(cell).is_some_and(|held| held.until == *until));
         }
         shelf.cells.insert(cell, Cell { merchant, record, code, until });
         shelf.order.push_back((until, cell));
@@ -302,7 +305,10 @@ impl Cells {
     fn forget(&self, now: Timestamp) {
         let mut shelf = self.lock();
         while let Some((_, cell)) = shelf.order.pop_front_if(|(until, _)| *until <= now) {
-            shelf.cells.remove(&cell);
+            // One that a retry put in again has its own hour.
+            if shelf.cells.get(&cell).is_some_and(|held| held.until <= now) {
+                shelf.cells.remove(&cell);
+            }
         }
     }
 }
@@ -355,7 +361,7 @@ mod tests {
     #[test]
     fn a_cell_is_read_once_by_its_own_card_within_its_hour() {
         let (cells, now) = (Cells::default(), Timestamp(5));
-        let hold = || cells.hold(ACME, CARD, code("123"), now).unwrap_or_else(|e| panic!("{e}"));
+        let hold = || cells.hold([1; 16], (ACME, CARD), code("123"), now).unwrap_or_else(|e| panic!("{e}"));
         let (ticket, until) = hold();
         assert_eq!(until, now.plus_ms(CODE_LIFE_MS));
         assert!(cells.take(&ticket, MerchantId(2), CARD, now).is_none());
@@ -370,15 +376,30 @@ mod tests {
     }
 
     #[test]
+    fn a_retry_has_the_same_cell_and_an_hour_of_its_own() {
+        let (cells, first, again) = (Cells::default(), Timestamp(5), Timestamp(9));
+        let hold = |digits, at| cells.hold([1; 16], (ACME, CARD), code(digits), at).map(|(ticket, _)| ticket);
+        let (once, twice) = (hold("123", first).unwrap(), hold("456", again).unwrap());
+        assert!(once == twice);
+        assert_eq!(cells.lock().cells.len(), 1, "no second code");
+        cells.forget(first.plus_ms(CODE_LIFE_MS));
+        assert!(cells.take(&twice, ACME, CARD, again).is_some_and(|code| code.expose_digits() == b"456"));
+        assert!(cells.take(&once, ACME, CARD, again).is_none());
+    }
+
+    #[test]
     fn cells_are_bounded_and_what_was_taken_makes_room() {
         let (cells, now) = (Cells::default(), Timestamp(5));
+        let cell = |n: usize| u128::try_from(n).unwrap().to_be_bytes();
+        let hold = |n: usize| cells.hold(cell(n), (ACME, CARD), code("123"), now);
         let mut first = None;
         for n in 0..MAX_CODES {
-            let held = cells.hold(ACME, CARD, code("123"), now).unwrap_or_else(|e| panic!("{n}: {e}"));
+            let held = hold(n).unwrap_or_else(|e| panic!("{n}: {e}"));
             first = first.or(Some(held.0));
         }
-        assert!(matches!(cells.hold(ACME, CARD, code("123"), now), Err(Error::Overloaded)));
+        assert!(matches!(hold(MAX_CODES), Err(Error::Overloaded)));
+        assert!(hold(0).is_ok(), "a retry takes no other place");
         assert!(cells.take(&first.unwrap(), ACME, CARD, now).is_some());
-        assert!(cells.hold(ACME, CARD, code("123"), now).is_ok());
+        assert!(hold(MAX_CODES).is_ok());
     }
 }

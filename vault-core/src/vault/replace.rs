@@ -2,9 +2,9 @@
 //! card number can be had for refunds and disputes until its retention ends.
 
 use super::Vault;
-use super::cards::{Decided, Deed, Done, Round, Want, one};
+use super::cards::{Decided, Deed, Done, Refused, Round, Want, one};
 use super::request::{Header, Replaced, Replacement};
-use super::tokenize::restrictions;
+use super::tokenize::{OWN_TOKEN, restrictions};
 use crate::error::Error;
 use crate::journal::Filing;
 use crate::keyring::{Fingerprint, Likeness, MAX_SUBJECT_FINGERPRINTS, SubjectSecret, day_row, merchant_row};
@@ -15,7 +15,7 @@ use crate::rows;
 use crate::store::{Key, Part, Write};
 use crate::token::{Reuse, Scope, Token};
 use crate::value::Value;
-use crate::words::{Action, ReplaceReason, Show};
+use crate::words::{Action, Refusal, ReplaceReason, Show};
 
 impl Vault {
     /// Puts another card in the place of one token's card.
@@ -81,12 +81,16 @@ impl Round<'_> {
     ) -> Decided {
         let record = card.row.record;
         let by = self.item_hash(place).map_err(|_| self.unreadable(record))?;
-        // A retry finds it done by the very same request: that is its answer.
-        let done = card.row.earlier.first().is_some_and(|earlier| earlier.by == by);
+        // A retry finds it done by the very same request, though others came after it: that is its answer.
+        let done = card.row.earlier.iter().any(|earlier| earlier.by == by);
         let presented = self.presented(&card, Show::Nothing, false);
         let version = if done { card.row.version } else { presented.version };
         let presented = Presented { version, replaced: Some(replacement.reason), ..presented };
         let permit = self.admitted.permit_card(&card, &presented, None)?;
+        if replacement.value.number().is_some_and(|number| self.merchant.is_own_token(number)) {
+            let told = Error::malformed("item.plain.pan", OWN_TOKEN);
+            return Err(Box::new(Refused(self.admitted.deny(Refusal::Malformed, Some(record)), told)));
+        }
         if done {
             self.view.rely(&mut part, key);
             return Ok((Filing::Enact(permit, part, None), card, Show::Nothing));

@@ -524,7 +524,7 @@ impl<'a> Round<'a> {
     fn check_value(&self, card: &NewCard) -> Result<(), Error> {
         let kind = card.value.kind();
         if card.value.number().is_some_and(|number| self.merchant.is_own_token(number)) {
-            return Err(Error::malformed(field_of(kind), "is a token of this merchant's, not a card number"));
+            return Err(Error::malformed(field_of(kind), OWN_TOKEN));
         }
         if card.value.smuggles_card(&self.vault.inner.networks) {
             return Err(Error::malformed(field_of(kind), HOLDS_CARD));
@@ -678,14 +678,7 @@ impl<'a> Round<'a> {
         let mut counted = Part::default();
         self.count_guess(item, &mut counted);
         let denial = self.admitted.deny(Refusal::IdempotencyMismatch, None);
-        let told = denial.error();
-        let filed =
-            self.vault.inner.journal.file(vec![Filing::Refuse(denial, counted)], self.header.deadline, None);
-        Err(match filed.await?.into_iter().next() {
-            Some(Ok(_)) => told,
-            Some(Err(why)) => why.into(),
-            None => Error::internal(),
-        })
+        Err(self.vault.inner.journal.refuse_counted(denial, counted, self.header.deadline).await)
     }
 
     /// A first candidate for each item, and the rows of it and of the token that might be reused, read together.
@@ -1012,6 +1005,9 @@ impl<'a> Round<'a> {
         })
     }
 }
+
+/// What is said of a number that is a token.
+pub(super) const OWN_TOKEN: &str = "is a token of this merchant's, not a card number";
 
 /// What is said of a value that holds a card number and is none.
 const HOLDS_CARD: &str = "must not hold a card number; cards come in as item.plain.pan";

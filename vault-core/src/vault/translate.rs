@@ -10,7 +10,7 @@ use super::tokenize::within_batch;
 use crate::error::Error;
 use crate::name::{ChannelName, MerchantName};
 use crate::policy::{Asked, Caller};
-use crate::record::Row;
+use crate::record::{Grants, Row};
 use crate::restrictions::Restrictions;
 use crate::value::Value;
 use crate::words::{Action, Show};
@@ -62,7 +62,7 @@ impl Vault {
         });
         let wants = wants.collect();
         let sources = self.on_cards(caller, header, Action::Detokenize, wants, disclosed).await?;
-        let mut sources: Vec<Option<Result<(Value, Row), Error>>> = sources.into_iter().map(Some).collect();
+        let mut sources: Vec<Option<Result<Source, Error>>> = sources.into_iter().map(Some).collect();
         let mut answers: Vec<Option<Result<Tokenized, Error>>> = translations.iter().map(|_| None).collect();
         for ((merchant, channel), items) in places {
             let (mut cards, mut of) = (Vec::new(), Vec::new());
@@ -72,7 +72,7 @@ impl Vault {
                 else {
                     continue;
                 };
-                match source.and_then(|(pan, row)| Self::narrowed(translation, pan, &row)) {
+                match source.and_then(|source| source.narrowed(translation, header)) {
                     Ok(card) => {
                         cards.push(Brought::Plain(card));
                         of.push(at);
@@ -98,10 +98,40 @@ impl Vault {
         }
         Ok(answers.into_iter().map(|a| a.unwrap_or_else(|| Err(Error::internal()))).collect())
     }
+}
 
+/// An opened source.
+struct Source {
+    merchant: MerchantName,
+    value: Value,
+    row: Row,
+}
+
+impl Source {
     /// The card for the new token: everything that bound the source binds it, and what was asked for besides.
-    fn narrowed(translation: &Translation, value: Value, row: &Row) -> Result<NewCard, Error> {
+    fn narrowed(self, translation: &Translation, header: &Header) -> Result<NewCard, Error> {
+        let Self { merchant, value, row } = self;
         let asked = translation.restrictions;
+        let stays = translation.merchant.as_ref().is_none_or(|to| *to == merchant);
+        let context = match (&translation.context, stays) {
+            (Some(context), _) => Some(context.clone()),
+            (None, true) => None,
+            // Another merchant's customer is another one, whatever its reference.
+            (None, false) => Some(Context::default()),
+        };
+        // Whoever asked has shown that they serve the source's customer: that one stays bound.
+        let other = |c: &Context| c.customer_reference != header.context.customer_reference;
+        if stays && row.restrictions.bound_to_customer && context.as_ref().is_some_and(other) {
+            return Err(Error::malformed(
+                "item.context.customer_reference",
+                "must be that of the request: the source is bound to its customer",
+            ));
+        }
+        // Made for some channels only: the new one is for the one that was asked for.
+        let channels = match &row.grants {
+            Grants::AllBut(none) if none.is_empty() => Vec::new(),
+            Grants::AllBut(_) | Grants::Only(_) => vec![translation.channel.clone()],
+        };
         let purposes = row.restrictions.purposes.and(asked.purposes).ok_or_else(|| {
             Error::malformed("item.restrictions.purposes", "must share one with those of the source")
         })?;
@@ -119,15 +149,11 @@ impl Vault {
             card_expiry: row.card_expiry,
             format: translation.format.clone(),
             valid_until,
-            channels: Vec::new(),
+            channels,
             restrictions,
             attributes: crate::attributes::Attributes::default(),
             existing: None,
-            // Another merchant's customer is another one, whatever its reference.
-            context: translation
-                .context
-                .clone()
-                .or_else(|| translation.merchant.as_ref().map(|_| Context::default())),
+            context,
         })
     }
 }
@@ -158,10 +184,10 @@ fn brought<'a>(
 }
 
 /// The one place besides detokenize that opens a card, by the same proof: it stands in the log already.
-fn disclosed(round: &Round<'_>, want: &Want, done: Done) -> Result<(Value, Row), Error> {
+fn disclosed(round: &Round<'_>, want: &Want, done: Done) -> Result<Source, Error> {
     let Done { card, filed, .. } = done;
     let proof = filed.disclosed.ok_or_else(Error::internal)?;
     let secret = round.secret_of(&card.row).map_err(|_| Error::internal())?;
-    let pan = round.state.keyring.open(proof, &want.token, &secret).map_err(|_| Error::internal())?;
-    Ok((pan, card.row))
+    let value = round.state.keyring.open(proof, &want.token, &secret).map_err(|_| Error::internal())?;
+    Ok(Source { merchant: round.merchant_name().clone(), value, row: card.row })
 }

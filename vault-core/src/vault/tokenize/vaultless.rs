@@ -115,6 +115,7 @@ impl Round<'_> {
         };
         let alike = row.valid_until == card.valid_until
             && row.restrictions == card.restrictions
+            && (!row.restrictions.bound_to_customer || row.subject == item.subject)
             && row.grants == item.grants;
         if restricts && !alike {
             return Err(Error::malformed(
