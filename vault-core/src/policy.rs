@@ -183,7 +183,9 @@ impl Admitted {
         }
         let most = self.allowing().map(|g| g.shows(to)).max().ok_or(Refusal::WrongPurpose)?;
         let sealed_only = to.is_none() && self.denying().any(|g| g.sealed_only);
-        Ok(if sealed_only { most.min(Show::Masked) } else { most })
+        // Who takes all cards elsewhere has none of them on the way.
+        let leaves = self.purpose == Purpose::Export && !matches!(to, Some(Outlet::Recipient(_)));
+        Ok(if sealed_only || leaves { most.min(Show::Masked) } else { most })
     }
 
     /// Whether a card number may go out in the clear at all where another rule would let it go sealed: asked before
@@ -651,8 +653,10 @@ impl Grant {
         if whole { self.show } else { self.show.min(Show::Masked) }
     }
 
+    /// To leave with the cards is a right of its own: a rule that allows a thing for every purpose does not give it.
     fn covers(&self, purpose: Purpose) -> bool {
-        self.purposes.is_empty() || self.purposes.contains(&purpose)
+        let every = self.purposes.is_empty() && (self.effect == Effect::Deny || purpose != Purpose::Export);
+        every || self.purposes.contains(&purpose)
     }
 }
 
@@ -1036,6 +1040,11 @@ impl Rules {
         }
         if !rules.iter().any(|g| g.effect == Effect::Allow && g.show >= asked.show) {
             return Err(deny(&subject, Refusal::ActionNotAllowed, 0));
+        }
+        // Depends on no token, so who has not this right is told so at once, for the whole request.
+        let exports = |g: &Grant| g.effect == Effect::Allow && g.covers(Purpose::Export);
+        if asked.purpose == Purpose::Export && !rules.iter().any(exports) {
+            return Err(deny(&subject, Refusal::WrongPurpose, 0));
         }
         Ok(Admitted {
             subject,
