@@ -112,6 +112,12 @@ pub(crate) fn moment(at: Option<&prost_types::Timestamp>) -> Option<String> {
     at.map(ToString::to_string)
 }
 
+/// A moment of this machine's clock in RFC 3339, to the second, UTC.
+pub(crate) fn moment_of(at: vault_core::time::Timestamp) -> String {
+    let seconds = i64::try_from(at.0 / 1_000).unwrap_or(i64::MAX);
+    prost_types::Timestamp { seconds, nanos: 0 }.to_string()
+}
+
 /// Reads a moment in RFC 3339, or a date, which means its beginning in UTC.
 pub(crate) fn parse_moment(text: &str) -> Result<prost_types::Timestamp, &'static str> {
     let whole = if text.len() == 10 { format!("{text}T00:00:00Z") } else { text.to_owned() };

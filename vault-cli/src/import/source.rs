@@ -13,6 +13,7 @@ use vault_core::pan::{CardExpiry, Pan};
 use zeroize::Zeroizing;
 
 use crate::fail::Failure;
+use crate::rows::Rows;
 
 /// The longest line of JSON, in bytes: an exported card with its addresses has a few thousand.
 const MAX_LINE: u64 = 64 << 10;
@@ -139,7 +140,7 @@ pub(crate) type Numbered = (u64, Result<Incoming, String>);
 
 /// A file that is being read.
 pub(crate) enum Source {
-    Csv { records: Box<csv::StringRecordsIntoIter<File>>, places: BTreeMap<Field, usize> },
+    Csv { rows: Box<Rows>, places: BTreeMap<Field, usize> },
     Json { lines: BufReader<File>, number: u64, columns: Columns },
 }
 
@@ -147,21 +148,19 @@ impl Source {
     /// Opens a file. Refuses one without a column for the number.
     pub(crate) fn open(file: &Path, form: Form, columns: Columns) -> Result<Self, Failure> {
         let told = |e: &dyn std::fmt::Display| Failure::refused(format_args!("{}: {e}", file.display()));
-        let opened = File::open(file).map_err(|e| told(&e))?;
         if form == Form::Jsonl {
+            let opened = File::open(file).map_err(|e| told(&e))?;
             return Ok(Self::Json { lines: BufReader::new(opened), number: 0, columns });
         }
-        let mut reader = csv::ReaderBuilder::new().flexible(true).trim(csv::Trim::All).from_reader(opened);
-        let headers = reader.headers().map_err(|_| told(&"its first line is no line of CSV in UTF-8"))?;
-        let place = |name: &String| headers.iter().position(|header| header == name);
+        let mut rows = Rows::open(file, true)?;
         let places: BTreeMap<Field, usize> =
-            columns.iter().filter_map(|(field, name)| Some((*field, place(name)?))).collect();
+            columns.iter().filter_map(|(field, name)| Some((*field, rows.column(name)?))).collect();
         if !places.contains_key(&Field::Number) {
             let wanted = columns.get(&Field::Number).map_or("number", String::as_str);
             let hint = "name it with --column number=NAME, or choose a --preset";
             return Err(told(&format_args!("its first line names no column {wanted}; {hint}")));
         }
-        Ok(Self::Csv { records: Box::new(reader.into_records()), places })
+        Ok(Self::Csv { rows: Box::new(rows), places })
     }
 
     /// The next so many lines; fewer at the end, none after it.
@@ -187,15 +186,12 @@ impl Source {
 
     fn next(&mut self) -> Result<Option<Numbered>, Failure> {
         match self {
-            Self::Csv { records, places } => Ok(records.next().map(|record| match record {
-                Ok(record) => {
+            Self::Csv { rows, places } => Ok(rows.next().map(|(line, record)| match record {
+                Some(record) => {
                     let field = |field| places.get(&field).and_then(|at| record.get(*at)).unwrap_or_default();
-                    (record.position().map_or(0, csv::Position::line), incoming(&|f| field(f).to_owned()))
+                    (line, incoming(&|f| field(f).to_owned()))
                 }
-                Err(e) => {
-                    let line = e.position().map_or(0, csv::Position::line);
-                    (line, Err("is no line of CSV in UTF-8".to_owned()))
-                }
+                None => (line, Err("is no line of CSV in UTF-8".to_owned())),
             })),
             Self::Json { lines, number, columns } => loop {
                 let mut line = Zeroizing::new(Vec::new());
@@ -360,6 +356,14 @@ mod tests {
             lines[2].starts_with("4 the card number") && lines[3].contains("month without a year"),
             "{lines:?}"
         );
+    }
+
+    #[test]
+    fn lines_are_counted_as_an_editor_counts_them() {
+        let text =
+            "number,name\r\n4111111111111111,a\r\n\r\n4111111111111111,\"b\r\nc\"\r\n4111111111111111,d\r\n";
+        let lines = told(&read(text, Form::Csv, Preset::Plain.columns()));
+        assert_eq!(lines.iter().map(|l| &l[..1]).collect::<Vec<_>>(), ["2", "4", "6"]);
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use csv::{ReaderBuilder, StringRecord, Writer, WriterBuilder};
+use csv::{StringRecord, Writer, WriterBuilder};
 use serde::Serialize;
 use vault_client::{Batch, Outcome, ask, chunk_request_id, v1};
 
@@ -17,6 +17,7 @@ use super::{Asked, CHUNK, Session};
 use crate::dial::{self, VaultOptions};
 use crate::fail::Failure;
 use crate::output::{self, Out};
+use crate::rows::Rows;
 use crate::wire::{ReceiptText, Words as _};
 
 /// `token upgrade`.
@@ -93,19 +94,13 @@ impl Beside {
 pub(super) fn run(command: Upgrade, out: Out) -> Result<(), Failure> {
     let Upgrade { file, column, out: to, purpose, asked, vault } = command;
     asked.check()?;
-    let unreadable = |e: &dyn std::fmt::Display| Failure::refused(format_args!("{}: {e}", file.display()));
-    let mut rows = ReaderBuilder::new()
-        .has_headers(column.is_some())
-        .flexible(true)
-        .from_path(&file)
-        .map_err(|e| unreadable(&how(&e)))?;
+    let mut rows = Rows::open(&file, column.is_some())?;
     let mut beside = Beside::create(&to)?;
     let place = match &column {
         None => 0,
         Some(name) => {
-            let headers = rows.headers().map_err(|e| unreadable(&how(&e)))?.clone();
-            beside.row(&headers)?;
-            let found = headers.iter().position(|header| header == name);
+            beside.row(&rows.headers())?;
+            let found = rows.column(name);
             found.ok_or_else(|| Failure::usage(format_args!("the first line names no column {name}")))?
         }
     };
@@ -113,11 +108,13 @@ pub(super) fn run(command: Upgrade, out: Out) -> Result<(), Failure> {
     let done = dial::run(async {
         let mut session = Session::open(vault, asked, purpose, out).await?;
         let mut waiting: Vec<(u64, StringRecord)> = Vec::with_capacity(CHUNK);
-        let mut records = rows.into_records();
         for part in 0.. {
-            for row in records.by_ref().take(CHUNK) {
-                let row = row.map_err(|e| unreadable(&how(&e)))?;
-                waiting.push((row.position().map_or(0, csv::Position::line), row));
+            for (line, row) in rows.by_ref().take(CHUNK) {
+                let unread = || {
+                    let file = file.display();
+                    Failure::refused(format_args!("{file}: line {line} is no line of CSV in UTF-8"))
+                };
+                waiting.push((line, row.ok_or_else(unread)?));
             }
             if waiting.is_empty() {
                 break;
@@ -144,15 +141,6 @@ pub(super) fn run(command: Upgrade, out: Out) -> Result<(), Failure> {
         "{} lines were refused; their tokens stand in the new file as they were",
         told.refused
     )))
-}
-
-/// What is wrong with a CSV file, without its content: the crate's own words may quote it.
-fn how(error: &csv::Error) -> String {
-    match (error.kind(), error.position()) {
-        (csv::ErrorKind::Io(e), _) => e.to_string(),
-        (_, Some(at)) => format!("line {} is no line of CSV in UTF-8", at.line()),
-        (_, None) => "is no CSV in UTF-8".to_owned(),
-    }
 }
 
 /// Turns the tokens of so many lines, and writes the lines.
