@@ -25,6 +25,7 @@ mod golden;
 mod idempotency_and_races;
 mod life_of_a_token;
 mod moving_in;
+mod moving_out;
 mod over_the_wire;
 mod payment_methods;
 mod proofs_cannot_be_forged;

@@ -8,6 +8,7 @@ mod certs;
 mod command;
 mod demo;
 mod dial;
+mod export;
 mod fail;
 mod format;
 mod import;

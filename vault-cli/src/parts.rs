@@ -1,4 +1,4 @@
-//! A long run over a file, part by part: the frame of `vaultctl import`.
+//! A long run over a file, part by part: the frame of `vaultctl import` and `vaultctl export`.
 //!
 //! It may be killed at any time and run again: what was written down as done is not sent again, and what was under way is
 //! sent under the same request ids. One run at a time writes a file, and none writes over another's.
@@ -360,6 +360,11 @@ pub(crate) fn identity(file: &Path, settings: &str) -> Result<String, Failure> {
     let mut hash = hashed(file)?;
     hash.update(settings.as_bytes());
     Ok(data_encoding::HEXLOWER.encode(hash.finish().as_ref()))
+}
+
+/// A file's SHA-256, hexadecimal.
+pub(crate) fn sha256(file: &Path) -> Result<String, Failure> {
+    Ok(data_encoding::HEXLOWER.encode(hashed(file)?.finish().as_ref()))
 }
 
 fn hashed(path: &Path) -> Result<digest::Context, Failure> {

@@ -548,7 +548,7 @@ fn tokenize(command: Tokenize, out: Out) -> Result<(), Failure> {
         let cards = input::sealed_cards(file.as_deref())?;
         return dial::run(async {
             let session = Session::open(vault, asked, purpose, out).await?;
-            session.all(cards, |card| item(ask::sealed_card(card)), Told::tokenized).await
+            session.all(cards, |(card, _)| item(ask::sealed_card(card)), Told::tokenized).await
         });
     }
     let values = values::read(kind, file.as_deref(), expiry)?;
