@@ -42,6 +42,8 @@ pub(crate) enum Preset {
     Pagarme,
     /// `TranSafe`: `account`, `expdate` (MMYY), `token`, `customer_id`, `cardholdername`
     Transafe,
+    /// VGS's results file, with numbers in the place of aliases: `pan_alias`, `expiry_month`, `expiry_year`, `card_id`
+    Vgs,
 }
 
 /// What a column may hold.
@@ -115,6 +117,12 @@ impl Preset {
                 (Token, "token"),
                 (Customer, "customer_id"),
                 (Name, "cardholdername"),
+            ],
+            Self::Vgs => &[
+                (Number, "pan_alias"),
+                (ExpMonth, "expiry_month"),
+                (ExpYear, "expiry_year"),
+                (Token, "card_id"),
             ],
         };
         named.iter().map(|(field, name)| (*field, (*name).to_owned())).collect()
@@ -332,6 +340,13 @@ mod tests {
                 "token,account,expdate,cardholdername,customer_id\n123,4111111111111111,0531,Anna,7\n",
                 "2 1111 05/2031 123 7 Anna",
             ),
+            (
+                Preset::Vgs,
+                Form::Csv,
+                "original_token,card_id,card_fingerprint,pan_alias,expiry_year,expiry_month,token_type,job_trace_id,file_name,error\n\
+                 tok_1,CRDabcdef123,f1,4111111111111111,2031,5,card,j1,cards.csv,\n",
+                "2 1111 05/2031 CRDabcdef123  ",
+            ),
         ] {
             assert_eq!(told(&read(text, form, preset.columns())), [wanted], "{preset:?}");
         }
@@ -356,6 +371,13 @@ mod tests {
             lines[2].starts_with("4 the card number") && lines[3].contains("month without a year"),
             "{lines:?}"
         );
+    }
+
+    #[test]
+    fn an_alias_in_the_place_of_a_number_is_refused() {
+        let text = "card_id,pan_alias,expiry_year,expiry_month\nCRDabcdef123,tok_live_bhtsCwFUzoJMw9rWUfEV5e,2031,5\n";
+        let lines = told(&read(text, Form::Csv, Preset::Vgs.columns()));
+        assert!(lines.len() == 1 && lines[0].starts_with("2 the card number"), "{lines:?}");
     }
 
     #[test]
