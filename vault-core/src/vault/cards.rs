@@ -463,10 +463,6 @@ impl<'a> Round<'a> {
             let keys = self.replacement_keys(open)?;
             self.view.read(store, keys).await?;
         }
-        if self.action == Action::Upgrade {
-            let keys = self.current_rows(open)?;
-            self.view.read(store, keys).await?;
-        }
         Ok(())
     }
 
@@ -632,7 +628,7 @@ impl<'a> Round<'a> {
             Deed::Code(deed) => self.decide_code(deed, card, key, again),
             Deed::Revoke(only) => self.decide_revoke(only.as_ref(), card, key, row_key, again),
             Deed::Change(change) => self.decide_change(change, card, key, row_key, again),
-            Deed::Upgrade => self.decide_upgrade(&want.token, card, key, again),
+            Deed::Upgrade => self.decide_upgrade(card, key, again),
         }
     }
 
