@@ -347,8 +347,11 @@ impl Admitted {
         if card.row.vaultless && !self.is_vaultless() {
             return deny(Refusal::VaultlessNotAllowed);
         }
-        // An expired token may still be revoked: that is how its card number goes for good.
-        let ends = matches!(self.action, Action::Revoke | Action::DeleteCard | Action::EraseSubject);
+        // An expired token may still be revoked: that is how its card number goes for good. So does its security code.
+        let ends = matches!(
+            self.action,
+            Action::Revoke | Action::DeleteCard | Action::EraseSubject | Action::CompleteAuthorization
+        );
         if card.is_expired(presented.now) && !ends {
             return deny(Refusal::Expired);
         }
