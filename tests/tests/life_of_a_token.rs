@@ -15,7 +15,7 @@ use vault_core::pan::CardExpiry;
 use vault_core::restrictions::{Purposes, Restrictions};
 use vault_core::rows;
 use vault_core::store::Engine;
-use vault_core::time::Timestamp as Moment;
+use vault_core::time::{Clock as _, Timestamp as Moment};
 use vault_core::token::Token;
 use vault_core::vault::{
     AttributesUpdate, CODE_LIFE_MS, CardToDelete, ChangedToken, CodeTicket, Context, Header, Listed, NewCard,
@@ -255,6 +255,28 @@ fn replace(at: At<'_>, header: &Header, token: &Token, digits: &str) -> Result<R
     at.care(header, async |vault, caller, header| {
         vault.replace(caller, header, token.copy(), replacement(digits)).await
     })
+}
+
+#[test]
+fn no_card_is_dropped_before_its_retention_ends_and_a_ninth_one_waits_for_that() {
+    let desk = Desk::new(Engine::Redb);
+    let token = desk.web().stored(VISA);
+    let paid_at = desk.clock.now();
+    for n in 0..8 {
+        desk.wait_days(1);
+        replace(desk.web(), &header(), &token, &number("411111", 16, n))
+            .unwrap_or_else(|e| panic!("{n}: {e}"));
+    }
+    desk.wait_days(1);
+    let ninth = || replace(desk.web(), &header(), &token, MASTERCARD);
+    assert!(matches!(ninth(), Err(Error::Malformed { field: "item.token", .. })));
+    assert_eq!(desk.last_refusal(), Some(Refusal::Malformed));
+    assert_eq!(refunded(&desk, &token, paid_at, Purpose::Refund).as_deref(), Ok(VISA));
+    desk.wait_days(540);
+    assert!(ninth().is_ok());
+    assert_eq!(refunded(&desk, &token, paid_at, Purpose::Refund), Err(Error::NotFound));
+    assert_eq!(desk.web().paid(&token).as_deref(), Ok(MASTERCARD));
+    desk.assert_whole(1);
 }
 
 /// What the gateway gets for a refund of a payment made then.
@@ -790,6 +812,26 @@ fn a_security_code_is_read_once_for_its_authorization_and_nothing_that_is_kept_i
         desk.vault.forget_codes();
         assert_eq!(desk.vault.held_codes(), 0, "and it is wiped");
 
+        // A code goes with the card that it came with: of another card in its place it is none.
+        let outlived = hold(&amex).unwrap();
+        replace(desk.web(), &header(), &amex, "371449635398431").unwrap_or_else(|e| panic!("{e}"));
+        assert_eq!(code_read(desk.web(), &header(), &amex, outlived), Err(Error::CodeGone));
+        replace(desk.web(), &header(), &amex, AMEX).unwrap_or_else(|e| panic!("{e}"));
+        desk.wait_ms(CODE_LIFE_MS);
+        desk.vault.forget_codes();
+
+        // An authorization that ends after its token is over all the same.
+        let ending = NewCard { valid_until: Some(desk.clock.now().plus_ms(1_000)), ..card(MASTERCARD) };
+        let ending = desk.web().added(ending);
+        let kept = held(desk.web(), &header(), &ending, "123").unwrap();
+        desk.wait_ms(1_000);
+        assert_eq!(code_read(desk.web(), &header(), &ending, kept), Err(Error::NotFound));
+        let over = desk.web().care(&header(), async |vault, caller, header| {
+            vault.complete_authorization(caller, header, ending.copy(), kept).await
+        });
+        assert!(over.is_ok());
+        assert_eq!(desk.vault.held_codes(), 0);
+
         // The same request with another code is the same request: what is kept of it knows nothing of the code.
         let [first, again] = [CODE, "1234"].map(|code| held(desk.web(), &request(REQUEST), &amex, code));
         assert!(first.unwrap() == again.unwrap(), "{engine}");
@@ -799,7 +841,7 @@ fn a_security_code_is_read_once_for_its_authorization_and_nothing_that_is_kept_i
         let desk = closed.open().unwrap_or_else(|e| panic!("{e}"));
         assert_eq!(code_read(desk.web(), &header(), &amex, lost), Err(Error::CodeGone), "a restart");
         assert_eq!(desk.web().paid(&amex).as_deref(), Ok(AMEX));
-        desk.assert_whole(2);
+        desk.assert_whole(3);
     }
 }
 

@@ -37,8 +37,8 @@ pub use operate::{KeyLine, MAX_ENTRIES, MAX_NOTE, PolicyChange, Status};
 pub use request::{
     AttributesUpdate, Brought, CardToDelete, ChangedToken, CodeHeld, CodeRead, Completed, Context, Deleted,
     Detokenized, EarlierCard, Erased, Fingerprinted, Header, Inspected, Listed, ListedToken, MAX_BATCH,
-    MAX_CONTEXT, NewCard, Replaced, Replacement, RequestId, Reveal, Revealed, Revocation, RevokedToken,
-    SealedNewCard, SealingKey, TokenStanding, Tokenized, Translation, UpgradedToken, Wanted,
+    MAX_CONTEXT, NewCard, Outgoing, Replaced, Replacement, RequestId, Reveal, Revealed, Revocation,
+    RevokedToken, SealedNewCard, SealingKey, TokenStanding, Tokenized, Translation, UpgradedToken, Wanted,
 };
 pub use space::SpaceUse;
 pub use verify::{Finding, StoreReport};

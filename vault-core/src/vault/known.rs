@@ -18,8 +18,9 @@ use crate::record::{Grants, RowKey, SubjectId};
 use crate::restrictions::Restrictions;
 use crate::rows;
 use crate::store::Part;
-use crate::token::{Reuse, Scope, Token};
+use crate::token::{Reuse, Scheme, Scope, Token};
 use crate::value::Value;
+use crate::vaultless::Served;
 use crate::words::{Action, Refusal, Show};
 
 /// A card whose tokens are looked for.
@@ -89,9 +90,9 @@ impl Vault {
     }
 
     /// Ends every token that each of up to 1,000 cards would be given on this channel: of each format that reuses tokens,
-    /// under the customer that the header names or none, and under the restrictions that the item names or none. Tokens
-    /// that are never given twice (fresh ones, expiring ones, those for a single use) are found by token or by customer
-    /// only: no fingerprint leads to them.
+    /// under the customer that the header names or none, and under the restrictions that the item names or none; and of each
+    /// vaultless format, where something was kept beside the token. Tokens that are never given twice (fresh ones, expiring
+    /// ones, those for a single use) are found by token or by customer only: no fingerprint leads to them.
     pub async fn delete_card_batch(
         &self,
         caller: Caller<'_>,
@@ -194,8 +195,10 @@ impl Vault {
             let subject = state.keyring.subject(id, reference)?;
             secrets.extend(self.secret_of_subject(state, admitted, subject, view).await?);
         }
-        let mut found = Vec::new();
-        for format in merchant.formats().filter(|f| f.format.reuse() == Reuse::Reuse) {
+        let mut found = self.known_vaultless(state, admitted, card, view).await?;
+        let with_fingerprints =
+            |f: &&FormatInForce| f.format.reuse() == Reuse::Reuse && f.format.scheme() != Scheme::Ff1;
+        for format in merchant.formats().filter(|f| with_fingerprints(&f.as_ref())) {
             for profile in profiles(format, admitted, card) {
                 for subject in &secrets {
                     let scope: Option<&ChannelName> = match format.format.scope() {
@@ -217,6 +220,33 @@ impl Vault {
             }
         }
         Ok(found)
+    }
+
+    /// The rows beside this card's vaultless tokens, of the merchant's formats and of this channel's, for whoever has the
+    /// right to them. A vaultless token without a row has nothing here that could be deleted.
+    async fn known_vaultless(
+        &self,
+        state: &State,
+        admitted: &Admitted,
+        card: &Sought,
+        view: &mut View,
+    ) -> Result<Vec<(RowKey, u32)>, Error> {
+        let (id, keyring) = (admitted.merchant_id(), &state.keyring);
+        let merchant = state.rules.merchant(admitted.merchant()).ok_or_else(Error::internal)?;
+        let Some(pan) = card.value.number().filter(|_| admitted.is_vaultless()) else {
+            return Ok(Vec::new());
+        };
+        let mut rows_of = Vec::new();
+        for format in merchant.formats().filter(|f| f.format.scheme() == Scheme::Ff1) {
+            let served = Served::of(format.id, format.format.scope(), admitted.channel_id());
+            if let Some(token) = keyring.vaultless_token(id, served, pan)? {
+                rows_of.push(keyring.row_key(id, &token)?);
+            }
+        }
+        let keys = rows_of.iter().map(|row| merchant_row(rows::CARD, id, &row.0)).collect();
+        view.read(self.inner.store.as_ref(), keys).await?;
+        rows_of.retain(|row| view.get(&merchant_row(rows::CARD, id, &row.0)).is_some());
+        Ok(rows_of.into_iter().map(|row| (row, 0)).collect())
     }
 
     async fn secret_of_subject(

@@ -555,6 +555,14 @@ pub struct RevokedToken {
     pub receipt: Receipt,
 }
 
+/// A request with cards in it that the program itself sends somewhere: what a destination is given, nobody else gets.
+pub struct Outgoing {
+    /// Where it goes: the log says so.
+    pub to: DestinationName,
+    /// SHA-256 of all that is sent, with the tokens in the cards' places: a request id stands for one request.
+    pub request: [u8; 32],
+}
+
 /// How much of a card a detokenize asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Reveal {
@@ -564,8 +572,6 @@ pub enum Reveal {
     Masked,
     /// The card, sealed to a registered recipient: who asks cannot read it.
     SealedTo(RecipientName),
-    /// The card number, for a destination that the program itself sends it to, and to nobody else: the log says so.
-    SentTo(DestinationName),
 }
 
 /// A card that a detokenize asks for.
@@ -598,7 +604,6 @@ impl Reveal {
             Self::Plain => (Show::Full, None),
             Self::Masked => (Show::Masked, None),
             Self::SealedTo(recipient) => (Show::Full, Some(Outlet::Recipient(recipient))),
-            Self::SentTo(destination) => (Show::Full, Some(Outlet::Destination(destination))),
         }
     }
 }
