@@ -13,7 +13,8 @@ use csv::{StringRecord, Writer, WriterBuilder};
 use serde::Serialize;
 use vault_client::{Batch, Outcome, ask, chunk_request_id, v1};
 
-use super::{Asked, CHUNK, Session};
+use super::session::Session;
+use super::{Asked, CHUNK};
 use crate::dial::{self, VaultOptions};
 use crate::fail::Failure;
 use crate::output::{self, Out};
