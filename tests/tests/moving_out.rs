@@ -2,38 +2,30 @@
 //! the recipient has them with the tokens that they had.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
-use data_encoding::BASE64;
 use vault_client::{VaultClient, Zeroizing, ask, v1};
-use vault_core::hpke::PrivateKey;
-use vault_core::secret::Secret32;
 use vault_core::store::Engine;
 use vault_tests::canary::{Breeder, Scanner};
 use vault_tests::server::{Rig, program};
 
 use crate::moving_in::{self, count, import, kill_after, vaultctl};
 use crate::raw::introduce;
+use crate::sealed_cards::{pem, principals_and_recipients};
 
 /// How many of the cards are looked for in all files, in every form.
 const LOOKED_FOR: usize = 500;
 
-/// What stands before the 32 bytes of an X25519 private key in PKCS#8 (RFC 8410, section 7).
-const PKCS8: &[u8] = &[0x30, 0x2e, 2, 1, 0, 0x30, 5, 6, 3, 0x2b, 0x65, 0x6e, 4, 0x22, 4, 0x20];
+/// The merchant's services.
+const PRINCIPALS: [&str; 3] = ["seller", "leaver", "payer"];
 
-/// A private key of one byte again and again.
-fn key(byte: u8) -> PrivateKey {
-    PrivateKey::of_scalar(&Secret32::filled_by(|b| b.fill(byte))).unwrap()
-}
-
-/// A merchant of its own: `till` stores cards, `leaver` may take them elsewhere, and `payer` may have them for everything
+/// A merchant of its own: `seller` stores cards, `leaver` may take them elsewhere, and `payer` may have them for everything
 /// else, in the clear and sealed.
 fn policy() -> String {
-    let mut policy = String::from(
+    let policy = String::from(
         r#"
 [[merchant]]
 id = "vendor"
@@ -69,31 +61,12 @@ actions = ["detokenize"]
 show = "full"
 "#,
     );
-    for name in ["seller", "leaver", "payer"] {
-        write!(
-            policy,
-            "[[principal]]\nid = \"{name}\"\nauthority = \"clients\"\nname = \"spiffe://rig/{name}\"\nmerchant = \"vendor\"\n"
-        )
-        .unwrap();
-    }
-    for (id, byte, expires, rest) in [
-        ("newbank", 1, "2099-12-31", ""),
-        ("late", 2, "2026-01-31", ""),
-        ("former", 3, "2099-12-31", "replaced_by = \"newbank\"\n"),
-    ] {
-        let key = BASE64.encode(key(byte).public_key().as_bytes());
-        write!(
-            policy,
-            "[[merchant.recipient]]\nid = \"{id}\"\nowner = \"New Bank Ltd.\"\nkey = \"{key}\"\nexpires = \"{expires}\"\n{rest}"
-        )
-        .unwrap();
-    }
-    policy
+    policy + &principals_and_recipients(&PRINCIPALS, "newbank")
 }
 
 fn rig() -> Rig {
     let mut rig = Rig::made(Engine::Redb, &policy(), "");
-    for name in ["seller", "leaver", "payer"] {
+    for name in PRINCIPALS {
         introduce(&rig, name);
     }
     rig.start();
@@ -134,8 +107,7 @@ fn export(rig: &Rig, principal: &str, to: &str, more: &[&str]) -> Command {
 /// The recipient's side: a process that has the key, the file of sealed cards and nothing of the vault.
 fn opened(folder: &Path, sealed: &Path, byte: u8) -> (Output, PathBuf) {
     let (file, out) = (folder.join("newbank.key"), folder.join("cards.csv"));
-    let body = BASE64.encode(&[PKCS8, &[byte; 32]].concat());
-    fs::write(&file, format!("-----BEGIN PRIVATE KEY-----\n{body}\n-----END PRIVATE KEY-----\n")).unwrap();
+    fs::write(&file, pem(byte)).unwrap();
     let mut open = Command::new(program());
     open.args(["recipient", "open", "--merchant", "vendor", "--recipient", "newbank"]);
     open.arg("--key").arg(file).arg("--file").arg(sealed).arg("--out").arg(&out);
