@@ -2,7 +2,6 @@
 
 use pollster::block_on;
 use vault_core::error::Error;
-use vault_core::pan::Pan;
 use vault_core::policy::{Caller, Policy};
 use vault_core::restrictions::Restrictions;
 use vault_core::rows;
@@ -12,7 +11,7 @@ use vault_core::vault::{CardToDelete, Context, Header, NewCard, Revocation, Upgr
 use vault_core::vaultless::slot_of;
 use vault_core::words::Refusal;
 use vault_tests::ON_DISK;
-use vault_tests::cards::{AMEX, MASTERCARD, VISA, card, number};
+use vault_tests::cards::{AMEX, MASTERCARD, VISA, card, number, pan};
 use vault_tests::desk::{Desk, START, channel, header, in_format, merchant_name, principal, token};
 
 /// One merchant whose shop and gateway may use vaultless tokens, whose clerk may not, with a channel where people type.
@@ -448,10 +447,7 @@ fn what_is_kept_beside_a_vaultless_token_is_found_by_its_customer_and_by_its_car
     assert_eq!(web.paid(&bare).as_deref(), Ok(MASTERCARD));
 
     let delete = |digits: &str| {
-        let card = CardToDelete {
-            pan: Pan::parse(digits.as_bytes()).unwrap_or_else(|e| panic!("{e}")),
-            restrictions: Restrictions::default(),
-        };
+        let card = CardToDelete { card: pan(digits).into(), restrictions: Restrictions::default() };
         block_on(desk.vault.delete_card(who, &at_web(), card)).map(|deleted| deleted.tokens)
     };
     assert_eq!(delete(AMEX), Ok(1));

@@ -4,15 +4,15 @@
 //! Neither keeps its request: a fingerprint asked for again is the same, a deletion asked for again finds nothing left.
 
 use super::guesses::{self, Guess};
-use super::request::{CardToDelete, Deleted, Fingerprinted, Header};
-use super::tokenize::{restrictions, within_batch};
+use super::request::{CardToDelete, Deleted, Fingerprinted, GivenCard, Header};
+use super::seal::OpenedCard;
+use super::tokenize::restrictions;
 use super::view::View;
 use super::{MAX_ROUNDS, State, Vault};
 use crate::error::Error;
 use crate::journal::{Filing, NotFiled};
 use crate::keyring::{Likeness, SubjectSecret, merchant_row};
 use crate::name::ChannelName;
-use crate::pan::Pan;
 use crate::policy::{Admitted, Caller, FormatInForce};
 use crate::record::{Grants, RowKey, SubjectId};
 use crate::restrictions::Restrictions;
@@ -35,9 +35,9 @@ impl Vault {
         &self,
         caller: Caller<'_>,
         header: &Header,
-        pan: Pan,
+        card: GivenCard,
     ) -> Result<Fingerprinted, Error> {
-        super::cards::one(self.fingerprint_batch(caller, header, vec![pan]).await?)
+        super::cards::one(self.fingerprint_batch(caller, header, vec![card]).await?)
     }
 
     /// The public fingerprints of up to 1,000 cards, in one commit.
@@ -45,10 +45,23 @@ impl Vault {
         &self,
         caller: Caller<'_>,
         header: &Header,
-        pans: Vec<Pan>,
+        cards: Vec<GivenCard>,
     ) -> Result<Vec<Result<Fingerprinted, Error>>, Error> {
-        within_batch(pans.len())?;
-        let cards: Vec<Value> = pans.into_iter().map(Value::Card).collect();
+        let items = cards.into_iter().map(|card| (card, ()));
+        let (asked, places) = self.given(caller, header, Action::Fingerprint, items).await?.split();
+        let cards: Vec<Value> = asked.into_iter().map(|(card, ())| Value::Card(card.pan)).collect();
+        if cards.is_empty() {
+            return Ok(places.put_back(Vec::new()));
+        }
+        Ok(places.put_back(self.fingerprint_opened(caller, header, cards).await?))
+    }
+
+    async fn fingerprint_opened(
+        &self,
+        caller: Caller<'_>,
+        header: &Header,
+        cards: Vec<Value>,
+    ) -> Result<Vec<Result<Fingerprinted, Error>>, Error> {
         for _ in 0..MAX_ROUNDS {
             let state = self.state();
             let admitted = self.admit(&state, caller, header, Action::Fingerprint, Show::Nothing).await?;
@@ -99,9 +112,14 @@ impl Vault {
         header: &Header,
         cards: Vec<CardToDelete>,
     ) -> Result<Vec<Result<Deleted, Error>>, Error> {
-        within_batch(cards.len())?;
-        let sought = |CardToDelete { pan, restrictions }| Sought { value: Value::Card(pan), restrictions };
-        let cards: Vec<Sought> = cards.into_iter().map(sought).collect();
+        let items = cards.into_iter().map(|CardToDelete { card, restrictions }| (card, restrictions));
+        let (asked, places) = self.given(caller, header, Action::DeleteCard, items).await?.split();
+        let sought =
+            |(OpenedCard { pan, .. }, restrictions)| Sought { value: Value::Card(pan), restrictions };
+        let cards: Vec<Sought> = asked.into_iter().map(sought).collect();
+        if cards.is_empty() {
+            return Ok(places.put_back(Vec::new()));
+        }
         let state = self.state();
         let admitted = self.admit(&state, caller, header, Action::DeleteCard, Show::Nothing).await?;
         self.guessed(&state, &admitted, header, cards.iter().map(|card| &card.value)).await?;
@@ -109,7 +127,7 @@ impl Vault {
         for card in &cards {
             answers.push(self.delete_one(caller, header, card).await);
         }
-        Ok(answers)
+        Ok(places.put_back(answers))
     }
 
     async fn delete_one(&self, caller: Caller<'_>, header: &Header, card: &Sought) -> Result<Deleted, Error> {

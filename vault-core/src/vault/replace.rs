@@ -4,6 +4,7 @@
 use super::Vault;
 use super::cards::{Decided, Deed, Done, Refused, Round, Want, one};
 use super::request::{Header, Replaced, Replacement};
+use super::seal::OpenedCard;
 use super::tokenize::{OWN_TOKEN, restrictions};
 use crate::error::Error;
 use crate::journal::Filing;
@@ -39,9 +40,18 @@ impl Vault {
         header: &Header,
         replacements: Vec<(Token, Replacement)>,
     ) -> Result<Vec<Result<Replaced, Error>>, Error> {
-        let want = |(token, of)| Want { token, show: Show::Nothing, deed: Deed::Replace(InPlace::from(of)) };
-        let wants = replacements.into_iter().map(want).collect();
-        self.on_cards(caller, header, Action::Replace, wants, replaced).await
+        let items =
+            replacements.into_iter().map(|(token, Replacement { card, reason })| (card, (token, reason)));
+        let (asked, places) = self.given(caller, header, Action::Replace, items).await?.split();
+        let want = |(OpenedCard { pan, card_expiry }, (token, reason))| {
+            let deed = Deed::Replace(InPlace { value: Value::Card(pan), card_expiry, reason });
+            Want { token, show: Show::Nothing, deed }
+        };
+        let wants: Vec<Want> = asked.into_iter().map(want).collect();
+        if wants.is_empty() {
+            return Ok(places.put_back(Vec::new()));
+        }
+        Ok(places.put_back(self.on_cards(caller, header, Action::Replace, wants, replaced).await?))
     }
 }
 
@@ -53,12 +63,6 @@ pub(super) struct InPlace {
     pub(super) value: Value,
     pub(super) card_expiry: Option<CardExpiry>,
     pub(super) reason: ReplaceReason,
-}
-
-impl From<Replacement> for InPlace {
-    fn from(Replacement { pan, card_expiry, reason }: Replacement) -> Self {
-        Self { value: Value::Card(pan), card_expiry, reason }
-    }
 }
 
 #[allow(clippy::unnecessary_wraps, reason = "it finishes a verb as others do, which may fail")]

@@ -241,6 +241,20 @@ pub enum Brought {
     Sealed(SealedNewCard),
 }
 
+/// A card in one of the forms in which it may come with a verb that makes no token of it.
+pub enum GivenCard {
+    /// In the clear.
+    Plain(Pan, Option<CardExpiry>),
+    /// Sealed to the vault, for the request's channel.
+    Sealed(SealedCard),
+}
+
+impl From<Pan> for GivenCard {
+    fn from(pan: Pan) -> Self {
+        Self::Plain(pan, None)
+    }
+}
+
 /// The public key that cards are sealed to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SealingKey {
@@ -349,10 +363,8 @@ pub struct EarlierCard {
 
 /// A card that is to take the place of a token's card.
 pub struct Replacement {
-    /// The new card number.
-    pub pan: Pan,
-    /// The new card's own expiry.
-    pub card_expiry: Option<CardExpiry>,
+    /// The new card, with its own expiry.
+    pub card: GivenCard,
     /// Why.
     pub reason: ReplaceReason,
 }
@@ -459,8 +471,8 @@ pub struct Fingerprinted {
 
 /// A card whose tokens are to end.
 pub struct CardToDelete {
-    /// Its number.
-    pub pan: Pan,
+    /// The card; its expiry is not looked at.
+    pub card: GivenCard,
     /// The restrictions that its tokens were made under, beside none.
     pub restrictions: Restrictions,
 }
