@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use secrecy::SecretSlice;
 use tonic::service::Routes;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
@@ -158,8 +157,7 @@ pub fn run(settings: &Settings) -> Result<(), StartError> {
 
 /// The custodian that the settings name.
 pub fn custodian(settings: &Settings) -> Result<Passphrase, StartError> {
-    let mut passphrase = settings.custodian.read_passphrase().map_err(|p| StartError::Settings(vec![p]))?;
-    Ok(Passphrase::new(SecretSlice::from(std::mem::take(&mut *passphrase)))?)
+    settings.custodian.open().map_err(|p| StartError::Settings(vec![p]))
 }
 
 /// Opens the vault that the settings name. A memory store begins empty, with the policy that the settings name.
@@ -257,7 +255,13 @@ async fn serve(settings: &Settings, clock: Arc<dyn Clock>) -> Result<(), StartEr
     tracing::info!(address = %at, door = "data", "serving");
 
     if let Some((address, tls)) = admin {
-        let service = AdminService::new(vault.clone(), clock.clone(), doors.clone(), metrics.clone());
+        let service = AdminService::new(
+            vault.clone(),
+            clock.clone(),
+            doors.clone(),
+            metrics.clone(),
+            settings.custodian.clone(),
+        );
         // A policy may have four megabytes; an operator's listener takes one with room to spare.
         let service = v1::admin_server::AdminServer::new(service)
             .max_decoding_message_size(vault_core::policy::MAX_POLICY + message)
