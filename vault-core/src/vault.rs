@@ -40,7 +40,7 @@ pub use request::{
     MAX_CONTEXT, NewCard, Replaced, Replacement, RequestId, Reveal, Revealed, Revocation, RevokedToken,
     SealedNewCard, SealingKey, TokenStanding, Tokenized, Translation, UpgradedToken, Wanted,
 };
-pub use space::SpaceUse;
+pub use space::{FormatSpaces, KnownSpace, NEARLY_FULL_PERCENT, SCARCE_PERCENT, SpaceState, SpaceUse};
 pub use verify::{Finding, StoreReport};
 
 use crate::audit::entry::{Event, Who};
@@ -108,6 +108,7 @@ struct Inner {
     recent: Arc<RecentRows>,
     running: running::Running,
     codes: codes::Cells,
+    spaces: space::Watch,
     changing: tokio::sync::Mutex<()>,
     vault: [u8; 16],
     root: (KeyId, Root),
@@ -213,6 +214,7 @@ impl Vault {
                 recent,
                 running: running::Running::default(),
                 codes: codes::Cells::default(),
+                spaces: space::Watch::default(),
                 changing: tokio::sync::Mutex::new(()),
                 vault: header.vault,
                 root: (header.root.0, root),
