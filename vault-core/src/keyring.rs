@@ -173,16 +173,21 @@ impl Keyring {
     }
 
     /// The key of a token's card row: r1 = HMAC(IDX1, ctx("row") e(token)), r(n+1) = HMAC(IDX(n+1), ctx("row+") e(r(n))).
+    /// All vaultless tokens of one card in one format and scope have one row: the [`namesake`](MerchantKeys::namesake)'s.
     pub fn row_key(&self, merchant: MerchantId, token: &Token) -> Result<RowKey, Error> {
         let keys = self.of(merchant)?;
+        let namesake = keys.namesake(token);
+        let token = namesake.as_ref().unwrap_or(token);
         let message = ctx("row", keys.name()).e(token.as_bytes()).done();
         let first = keys.idx.first().ok_or_else(Error::internal)?.name_of(&message);
         Ok(RowKey(links(&keys.idx, first, "row+", keys.name(), Idx::name_of)))
     }
 
-    /// The record's name in the log: HMAC(REF, ctx("ref") e(token)).
+    /// The record's name in the log: HMAC(REF, ctx("ref") e(token)). One for one row, as [`row_key`](Self::row_key) says.
     pub fn reference(&self, merchant: MerchantId, token: &Token) -> Result<Ref, Error> {
         let keys = self.of(merchant)?;
+        let namesake = keys.namesake(token);
+        let token = namesake.as_ref().unwrap_or(token);
         Ok(Ref(keys.reference.name_of(&ctx("ref", keys.name()).e(token.as_bytes()).done())))
     }
 
@@ -719,6 +724,15 @@ impl MerchantKeys {
     fn slot_of(&self, token: &Token) -> Option<&Slot> {
         let number = slot_of(token, SLOTS)?;
         self.slots.get(usize::from(number).checked_sub(1)?)
+    }
+
+    /// The token whose name the record of a vaultless token of a later slot has: the one that the first slot of the same
+    /// format and scope makes of the same card. So what ends or restricts one token of a card ends or restricts those of
+    /// every slot, whenever it was opened. `None`: a token is its own namesake.
+    fn namesake(&self, token: &Token) -> Option<Token> {
+        let slot = self.slot_of(token)?;
+        let first = self.slots.iter().find(|other| other.served() == slot.served())?;
+        if first.number() == slot.number() { None } else { first.token(&slot.expose_pan(token)?) }
     }
 
     /// The newest slot of a format and scope.

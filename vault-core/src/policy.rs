@@ -347,8 +347,11 @@ impl Admitted {
         if card.row.vaultless && !self.is_vaultless() {
             return deny(Refusal::VaultlessNotAllowed);
         }
-        // An expired token may still be revoked: that is how its card number goes for good.
-        let ends = matches!(self.action, Action::Revoke | Action::DeleteCard | Action::EraseSubject);
+        // An expired token may still be revoked: that is how its card number goes for good. So does its security code.
+        let ends = matches!(
+            self.action,
+            Action::Revoke | Action::DeleteCard | Action::EraseSubject | Action::CompleteAuthorization
+        );
         if card.is_expired(presented.now) && !ends {
             return deny(Refusal::Expired);
         }
@@ -416,19 +419,14 @@ impl Admitted {
         row.standing.spent.filter(|spent| !rereads(*spent)).map(|_| Refusal::AlreadyUsed)
     }
 
-    /// Asks to turn a vaultless token of an old slot into the current one, whose record and row version are given.
-    pub fn permit_upgrade(
-        &self,
-        card: &Card,
-        presented: &Presented,
-        (record, version): (Ref, u32),
-    ) -> Result<Permit, Denial> {
-        let from = card.row.record;
+    /// Asks to turn a vaultless token of an old slot into the current one: both have one record.
+    pub fn permit_upgrade(&self, card: &Card, presented: &Presented) -> Result<Permit, Denial> {
+        let (record, version) = (card.row.record, card.row.version);
         if self.action != Action::Upgrade {
-            return Err(self.deny(Refusal::ActionNotAllowed, Some(from)));
+            return Err(self.deny(Refusal::ActionNotAllowed, Some(record)));
         }
         self.may_use(card, presented, None)?;
-        let event = Event::Upgraded { record, version, from, redelivered: presented.again };
+        let event = Event::Upgraded { record, version, redelivered: presented.again };
         Ok(self.permit(record, Show::Nothing, event))
     }
 

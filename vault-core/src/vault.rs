@@ -36,9 +36,10 @@ pub use customers::MAX_LISTED;
 pub use operate::{KeyLine, MAX_ENTRIES, MAX_NOTE, PolicyChange, Status};
 pub use request::{
     AttributesUpdate, Brought, CardToDelete, ChangedToken, CodeHeld, CodeRead, Completed, Context, Deleted,
-    Detokenized, EarlierCard, Erased, Fingerprinted, Header, Inspected, Listed, ListedToken, MAX_BATCH,
-    MAX_CONTEXT, NewCard, Replaced, Replacement, RequestId, Reveal, Revealed, Revocation, RevokedToken,
-    SealedNewCard, SealingKey, TokenStanding, Tokenized, Translation, UpgradedToken, Wanted,
+    Detokenized, EarlierCard, Erased, Fingerprinted, GivenCard, Header, Inspected, Listed, ListedToken,
+    MAX_BATCH, MAX_CONTEXT, NewCard, Outgoing, Replaced, Replacement, RequestId, Reveal, Revealed,
+    Revocation, RevokedToken, SealedNewCard, SealingKey, TokenStanding, Tokenized, Translation,
+    UpgradedToken, Wanted,
 };
 pub use space::{FormatSpaces, KnownSpace, NEARLY_FULL_PERCENT, SCARCE_PERCENT, SpaceState, SpaceUse};
 pub use verify::{Finding, StoreReport};

@@ -417,10 +417,9 @@ fn entry(log: &str, index: u64, leaf: Vec<u8>, entry: &AuditEntry) -> v1::AuditE
             };
             (change.as_str(), Some(action))
         }
-        Event::Upgraded { record, from, redelivered, .. } => {
+        Event::Upgraded { record, redelivered, .. } => {
             told.record = record.0.to_vec();
             told.outcome = outcome(*redelivered).into();
-            told.details.insert("from".to_owned(), from.to_string());
             ("upgraded", Some(Action::Upgrade))
         }
         Event::Replaced { record, reason, .. } => {

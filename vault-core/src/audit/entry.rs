@@ -288,12 +288,10 @@ pub enum Event {
     },
     /// A vaultless token of an old slot was turned into the one of the current slot.
     Upgraded {
-        /// The record of the new token.
+        /// The record, one for both tokens.
         record: Ref,
-        /// Its row's version from here on, if it has restrictions and so a row; else zero.
+        /// Its row's version, if it has restrictions and so a row; else zero.
         version: u32,
-        /// The record of the old token.
-        from: Ref,
         /// Whether this answers a request that was answered before.
         redelivered: bool,
     },
@@ -577,8 +575,8 @@ impl Event {
             Self::CodeRead { record, purpose, initiator } => {
                 w.fixed(&record.0).u8(purpose.id()).u8(initiator.id())
             }
-            Self::Upgraded { record, version, from, redelivered } => {
-                w.fixed(&record.0).u32(*version).fixed(&from.0).u8((*redelivered).into())
+            Self::Upgraded { record, version, redelivered } => {
+                w.fixed(&record.0).u32(*version).u8((*redelivered).into())
             }
             Self::Refused { action, record, why, purpose, initiator } => {
                 w.u8(action.id());
@@ -701,12 +699,7 @@ impl Event {
                 initiator: word(r, Initiator::from_id)?,
             },
             14 => Self::CodeDropped { record: Ref(r.array()?) },
-            16 => Self::Upgraded {
-                record: Ref(r.array()?),
-                version: r.u32()?,
-                from: Ref(r.array()?),
-                redelivered: flag(r)?,
-            },
+            16 => Self::Upgraded { record: Ref(r.array()?), version: r.u32()?, redelivered: flag(r)? },
             32 => Self::Refused {
                 action: word(r, Action::from_id)?,
                 record: if flag(r)? { Some(Ref(r.array()?)) } else { None },
@@ -787,8 +780,8 @@ impl Event {
                 format!("disclosed the security code of {record} for {purpose} by {initiator}")
             }
             Self::CodeDropped { record } => format!("dropped the security code of {record}"),
-            Self::Upgraded { record, version: _, from, redelivered } => {
-                format!("upgraded {from} to {record}{}", again(*redelivered))
+            Self::Upgraded { record, version: _, redelivered } => {
+                format!("upgraded a token of {record}{}", again(*redelivered))
             }
             Self::Refused { action, record, why, purpose, initiator } => {
                 let record = record.map_or_else(String::new, |r| format!(" {r}"));

@@ -11,7 +11,7 @@ use super::guesses::{self, Guess};
 use super::kept::{KEPT_DAYS, Kept, Request};
 use super::request::{Brought, Context, Header, MAX_BATCH, NewCard, Tokenized};
 use super::running::Run;
-use super::seal::unreadable_card;
+use super::seal::told_of_sealed;
 use super::space::{self, MintedSpaces};
 use super::view::View;
 use super::{MAX_ROUNDS, State, Vault};
@@ -86,11 +86,8 @@ impl Vault {
         within_batch(brought.len())?;
         let sealed: Vec<bool> = brought.iter().map(|b| matches!(b, Brought::Sealed(_))).collect();
         let answers = self.tokenize_rounds(caller, header, brought).await?;
-        let told = answers.into_iter().zip(sealed).map(|(answer, sealed)| match answer {
-            // What is wrong with a card that the caller cannot read is not the caller's to know.
-            Err(Error::Malformed { field: "item.plain.pan", .. }) if sealed => Err(unreadable_card()),
-            answer => answer,
-        });
+        let told = answers.into_iter().zip(sealed);
+        let told = told.map(|(answer, sealed)| if sealed { answer.map_err(told_of_sealed) } else { answer });
         Ok(told.collect())
     }
 

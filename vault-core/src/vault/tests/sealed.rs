@@ -354,8 +354,11 @@ fn a_channel_that_demands_sealed_cards_gives_none_in_the_clear() {
     assert!(desk.sent("pos", &till, "bank").is_ok());
     assert_eq!(desk.sent("pos", &till, "fraud"), Err(Error::Denied));
     // No rule names a destination.
-    let sent = Reveal::SentTo(crate::name::DestinationName::parse("psp").unwrap());
-    assert_eq!(desk.given("web", &header, &token, sent).map(|_| ()), Err(Error::Denied));
+    let outgoing = Outgoing { to: crate::name::DestinationName::parse("psp").unwrap(), request: [0; 32] };
+    let at_web = Header { channel: Some(channel("web")), ..header };
+    let (gateway, tokens) = (principal("gateway"), vec![token.copy()]);
+    let sent = desk.vault.detokenize_for(Caller::Local(&gateway), &at_web, &outgoing, tokens);
+    assert_eq!(block_on(sent).map(|_| ()), Err(Error::Denied));
 }
 
 #[test]
