@@ -33,7 +33,8 @@ pub const NEARLY_FULL_PERCENT: u8 = 95;
 /// From how many tokens on a space is not watched: its rows would fill a petabyte before it is scarce.
 const ENDLESS: u128 = 1_000_000_000_000;
 
-/// How many scarce spaces a node keeps in mind, some 20 MiB: above 7,200 tokens each, they are half a billion tokens.
+/// How many scarce spaces a node keeps in mind, some 20 MiB: of 3,200 tokens each or more, so two hundred
+/// million tokens at the least. Of more the counter is right, but nobody is told.
 const SCARCE_SPACES: usize = 65_536;
 
 /// How many spaces minted from are remembered until they are looked at: more than a node mints tokens in a second.
@@ -164,8 +165,8 @@ impl Vault {
     /// scarcer: each space once for each step while the vault is open, those that were so before it was opened included,
     /// and only the last where several steps came at once.
     ///
-    /// Whoever keeps a vault open calls it now and then; the server does each second. An error loses no step, but it is told
-    /// with the next token of its space.
+    /// Whoever keeps a vault open calls it now and then; the server does each second. A step that an error hid is told with
+    /// the next token of its space.
     pub async fn watch_spaces(&self) -> Result<Vec<KnownSpace>, Error> {
         let minted = self.inner.spaces.take();
         let mut scarcer = Vec::new();
