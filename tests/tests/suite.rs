@@ -34,4 +34,5 @@ mod refused_is_refused;
 mod sealed_cards;
 mod strangers;
 mod tampered_rows;
+mod token_space;
 mod vaultless_tokens;

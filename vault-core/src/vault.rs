@@ -43,7 +43,7 @@ pub use request::{
     Revocation, RevokedToken, SealedNewCard, SealingKey, TokenStanding, Tokenized, Translation,
     UpgradedToken, Wanted,
 };
-pub use space::SpaceUse;
+pub use space::{FormatSpaces, KnownSpace, NEARLY_FULL_PERCENT, SCARCE_PERCENT, SpaceState, SpaceUse};
 pub use verify::{Finding, StoreReport};
 
 use crate::audit::entry::{Event, Who};
@@ -126,6 +126,7 @@ struct Inner {
     recent: Arc<RecentRows>,
     running: running::Running,
     codes: codes::Cells,
+    spaces: space::Watch,
     changing: tokio::sync::Mutex<()>,
     vault: [u8; 16],
     esk: Arc<(KeyId, Esk)>,
@@ -230,6 +231,7 @@ impl Vault {
                 recent,
                 running: running::Running::default(),
                 codes: codes::Cells::default(),
+                spaces: space::Watch::default(),
                 changing: tokio::sync::Mutex::new(()),
                 vault: id,
                 esk,

@@ -23,7 +23,7 @@ use vault_core::plan::Kept;
 use vault_core::policy::{Asked, Caller, MAX_POLICY, Policy};
 use vault_core::sealed::PERIOD_DAYS;
 use vault_core::time::{Clock, Timestamp};
-use vault_core::vault::{self, KeyLine, MAX_ENTRIES, RequestId, SpaceUse, Vault};
+use vault_core::vault::{self, KeyLine, KnownSpace, MAX_ENTRIES, RequestId, SpaceState, Vault};
 use vault_core::words::{Action, Initiator, KeyState, LockReason, Purpose, RecordChange, Ref, Show};
 use vault_proto::status::{Failure, Reason};
 use vault_proto::v1;
@@ -315,6 +315,28 @@ fn paged<T>(all: Vec<T>, size: u32, token: &str) -> Result<(Vec<T>, String), Err
     let next = from.saturating_add(page.len());
     let more = next < total;
     Ok((page, if more { to_page(u64::try_from(next).unwrap_or(u64::MAX)) } else { String::new() }))
+}
+
+fn space_state(state: SpaceState) -> v1::TokenSpaceState {
+    match state {
+        SpaceState::Roomy => v1::TokenSpaceState::Roomy,
+        SpaceState::Scarce => v1::TokenSpaceState::Scarce,
+        SpaceState::NearlyFull => v1::TokenSpaceState::NearlyFull,
+        SpaceState::UsedUp => v1::TokenSpaceState::UsedUp,
+    }
+}
+
+fn token_space(known: &KnownSpace) -> v1::TokenSpace {
+    v1::TokenSpace {
+        merchant: known.merchant.to_string(),
+        format: known.format.to_string(),
+        token_length: u32::try_from(known.space.length).unwrap_or(u32::MAX),
+        space: known.space.id.to_vec(),
+        tokens: known.space.tokens.to_string(),
+        used: known.space.used,
+        left: known.space.left().to_string(),
+        state: space_state(known.state).into(),
+    }
 }
 
 fn seconds(from: Timestamp, to: Timestamp) -> prost_types::Duration {
@@ -979,8 +1001,32 @@ impl v1::admin_server::Admin for AdminService {
         // Of an IBAN the front is its country, and no digits.
         let kept = Kept { first: if country.is_some() { "" } else { &first }, last: &last };
         let found = self.vault.space_use(&merchant, &format, length, country, kept).await;
-        let SpaceUse { tokens, used } = found.map_err(|e| status(&e))?;
-        Ok(Response::new(v1::GetTokenSpaceResponse { tokens: tokens.to_string(), used }))
+        let space = found.map_err(|e| status(&e))?;
+        Ok(Response::new(v1::GetTokenSpaceResponse {
+            tokens: space.tokens.to_string(),
+            used: space.used,
+            left: space.left().to_string(),
+            space: space.id.to_vec(),
+            state: space_state(space.state()).into(),
+            token_length: u32::try_from(space.length).unwrap_or(u32::MAX),
+        }))
+    }
+
+    async fn list_token_spaces(
+        &self,
+        request: Request<v1::ListTokenSpacesRequest>,
+    ) -> Result<Response<v1::ListTokenSpacesResponse>, Status> {
+        self.reads(&request, Action::ReadPolicy).await?;
+        let v1::ListTokenSpacesRequest { merchant, format, page_size, page_token } = request.into_inner();
+        let wrong = |field| status(&Error::malformed(field, "must be a name"));
+        let merchant = (!merchant.is_empty()).then(|| MerchantName::parse(&merchant)).transpose();
+        let merchant = merchant.map_err(|_| wrong("merchant"))?;
+        let format = (!format.is_empty()).then(|| FormatName::parse(&format)).transpose();
+        let format = format.map_err(|_| wrong("format"))?;
+        let all = self.vault.fullest_spaces(merchant.as_ref(), format.as_ref());
+        let (page, next_page_token) = paged(all, page_size, &page_token).map_err(|e| status(&e))?;
+        let spaces = page.iter().map(token_space).collect();
+        Ok(Response::new(v1::ListTokenSpacesResponse { spaces, next_page_token }))
     }
 
     async fn list_audit_entries(

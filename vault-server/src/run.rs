@@ -29,6 +29,7 @@ use crate::request::TurnedAway;
 use crate::service::VaultService;
 use crate::settings::{Engine, Problem, Settings};
 use crate::shutdown::{Shutdown, Trigger};
+use crate::spaces::Warned;
 use crate::tls::{self, Tls};
 
 /// How often rows whose time is over are deleted.
@@ -92,6 +93,7 @@ const METHODS: &[&str] = &[
     "/vault.v1.Admin/ApplyPolicy",
     "/vault.v1.Admin/ExplainPolicy",
     "/vault.v1.Admin/GetTokenSpace",
+    "/vault.v1.Admin/ListTokenSpaces",
     "/vault.v1.Admin/ListAuditEntries",
     "/vault.v1.Admin/ProveReceipt",
     "/vault.v1.Admin/GetCheckpoint",
@@ -392,6 +394,7 @@ async fn housekeeping(
         (tokio::time::interval_at(start + SWEEP, SWEEP), tokio::time::interval(COUNT));
     let (mut counted, mut failed) = (0, false);
     let mut since = (start, clock.now());
+    let mut warned = Warned::default();
     loop {
         tokio::select! {
             _ = sweep.tick() => {
@@ -412,6 +415,9 @@ async fn housekeeping(
                 let (_, commits, _) = vault.load();
                 metrics.commits.inc_by(commits.saturating_sub(counted));
                 counted = commits;
+                // A store that cannot be read says so below, and where it is asked for a card.
+                warned.tell(vault.watch_spaces().await.unwrap_or_default(), clock.now());
+                vault.format_spaces().iter().for_each(|of| metrics.spaces(of));
                 if vault.has_failed() && !failed {
                     failed = true;
                     tracing::error!("the store failed a flush; nothing is written any more: start the server again");
