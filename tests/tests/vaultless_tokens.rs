@@ -416,7 +416,11 @@ fn what_is_done_to_one_token_of_a_card_is_done_to_those_of_every_slot() {
             assert_eq!(desk.at("acme", "app").paid(token).as_deref(), Ok(AMEX));
         }
         assert_eq!(web.tokenize(&header(), card(VISA)).err(), Some(Error::SpaceExhausted));
+        // The slots' keys are the same under another KEK.
+        let told = block_on(desk.vault.rotate_kek(&principal("olga"), &merchant_name("acme"), None));
+        assert!(told.is_ok());
         let desk = desk.reopened();
+        assert_eq!(desk.at("acme", "app").paid(&olds[2]).as_deref(), Ok(AMEX));
         assert_eq!(desk.web().paid(&news[0]), Err(Error::NotFound));
         desk.assert_whole(3);
     }

@@ -22,9 +22,12 @@ pub(crate) enum KeysCommand {
     List(List),
     /// Make a new version of a key; what is sealed from then on is sealed under it
     #[command(
-        after_help = "What was sealed under older versions stays readable. A key of kind fpk is a slot of vaultless tokens: a \
-        merchant has five in its whole life.\n\nExamples:\n  \
+        after_help = "dek, rcv: what was sealed under older versions stays readable. kek, ctl, root: the keys below are wrapped \
+        anew, no card is touched, and the older version is destroyed; for the root the node asks its custodian, as at its \
+        start. fpk is a slot of vaultless tokens: a merchant has five in its whole life.\n\nExamples:\n  \
         vaultctl keys rotate --profile ops.toml dek --merchant shop\n  \
+        vaultctl keys rotate --profile ops.toml kek --merchant shop\n  \
+        vaultctl keys rotate --profile ops.toml root\n  \
         vaultctl keys rotate --profile ops.toml fpk --merchant shop --format edge"
     )]
     Rotate(Rotate),
@@ -186,8 +189,10 @@ async fn rotate(asked: Rotate, out: Out) -> Result<(), Failure> {
                 rotated.epoch
             );
         }
+        let destroyed = rotated.previous.as_ref().is_some_and(|key| key.state == "destroyed");
+        let before = if destroyed { "is destroyed, nothing needs it" } else { "opens what it sealed" };
         format!(
-            "{} {} is primary since epoch {}; {} opens what it sealed",
+            "{} {} is primary since epoch {}; {} {before}",
             kind.word(),
             named(&rotated.key),
             rotated.epoch,

@@ -89,6 +89,7 @@ words! {
     AgreementType "AGREEMENT_TYPE_" ["recurring", "instalment", "unscheduled", "card_on_file"];
     RevealForm "REVEAL_FORM_" ["plain", "sealed_to_recipient", "masked"];
     TokenScheme "TOKEN_SCHEME_" ["random", "mixed", "opaque", "ff1"];
+    TokenSpaceState "TOKEN_SPACE_STATE_" ["roomy", "scarce", "nearly_full", "used_up"];
     TokenState "TOKEN_STATE_" ["active", "expired", "revoked", "disabled", "spent"];
     Novelty "NOVELTY_" ["created", "reused"];
     KeyKind "KEY_KIND_" [

@@ -81,6 +81,8 @@ calls! {
     explain_policy(ExplainPolicyRequest) -> ExplainPolicyResponse;
     /// Says how much of one space of tokens is used.
     get_token_space(GetTokenSpaceRequest) -> GetTokenSpaceResponse;
+    /// Lists the fullest spaces of tokens that the node knows.
+    list_token_spaces(ListTokenSpacesRequest) -> ListTokenSpacesResponse;
     /// Lists audit entries by the given filters.
     list_audit_entries(ListAuditEntriesRequest) -> ListAuditEntriesResponse;
     /// Proves that the entry of a receipt is in the log, and that the log has only grown since.

@@ -660,6 +660,7 @@ impl Admin for Desk {
         diff_policy(DiffPolicyRequest) -> DiffPolicyResponse;
         explain_policy(ExplainPolicyRequest) -> ExplainPolicyResponse;
         get_token_space(GetTokenSpaceRequest) -> GetTokenSpaceResponse;
+        list_token_spaces(ListTokenSpacesRequest) -> ListTokenSpacesResponse;
         list_audit_entries(ListAuditEntriesRequest) -> ListAuditEntriesResponse;
         prove_receipt(ProveReceiptRequest) -> ProveReceiptResponse;
         get_checkpoint(GetCheckpointRequest) -> GetCheckpointResponse;
