@@ -1,17 +1,24 @@
 //! Every level of the key tree takes a new key while the vault works, and nothing below it is touched.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
 
 use pollster::block_on;
-use vault_core::control::header_key;
+use vault_core::audit::entry::{ControlChange, Event, Who};
+use vault_core::audit::receipt::Proof;
+use vault_core::control::{self, header_key};
 use vault_core::custody::Custodian;
-use vault_core::envelope::KeyKind;
+use vault_core::envelope::{KeyId, KeyKind};
 use vault_core::error::Error;
+use vault_core::outer::OuterKeys;
+use vault_core::pan::CardExpiry;
 use vault_core::policy::Caller;
+use vault_core::reseal::Walk;
 use vault_core::rows;
 use vault_core::store::{self, Batch, CommitError, Engine, Key, Reading, Store, Value, Write};
-use vault_core::vault::{Header, KeyLine, NewCard, Place, Vault};
+use vault_core::token::Token;
+use vault_core::vault::{AttributesUpdate, Context, Header, KeyLine, NewCard, Place, ResealStep, Vault};
 use vault_core::words::KeyState;
 use vault_tests::ON_DISK;
 use vault_tests::cards::{AMEX, MASTERCARD, VISA, card, number};
@@ -202,5 +209,224 @@ fn an_upper_rotation_writes_as_much_with_many_cards_as_with_few() {
         // the cards. And as the log grows, the places in it that a checkpoint touches may be some more.
         assert!(many_rows.abs_diff(*few_rows) <= 4 && many_bytes.abs_diff(*few_bytes) < 4_000, "{seen:?}");
         assert!(*many_rows < 20, "{seen:?}");
+    }
+}
+
+/// A vault with cards, customers' indexes and fingerprints of two merchants, and the tokens of acme's cards.
+fn furnished(engine: Engine, cards: u32) -> (Desk, Vec<(Token, String)>) {
+    let desk = Desk::new(engine);
+    let numbers: Vec<String> = (0..cards).map(|n| number("4", 16, n)).collect();
+    let mut held = Vec::new();
+    for page in numbers.chunks(1_000) {
+        let tokens = desk.web().imported(page.iter().map(|digits| card(digits)).collect());
+        held.extend(tokens.into_iter().zip(page.iter().cloned()));
+    }
+    for (n, digits) in [VISA, MASTERCARD, AMEX].into_iter().enumerate() {
+        let of = Header { context: Context::new(&format!("customer-{n}"), "", "").unwrap(), ..header() };
+        let token = desk.web().tokenize(&of, card(digits)).unwrap_or_else(|e| panic!("{e}")).token;
+        held.push((token, digits.to_owned()));
+    }
+    desk.at("zenith", "web").stored(VISA);
+    (desk, held)
+}
+
+fn dek(vault: &Vault) -> KeyId {
+    let (key, _) = block_on(vault.rotate_dek(&principal("olga"), &merchant_name("acme"), None)).unwrap();
+    key
+}
+
+fn step(vault: &Vault) -> ResealStep {
+    block_on(vault.reseal()).unwrap_or_else(|e| panic!("{e}"))
+}
+
+/// Works until there is nothing to do, and tells how many rows were moved.
+fn work_off(vault: &Vault) -> usize {
+    let mut all = 0;
+    for _ in 0..1_000_000 {
+        match step(vault) {
+            ResealStep::Worked { moved, .. } => all += moved,
+            ResealStep::Drained => {}
+            ResealStep::Idle => return all,
+        }
+    }
+    panic!("it never ends");
+}
+
+fn rows_under(desk: &Desk) -> Vec<(KeyId, u64)> {
+    let by_key = block_on(desk.vault.rows_by_key(&merchant_name("acme"))).unwrap();
+    let mut rows: Vec<_> = by_key.into_iter().collect();
+    rows.sort();
+    rows
+}
+
+fn destroyed(desk: &Desk, key: KeyId) -> Result<(), Error> {
+    block_on(desk.vault.destroy_key(&principal("olga"), key, None)).map(|_| ())
+}
+
+/// What the log says of drained keys, each proven against the log's key without the vault.
+fn certificates(desk: &Desk) -> Vec<u32> {
+    let (head, verifier) = (block_on(desk.vault.checkpoint()).unwrap(), desk.vault.verifier().unwrap());
+    let mut found = Vec::new();
+    for from in (0..head.checkpoint().size).step_by(1_000) {
+        for (index, _, entry) in block_on(desk.vault.entries(from, 1_000)).unwrap() {
+            if let Event::ControlChanged { change: ControlChange::KeyDrained { key }, .. } = entry.event {
+                let proof = block_on(desk.vault.prove(index, &head)).unwrap().unwrap();
+                let proof = Proof::parse(&proof.text()).unwrap_or_else(|e| panic!("{e}"));
+                let proven = proof.check(&verifier).unwrap_or_else(|e| panic!("{e}"));
+                let drained = ControlChange::KeyDrained { key };
+                assert!(
+                    matches!(proven.entry.event, Event::ControlChanged { change, .. } if change == drained)
+                );
+                assert_eq!(proven.entry.principal, Who::Vault);
+                found.push(key);
+            }
+        }
+    }
+    found
+}
+
+#[test]
+fn rows_move_to_the_new_key_and_the_log_certifies_that_none_is_left() {
+    for engine in ON_DISK {
+        let (desk, held) = furnished(engine, 700);
+        assert_eq!(step(&desk.vault), ResealStep::Idle, "there is no older key");
+        let old = rows_under(&desk)[0].0;
+        let rows = rows_under(&desk)[0].1;
+        let foreign = desk.rows(rows::FINGERPRINT).len();
+        let new = dek(&desk.vault);
+        assert_eq!(
+            destroyed(&desk, old).map_err(|e| e.to_string().contains("rows are sealed anew")),
+            Err(true)
+        );
+        assert_eq!(destroyed(&desk, new).map_err(|e| e.to_string().contains("rotate it first")), Err(true));
+
+        // As far as it comes in five steps; then the process ends, and another goes on.
+        for _ in 0..5 {
+            assert!(matches!(step(&desk.vault), ResealStep::Worked { .. }));
+        }
+        let seen = block_on(desk.vault.reseal_progress()).unwrap();
+        assert_eq!((seen.to, seen.from.as_slice(), seen.unreadable), (new, &[old][..], 0));
+        assert!(seen.moved > 0 && seen.total == Some(rows), "{seen:?}");
+        assert!(certificates(&desk).is_empty());
+        let desk = desk.reopened();
+        assert_eq!(rows_under(&desk).len(), 2);
+        let later = desk.web().stored("5105105105105100");
+        let left = rows_under(&desk)[0].1;
+        assert_eq!(work_off(&desk.vault) as u64, left, "{engine}");
+        assert_eq!(rows_under(&desk), [(new, rows + 2)], "a card and its fingerprint came in between");
+        assert!(block_on(desk.vault.reseal_progress()).is_none());
+        assert_eq!(certificates(&desk), [old.0]);
+        assert_eq!(desk.rows(rows::FINGERPRINT).len(), foreign + 1);
+
+        assert_eq!(destroyed(&desk, old), Ok(()));
+        assert!(destroyed(&desk, old).is_err() && destroyed(&desk, KeyId(9_999)).is_err());
+        let desk = desk.reopened();
+        let tokens: Vec<Token> = held.iter().map(|(token, _)| token.copy()).collect();
+        for (paid, (_, digits)) in desk.web().paid_all(&tokens).into_iter().zip(&held) {
+            assert_eq!(paid.as_deref(), Ok(digits.as_str()));
+        }
+        assert_eq!(desk.web().paid(&later).as_deref(), Ok("5105105105105100"));
+        assert!(desk.web().imported(vec![card(&held[0].1)])[0].same_as(&held[0].0), "it is found again");
+        desk.assert_whole(held.len() + 2);
+    }
+}
+
+#[test]
+fn every_answer_is_right_while_rows_move() {
+    let (desk, held) = furnished(Engine::Redb, 2_000);
+    let stop = AtomicBool::new(false);
+    let rotations = 3;
+    thread::scope(|scope| {
+        let asking: Vec<_> = (0..3_usize)
+            .map(|who| {
+                let (desk, held, stop) = (&desk, &held, &stop);
+                scope.spawn(move || {
+                    let mut asked = 0;
+                    for n in (who..).step_by(3) {
+                        if stop.load(Ordering::SeqCst) {
+                            return asked;
+                        }
+                        let (token, digits) = &held[n % held.len()];
+                        assert_eq!(desk.web().paid(token).as_deref(), Ok(digits.as_str()));
+                        assert!(desk.web().imported(vec![card(digits)])[0].same_as(token));
+                        let expiry = Some(CardExpiry::new(2030, 1 + (n % 12) as u8).unwrap());
+                        let update = AttributesUpdate { card_expiry: expiry, ..AttributesUpdate::default() };
+                        let changed = desk.web().care(&header(), async |vault, caller, header| {
+                            vault.update_attributes(caller, header, token.copy(), update).await
+                        });
+                        assert!(changed.is_ok(), "{n}");
+                        asked += 1;
+                    }
+                    asked
+                })
+            })
+            .collect();
+        for _ in 0..rotations {
+            dek(&desk.vault);
+            work_off(&desk.vault);
+        }
+        stop.store(true, Ordering::SeqCst);
+        let asked: usize = asking.into_iter().map(|thread| thread.join().unwrap()).sum();
+        assert!(asked > 30, "{asked}");
+    });
+    assert_eq!(rows_under(&desk).len(), 1);
+    assert_eq!(certificates(&desk).len(), rotations);
+    desk.assert_whole(held.len() + 1);
+}
+
+#[test]
+fn a_row_that_cannot_be_read_keeps_its_key_needed() {
+    let (desk, held) = furnished(Engine::Redb, 20);
+    let old = rows_under(&desk)[0].0;
+    let (key, mut row) = desk.rows(rows::CARD).remove(0);
+    *row.last_mut().unwrap() ^= 1;
+    desk.put(&key, &row);
+    dek(&desk.vault);
+    work_off(&desk.vault);
+    assert!(certificates(&desk).is_empty());
+    let progress = block_on(desk.vault.reseal_progress());
+    assert!(progress.is_none_or(|p| p.unreadable == 1));
+    assert!(destroyed(&desk, old).is_err());
+    assert_eq!(rows_under(&desk)[0], (old, 1));
+    // The others were moved all the same, and other merchants' rows are not kept waiting.
+    block_on(desk.vault.rotate_dek(&principal("olga"), &merchant_name("zenith"), None)).unwrap();
+    assert!(work_off(&desk.vault) > 0);
+    assert_eq!(certificates(&desk).len(), 1);
+    let paid = desk.web().paid_all(&held.iter().map(|(token, _)| token.copy()).collect::<Vec<_>>());
+    assert!(paid.iter().filter(|paid| paid.is_err()).count() <= 1);
+}
+
+#[test]
+fn rows_are_moved_with_the_outer_keys_alone() {
+    for engine in ON_DISK {
+        let (desk, held) = furnished(engine, 300);
+        let new = dek(&desk.vault);
+        let closed = desk.close();
+        let store = closed.store();
+        // Nothing below the merchant's KEK is unwrapped here but its DEKs: no key that a card's own seal needs.
+        let row = |key: Key| vault_tests::desk::row(&*store, &key).unwrap();
+        let vault = control::Header::decode(&row(header_key())).unwrap();
+        let epoch = control::Epoch::decode(&row(control::epoch_key())).unwrap();
+        let (root, ctl) = vault.unlock(&custodian()).unwrap();
+        let control_row = row(control::control_key());
+        let control = control::Control::open(&control_row, &epoch, &vault.vault, vault.ctl.0, &ctl).unwrap();
+        let acme = merchant_name("acme");
+        let keys = OuterKeys::unwrap(&control, &acme, &root).unwrap();
+        let id = control.numbers[&acme].id;
+        let (mut walk, mut moved) = (Walk::default(), 0);
+        while let Some((page, next)) = block_on(walk.next(&*store, id, &keys, 100)).unwrap() {
+            assert_eq!(page.unreadable, 0);
+            moved += page.part.writes.len();
+            store.commit(&Batch { parts: vec![page.part], ..Batch::default() }).unwrap();
+            walk = next;
+        }
+        assert!(moved > held.len(), "cards, fingerprints and indexes");
+        drop((keys, store));
+        let desk = closed.open().unwrap_or_else(|e| panic!("{e}"));
+        assert_eq!(rows_under(&desk).iter().map(|(key, _)| *key).collect::<Vec<_>>(), [new]);
+        assert_eq!(desk.web().paid(&held[0].0).as_deref(), Ok(held[0].1.as_str()));
+        assert_eq!(work_off(&desk.vault), 0, "what another did is seen, counted and certified");
+        assert_eq!(certificates(&desk).len(), 1);
+        desk.assert_whole(held.len() + 1);
     }
 }

@@ -63,6 +63,10 @@ calls! {
     list_keys(ListKeysRequest) -> ListKeysResponse;
     /// Makes a new version of a key primary. [`ask::change`](crate::ask::change) makes the header.
     rotate_key(RotateKeyRequest) -> RotateKeyResponse;
+    /// Says how far the work behind rotations is.
+    get_key_work(GetKeyWorkRequest) -> GetKeyWorkResponse;
+    /// Destroys a data encryption key that no row is under any more.
+    destroy_key(DestroyKeyRequest) -> DestroyKeyResponse;
     /// Locks a merchant, a channel or a principal.
     set_lock(SetLockRequest) -> SetLockResponse;
     /// Lists locks, newest first.

@@ -646,6 +646,7 @@ impl Admin for Desk {
 
     changes! {
         rotate_key(RotateKeyRequest) -> RotateKeyResponse;
+        destroy_key(DestroyKeyRequest) -> DestroyKeyResponse;
         set_lock(SetLockRequest) -> SetLockResponse;
         lift_lock(LiftLockRequest) -> LiftLockResponse;
         apply_policy(ApplyPolicyRequest) -> ApplyPolicyResponse;
@@ -654,6 +655,7 @@ impl Admin for Desk {
     looks! {
         get_status(GetStatusRequest) -> GetStatusResponse;
         list_keys(ListKeysRequest) -> ListKeysResponse;
+        get_key_work(GetKeyWorkRequest) -> GetKeyWorkResponse;
         list_locks(ListLocksRequest) -> ListLocksResponse;
         get_policy(GetPolicyRequest) -> GetPolicyResponse;
         check_policy(CheckPolicyRequest) -> CheckPolicyResponse;

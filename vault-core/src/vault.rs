@@ -17,6 +17,7 @@ mod life;
 mod operate;
 mod replace;
 mod request;
+mod resealing;
 mod rotate;
 mod running;
 mod seal;
@@ -43,6 +44,7 @@ pub use request::{
     Revocation, RevokedToken, SealedNewCard, SealingKey, TokenStanding, Tokenized, Translation,
     UpgradedToken, Wanted,
 };
+pub use resealing::{RESEAL_PAGE, ResealProgress, ResealStep};
 pub use space::{FormatSpaces, KnownSpace, NEARLY_FULL_PERCENT, SCARCE_PERCENT, SpaceState, SpaceUse};
 pub use verify::{Finding, StoreReport};
 
@@ -128,6 +130,7 @@ struct Inner {
     codes: codes::Cells,
     spaces: space::Watch,
     changing: tokio::sync::Mutex<()>,
+    resealing: tokio::sync::Mutex<resealing::Resealing>,
     vault: [u8; 16],
     esk: Arc<(KeyId, Esk)>,
 }
@@ -233,6 +236,7 @@ impl Vault {
                 codes: codes::Cells::default(),
                 spaces: space::Watch::default(),
                 changing: tokio::sync::Mutex::new(()),
+                resealing: tokio::sync::Mutex::default(),
                 vault: id,
                 esk,
             }),

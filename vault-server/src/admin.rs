@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
-use vault_core::audit::entry::{AuditEntry, Event, Outlet, Who};
+use vault_core::audit::entry::{AuditEntry, ControlChange, Event, Outlet, Who};
 use vault_core::audit::receipt::Receipt;
 use vault_core::control::{Lock, LockTarget};
 use vault_core::envelope::{KeyId, KeyKind};
@@ -238,6 +238,7 @@ fn key(line: &KeyLine) -> v1::Key {
         created_at: Some(wire::timestamp(line.made_at)),
         expires_at: period.map(|days| wire::timestamp(line.made_at.plus_days(days))),
         wrapped_by: line.under.map_or_else(|| "custodian".to_owned(), |id| id.0.to_string()),
+        rows: line.drained_at.map(|_| 0),
         ..v1::Key::default()
     }
 }
@@ -481,8 +482,11 @@ fn entry(log: &str, index: u64, leaf: Vec<u8>, entry: &AuditEntry) -> v1::AuditE
             told.outcome = v1::AuditOutcome::Refused.into();
             ("refusals_counted", Some(*action))
         }
-        Event::ControlChanged { version, .. } => {
+        Event::ControlChanged { version, change, .. } => {
             told.details.insert("version".to_owned(), version.to_string());
+            if let ControlChange::KeyDrained { key } = change {
+                told.details.insert("drained_key".to_owned(), key.to_string());
+            }
             ("control_changed", None)
         }
         Event::Consulted { action } => ("consulted", Some(*action)),
@@ -492,6 +496,11 @@ fn entry(log: &str, index: u64, leaf: Vec<u8>, entry: &AuditEntry) -> v1::AuditE
         Event::Swept { rows } => {
             told.details.insert("rows".to_owned(), rows.to_string());
             ("swept", None)
+        }
+        Event::Resealed { key, rows } => {
+            told.details.insert("key".to_owned(), key.to_string());
+            told.details.insert("rows".to_owned(), rows.to_string());
+            ("resealed", None)
         }
     };
     kind.clone_into(&mut told.kind);
@@ -645,6 +654,25 @@ impl AdminService {
         let runtime = tokio::runtime::Handle::current();
         let rotation = move || runtime.block_on(vault.rotate_root(&operator, &[&custodian], epoch));
         tokio::task::spawn_blocking(rotation).await.map_err(|_| Error::internal())?
+    }
+
+    async fn destroy_key_once(
+        &self,
+        request: Request<v1::DestroyKeyRequest>,
+    ) -> Result<Response<v1::DestroyKeyResponse>, Status> {
+        let operator = self.operator(&request, Action::RotateKey).await?;
+        let asked = request.into_inner();
+        let destroy = || async {
+            let id: u32 = asked.key.parse().map_err(|_| Error::malformed("key", "must be a key's number"))?;
+            let receipt =
+                self.vault.destroy_key(&operator, KeyId(id), expected(asked.header.as_ref())).await?;
+            Ok(v1::DestroyKeyResponse {
+                key: self.key_after(KeyId(id)),
+                epoch: self.epoch(),
+                receipt: Some(wire::receipt(&receipt, true)),
+            })
+        };
+        self.once(&operator, asked.header.as_ref(), &asked, destroy).await
     }
 
     /// Opens the next vaultless slot of a format.
@@ -826,6 +854,31 @@ impl v1::admin_server::Admin for AdminService {
     ) -> Result<Response<v1::RotateKeyResponse>, Status> {
         let service = self.clone();
         detached(async move { service.rotate_key_once(request).await }).await
+    }
+
+    async fn destroy_key(
+        &self,
+        request: Request<v1::DestroyKeyRequest>,
+    ) -> Result<Response<v1::DestroyKeyResponse>, Status> {
+        let service = self.clone();
+        detached(async move { service.destroy_key_once(request).await }).await
+    }
+
+    async fn get_key_work(
+        &self,
+        request: Request<v1::GetKeyWorkRequest>,
+    ) -> Result<Response<v1::GetKeyWorkResponse>, Status> {
+        self.reads(&request, Action::ReadKeys).await?;
+        let work = self.vault.reseal_progress().await.map(|progress| v1::KeyWork {
+            merchant: progress.merchant.to_string(),
+            to: progress.to.0.to_string(),
+            from: progress.from.iter().map(|key| key.0.to_string()).collect(),
+            total_rows: progress.total,
+            moved_rows: progress.moved,
+            unreadable_rows: progress.unreadable,
+            since: Some(wire::timestamp(progress.since)),
+        });
+        Ok(Response::new(v1::GetKeyWorkResponse { work, epoch: self.epoch() }))
     }
 
     async fn set_lock(

@@ -13,7 +13,7 @@ use vault_core::error::Error;
 use vault_core::network::Networks;
 use vault_core::store;
 use vault_core::time::{Clock, SystemClock};
-use vault_core::vault::{Place, Vault};
+use vault_core::vault::{Place, ResealStep, Vault};
 use vault_proto::status::{Failure, Reason};
 use vault_proto::v1;
 
@@ -283,6 +283,7 @@ async fn serve(settings: &Settings, clock: Arc<dyn Clock>) -> Result<(), StartEr
         let health = health_of(vault.clone(), doors, shutdown.clone());
         tokio::spawn(metrics::serve(socket, metrics.clone(), health, shutdown.clone()));
     }
+    tokio::spawn(reseal(vault.clone(), settings.limits.reseal_rows, shutdown.clone()));
     tokio::spawn(housekeeping(vault.clone(), clock.clone(), metrics, reporter.clone(), shutdown.clone()));
 
     let mut draining = shutdown.clone();
@@ -380,6 +381,34 @@ fn health_of(
 
 /// How far the wall clock may run away from the monotonic one between two sweeps.
 const SKEW_MS: u64 = 600_000;
+
+/// How long the work behind rotations rests where there is none, and after a failure.
+const RESEAL_REST: Duration = Duration::from_secs(1);
+
+/// Seals rows anew behind rotations, so many in a second. What is only looked at counts as a tenth.
+async fn reseal(vault: Vault, rows: u32, mut shutdown: Shutdown) {
+    loop {
+        let rest = match vault.reseal().await {
+            Ok(ResealStep::Worked { seen, moved }) => {
+                let cost = u32::try_from(moved + seen / 10).unwrap_or(u32::MAX);
+                Duration::from_secs(1).saturating_mul(cost) / rows.max(1)
+            }
+            Ok(ResealStep::Drained) => {
+                tracing::info!("no row is under an older key any more; the log says so");
+                Duration::ZERO
+            }
+            Ok(ResealStep::Idle) => RESEAL_REST,
+            Err(e) => {
+                tracing::warn!(problem = %e, "rows could not be sealed anew; it is tried again");
+                RESEAL_REST
+            }
+        };
+        tokio::select! {
+            () = tokio::time::sleep(rest) => {}
+            () = shutdown.draining() => return,
+        }
+    }
+}
 
 /// Sweeps, counts, and watches whether the journal still writes.
 async fn housekeeping(

@@ -367,6 +367,13 @@ pub enum Event {
         /// How many.
         rows: u32,
     },
+    /// Rows were sealed anew under the data encryption key that seals now.
+    Resealed {
+        /// That key's id.
+        key: u32,
+        /// How many.
+        rows: u32,
+    },
 }
 
 /// What was changed in Control.
@@ -402,6 +409,12 @@ pub enum ControlChange {
     LockLifted {
         /// Its id.
         lock: u32,
+    },
+    /// All rows were counted, and none is under this key any more. With its receipt this is the certificate of a rotation:
+    /// the key was deactivated before, so none ever will be.
+    KeyDrained {
+        /// Its id.
+        key: u32,
     },
 }
 
@@ -491,7 +504,8 @@ impl Event {
             | Self::VaultOpened
             | Self::VaultClosed
             | Self::LogStarted { .. }
-            | Self::Swept { .. } => None,
+            | Self::Swept { .. }
+            | Self::Resealed { .. } => None,
         }
     }
 
@@ -523,6 +537,7 @@ impl Event {
             Self::VaultClosed => 97,
             Self::LogStarted { .. } => 98,
             Self::Swept { .. } => 99,
+            Self::Resealed { .. } => 100,
         }
     }
 
@@ -597,6 +612,7 @@ impl Event {
             Self::VaultOpened | Self::VaultClosed => w,
             Self::LogStarted { log } => w.u32(*log),
             Self::Swept { rows } => w.u32(*rows),
+            Self::Resealed { key, rows } => w.u32(*key).u32(*rows),
         };
     }
 
@@ -723,6 +739,7 @@ impl Event {
             97 => Self::VaultClosed,
             98 => Self::LogStarted { log: r.u32()? },
             99 => Self::Swept { rows: r.u32()? },
+            100 => Self::Resealed { key: r.u32()?, rows: r.u32()? },
             _ => return Err(Torn),
         })
     }
@@ -800,6 +817,7 @@ impl Event {
             Self::VaultClosed => "closed the vault".into(),
             Self::LogStarted { log } => format!("started log {log}"),
             Self::Swept { rows } => format!("deleted {rows} rows whose time was over"),
+            Self::Resealed { key, rows } => format!("sealed {rows} rows anew under key {key}"),
         }
     }
 }
@@ -819,6 +837,7 @@ impl ControlChange {
                 }
             }
             Self::LockLifted { lock } => w.u8(6).u32(*lock),
+            Self::KeyDrained { key } => w.u8(7).u32(*key),
         }
     }
 
@@ -834,6 +853,7 @@ impl ControlChange {
                 note: if flag(r)? { Some(Hash(r.array()?)) } else { None },
             },
             6 => Self::LockLifted { lock: r.u32()? },
+            7 => Self::KeyDrained { key: r.u32()? },
             _ => return Err(Torn),
         })
     }
@@ -849,6 +869,7 @@ impl ControlChange {
                 format!("lock {lock} set for {reason}{note}")
             }
             Self::LockLifted { lock } => format!("lock {lock} lifted"),
+            Self::KeyDrained { key } => format!("no row is under key {key} any more"),
         }
     }
 }
@@ -1050,6 +1071,8 @@ pub(super) mod tests {
             Event::VaultOpened,
             Event::VaultClosed,
             Event::Swept { rows: 7 },
+            Event::Resealed { key: 9, rows: 256 },
+            changed(ControlChange::KeyDrained { key: 5 }),
             Event::LogStarted { log: 1 },
         ]
     }

@@ -38,6 +38,9 @@ pub struct KeyRecord {
     pub wrapped: String,
     /// The key check value, hexadecimal.
     pub check: String,
+    /// When all rows had been counted and none was under it; none while some may be, and of keys that no rows are under.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drained_at: Option<Timestamp>,
 }
 
 impl KeyRecord {
@@ -152,6 +155,7 @@ impl Control {
             under,
             wrapped: BASE64.encode(&wrapped.bytes),
             check: HEXLOWER.encode(&wrapped.check),
+            drained_at: None,
         });
         id
     }
@@ -236,6 +240,43 @@ impl Control {
 
     fn wrapped_under(&mut self, parent: KeyId) -> impl Iterator<Item = &mut KeyRecord> {
         self.keys.iter_mut().filter(move |k| k.under == Some(parent) && k.state != KeyState::Destroyed)
+    }
+
+    /// A merchant's data encryption keys that seal no more and that rows may still be under.
+    pub fn undrained<'c>(&'c self, merchant: &'c MerchantName) -> impl Iterator<Item = KeyId> + 'c {
+        let open = |k: &&KeyRecord| {
+            let over = matches!(k.state, KeyState::Deactivated | KeyState::Compromised);
+            k.kind == KeyKind::Dek && over && k.drained_at.is_none()
+        };
+        self.keys.iter().filter(move |k| k.merchant.as_ref() == Some(merchant)).filter(open).map(|k| k.id)
+    }
+
+    /// Notes that no row is under these keys any more.
+    pub fn drain(&mut self, keys: &[KeyId], now: Timestamp) {
+        let drained = self.keys.iter_mut().filter(|k| keys.contains(&k.id));
+        drained.for_each(|k| k.drained_at = Some(now));
+    }
+
+    /// Destroys a key that nothing needs: a data encryption key that was drained.
+    ///
+    /// Errors: malformed for a key that is not there, that seals, that rows may be under, or of a kind that has no such end.
+    pub fn destroy_drained(&mut self, id: KeyId) -> Result<(), Error> {
+        let refused = |rule| Err(Error::malformed("key", rule));
+        let Some(key) = self.keys.iter_mut().find(|k| k.id == id) else {
+            return refused("names no key");
+        };
+        match (key.kind, key.state, key.drained_at) {
+            (_, KeyState::Destroyed, _) => refused("is destroyed already"),
+            (_, KeyState::Active, _) => refused("is in use; rotate it first"),
+            (KeyKind::Dek, _, None) => {
+                refused("may still be needed: rows are sealed anew in the background, see `keys status`")
+            }
+            (KeyKind::Dek, _, Some(_)) => {
+                key.destroy();
+                Ok(())
+            }
+            _ => refused("is of a kind that is not destroyed by itself"),
+        }
     }
 
     fn destroy(&mut self, id: KeyId) {

@@ -890,7 +890,7 @@ impl<'a> Round<'a> {
         let row = request.row(keyring, self.now, &[])?;
         let carrier = filings.iter_mut().enumerate().find_map(|(at, filing)| match filing {
             Filing::Enact(_, part, _) | Filing::Disclose(_, _, part, _) => Some((at, part)),
-            Filing::Refuse(..) | Filing::State(..) => None,
+            Filing::Refuse(..) | Filing::State(..) | Filing::Upkeep(..) => None,
         });
         let Some((at, part)) = carrier else { return Ok(None) };
         let today = today.clone();

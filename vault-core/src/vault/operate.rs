@@ -46,6 +46,8 @@ pub struct KeyLine {
     pub made_at: Timestamp,
     /// Under which key it is wrapped; none: the custodian holds it.
     pub under: Option<KeyId>,
+    /// Since when no row is under it any more.
+    pub drained_at: Option<Timestamp>,
 }
 
 /// One row that a new policy adds, drops or changes.
@@ -174,6 +176,7 @@ impl Vault {
             state: k.state,
             made_at: k.made_at,
             under: k.under,
+            drained_at: k.drained_at,
         };
         state.control.keys.iter().map(line).collect()
     }
