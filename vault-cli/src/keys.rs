@@ -69,7 +69,7 @@ pub(crate) struct KeyStatus {
 pub(crate) struct Destroy {
     /// The key's number, as keys list shows it
     #[arg(value_name = "ID")]
-    key: String,
+    id: String,
     /// Destroy only if the vault is still in this epoch
     #[arg(long, value_name = "NUMBER")]
     epoch: Option<u64>,
@@ -337,9 +337,9 @@ async fn destroy(asked: Destroy, out: Out) -> Result<(), Failure> {
         epoch: u64,
         receipt: Option<ReceiptText>,
     }
-    let Destroy { key, epoch, admin } = asked;
+    let Destroy { id, epoch, admin } = asked;
     let vault = admin.connect().await?;
-    let request = v1::DestroyKeyRequest { header: Some(ask::change(epoch)), key };
+    let request = v1::DestroyKeyRequest { header: Some(ask::change(epoch)), key: id };
     let answer = vault.destroy_key(request).await?;
     let destroyed = Destroyed {
         key: answer.key.map(Key::of),
