@@ -600,7 +600,13 @@ impl<'a> Round<'a> {
         let left_out = self.leave_out(&mut filings, &mut cards);
         let carrier = if again { None } else { self.keep_request(&mut filings)? };
         let hold = hold.map(|run| run as Arc<dyn Send + Sync>);
-        let filed = self.vault.inner.journal.file(filings, self.header.deadline, hold).await?;
+        let (journal, deadline) = (&self.vault.inner.journal, self.header.deadline);
+        // What goes all or none is stale all or none, too: then all of it is decided on anew.
+        let filed = if self.wants.iter().any(|want| want.deed.is_of_a_whole()) {
+            journal.file_together(filings, deadline, hold).await?
+        } else {
+            journal.file(filings, deadline, hold).await?
+        };
         let keeps = carrier.is_some_and(|at| filed.get(at).is_some_and(Result::is_ok));
         let mut found: Vec<(usize, Found)> = left_out;
         for ((place, card), filed) in cards.into_iter().zip(filed) {
