@@ -212,6 +212,9 @@ impl Vault {
         let wants = tokens.into_iter().map(want).collect();
         self.on_cards(caller, header, Action::Revoke, wants, |round, _, done| {
             let everywhere = done.card.is_revoked();
+            if everywhere {
+                round.vault.inner.codes.drop_all_of(done.card.merchant, done.card.row.record);
+            }
             let channels =
                 if everywhere { Vec::new() } else { round.merchant.granted(&done.card.row.grants) };
             Ok(RevokedToken { everywhere, channels, receipt: done.filed.receipt })
@@ -694,7 +697,7 @@ impl<'a> Round<'a> {
             Deed::Replace(replacement) => {
                 self.decide_replace(replacement, &want.token, card, (key, row_key, place), part)
             }
-            Deed::Code(deed) => self.decide_code(deed, card, key, again),
+            Deed::Code(deed) => self.decide_code(deed, card, (key, place), again),
             Deed::Revoke(only) => self.decide_revoke(only.as_ref(), card, key, row_key, again),
             Deed::Change(change) => self.decide_change(change, card, key, row_key, again),
             Deed::Upgrade => self.decide_upgrade(card, key, again),
@@ -784,10 +787,19 @@ impl<'a> Round<'a> {
     }
 
     /// A code is in memory alone: the row is only looked at, and the log says what was done.
-    fn decide_code(&mut self, deed: &CodeDeed, card: Card, key: &Key, again: bool) -> Decided {
+    fn decide_code(
+        &mut self,
+        deed: &CodeDeed,
+        card: Card,
+        (key, place): (&Key, usize),
+        again: bool,
+    ) -> Decided {
         let record = card.row.record;
         let permit = self.admitted.permit_card(&card, &self.presented(&card, Show::Nothing, again), None)?;
         match deed {
+            CodeDeed::Hold(_) if again && !self.still_holds(place, &card).unwrap_or(false) => {
+                return Err(self.admitted.deny(Refusal::CodeGone, Some(record)).into());
+            }
             CodeDeed::Hold(code) => code
                 .fits(&card.row.network)
                 .map_err(|e| Box::new(Refused(self.admitted.deny(Refusal::Malformed, Some(record)), e)))?,
