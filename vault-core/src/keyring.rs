@@ -564,6 +564,21 @@ impl Keyring {
         Ok(keys.idm.name_of(&message))
     }
 
+    /// The counters of vaultless tokens that a principal opened, and of those that opened to no card.
+    pub fn vaultless_counters(
+        &self,
+        merchant: MerchantId,
+        principal: &PrincipalName,
+    ) -> Result<[[u8; 16]; 2], Error> {
+        let keys = self.of(merchant)?;
+        let name = |missed: bool| {
+            let message =
+                ctx("vaultless-count", keys.name()).e(principal.as_str().as_bytes()).u8(missed.into()).done();
+            keys.idm.name_of(&message)
+        };
+        Ok([name(false), name(true)])
+    }
+
     /// The counter of used token space, by what tokens share it. Of a card: scheme, length, keep and kept digits. Of all
     /// else: kind, scheme, and what the tokens have in common, place by place.
     pub fn space(&self, merchant: MerchantId, space: &Space) -> Result<[u8; 16], Error> {
