@@ -242,6 +242,8 @@ fn restrictions_an_end_and_a_revocation_are_a_row_that_every_call_consults() {
         desk.wait_ms(3_600_001);
         assert_eq!(web.paid(&ending), Err(Error::NotFound));
         assert_eq!(desk.last_refusal(), Some(Refusal::Expired));
+        // No token is given out that works no more: the card has no other in this format.
+        assert_eq!(web.tokenize(&header(), card(AMEX)).err(), Some(Error::SpaceExhausted));
 
         let stopped = web.stored(MASTERCARD);
         let care = |disable: bool| {
@@ -256,6 +258,7 @@ fn restrictions_an_end_and_a_revocation_are_a_row_that_every_call_consults() {
         };
         assert!(care(true).is_ok());
         assert_eq!(web.paid(&stopped), Err(Error::NotFound));
+        assert_eq!(web.tokenize(&header(), card(MASTERCARD)).err(), Some(Error::SpaceExhausted));
         assert!(care(false).is_ok());
         assert_eq!(web.paid(&stopped).as_deref(), Ok(MASTERCARD));
         web.revoked(&stopped);

@@ -1,7 +1,8 @@
 //! What the keys of one epoch do: names rows, seals them, opens them.
 //!
 //! A card number is opened by [`Keyring::open`] alone, which takes a `Disclosed` by value. Everything else here opens
-//! outer seals, or makes names by HMAC. Every label is listed in docs/format.md and stands in this file once.
+//! outer seals, makes names by HMAC, or turns a vaultless token into another: then a number is looked at and dropped, and
+//! never given out. Every label is listed in docs/format.md and stands in this file once.
 
 use std::collections::HashMap;
 use std::sync::OnceLock;
