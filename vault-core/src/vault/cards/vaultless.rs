@@ -104,11 +104,10 @@ impl Round<'_> {
         let key = merchant_row(rows::CARD, self.merchant.id, &name.row_key.0);
         let shaped = slot_of(&want.token, self.merchant.ff1_slots).is_some();
         let nobodys = || self.vaultless_card(&want.token, name).is_none();
-        if shaped && name.newest.is_none() && self.view.get(&key).is_none() && nobodys() {
-            if let Some(Tried { missed: (key, count), .. }) = &mut self.tried {
-                *count = count.saturating_add(1);
-                part.writes.push(Write::Add(key.clone(), 1));
-            }
+        let missed = shaped && name.newest.is_none() && self.view.get(&key).is_none() && nobodys();
+        if let Some(Tried { missed: (key, count), .. }) = self.tried.as_mut().filter(|_| missed) {
+            *count = count.saturating_add(1);
+            part.writes.push(Write::Add(key.clone(), 1));
         }
     }
 
