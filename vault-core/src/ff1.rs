@@ -303,6 +303,8 @@ fn low(block: u128) -> u64 {
 #[inline(always)]
 #[allow(clippy::inline_always, reason = "a call per half would cost as much as the half")]
 fn number<const RADIX: u32>(digits: &[u8]) -> u64 {
+    const EVERY_SECOND_BYTE: u64 = 0x00ff_00ff_00ff_00ff;
+    const EVERY_SECOND_PAIR: u64 = 0x0000_ffff_0000_ffff;
     let radix = u64::from(RADIX);
     let (ninth, eight) = digits.split_at(digits.len().saturating_sub(8));
     let ninth = ninth.first().copied().map_or(0, u64::from);
@@ -312,16 +314,11 @@ fn number<const RADIX: u32>(digits: &[u8]) -> u64 {
         eight.iter().fold(0, |word, digit| word >> 8 | u64::from(*digit) << 56)
     };
     // Pairs of digits in 16 bits each, the first pair lowest; then each times its power, summed in the upper 32 bits.
-    let pairs = (word & BYTES) * radix + (word >> 8 & BYTES);
-    let odd = (pairs & PAIRS).wrapping_mul(radix.pow(2) | radix.pow(6) << 32);
-    let even = (pairs >> 16 & PAIRS).wrapping_mul(1 | radix.pow(4) << 32);
+    let pairs = (word & EVERY_SECOND_BYTE) * radix + (word >> 8 & EVERY_SECOND_BYTE);
+    let odd = (pairs & EVERY_SECOND_PAIR).wrapping_mul(radix.pow(2) | radix.pow(6) << 32);
+    let even = (pairs >> 16 & EVERY_SECOND_PAIR).wrapping_mul(1 | radix.pow(4) << 32);
     (odd.wrapping_add(even) >> 32).wrapping_add(ninth.wrapping_mul(radix.pow(8)))
 }
-
-/// Every second byte of a word.
-const BYTES: u64 = 0x00ff_00ff_00ff_00ff;
-/// Every second 16 bits of a word.
-const PAIRS: u64 = 0x0000_ffff_0000_ffff;
 
 /// The digits of a narrow half's number, as many as there is room for.
 #[inline(always)]
