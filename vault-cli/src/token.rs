@@ -3,7 +3,7 @@
 //! A card number is shown to a person at a terminal who says what for, and to nothing else: not to a pipe, not to a file.
 //! Cards come from standard input, a file or a hidden prompt.
 
-mod upgrade;
+pub(crate) mod upgrade;
 
 use std::collections::BTreeMap;
 use std::fs::OpenOptions;

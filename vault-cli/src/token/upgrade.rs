@@ -4,12 +4,12 @@
 //! keeps its place and is told by its line's number and the reason.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::Write as _;
+use std::io::{Read, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use csv::{ReaderBuilder, StringRecord, Writer, WriterBuilder};
+use csv::{ReaderBuilder, StringRecord, StringRecordsIntoIter, Writer, WriterBuilder};
 use serde::Serialize;
 use vault_client::{Batch, Outcome, ask, chunk_request_id, v1};
 
@@ -94,35 +94,21 @@ pub(super) fn run(command: Upgrade, out: Out) -> Result<(), Failure> {
     let Upgrade { file, column, out: to, purpose, asked, vault } = command;
     asked.check()?;
     let unreadable = |e: &dyn std::fmt::Display| Failure::refused(format_args!("{}: {e}", file.display()));
-    let mut rows = ReaderBuilder::new()
-        .has_headers(column.is_some())
-        .flexible(true)
-        .from_path(&file)
-        .map_err(|e| unreadable(&how(&e)))?;
+    let opened = File::open(&file).map_err(|e| unreadable(&e))?;
+    let mut rows = Rows::of(opened, column.as_deref()).map_err(|rule| unreadable(&rule))?;
     let mut beside = Beside::create(&to)?;
-    let place = match &column {
-        None => 0,
-        Some(name) => {
-            let headers = rows.headers().map_err(|e| unreadable(&how(&e)))?.clone();
-            beside.row(&headers)?;
-            let found = headers.iter().position(|header| header == name);
-            found.ok_or_else(|| Failure::usage(format_args!("the first line names no column {name}")))?
-        }
-    };
+    if let Some(headers) = rows.headers() {
+        beside.row(headers)?;
+    }
     let mut told = Upgraded { out: to, ..Upgraded::default() };
     let done = dial::run(async {
         let mut session = Session::open(vault, asked, purpose, out).await?;
-        let mut waiting: Vec<(u64, StringRecord)> = Vec::with_capacity(CHUNK);
-        let mut records = rows.into_records();
         for part in 0.. {
-            for row in records.by_ref().take(CHUNK) {
-                let row = row.map_err(|e| unreadable(&how(&e)))?;
-                waiting.push((row.position().map_or(0, csv::Position::line), row));
-            }
-            if waiting.is_empty() {
+            let lines = rows.take(CHUNK).map_err(|rule| unreadable(&rule))?;
+            if lines.is_empty() {
                 break;
             }
-            turn(&mut session, part, place, std::mem::take(&mut waiting), &mut beside, &mut told).await?;
+            turn(&mut session, part, rows.place(), lines, &mut beside, &mut told).await?;
         }
         beside.finish()
     });
@@ -144,6 +130,44 @@ pub(super) fn run(command: Upgrade, out: Out) -> Result<(), Failure> {
         "{} lines were refused; their tokens stand in the new file as they were",
         told.refused
     )))
+}
+
+/// The file's lines, and where their tokens stand.
+pub struct Rows<R> {
+    headers: Option<StringRecord>,
+    place: usize,
+    records: StringRecordsIntoIter<R>,
+}
+
+impl<R: Read> Rows<R> {
+    /// Reads the first line, if it is to name a column. The error is the rule that it breaks.
+    pub fn of(bytes: R, column: Option<&str>) -> Result<Self, String> {
+        let mut rows = ReaderBuilder::new().has_headers(column.is_some()).flexible(true).from_reader(bytes);
+        let (mut headers, mut place) = (None, 0);
+        if let Some(name) = column {
+            let first = rows.headers().map_err(|e| how(&e))?.clone();
+            let found = first.iter().position(|header| header == name);
+            place = found.ok_or_else(|| format!("the first line names no column {name}"))?;
+            headers = Some(first);
+        }
+        Ok(Self { headers, place, records: rows.into_records() })
+    }
+
+    /// The line of column names, if there is one.
+    pub fn headers(&self) -> Option<&StringRecord> {
+        self.headers.as_ref()
+    }
+
+    /// Which column has the tokens, from 0.
+    pub fn place(&self) -> usize {
+        self.place
+    }
+
+    /// The next so many lines, each with its number; fewer at the end, none after it. The error is the rule that one breaks.
+    pub fn take(&mut self, count: usize) -> Result<Vec<(u64, StringRecord)>, String> {
+        let numbered = |row: StringRecord| (row.position().map_or(0, csv::Position::line), row);
+        self.records.by_ref().take(count).map(|row| row.map(numbered).map_err(|e| how(&e))).collect()
+    }
 }
 
 /// What is wrong with a CSV file, without its content: the crate's own words may quote it.
