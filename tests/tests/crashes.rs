@@ -163,8 +163,12 @@ async fn a_life_and_a_death(rig: &mut Rig, list: &Path, round: u64) -> Died {
     }
     let (rotating, rotated, dies) = (clients.clone(), ledger.clone(), dying.clone());
     workers.spawn(async move {
+        use v1::KeyKind::{Ctl, Dek, Kek, Root};
+        let mut kinds =
+            [Dek, Kek, Ctl, Dek, Kek, Root].into_iter().cycle().skip(usize::try_from(round).unwrap() % 6);
         loop {
-            let request = Request { header: header("web"), what: What::Rotate };
+            let kind = kinds.next().unwrap();
+            let request = Request { header: header("web"), what: What::Rotate(kind) };
             match until_told(&rotating, &request, &dies).await {
                 Some(told) => rotated.note(told),
                 None => return request,
@@ -345,8 +349,8 @@ enum What {
     Look { tokens: Vec<(String, String)>, batch: bool },
     /// Tokens ended.
     End { tokens: Vec<(String, &'static str)>, batch: bool },
-    /// The key that seals rows rotates.
-    Rotate,
+    /// A key rotates.
+    Rotate(v1::KeyKind),
 }
 
 impl What {
@@ -356,7 +360,7 @@ impl What {
             Self::Pay { .. } => "detokenize",
             Self::Look { .. } => "inspect",
             Self::End { .. } => "revoke",
-            Self::Rotate => "rotate",
+            Self::Rotate(_) => "rotate",
         }
     }
 }
@@ -559,13 +563,14 @@ impl Clients {
                     |(token, extent): &(String, &'static str)| Fact::Ended { token: token.clone(), extent };
                 Ok(Told { facts: tokens.iter().map(ended).collect(), size })
             }
-            What::Rotate => {
+            What::Rotate(kind) => {
                 let mut change = ask::change(None);
                 change.request_id = header.request_id;
                 let request = v1::RotateKeyRequest {
                     header: Some(change),
-                    kind: v1::KeyKind::Dek.into(),
-                    merchant: "acme".to_owned(),
+                    kind: (*kind).into(),
+                    merchant: if matches!(kind, v1::KeyKind::Dek | v1::KeyKind::Kek) { "acme" } else { "" }
+                        .to_owned(),
                     ..v1::RotateKeyRequest::default()
                 };
                 let answer = self.operator.rotate_key(request).await?;

@@ -329,6 +329,26 @@ async fn nothing_is_sent_to_anybody_else_or_in_any_other_way() {
     let both = format!("{one}{{{{token:{gone}|number}}}}");
     let told = reason(client.forward(request("psp", "/v1/x", &both)).await);
     assert_eq!(told, (Some(Reason::NotFound), String::new()));
+    // And what may be used once is not used up by a request that was not sent.
+    let once = v1::TokenizeItem {
+        restrictions: Some(v1::Restrictions { single_use: true, ..v1::Restrictions::default() }),
+        ..ask::card(vault_client::Zeroizing::new("5105105105105100".into()), None)
+    };
+    let once = client.tokenize(header("web"), once).await.unwrap().token;
+    let both = format!("{{{{token:{once}|number}}}}{{{{token:{gone}|number}}}}");
+    let told = reason(client.forward(request("psp", "/v1/x", &both)).await);
+    assert_eq!(told, (Some(Reason::NotFound), String::new()));
+    assert_eq!(processor.took().await, Vec::<String>::new());
+    let alone = request("psp", "/v1/x", &format!("{{{{token:{once}|number}}}}"));
+    assert!(client.forward(alone.clone()).await.is_ok_and(|answer| answer.status == 201));
+    // A request id stands for one request: its retry goes again, another one under it does not.
+    let another = v1::ForwardRequest { header: alone.header.clone(), ..request("psp", "/v1/y", "") };
+    let another = v1::ForwardRequest { body: alone.body.clone(), ..another };
+    assert_eq!(reason(client.forward(another).await).0, Some(Reason::IdempotencyMismatch));
+    assert!(client.forward(alone).await.is_ok());
+    let twice = request("psp", "/v1/x", &format!("{{{{token:{once}|number}}}}"));
+    assert_eq!(reason(client.forward(twice).await).0, Some(Reason::NotFound));
+    assert_eq!(processor.took().await.len(), 2);
     // No template, and no way to a second request or header.
     for bad in [
         request("psp", "/v1/x", "no card"),

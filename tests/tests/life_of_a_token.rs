@@ -12,14 +12,17 @@ use vault_core::attributes::{Attribute, Attributes, Country, HolderName};
 use vault_core::audit::entry::Event;
 use vault_core::error::Error;
 use vault_core::pan::CardExpiry;
+use vault_core::policy::Caller;
 use vault_core::restrictions::{Purposes, Restrictions};
 use vault_core::rows;
+use vault_core::sealed::SealedCard;
 use vault_core::store::Engine;
-use vault_core::time::Timestamp as Moment;
+use vault_core::time::{Clock as _, Timestamp as Moment};
 use vault_core::token::Token;
 use vault_core::vault::{
-    AttributesUpdate, CODE_LIFE_MS, CardToDelete, ChangedToken, CodeTicket, Context, Header, Listed, NewCard,
-    Replaced, Replacement, RequestId, Reveal, SecurityCode, TokenStanding, Translation, Wanted,
+    AttributesUpdate, CODE_LIFE_MS, CardToDelete, ChangedToken, CodeTicket, Context, GivenCard, Header,
+    Listed, NewCard, Replaced, Replacement, RequestId, Reveal, SecurityCode, TokenStanding, Translation,
+    Wanted,
 };
 use vault_core::words::{Initiator, Purpose, RecordChange, Refusal, ReplaceReason, Show};
 use vault_proto::status::{Failure, Reason};
@@ -248,7 +251,7 @@ fn attributes_change_without_a_new_token_and_a_retry_changes_nothing_more() {
 }
 
 fn replacement(digits: &str) -> Replacement {
-    Replacement { pan: pan(digits), card_expiry: None, reason: ReplaceReason::Lost }
+    Replacement { card: pan(digits).into(), reason: ReplaceReason::Lost }
 }
 
 fn replace(at: At<'_>, header: &Header, token: &Token, digits: &str) -> Result<Replaced, Error> {
@@ -257,12 +260,34 @@ fn replace(at: At<'_>, header: &Header, token: &Token, digits: &str) -> Result<R
     })
 }
 
+#[test]
+fn no_card_is_dropped_before_its_retention_ends_and_a_ninth_one_waits_for_that() {
+    let desk = Desk::new(Engine::Redb);
+    let token = desk.web().stored(VISA);
+    let paid_at = desk.clock.now();
+    for n in 0..8 {
+        desk.wait_days(1);
+        replace(desk.web(), &header(), &token, &number("411111", 16, n))
+            .unwrap_or_else(|e| panic!("{n}: {e}"));
+    }
+    desk.wait_days(1);
+    let ninth = || replace(desk.web(), &header(), &token, MASTERCARD);
+    assert!(matches!(ninth(), Err(Error::Malformed { field: "item.token", .. })));
+    assert_eq!(desk.last_refusal(), Some(Refusal::Malformed));
+    assert_eq!(refunded(&desk, &token, paid_at, Purpose::Refund).as_deref(), Ok(VISA));
+    desk.wait_days(540);
+    assert!(ninth().is_ok());
+    assert_eq!(refunded(&desk, &token, paid_at, Purpose::Refund), Err(Error::NotFound));
+    assert_eq!(desk.web().paid(&token).as_deref(), Ok(MASTERCARD));
+    desk.assert_whole(1);
+}
+
 /// What the gateway gets for a refund of a payment made then.
 fn refunded(desk: &Desk, token: &Token, then: Moment, purpose: Purpose) -> Result<String, Error> {
     let gateway = vault_tests::desk::principal("acme-gateway");
     let header = Header { channel: Some(vault_tests::desk::channel("web")), purpose, ..header() };
     let wanted = vec![Wanted { as_of: Some(then), ..Wanted::now(token.copy(), Reveal::Plain) }];
-    let caller = vault_core::policy::Caller::Local(&gateway);
+    let caller = Caller::Local(&gateway);
     let answers = pollster::block_on(desk.vault.detokenize_wanted(caller, &header, wanted));
     answers.and_then(|mut answers| answers.pop().unwrap()).map(|answer| shown(&answer.revealed))
 }
@@ -415,8 +440,9 @@ fn a_token_whose_card_was_replaced_is_never_minted_again_however_full_its_space_
 }
 
 fn fingerprint(at: At<'_>, digits: &str) -> Result<[u8; 16], Error> {
-    let told = at
-        .care(&header(), async |vault, caller, header| vault.fingerprint(caller, header, pan(digits)).await);
+    let told = at.care(&header(), async |vault, caller, header| {
+        vault.fingerprint(caller, header, pan(digits).into()).await
+    });
     told.map(|told| told.fingerprint)
 }
 
@@ -430,9 +456,66 @@ fn erased(at: At<'_>, customer: &Header) -> Result<u32, Error> {
 }
 
 fn deleted(at: At<'_>, header: &Header, digits: &str, restrictions: Restrictions) -> Result<u32, Error> {
-    let card = CardToDelete { pan: pan(digits), restrictions };
+    let card = CardToDelete { card: pan(digits).into(), restrictions };
     let told = at.care(header, async |vault, caller, header| vault.delete_card(caller, header, card).await);
     told.map(|told| told.tokens)
+}
+
+/// A card as a browser on that channel seals it, which the caller passes on unread.
+fn sealed(desk: &Desk, channel: &str, plain: &str) -> GivenCard {
+    let shop = vault_tests::desk::principal("acme-shop");
+    let (caller, channel) = (Caller::Local(&shop), vault_tests::desk::channel(channel));
+    let key = pollster::block_on(desk.vault.sealing_key(caller, None, Some(&channel)));
+    let key = key.unwrap_or_else(|e| panic!("{e}"));
+    let sealed = key.public_key.seal(&key.info, plain.as_bytes()).unwrap();
+    GivenCard::Sealed(SealedCard { key: key.id, enc: sealed.enc.to_vec(), ciphertext: sealed.ciphertext })
+}
+
+#[test]
+fn whoever_may_not_see_a_card_asks_for_it_sealed_with_every_verb_that_takes_one() {
+    let desk = Desk::new(Engine::Redb);
+    let (web, at) = (|plain: &str| sealed(&desk, "web", plain), desk.web());
+    let json = |digits: &str| format!(r#"{{"v":1,"pan":"{digits}","exp":"2030-05"}}"#);
+    let token = at.stored(VISA);
+    let is_unread = |told: Error| matches!(told, Error::Malformed { field: "item.sealed", .. });
+
+    let put = |card: GivenCard| {
+        let replacement = Replacement { card, reason: ReplaceReason::Lost };
+        at.care(&header(), async |vault, caller, header| {
+            vault.replace(caller, header, token.copy(), replacement).await
+        })
+    };
+    let told = put(web(&json(MASTERCARD))).unwrap_or_else(|e| panic!("{e}"));
+    assert_eq!(told.card_expiry.map(|e| e.to_string()).as_deref(), Some("05/2030"));
+    assert_eq!(at.paid(&token).as_deref(), Ok(MASTERCARD));
+    // Sealed for another channel, no card, no number: one answer, and the log says who asked.
+    for bad in [sealed(&desk, "app", &json(AMEX)), web("{}"), web(&json("4111111111111112"))] {
+        assert!(put(bad).is_err_and(is_unread));
+        assert_eq!(desk.last_refusal(), Some(Refusal::Malformed));
+    }
+
+    let print = |cards: Vec<GivenCard>| {
+        at.care(&header(), async |vault, caller, header| vault.fingerprint_batch(caller, header, cards).await)
+    };
+    let told = print(vec![web("nonsense"), web(&json(VISA)), pan(AMEX).into(), web(&json(AMEX))]);
+    let told: Vec<_> = told.unwrap().into_iter().map(|told| told.map(|told| told.fingerprint)).collect();
+    let [Err(unread), Ok(visa), Ok(plain), Ok(amex)] = told.as_slice() else { panic!("places") };
+    assert!(is_unread(unread.clone()) && plain == amex && visa != amex);
+    assert_eq!(fingerprint(at, VISA).as_ref(), Ok(visa));
+
+    let delete = |card: GivenCard| {
+        let card = CardToDelete { card, restrictions: Restrictions::default() };
+        at.care(&header(), async |vault, caller, header| vault.delete_card(caller, header, card).await)
+    };
+    assert!(delete(web("")).is_err_and(is_unread));
+    assert_eq!(delete(web(&json(MASTERCARD))).map(|told| told.tokens), Ok(1));
+    assert_eq!(at.paid(&token), Err(Error::NotFound));
+    // Who may not ask at all is told that, and nothing is opened for it.
+    let shop = vault_tests::desk::principal("acme-shop");
+    let at_web = Header { channel: Some(vault_tests::desk::channel("web")), ..header() };
+    let told = desk.vault.fingerprint(Caller::Local(&shop), &at_web, web("nonsense"));
+    assert_eq!(pollster::block_on(told).map(|_| ()), Err(Error::Denied));
+    desk.assert_whole(1);
 }
 
 #[test]
@@ -585,7 +668,7 @@ fn translated(
         restrictions,
         context: None,
     };
-    let caller = vault_core::policy::Caller::Local(&who);
+    let caller = Caller::Local(&who);
     pollster::block_on(desk.vault.translate(caller, &header, translation)).map(|told| told.token)
 }
 
@@ -702,7 +785,7 @@ fn a_token_bound_to_a_customer_stays_with_that_customer() {
             };
             let who = vault_tests::desk::principal("acme-bridge");
             let header = Header { channel: Some(vault_tests::desk::channel("web")), ..customer("ada") };
-            let caller = vault_core::policy::Caller::Local(&who);
+            let caller = Caller::Local(&who);
             pollster::block_on(desk.vault.translate(caller, &header, translation)).map(|told| told.token)
         };
         for merchant in [None, Some("acme")] {
@@ -790,6 +873,26 @@ fn a_security_code_is_read_once_for_its_authorization_and_nothing_that_is_kept_i
         desk.vault.forget_codes();
         assert_eq!(desk.vault.held_codes(), 0, "and it is wiped");
 
+        // A code goes with the card that it came with: of another card in its place it is none.
+        let outlived = hold(&amex).unwrap();
+        replace(desk.web(), &header(), &amex, "371449635398431").unwrap_or_else(|e| panic!("{e}"));
+        assert_eq!(code_read(desk.web(), &header(), &amex, outlived), Err(Error::CodeGone));
+        replace(desk.web(), &header(), &amex, AMEX).unwrap_or_else(|e| panic!("{e}"));
+        desk.wait_ms(CODE_LIFE_MS);
+        desk.vault.forget_codes();
+
+        // An authorization that ends after its token is over all the same.
+        let ending = NewCard { valid_until: Some(desk.clock.now().plus_ms(1_000)), ..card(MASTERCARD) };
+        let ending = desk.web().added(ending);
+        let kept = held(desk.web(), &header(), &ending, "123").unwrap();
+        desk.wait_ms(1_000);
+        assert_eq!(code_read(desk.web(), &header(), &ending, kept), Err(Error::NotFound));
+        let over = desk.web().care(&header(), async |vault, caller, header| {
+            vault.complete_authorization(caller, header, ending.copy(), kept).await
+        });
+        assert!(over.is_ok());
+        assert_eq!(desk.vault.held_codes(), 0);
+
         // The same request with another code is the same request: what is kept of it knows nothing of the code.
         let [first, again] = [CODE, "1234"].map(|code| held(desk.web(), &request(REQUEST), &amex, code));
         assert!(first.unwrap() == again.unwrap(), "{engine}");
@@ -799,7 +902,7 @@ fn a_security_code_is_read_once_for_its_authorization_and_nothing_that_is_kept_i
         let desk = closed.open().unwrap_or_else(|e| panic!("{e}"));
         assert_eq!(code_read(desk.web(), &header(), &amex, lost), Err(Error::CodeGone), "a restart");
         assert_eq!(desk.web().paid(&amex).as_deref(), Ok(AMEX));
-        desk.assert_whole(2);
+        desk.assert_whole(3);
     }
 }
 
@@ -998,7 +1101,7 @@ fn who_may_not_look_after_tokens_is_denied_before_any_look() {
     let token = desk.web().stored(VISA);
     let shop = vault_tests::desk::principal("acme-shop");
     let header = Header { channel: Some(vault_tests::desk::channel("web")), ..header() };
-    let caller = vault_core::policy::Caller::Local(&shop);
+    let caller = Caller::Local(&shop);
     let refused = [
         pollster::block_on(desk.vault.disable(caller, &header, token.copy())).err(),
         pollster::block_on(desk.vault.enable(caller, &header, token.copy())).err(),

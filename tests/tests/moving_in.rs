@@ -12,7 +12,7 @@ use vault_tests::cards::number;
 use vault_tests::server::{Rig, program};
 
 /// Cards of the run: as many as the promise says in the long run.
-fn count() -> u32 {
+pub(crate) fn count() -> u32 {
     if std::env::var_os("VAULT_LONG").is_some() { 100_000 } else { 6_000 }
 }
 
@@ -56,28 +56,49 @@ fn write(file: &Path) -> BTreeMap<u64, Option<(String, String)>> {
     wanted
 }
 
-fn import(rig: &Rig, more: &[&str]) -> Command {
+/// `vaultctl` as this principal of this merchant's web channel would run it, with JSON as its answer.
+pub(crate) fn vaultctl(rig: &Rig, principal: &str, merchant: &str) -> Command {
     let profile = format!(
-        "[vault]\nserver = \"https://localhost:{}\"\nca = \"servers.pem\"\ncert = \"importer.pem\"\nkey = \"importer.key\"\nmerchant = \"acme\"\nchannel = \"web\"\n",
+        "[vault]\nserver = \"https://localhost:{}\"\nca = \"servers.pem\"\ncert = \"{principal}.pem\"\nkey = \"{principal}.key\"\nmerchant = \"{merchant}\"\nchannel = \"web\"\n",
         rig.data().port()
     );
-    fs::write(rig.file("importer.toml"), profile).unwrap();
+    let file = rig.file(&format!("{principal}.toml"));
+    fs::write(&file, profile).unwrap();
     let mut command = Command::new(program());
-    command.arg("--json").arg("import").arg(rig.file("cards.csv"));
-    command.arg("--profile").arg(rig.file("importer.toml")).arg("--out").arg(rig.file("tokens.csv"));
-    command.args(["--format", "shop"]).args(more).stdin(Stdio::null()).stderr(Stdio::null());
+    command.arg("--json").env("VAULTCTL_PROFILE", file).stdin(Stdio::null()).stderr(Stdio::null());
     command
 }
 
-fn parts(rig: &Rig) -> u64 {
-    let state = fs::read(rig.file("tokens.csv.state")).ok().and_then(|bytes| {
+/// Imports this file, as what says which columns it has.
+pub(crate) fn import(rig: &Rig, file: &Path, more: &[&str]) -> Command {
+    let mut command = vaultctl(rig, "importer", "acme");
+    command.arg("import").arg(file).arg("--out").arg(rig.file("tokens.csv"));
+    command.args(more);
+    command
+}
+
+/// How many parts this state of a run says are done; none where there is none.
+fn parts(state: &Path) -> u64 {
+    let state = fs::read(state).ok().and_then(|bytes| {
         let state: serde_json::Value = serde_json::from_slice(&bytes).ok()?;
         state["parts"].as_u64()
     });
     state.unwrap_or(0)
 }
 
-const POLICY: &str = r#"
+/// Runs a command until its state says that so many parts are done, and kills it: fewer than `all` were.
+pub(crate) async fn kill_after(mut command: Command, state: &Path, count: u64, all: u64) {
+    let mut child = command.stdout(Stdio::null()).spawn().unwrap();
+    while parts(state) < count {
+        assert!(child.try_wait().unwrap().is_none(), "it ended before it could be killed");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(parts(state) < all, "it was through before it was killed");
+}
+
+pub(crate) const POLICY: &str = r#"
 [[rule]]
 id = "moves-in"
 effect = "allow"
@@ -91,27 +112,22 @@ import = true
 async fn cards_come_in_with_their_tokens_while_the_import_is_killed_twice() {
     let rig = Rig::with(Engine::Redb, POLICY, "");
     let wanted = write(&rig.file("cards.csv"));
+    let (cards, state) = (rig.file("cards.csv"), rig.file("tokens.csv.state"));
     // Slow enough to be caught in the middle, twice.
     for caught in 1..=2_u64 {
         let rate = (count() / 2).to_string();
-        let mut child = import(&rig, &["--rate", &rate]).stdout(Stdio::null()).spawn().unwrap();
-        while parts(&rig) < caught {
-            assert!(child.try_wait().unwrap().is_none(), "it ended before it could be killed");
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-        child.kill().unwrap();
-        child.wait().unwrap();
-        assert!(parts(&rig) < u64::from(count()) / 1_000, "it was through before it was killed");
+        let command = import(&rig, &cards, &["--rate", &rate]);
+        kill_after(command, &state, caught, u64::from(count()) / 1_000).await;
     }
     // While another run has the file, none goes on with it.
     let other = fs::File::open(rig.file("tokens.csv")).unwrap();
     other.try_lock().unwrap();
-    let refused = import(&rig, &[]).stderr(Stdio::piped()).output().unwrap();
+    let refused = import(&rig, &cards, &[]).stderr(Stdio::piped()).output().unwrap();
     assert!(!refused.status.success());
     let told = String::from_utf8_lossy(&refused.stderr);
     assert!(told.contains("another import writes it"), "{told}");
     drop(other);
-    let done = import(&rig, &[]).output().unwrap();
+    let done = import(&rig, &cards, &[]).output().unwrap();
     let tally: serde_json::Value = serde_json::from_slice(&done.stdout).unwrap();
     let taken = wanted.values().flatten().count();
     let refused = wanted.len() - taken;
@@ -154,6 +170,49 @@ async fn cards_come_in_with_their_tokens_while_the_import_is_killed_twice() {
         assert_eq!(std::str::from_utf8(&pan).unwrap(), number, "{token}");
     }
     println!("{} lines: {taken} taken, {refused} refused, killed twice", taken + refused);
+}
+
+/// Says in a state that the part under way was sent so many hours ago.
+fn put_back(state: &Path, hours: u64) {
+    let mut told: serde_json::Value = serde_json::from_slice(&fs::read(state).unwrap()).unwrap();
+    let now = u64::try_from(time::OffsetDateTime::now_utc().unix_timestamp()).unwrap();
+    told["begun"] = ((now - hours * 3_600) * 1_000).into();
+    fs::write(state, told.to_string()).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_part_that_the_vault_may_have_forgotten_is_not_sent_again_unless_its_tokens_stay() {
+    let rig = Rig::with(Engine::Redb, POLICY, "");
+    let (cards, state) = (rig.file("cards.csv"), rig.file("tokens.csv.state"));
+    for (tokens, hours, goes_on) in [(false, 22, true), (false, 25, false), (true, 25, true)] {
+        let line = |n: u32| format!("{},{}\n", if tokens { token(n) } else { String::new() }, card(n));
+        let text: String = (0..2_500).map(line).collect();
+        fs::write(&cards, format!("token,number\n{text}")).unwrap();
+        let with = |more: &[&str]| {
+            let format = ["--format", if tokens { "shop" } else { "fresh" }];
+            import(&rig, &cards, &[&format[..], more].concat())
+        };
+        kill_after(with(&["--rate", "1000"]), &state, 1, 2).await;
+        put_back(&state, hours);
+        let before = (fs::read(&state).unwrap(), fs::read(rig.file("tokens.csv")).unwrap());
+        let done = with(&[]).stderr(Stdio::piped()).output().unwrap();
+        let told = String::from_utf8_lossy(&done.stderr).into_owned();
+        assert_eq!(done.status.success(), goes_on, "{told}");
+        if !goes_on {
+            assert!(told.contains("from line 1002 to line 2001") && told.contains("--resend"), "{told}");
+            assert_eq!((fs::read(&state).unwrap(), fs::read(rig.file("tokens.csv")).unwrap()), before);
+            assert!(with(&["--resend"]).output().unwrap().status.success());
+        }
+        let out = fs::read_to_string(rig.file("tokens.csv")).unwrap();
+        assert!(
+            out.lines()
+                .map(|l| l.split(',').next().unwrap().to_owned())
+                .eq((2..2_502).map(|n: u32| n.to_string()))
+        );
+        for file in ["tokens.csv", "tokens.csv.refused"] {
+            fs::remove_file(rig.file(file)).unwrap();
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

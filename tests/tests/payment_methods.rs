@@ -427,7 +427,7 @@ fn tokens_that_pass_the_luhn_check_lie_where_nobody_issues_and_never_come_back_i
         let told = desk.web().tokenize(&header(), back).err();
         assert!(matches!(told, Some(Error::Malformed { field: "item.plain.pan", .. })), "{told:?}");
         let pan = Pan::parse(token.as_bytes()).unwrap_or_else(|e| panic!("{e}"));
-        let instead = Replacement { pan, card_expiry: None, reason: ReplaceReason::Lost };
+        let instead = Replacement { card: pan.into(), reason: ReplaceReason::Lost };
         let told = desk.web().care(&header(), async |vault, caller, header| {
             vault.replace(caller, header, token.copy(), instead).await
         });

@@ -60,7 +60,7 @@ fn package(cases: &BTreeMap<String, (PathBuf, Case)>) -> PathBuf {
     let mut manifest = format!(
         "[package]\nname = \"compile-fail\"\nversion = \"0.0.0\"\nedition = \"2024\"\npublish = false\n\
          autobins = false\n[workspace]\n[profile.dev]\ndebug = false\n\
-         [dependencies]\nvault-core = {{ path = {} }}\nserde_json = \"1\"\n",
+         [dependencies]\nvault-core = {{ path = {} }}\nserde_json = \"1\"\nzeroize = \"1\"\n",
         quoted(&workspace.join("vault-core")),
     );
     for (name, (path, _)) in cases {

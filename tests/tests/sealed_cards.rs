@@ -31,7 +31,7 @@ const PKCS8: &[u8] = &[0x30, 0x2e, 2, 1, 0, 0x30, 5, 6, 3, 0x2b, 0x65, 0x6e, 4, 
 /// A merchant of its own: `page` may seal, `checkout` may bring cards and give them to recipients sealed, and nobody may
 /// have one in the clear.
 fn policy() -> String {
-    let mut policy = String::from(
+    let policy = String::from(
         r#"
 [[merchant]]
 id = "vendor"
@@ -65,31 +65,44 @@ actions = ["detokenize"]
 sealed_only = true
 "#,
     );
-    for name in ["page", "checkout"] {
+    policy + &principals_and_recipients(&["page", "checkout"], "processor")
+}
+
+/// Principals of the merchant `vendor`, and behind its other rows its recipients: `good`, one whose day is over (`late`) and
+/// one that `good` took over from (`former`).
+pub(crate) fn principals_and_recipients(principals: &[&str], good: &str) -> String {
+    let mut rows = String::new();
+    for name in principals {
         write!(
-            policy,
+            rows,
             "[[principal]]\nid = \"{name}\"\nauthority = \"clients\"\nname = \"spiffe://rig/{name}\"\nmerchant = \"vendor\"\n"
         )
         .unwrap();
     }
     for (id, byte, expires, rest) in [
-        ("processor", 1, "2099-12-31", ""),
-        ("late", 2, "2026-01-31", ""),
-        ("former", 3, "2099-12-31", "replaced_by = \"processor\"\n"),
+        (good, 1, "2099-12-31", String::new()),
+        ("late", 2, "2026-01-31", String::new()),
+        ("former", 3, "2099-12-31", format!("replaced_by = \"{good}\"\n")),
     ] {
         let key = BASE64.encode(key(byte).public_key().as_bytes());
         write!(
-            policy,
+            rows,
             "[[merchant.recipient]]\nid = \"{id}\"\nowner = \"Processor Ltd.\"\nkey = \"{key}\"\nexpires = \"{expires}\"\n{rest}"
         )
         .unwrap();
     }
-    policy
+    rows
 }
 
 /// A private key of one byte again and again.
 fn key(byte: u8) -> PrivateKey {
     PrivateKey::of_scalar(&Secret32::filled_by(|b| b.fill(byte))).unwrap()
+}
+
+/// The file of that private key.
+pub(crate) fn pem(byte: u8) -> String {
+    let der = [PKCS8, &[byte; 32]].concat();
+    format!("-----BEGIN PRIVATE KEY-----\n{}\n-----END PRIVATE KEY-----\n", BASE64.encode(&der))
 }
 
 /// A Python program that lives until it is let go.
@@ -180,10 +193,8 @@ fn a_card_goes_from_page_to_processor_and_the_checkout_between_them_never_has_it
     assert!(files.bytes > 0 && files.sightings.is_empty(), "{told:?}");
     assert!(scanner.bytes(given.join("\n").as_bytes()).sightings.is_empty());
 
-    let der = [PKCS8, &[1; 32]].concat();
-    let pem = format!("-----BEGIN PRIVATE KEY-----\n{}\n-----END PRIVATE KEY-----\n", BASE64.encode(&der));
     let file = cores.path().join("processor.key");
-    std::fs::write(&file, pem).unwrap();
+    std::fs::write(&file, pem(1)).unwrap();
     let mut open = python("open.py", &[file.to_str().unwrap(), "vendor", "processor"]);
     let mut open = open.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let input = given.join("\n");

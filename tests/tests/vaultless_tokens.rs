@@ -7,11 +7,11 @@ use vault_core::restrictions::Restrictions;
 use vault_core::rows;
 use vault_core::store::Engine;
 use vault_core::token::Token;
-use vault_core::vault::{Header, NewCard, Revocation, UpgradedToken};
+use vault_core::vault::{CardToDelete, Context, Header, NewCard, Revocation, UpgradedToken};
 use vault_core::vaultless::slot_of;
 use vault_core::words::Refusal;
 use vault_tests::ON_DISK;
-use vault_tests::cards::{AMEX, MASTERCARD, VISA, card, number};
+use vault_tests::cards::{AMEX, MASTERCARD, VISA, card, number, pan};
 use vault_tests::desk::{Desk, START, channel, header, in_format, merchant_name, principal, token};
 
 /// One merchant whose shop and gateway may use vaultless tokens, whose clerk may not, with a channel where people type.
@@ -77,8 +77,9 @@ const POLICY: &str = r#"
     effect = "allow"
     merchant = "acme"
     principals = ["acme-care"]
-    actions = ["disable", "enable"]
+    actions = ["disable", "enable", "list_by_subject", "erase_subject", "delete_card"]
     vaultless = true
+    show = "masked"
     [[rule]]
     id = "pays"
     effect = "allow"
@@ -364,21 +365,100 @@ fn a_rotation_opens_a_slot_and_an_upgrade_turns_the_tokens_of_the_old_one() {
         assert_eq!(desk.at("acme", "app").paid(&turned), Err(Error::NotFound));
         assert!(upgraded(&desk, "web", &bound).is_ok_and(|again| again.token.same_as(&turned)));
         assert_eq!(upgraded(&desk, "app", &bound).err(), Some(Error::NotFound));
-        // A token for a single use stays one: it is not turned into two.
-        assert_eq!(upgraded(&desk, "web", &once).err(), Some(Error::NotFound));
-        assert_eq!(web.paid(&once).as_deref(), Ok("5105105105105100"));
-        assert_eq!(web.paid(&once), Err(Error::NotFound));
+        // A single use stays one, of whichever of the two tokens.
+        let turned = upgraded(&desk, "web", &once).unwrap_or_else(|e| panic!("{e}")).token;
+        assert_eq!((slot_of(&once, 5), slot_of(&turned, 5)), (Some(1), Some(3)));
+        assert_eq!(web.paid(&turned).as_deref(), Ok("5105105105105100"));
+        for spent in [&once, &turned] {
+            assert_eq!(web.paid(spent), Err(Error::NotFound));
+        }
         assert_eq!(upgraded(&desk, "web", &ended).err(), Some(Error::NotFound));
+        // Its card has no other token in this format, in no slot of it.
+        assert_eq!(web.tokenize(&header(), card(MASTERCARD)).err(), Some(Error::SpaceExhausted));
 
         let desk = desk.reopened();
         assert_eq!(desk.web().paid(&plain).as_deref(), Ok(VISA));
-        // bound, its successor, ended's tombstone, the spent one and the random one.
-        desk.assert_whole(5);
+        // bound, ended's tombstone, the spent one and the random one.
+        desk.assert_whole(4);
         assert_eq!(rotated(&desk, "own", Some("app")), Ok(1));
         assert_eq!(rotated(&desk, "wide", None), Ok(0));
         assert_eq!(rotated(&desk, "wide", None), Err(Error::SpaceExhausted));
         assert_eq!(desk.web().paid(&plain).as_deref(), Ok(VISA));
     }
+}
+
+#[test]
+fn what_is_done_to_one_token_of_a_card_is_done_to_those_of_every_slot() {
+    for engine in ON_DISK {
+        let desk = desk_on(engine);
+        let web = desk.web();
+        let olds = [VISA, MASTERCARD, AMEX].map(|digits| web.stored(digits));
+        assert_eq!(rotated(&desk, "wide", None), Ok(2));
+        // Upgraded before, and without a row: there is nothing yet that could be copied.
+        let news = [&olds[0], &olds[1], &olds[2]]
+            .map(|old| upgraded(&desk, "web", old).unwrap_or_else(|e| panic!("{e}")).token);
+        assert_eq!(cards_at_rest(&desk), 0);
+        assert_eq!(rotated(&desk, "wide", None), Ok(1));
+
+        // By the old token, by the new one, and on one channel alone.
+        web.revoked(&olds[0]);
+        web.revoked(&news[1]);
+        let extent = Revocation::On(channel("web"));
+        web.revoke(&header(), &news[2], extent).unwrap_or_else(|e| panic!("{e}"));
+        for (old, new) in olds.iter().zip(&news) {
+            for token in [old, new] {
+                assert_eq!(web.paid(token), Err(Error::NotFound));
+                assert_eq!(desk.last_refusal(), Some(Refusal::Revoked));
+                assert_eq!(upgraded(&desk, "web", token).err(), Some(Error::NotFound));
+            }
+        }
+        for token in [&olds[2], &news[2]] {
+            assert_eq!(desk.at("acme", "app").paid(token).as_deref(), Ok(AMEX));
+        }
+        assert_eq!(web.tokenize(&header(), card(VISA)).err(), Some(Error::SpaceExhausted));
+        // The slots' keys are the same under another KEK.
+        let told = block_on(desk.vault.rotate_kek(&principal("olga"), &merchant_name("acme"), None));
+        assert!(told.is_ok());
+        let desk = desk.reopened();
+        assert_eq!(desk.at("acme", "app").paid(&olds[2]).as_deref(), Ok(AMEX));
+        assert_eq!(desk.web().paid(&news[0]), Err(Error::NotFound));
+        desk.assert_whole(3);
+    }
+}
+
+#[test]
+fn what_is_kept_beside_a_vaultless_token_is_found_by_its_customer_and_by_its_card() {
+    let desk = desk_on(Engine::Redb);
+    let web = desk.web();
+    let at_web = || Header { channel: Some(channel("web")), ..header() };
+    let of = |customer: &str| Header { context: Context::new(customer, "", "").unwrap(), ..at_web() };
+    let narrowed = |digits| NewCard { channels: vec![channel("web")], ..card(digits) };
+    let ann = web.tokenize(&of("ann"), narrowed(VISA)).unwrap_or_else(|e| panic!("{e}")).token;
+    let bob = web.tokenize(&of("bob"), narrowed(AMEX)).unwrap_or_else(|e| panic!("{e}")).token;
+    let bare = web.tokenize(&of("ann"), card(MASTERCARD)).unwrap_or_else(|e| panic!("{e}")).token;
+
+    let care = principal("acme-care");
+    let who = Caller::Local(&care);
+    let listed = |customer| {
+        let listed = block_on(desk.vault.list_by_subject(who, &of(customer), 0, 10));
+        listed.unwrap_or_else(|e| panic!("{e}")).tokens.len()
+    };
+    // What has no row is nobody's.
+    assert_eq!((listed("ann"), listed("bob")), (1, 1));
+    let erased = block_on(desk.vault.erase_subject(who, &of("ann"))).unwrap_or_else(|e| panic!("{e}"));
+    assert_eq!((erased.tokens, listed("ann")), (1, 0));
+    assert_eq!(web.paid(&ann), Err(Error::NotFound));
+    assert_eq!(web.paid(&bare).as_deref(), Ok(MASTERCARD));
+
+    let delete = |digits: &str| {
+        let card = CardToDelete { card: pan(digits).into(), restrictions: Restrictions::default() };
+        block_on(desk.vault.delete_card(who, &at_web(), card)).map(|deleted| deleted.tokens)
+    };
+    assert_eq!(delete(AMEX), Ok(1));
+    assert_eq!(web.paid(&bob), Err(Error::NotFound));
+    assert_eq!(delete(MASTERCARD), Err(Error::NotFound));
+    assert_eq!(web.paid(&bare).as_deref(), Ok(MASTERCARD));
+    desk.assert_whole(2);
 }
 
 #[test]

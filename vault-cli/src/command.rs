@@ -12,6 +12,7 @@ use crate::audit::{self, AuditCommand};
 use crate::certs::{self, CertsCommand};
 use crate::demo::{self, DemoArgs};
 use crate::dial::SOURCES;
+use crate::export::{self, Export};
 use crate::fail::{self, Exit, Failure};
 use crate::format::{self, FormatCommand};
 use crate::import::{self, Import};
@@ -65,6 +66,13 @@ enum Command {
         vaultctl import export.jsonl --profile import.toml --preset stripe --out tokens.csv --rate 2000\n  \
         vaultctl import old.csv --profile import.toml --column number=pan --column expiry=exp --new-tokens --out tokens.csv"))]
     Import(Box<Import>),
+    /// Give the cards of a list of tokens to a registered recipient, sealed, each beside its token
+    #[command(after_help = concat!("It may be killed and run again: it goes on where it was. No card number is in any of its files. \
+        The principal needs a rule for detokenize that names the purpose export.\n\nExamples:\n  \
+        vaultctl export tokens.txt --profile export.toml --to newbank --out sealed.jsonl\n  \
+        vaultctl export customers.csv --profile export.toml --column token --to newbank --out sealed.jsonl --rate 2000\n  \
+        vaultctl recipient open --key newbank.key --merchant acme --recipient newbank --file sealed.jsonl --out cards.csv"))]
+    Export(Box<Export>),
     /// List and rotate keys
     #[command(subcommand, after_help = SOURCES)]
     Keys(KeysCommand),
@@ -139,6 +147,7 @@ fn run(arguments: Vec<OsString>) -> Result<(), Failure> {
         Command::Serve(asked) => serve::run(&asked, out),
         Command::Token(command) => token::run(command, out),
         Command::Import(asked) => import::run(&asked, out),
+        Command::Export(asked) => export::run(&asked, out),
         Command::Keys(command) => keys::run(command, out),
         Command::Lock(command) => lock::run(command, out),
         Command::Policy(command) => policy::run(command, out),

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 use serde::Serialize;
-use vault_client::v1;
+use vault_client::{AdminClient, v1};
 use vault_core::iban::Country;
 use vault_core::name::FormatName;
 use vault_core::network::Networks;
@@ -22,6 +22,7 @@ use vault_core::words::Kind;
 use crate::dial::{self, AdminOptions};
 use crate::fail::Failure;
 use crate::input;
+use crate::keys::PAGE;
 use crate::output::Out;
 use crate::wire::{self, Words as _};
 
@@ -46,6 +47,43 @@ pub(crate) enum FormatCommand {
         vaultctl format plan --live --profile ops.toml --merchant shop --format tight --first 41111111 --last 1111"
     )]
     Plan(Box<PlanCommand>),
+    /// Say what is left of the spaces that tokens come from
+    #[command(
+        after_help = "Without --first, --last, --country or --length: the fullest spaces that the server knows since it was \
+        started, of each format the fullest one and all that are four fifths used or more. With them: that one space, \
+        exactly, whenever its tokens were made. A space is named by a keyed id, the same in the server's log; no digits \
+        that its tokens keep are told.\n\n\
+        States: roomy; scarce from 80 hundredths on; nearly_full from 95; used_up.\n\nExamples:\n  \
+        vaultctl format space --profile ops.toml\n  \
+        vaultctl format space --profile ops.toml --merchant shop --format tight --first 41111111 --last 1111\n  \
+        vaultctl --json format space --profile ops.toml --merchant shop --format debit --country DE"
+    )]
+    Space(Box<SpaceCommand>),
+}
+
+/// `format space`.
+#[derive(Debug, Args)]
+pub(crate) struct SpaceCommand {
+    /// Whose formats; of one space it may be left out where the policy has one merchant
+    #[arg(long, value_name = "NAME")]
+    merchant: Option<String>,
+    /// Which format
+    #[arg(long, value_name = "NAME")]
+    format: Option<String>,
+    /// Of one space: how long the values are, as for `format plan`
+    #[arg(long, value_name = "NUMBER", requires = "format")]
+    length: Option<usize>,
+    /// Of one space: whose IBANs
+    #[arg(long, value_name = "COUNTRY", value_parser = country, requires = "format")]
+    country: Option<Country>,
+    /// Of one space: what its tokens keep in front, such as a BIN
+    #[arg(long, value_name = "DIGITS", requires = "format")]
+    first: Option<String>,
+    /// Of one space: what they keep at the end
+    #[arg(long, value_name = "DIGITS", requires = "format")]
+    last: Option<String>,
+    #[command(flatten)]
+    admin: AdminOptions,
 }
 
 /// `format plan`.
@@ -118,9 +156,141 @@ fn country(text: &str) -> Result<Country, &'static str> {
 
 /// Does what the command line says.
 pub(crate) fn run(command: FormatCommand, out: Out) -> Result<(), Failure> {
-    let FormatCommand::Plan(asked) = command;
-    let plans = if asked.live { dial::run(live(&asked))? } else { offline(&asked)? };
+    match command {
+        FormatCommand::Plan(asked) => plan_formats(&asked, out),
+        FormatCommand::Space(asked) => dial::run(tell_spaces(&asked, out)),
+    }
+}
+
+fn plan_formats(asked: &PlanCommand, out: Out) -> Result<(), Failure> {
+    let plans = if asked.live { dial::run(live(asked))? } else { offline(asked)? };
     out.tell(&Plans { plans: &plans }, |p| p.plans.iter().map(Planned::words).collect::<Vec<_>>().join("\n"))
+}
+
+/// A token space as it is told.
+#[derive(Debug, Serialize)]
+struct SpaceLine {
+    merchant: String,
+    format: String,
+    token_length: u32,
+    space: String,
+    tokens: String,
+    used: u64,
+    left: String,
+    state: String,
+}
+
+impl SpaceLine {
+    fn of(space: v1::TokenSpace) -> Self {
+        Self {
+            merchant: space.merchant,
+            format: space.format,
+            token_length: space.token_length,
+            space: data_encoding::HEXLOWER.encode(&space.space),
+            tokens: space.tokens,
+            used: space.used,
+            left: space.left,
+            state: wire::word::<v1::TokenSpaceState>(space.state),
+        }
+    }
+
+    fn cells(&self) -> [String; 7] {
+        let count =
+            |text: &str| text.parse().map_or_else(|_| text.to_owned(), |n| plan::Count(n).to_string());
+        [
+            format!("{}/{}", self.merchant, self.format),
+            self.token_length.to_string(),
+            self.space.clone(),
+            count(&self.tokens),
+            count(&self.used.to_string()),
+            count(&self.left),
+            self.state.clone(),
+        ]
+    }
+}
+
+async fn tell_spaces(asked: &SpaceCommand, out: Out) -> Result<(), Failure> {
+    let vault = asked.admin.clone().connect().await?;
+    let one =
+        asked.length.is_some() || asked.country.is_some() || asked.first.is_some() || asked.last.is_some();
+    let spaces = if one { vec![one_space(asked, &vault).await?] } else { fullest(asked, &vault).await? };
+    let headers = ["FORMAT", "LENGTH", "SPACE", "TOKENS", "USED", "LEFT", "STATE"];
+    let none = "no token was made since the server was started; name a space by --merchant, --format, --first and --last";
+    out.tell_table(&spaces, headers, SpaceLine::cells, none)
+}
+
+async fn one_space(asked: &SpaceCommand, vault: &AdminClient) -> Result<SpaceLine, Failure> {
+    let policy = Policy::from_toml(&vault.get_policy(v1::GetPolicyRequest {}).await?.toml)?;
+    let merchant = merchant_of(&policy, asked.merchant.as_deref())?;
+    let formats = formats_of(merchant, asked.format.as_deref())?;
+    let [format] = formats.as_slice() else { return Err(Failure::usage("name one format with --format")) };
+    let country = asked.country.map(|country| country.to_string());
+    let request = v1::GetTokenSpaceRequest {
+        merchant: merchant.id.to_string(),
+        format: format.id.to_string(),
+        length: u32::try_from(length_of(format, asked.length)).unwrap_or(u32::MAX),
+        first: country.or(asked.first.clone()).unwrap_or_default(),
+        last: asked.last.clone().unwrap_or_default(),
+    };
+    let found = vault.get_token_space(request).await?;
+    Ok(SpaceLine::of(v1::TokenSpace {
+        merchant: merchant.id.to_string(),
+        format: format.id.to_string(),
+        token_length: found.token_length,
+        space: found.space,
+        tokens: found.tokens,
+        used: found.used,
+        left: found.left,
+        state: found.state,
+    }))
+}
+
+async fn fullest(asked: &SpaceCommand, vault: &AdminClient) -> Result<Vec<SpaceLine>, Failure> {
+    let mut request = v1::ListTokenSpacesRequest {
+        merchant: asked.merchant.clone().unwrap_or_default(),
+        format: asked.format.clone().unwrap_or_default(),
+        page_size: PAGE,
+        page_token: String::new(),
+    };
+    let mut spaces = Vec::new();
+    loop {
+        let page = vault.list_token_spaces(request.clone()).await?;
+        spaces.extend(page.spaces.into_iter().map(SpaceLine::of));
+        if page.next_page_token.is_empty() {
+            return Ok(spaces);
+        }
+        request.page_token = page.next_page_token;
+    }
+}
+
+/// The merchant of that name; where none is said, the only one.
+fn merchant_of<'p>(policy: &'p Policy, name: Option<&str>) -> Result<&'p Merchant, Failure> {
+    let mut found = policy.merchants.iter().filter(|m| name.is_none_or(|name| m.id.as_str() == name));
+    match (found.next(), found.next()) {
+        (Some(merchant), None) => Ok(merchant),
+        (None, _) => Err(Failure::usage("the policy has no such merchant")),
+        (Some(_), Some(_)) => {
+            Err(Failure::usage("the policy has several merchants; name one with --merchant"))
+        }
+    }
+}
+
+/// The format of that name; where none is said, all of them.
+fn formats_of<'m>(merchant: &'m Merchant, name: Option<&str>) -> Result<Vec<&'m Format>, Failure> {
+    let formats: Vec<_> =
+        merchant.formats.iter().filter(|f| name.is_none_or(|name| f.id.as_str() == name)).collect();
+    if formats.is_empty() {
+        return Err(Failure::usage(format_args!("merchant {} has no such format", merchant.id)));
+    }
+    Ok(formats)
+}
+
+/// The length asked for; else a card's usual one, or the first that the format names.
+fn length_of(format: &Format, asked: Option<usize>) -> usize {
+    let usual = if is_number(format.kind) { CARD_LENGTH } else { OTHER_LENGTH };
+    let takes = |n: usize| format.keep.is_empty() || format.keep.contains_key(&n.to_string());
+    let first = || format.keep.keys().filter_map(|n| n.parse().ok()).min();
+    asked.unwrap_or(if takes(usual) { usual } else { first().unwrap_or(usual) })
 }
 
 #[derive(Serialize)]
@@ -162,13 +332,13 @@ async fn live(asked: &PlanCommand) -> Result<Vec<Planned>, Failure> {
     let policy = vault.get_policy(v1::GetPolicyRequest {}).await?;
     let policy = Policy::from_toml(&policy.toml)?;
     let mut used = Vec::new();
-    let merchant = asked.merchant(&policy)?;
-    for format in asked.formats(merchant)? {
+    let merchant = merchant_of(&policy, asked.merchant.as_deref())?;
+    for format in formats_of(merchant, asked.format.as_deref())? {
         let front = asked.country.filter(|_| format.kind == Kind::Iban).map(|c| c.to_string());
         let request = v1::GetTokenSpaceRequest {
             merchant: merchant.id.to_string(),
             format: format.id.to_string(),
-            length: u32::try_from(asked.length_of(format)).unwrap_or(u32::MAX),
+            length: u32::try_from(length_of(format, asked.length)).unwrap_or(u32::MAX),
             first: front.unwrap_or_else(|| asked.first.clone()),
             last: asked.last.clone(),
         };
@@ -186,8 +356,8 @@ fn of_policy(
     policy: &Policy,
     used: &dyn Fn(&FormatName) -> Option<u64>,
 ) -> Result<Vec<Planned>, Failure> {
-    let merchant = asked.merchant(policy)?;
-    let formats = asked.formats(merchant)?;
+    let merchant = merchant_of(policy, asked.merchant.as_deref())?;
+    let formats = formats_of(merchant, asked.format.as_deref())?;
     formats.into_iter().map(|format| one(asked, merchant, format, asked.used.or(used(&format.id)))).collect()
 }
 
@@ -198,7 +368,7 @@ fn one(
     format: &Format,
     used: Option<u64>,
 ) -> Result<Planned, Failure> {
-    let length = asked.length_of(format);
+    let length = length_of(format, asked.length);
     let number = matches!(format.kind, Kind::Card | Kind::NetworkToken);
     let mask = if number { merchant.mask_keep(length)? } else { Keep::NOTHING };
     let flags = asked.policy.is_none() && !asked.live;
@@ -264,35 +434,6 @@ impl PlanCommand {
         let mask = self.mask.iter().map(at).collect();
         let (formats, channels, recipients) = (vec![format], Vec::new(), Vec::new());
         Ok(Merchant { id, ff1_slots: self.ff1_slots, mask, formats, channels, recipients })
-    }
-
-    fn merchant<'p>(&self, policy: &'p Policy) -> Result<&'p Merchant, Failure> {
-        let named = |m: &&Merchant| self.merchant.as_deref().is_none_or(|name| m.id.as_str() == name);
-        let mut found = policy.merchants.iter().filter(named);
-        match (found.next(), found.next()) {
-            (Some(merchant), None) => Ok(merchant),
-            (None, _) => Err(Failure::usage("the policy has no such merchant")),
-            (Some(_), Some(_)) => {
-                Err(Failure::usage("the policy has several merchants; name one with --merchant"))
-            }
-        }
-    }
-
-    fn formats<'m>(&self, merchant: &'m Merchant) -> Result<Vec<&'m Format>, Failure> {
-        let named = |f: &&Format| self.format.as_deref().is_none_or(|name| f.id.as_str() == name);
-        let formats: Vec<_> = merchant.formats.iter().filter(named).collect();
-        if formats.is_empty() {
-            return Err(Failure::usage(format_args!("merchant {} has no such format", merchant.id)));
-        }
-        Ok(formats)
-    }
-
-    /// The length asked for; else a card's usual one, or the first that the format names.
-    fn length_of(&self, format: &Format) -> usize {
-        let usual = if is_number(format.kind) { CARD_LENGTH } else { OTHER_LENGTH };
-        let takes = |n: usize| format.keep.is_empty() || format.keep.contains_key(&n.to_string());
-        let first = || format.keep.keys().filter_map(|n| n.parse().ok()).min();
-        self.length.unwrap_or(if takes(usual) { usual } else { first().unwrap_or(usual) })
     }
 }
 

@@ -222,9 +222,12 @@ fn card(pan: &[u8], expiry: Option<&[u8]>) -> Result<Card, String> {
     Ok(Card { pan, expiry })
 }
 
-/// The sealed cards of a file or of standard input (`-`, or no file): a line each of JSON, as `token detokenize --to` writes
-/// them and a page that seals cards may.
-pub(crate) fn sealed_cards(file: Option<&Path>) -> Result<Vec<Line<v1::SealedCard>>, Failure> {
+/// A line with a sealed card, and with the token that stands beside it, if one does.
+pub(crate) type SealedLine = Line<(v1::SealedCard, Option<Token>)>;
+
+/// The sealed cards of a file or of standard input (`-`, or no file): a line each of JSON, as `token detokenize --to` and
+/// `export` write them and a page that seals cards may.
+pub(crate) fn sealed_cards(file: Option<&Path>) -> Result<Vec<SealedLine>, Failure> {
     let bytes = source_bytes(file)?;
     let lines = (1..).zip(bytes.split(|&b| b == b'\n')).filter(|(_, line)| !line.trim_ascii().is_empty());
     let lines: Vec<_> = lines.map(|(number, line)| Line { number, read: sealed_card(line) }).collect();
@@ -234,21 +237,23 @@ pub(crate) fn sealed_cards(file: Option<&Path>) -> Result<Vec<Line<v1::SealedCar
     Ok(lines)
 }
 
-/// A sealed card from its line of JSON: `key_id`, and `enc` and `ciphertext` in base64. Other keys are left alone: they tell
-/// of the request, not of the card.
-pub fn sealed_card(line: &[u8]) -> Result<v1::SealedCard, String> {
+/// A sealed card from its line of JSON: `key_id`, and `enc` and `ciphertext` in base64; `token` may stand beside them. Other
+/// keys are left alone: they tell of the request, not of the card.
+pub fn sealed_card(line: &[u8]) -> Result<(v1::SealedCard, Option<Token>), String> {
     #[derive(serde::Deserialize)]
     struct Written {
         key_id: String,
         enc: String,
         ciphertext: String,
+        token: Option<String>,
     }
     let wrong = || {
         "the line is no sealed card: {\"key_id\":\"...\",\"enc\":\"...\",\"ciphertext\":\"...\"}".to_owned()
     };
-    let Written { key_id, enc, ciphertext } = serde_json::from_slice(line).map_err(|_| wrong())?;
+    let Written { key_id, enc, ciphertext, token } = serde_json::from_slice(line).map_err(|_| wrong())?;
     let bytes = |text: String| BASE64.decode(text.as_bytes()).map_err(|_| wrong());
-    Ok(v1::SealedCard { key_id, enc: bytes(enc)?, ciphertext: bytes(ciphertext)? })
+    let token = token.map(|token| Token::parse(&token).map_err(|e| format!("the token {e}"))).transpose()?;
+    Ok((v1::SealedCard { key_id, enc: bytes(enc)?, ciphertext: bytes(ciphertext)? }, token))
 }
 
 /// Tokens given as arguments, or those of a file or of standard input (`-`), one per line.

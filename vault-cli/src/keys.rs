@@ -1,13 +1,20 @@
 //! `vaultctl keys`: which keys there are and what they may still do, and a new version of one. Never a key.
 
+use std::time::Duration;
+
 use clap::{Args, Subcommand};
 use serde::Serialize;
 use vault_client::{AdminClient, ask, v1};
+use vault_core::time::{Clock as _, SystemClock, Timestamp};
 
 use crate::dial::{self, AdminOptions};
 use crate::fail::Failure;
 use crate::output::Out;
+use crate::progress::Progress;
 use crate::wire::{self, ReceiptText, Words};
+
+/// How often a status is looked at that is followed.
+const WATCH: Duration = Duration::from_secs(1);
 
 /// Rows that are asked for at once: the contract's most.
 pub(crate) const PAGE: u32 = 1_000;
@@ -22,12 +29,52 @@ pub(crate) enum KeysCommand {
     List(List),
     /// Make a new version of a key; what is sealed from then on is sealed under it
     #[command(
-        after_help = "What was sealed under older versions stays readable. A key of kind fpk is a slot of vaultless tokens: a \
-        merchant has five in its whole life.\n\nExamples:\n  \
+        after_help = "dek, rcv: what was sealed under older versions stays readable. kek, ctl, root: the keys below are wrapped \
+        anew, no card is touched, and the older version is destroyed; for the root the node asks its custodian, as at its \
+        start. fpk is a slot of vaultless tokens: a merchant has five in its whole life.\n\nExamples:\n  \
         vaultctl keys rotate --profile ops.toml dek --merchant shop\n  \
+        vaultctl keys rotate --profile ops.toml kek --merchant shop\n  \
+        vaultctl keys rotate --profile ops.toml root\n  \
         vaultctl keys rotate --profile ops.toml fpk --merchant shop --format edge"
     )]
     Rotate(Rotate),
+    /// Show how far the work behind rotations is: rows that are sealed anew under the newest DEK
+    #[command(
+        after_help = "The server does this work by itself, so many rows a second as its setting limits.reseal_rows says. With --watch \
+        it is followed to its end.\n\nExamples:\n  \
+        vaultctl keys status --profile ops.toml\n  \
+        vaultctl keys status --profile ops.toml --watch"
+    )]
+    Status(KeyStatus),
+    /// Destroy an older DEK that no row is under any more
+    #[command(
+        after_help = "Refused while rows may be under it: see keys status. keys list shows 0 rows once the log has certified \
+        it.\n\nExample:\n  vaultctl keys destroy --profile ops.toml 12"
+    )]
+    Destroy(Destroy),
+}
+
+/// `keys status`.
+#[derive(Debug, Args)]
+pub(crate) struct KeyStatus {
+    /// Follow the work until it is done
+    #[arg(long)]
+    watch: bool,
+    #[command(flatten)]
+    admin: AdminOptions,
+}
+
+/// `keys destroy`.
+#[derive(Debug, Args)]
+pub(crate) struct Destroy {
+    /// The key's number, as keys list shows it
+    #[arg(value_name = "ID")]
+    id: String,
+    /// Destroy only if the vault is still in this epoch
+    #[arg(long, value_name = "NUMBER")]
+    epoch: Option<u64>,
+    #[command(flatten)]
+    admin: AdminOptions,
 }
 
 /// `keys list`.
@@ -102,7 +149,7 @@ impl Key {
         }
     }
 
-    fn cells(&self) -> [String; 8] {
+    fn cells(&self) -> [String; 9] {
         let or_dash = |text: &str| if text.is_empty() { "-".to_owned() } else { text.to_owned() };
         [
             self.id.clone(),
@@ -113,6 +160,7 @@ impl Key {
             if self.primary { "yes".to_owned() } else { "-".to_owned() },
             or_dash(self.created_at.as_deref().unwrap_or_default()),
             or_dash(&self.wrapped_by),
+            self.rows.map_or_else(|| "-".to_owned(), |rows| rows.to_string()),
         ]
     }
 }
@@ -123,6 +171,8 @@ pub(crate) fn run(command: KeysCommand, out: Out) -> Result<(), Failure> {
         match command {
             KeysCommand::List(asked) => list(asked, out).await,
             KeysCommand::Rotate(asked) => rotate(asked, out).await,
+            KeysCommand::Status(asked) => status(asked, out).await,
+            KeysCommand::Destroy(asked) => destroy(asked, out).await,
         }
     })
 }
@@ -131,7 +181,7 @@ async fn list(asked: List, out: Out) -> Result<(), Failure> {
     let List { kind, merchant, admin } = asked;
     let vault = admin.connect().await?;
     let keys = all(&vault, kind.unwrap_or(v1::KeyKind::Unspecified), merchant.unwrap_or_default()).await?;
-    let headers = ["ID", "KIND", "MERCHANT", "VERSION", "STATE", "PRIMARY", "MADE", "WRAPPED BY"];
+    let headers = ["ID", "KIND", "MERCHANT", "VERSION", "STATE", "PRIMARY", "MADE", "WRAPPED BY", "ROWS"];
     out.tell_table(&keys, headers, Key::cells, "there are no such keys")
 }
 
@@ -186,12 +236,118 @@ async fn rotate(asked: Rotate, out: Out) -> Result<(), Failure> {
                 rotated.epoch
             );
         }
+        let destroyed = rotated.previous.as_ref().is_some_and(|key| key.state == "destroyed");
+        let before = if destroyed { "is destroyed, nothing needs it" } else { "opens what it sealed" };
         format!(
-            "{} {} is primary since epoch {}; {} opens what it sealed",
+            "{} {} is primary since epoch {}; {} {before}",
             kind.word(),
             named(&rotated.key),
             rotated.epoch,
             named(&rotated.previous)
         )
+    })
+}
+
+/// The work behind rotations as it is told.
+#[derive(Debug, Default, Serialize)]
+struct Work {
+    working: bool,
+    merchant: String,
+    to: String,
+    from: Vec<String>,
+    total_rows: Option<u64>,
+    moved_rows: u64,
+    unreadable_rows: u64,
+    since: Option<String>,
+    rows_per_second: Option<u64>,
+    seconds_left: Option<u64>,
+}
+
+impl Work {
+    fn of(work: v1::KeyWork, now: Timestamp) -> Self {
+        let since = work.since.and_then(|at| u64::try_from(at.seconds).ok());
+        let seconds = since.and_then(|since| (now.0 / 1_000).checked_sub(since)).filter(|s| *s > 0);
+        let rate = seconds.map(|s| work.moved_rows / s).filter(|rate| *rate > 0);
+        let left = work.total_rows.map(|total| total.saturating_sub(work.moved_rows));
+        Self {
+            working: true,
+            merchant: work.merchant,
+            to: work.to,
+            from: work.from,
+            total_rows: work.total_rows,
+            moved_rows: work.moved_rows,
+            unreadable_rows: work.unreadable_rows,
+            since: wire::moment(work.since.as_ref()),
+            rows_per_second: rate,
+            seconds_left: rate.zip(left).map(|(rate, left)| left.div_ceil(rate)),
+        }
+    }
+
+    fn line(&self) -> String {
+        if !self.working {
+            return "no row is on its way: every row is under its merchant's newest DEK".to_owned();
+        }
+        let total = self.total_rows.map_or_else(|| "? (being counted)".to_owned(), |rows| rows.to_string());
+        let mut parts = vec![format!(
+            "{}: rows move from {} to {}: {} of {total}",
+            self.merchant,
+            self.from.join(", "),
+            self.to,
+            self.moved_rows
+        )];
+        parts.extend(self.rows_per_second.map(|rate| format!("{rate} a second")));
+        parts.extend(self.seconds_left.map(|left| format!("{left} s left")));
+        if self.unreadable_rows > 0 {
+            parts.push(format!(
+                "{} do not open under the key that they name and keep it needed (see store verify)",
+                self.unreadable_rows
+            ));
+        }
+        parts.join(", ")
+    }
+}
+
+async fn status(asked: KeyStatus, out: Out) -> Result<(), Failure> {
+    let KeyStatus { watch, admin } = asked;
+    let vault = admin.connect().await?;
+    let look = async || -> Result<Work, Failure> {
+        let answer = vault.get_key_work(v1::GetKeyWorkRequest {}).await?;
+        Ok(answer.work.map(|work| Work::of(work, SystemClock.now())).unwrap_or_default())
+    };
+    let mut work = look().await?;
+    let mut bar = (String::new(), Progress::of("rows sealed anew"));
+    while watch && work.working {
+        if bar.0 != work.merchant {
+            bar = (work.merchant.clone(), Progress::of("rows sealed anew"));
+        }
+        if let Some(total) = work.total_rows {
+            bar.1.step(work.moved_rows, total);
+        }
+        tokio::time::sleep(WATCH).await;
+        work = look().await?;
+    }
+    drop(bar);
+    out.tell(&work, Work::line)
+}
+
+async fn destroy(asked: Destroy, out: Out) -> Result<(), Failure> {
+    #[derive(Serialize)]
+    struct Destroyed {
+        key: Option<Key>,
+        epoch: u64,
+        receipt: Option<ReceiptText>,
+    }
+    let Destroy { id, epoch, admin } = asked;
+    let vault = admin.connect().await?;
+    let request = v1::DestroyKeyRequest { header: Some(ask::change(epoch)), key: id };
+    let answer = vault.destroy_key(request).await?;
+    let destroyed = Destroyed {
+        key: answer.key.map(Key::of),
+        epoch: answer.epoch,
+        receipt: answer.receipt.as_ref().and_then(|r| ReceiptText::of(r, &[])),
+    };
+    out.tell(&destroyed, |destroyed| {
+        let key = destroyed.key.as_ref().map_or("-", |key| key.id.as_str());
+        format!("key {key} is destroyed since epoch {}", destroyed.epoch)
     })
 }

@@ -8,6 +8,7 @@ mod certs;
 mod command;
 mod demo;
 mod dial;
+mod export;
 mod fail;
 mod format;
 mod import;
@@ -16,9 +17,11 @@ mod input;
 mod keys;
 mod lock;
 mod output;
+mod parts;
 mod policy;
 mod progress;
 mod recipient;
+mod rows;
 mod serve;
 mod store;
 mod token;
@@ -32,7 +35,7 @@ pub mod files {
     pub use crate::fail::Failure;
     pub use crate::import::source::{Columns, Field, Form, Incoming, Numbered, Preset, Source};
     pub use crate::input::{Card, Line, card_lines, replacement_lines, sealed_card, value_lines};
-    pub use crate::token::upgrade::Rows;
+    pub use crate::rows::{Row, Rows};
     pub use crate::values::{Given, line as value};
     pub use crate::wire::ReceiptText;
 }

@@ -18,10 +18,11 @@ use vault_core::name::{MerchantName, RecipientName};
 use vault_core::pan::{CardExpiry, Pan};
 use vault_core::sealed;
 use vault_core::secret::Secret32;
+use vault_core::token::Token;
 use zeroize::{Zeroize as _, Zeroizing};
 
 use crate::fail::Failure;
-use crate::input::{self, Line};
+use crate::input::{self, Line, SealedLine};
 use crate::output::{self, Out};
 
 /// What stands before the 32 bytes of an X25519 private key in its PKCS#8 file (RFC 8410, section 7).
@@ -47,7 +48,8 @@ pub(crate) enum RecipientCommand {
     /// Open cards that were sealed to a key
     #[command(
         after_help = "Sealed cards are read from --file or standard input, one per line of JSON, as vaultctl --json \
-        token detokenize --to writes them. Opened ones are shown on a terminal, or written to a new file.\n\nExamples:\n  \
+        token detokenize --to and vaultctl export write them. Opened ones are shown on a terminal, or written to a new file. \
+        Where tokens stand beside them, the first line names the columns, and vaultctl import reads the file.\n\nExamples:\n  \
         vaultctl recipient open --key acquirer.key --merchant acme --recipient acquirer --file sealed.jsonl\n  \
         vaultctl recipient open --key acquirer.key --merchant acme --recipient acquirer --file sealed.jsonl --out cards.csv"
     )]
@@ -77,7 +79,7 @@ pub(crate) struct Open {
     /// A file of sealed cards; - is standard input
     #[arg(long, value_name = "FILE")]
     file: Option<PathBuf>,
-    /// Write the cards into this new file, number,expiry per line, instead of showing them
+    /// Write the cards into this new file instead of showing them: number,expiry[,token] per line
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
 }
@@ -126,15 +128,28 @@ fn open(asked: &Open, out: Out) -> Result<(), Failure> {
     let key = read_key(&asked.key)?;
     let (mut cards, mut shut) = (Zeroizing::new(String::new()), 0_usize);
     let lines = input::sealed_cards(asked.file.as_deref())?;
-    cards.reserve(lines.len() * LINE); // never outgrown: growing leaves copies
+    let token = |line: &SealedLine| {
+        line.read.as_ref().ok().and_then(|(_, token)| Some(token.as_ref()?.as_str().len()))
+    };
+    // Never outgrown: growing leaves copies.
+    cards
+        .reserve(HEAD.len() + lines.iter().map(|line| LINE + token(line).unwrap_or_default()).sum::<usize>());
+    let with_tokens = lines.iter().any(|line| token(line).is_some());
+    if with_tokens {
+        cards.push_str(HEAD);
+    }
     for Line { number, read } in lines {
-        let opened = read.and_then(|card| {
+        let opened = read.and_then(|(card, token)| {
             let v1::SealedCard { enc, ciphertext, .. } = card;
             let opened = sealed::open_out(&key, &merchant, &recipient, &enc, &ciphertext);
-            opened.map_err(|_| "does not open with this key, merchant and recipient".to_owned())
+            let (pan, expiry) =
+                opened.map_err(|_| "does not open with this key, merchant and recipient".to_owned())?;
+            Ok((pan, expiry, token))
         });
         match opened {
-            Ok((pan, expiry)) => put(&mut cards, &pan, expiry),
+            Ok((pan, expiry, token)) => {
+                put(&mut cards, &pan, expiry, with_tokens.then(|| token.as_ref().map_or("", Token::as_str)));
+            }
             Err(why) => {
                 shut += 1;
                 output::note(&format!("line {number}: {why}"));
@@ -148,14 +163,20 @@ fn open(asked: &Open, out: Out) -> Result<(), Failure> {
     if shut > 0 { Err(Failure::refused(format_args!("{shut} lines were not opened"))) } else { Ok(()) }
 }
 
-/// The longest line of a card: 19 digits, a comma, `YYYY-MM`, a line break.
-const LINE: usize = 28;
+/// The names of the columns, as an import takes them.
+const HEAD: &str = "number,expiry,token\n";
 
-fn put(cards: &mut String, pan: &Pan, expiry: Option<CardExpiry>) {
+/// The longest line of a card, in bytes without its token: 19 digits, `YYYY-MM`, two commas, a line break.
+const LINE: usize = 19 + 7 + 3;
+
+fn put(cards: &mut String, pan: &Pan, expiry: Option<CardExpiry>, token: Option<&str>) {
     cards.push_str(std::str::from_utf8(pan.expose_digits()).unwrap_or_default());
     cards.push(',');
     if let Some(expiry) = expiry {
         let _always_written = write!(cards, "{:04}-{:02}", expiry.year(), expiry.month());
+    }
+    if let Some(token) = token {
+        let _always_written = write!(cards, ",{token}");
     }
     cards.push('\n');
 }
@@ -225,6 +246,19 @@ mod tests {
         open(&asked("bank", Some(cards.clone())), Out::new(false)).unwrap();
         assert_eq!(std::fs::read_to_string(&cards).unwrap(), "4111111111111111,\n");
         assert_eq!(std::fs::metadata(&cards).unwrap().permissions().mode() & 0o777, 0o600);
+        // Beside a token it stands in a file that an import reads.
+        let mut beside = line.clone();
+        beside["token"] = "tok_0123456789abcdefghijkl".into();
+        std::fs::write(&sealed, format!("{beside}\n{line}\n")).unwrap();
+        let joined = folder.path().join("joined.csv");
+        open(&asked("bank", Some(joined.clone())), Out::new(false)).unwrap();
+        assert_eq!(
+            std::fs::read_to_string(&joined).unwrap(),
+            "number,expiry,token\n4111111111111111,,tok_0123456789abcdefghijkl\n4111111111111111,,\n"
+        );
+        beside["token"] = "4111111111111111".into();
+        std::fs::write(&sealed, format!("{beside}\n")).unwrap();
+        assert!(open(&asked("bank", Some(folder.path().join("no.csv"))), Out::new(false)).is_err());
         assert!(open(&asked("other", Some(folder.path().join("none.csv"))), Out::new(false)).is_err());
         assert!(open(&asked("bank", None), Out::new(false)).is_err(), "a test has no terminal");
     }

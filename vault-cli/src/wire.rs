@@ -89,6 +89,7 @@ words! {
     AgreementType "AGREEMENT_TYPE_" ["recurring", "instalment", "unscheduled", "card_on_file"];
     RevealForm "REVEAL_FORM_" ["plain", "sealed_to_recipient", "masked"];
     TokenScheme "TOKEN_SCHEME_" ["random", "mixed", "opaque", "ff1"];
+    TokenSpaceState "TOKEN_SPACE_STATE_" ["roomy", "scarce", "nearly_full", "used_up"];
     TokenState "TOKEN_STATE_" ["active", "expired", "revoked", "disabled", "spent"];
     Novelty "NOVELTY_" ["created", "reused"];
     KeyKind "KEY_KIND_" [
@@ -110,6 +111,12 @@ words! {
 /// A moment in RFC 3339, UTC; none where none is told.
 pub(crate) fn moment(at: Option<&prost_types::Timestamp>) -> Option<String> {
     at.map(ToString::to_string)
+}
+
+/// A moment of this machine's clock in RFC 3339, to the second, UTC.
+pub(crate) fn moment_of(at: vault_core::time::Timestamp) -> String {
+    let seconds = i64::try_from(at.0 / 1_000).unwrap_or(i64::MAX);
+    prost_types::Timestamp { seconds, nanos: 0 }.to_string()
 }
 
 /// Reads a moment in RFC 3339, or a date, which means its beginning in UTC.

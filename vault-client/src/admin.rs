@@ -63,6 +63,10 @@ calls! {
     list_keys(ListKeysRequest) -> ListKeysResponse;
     /// Makes a new version of a key primary. [`ask::change`](crate::ask::change) makes the header.
     rotate_key(RotateKeyRequest) -> RotateKeyResponse;
+    /// Says how far the work behind rotations is.
+    get_key_work(GetKeyWorkRequest) -> GetKeyWorkResponse;
+    /// Destroys a data encryption key that no row is under any more.
+    destroy_key(DestroyKeyRequest) -> DestroyKeyResponse;
     /// Locks a merchant, a channel or a principal.
     set_lock(SetLockRequest) -> SetLockResponse;
     /// Lists locks, newest first.
@@ -81,6 +85,8 @@ calls! {
     explain_policy(ExplainPolicyRequest) -> ExplainPolicyResponse;
     /// Says how much of one space of tokens is used.
     get_token_space(GetTokenSpaceRequest) -> GetTokenSpaceResponse;
+    /// Lists the fullest spaces of tokens that the node knows.
+    list_token_spaces(ListTokenSpacesRequest) -> ListTokenSpacesResponse;
     /// Lists audit entries by the given filters.
     list_audit_entries(ListAuditEntriesRequest) -> ListAuditEntriesResponse;
     /// Proves that the entry of a receipt is in the log, and that the log has only grown since.

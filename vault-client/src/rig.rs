@@ -646,6 +646,7 @@ impl Admin for Desk {
 
     changes! {
         rotate_key(RotateKeyRequest) -> RotateKeyResponse;
+        destroy_key(DestroyKeyRequest) -> DestroyKeyResponse;
         set_lock(SetLockRequest) -> SetLockResponse;
         lift_lock(LiftLockRequest) -> LiftLockResponse;
         apply_policy(ApplyPolicyRequest) -> ApplyPolicyResponse;
@@ -654,12 +655,14 @@ impl Admin for Desk {
     looks! {
         get_status(GetStatusRequest) -> GetStatusResponse;
         list_keys(ListKeysRequest) -> ListKeysResponse;
+        get_key_work(GetKeyWorkRequest) -> GetKeyWorkResponse;
         list_locks(ListLocksRequest) -> ListLocksResponse;
         get_policy(GetPolicyRequest) -> GetPolicyResponse;
         check_policy(CheckPolicyRequest) -> CheckPolicyResponse;
         diff_policy(DiffPolicyRequest) -> DiffPolicyResponse;
         explain_policy(ExplainPolicyRequest) -> ExplainPolicyResponse;
         get_token_space(GetTokenSpaceRequest) -> GetTokenSpaceResponse;
+        list_token_spaces(ListTokenSpacesRequest) -> ListTokenSpacesResponse;
         list_audit_entries(ListAuditEntriesRequest) -> ListAuditEntriesResponse;
         prove_receipt(ProveReceiptRequest) -> ProveReceiptResponse;
         get_checkpoint(GetCheckpointRequest) -> GetCheckpointResponse;

@@ -4,18 +4,20 @@
 //! hash, which every batch expects and every checkpoint names. So a lock or a retired key is exact, not "soon", and a
 //! Control put back to older bytes is refused at start.
 
+mod keys;
+
 use std::collections::BTreeMap;
 
-use data_encoding::{BASE64, HEXLOWER};
 use ring::digest;
 use serde::{Deserialize, Serialize};
 
+pub use self::keys::{KeyRecord, Superseded};
 use crate::audit::tree::Hash;
 use crate::codec::{Reader, Torn, Writer};
 use crate::custody::{Custodian, CustodyBlock};
 use crate::envelope::{
-    self, Adm, Ctl, Dek, Fpk, Fpr, Idm, Idx, Kek, KeyId, KeyKind, KeyMaterial, KeyName, Log, Rcv, Ref, Root,
-    Trk, Wrapped, Wraps, ctx,
+    self, Ctl, Dek, Fpk, Fpr, Idm, Idx, Kek, KeyId, KeyKind, KeyMaterial as _, KeyName, Rcv, Ref, Root, Trk,
+    Wrapped, ctx,
 };
 use crate::error::Error;
 use crate::name::{ChannelName, FormatName, MerchantName, PrincipalName};
@@ -111,47 +113,6 @@ pub struct MadeFormat {
     pub format: Format,
 }
 
-/// A key's line in Control.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct KeyRecord {
-    /// Its number.
-    pub id: KeyId,
-    /// Its kind.
-    pub kind: KeyKind,
-    /// Whose; none for the vault's own.
-    pub merchant: Option<MerchantName>,
-    /// The how many-eth of its kind for that merchant, from 1.
-    pub version: u32,
-    /// Where it is in its life.
-    pub state: KeyState,
-    /// When it was made.
-    pub made_at: Timestamp,
-    /// Under which key it is wrapped; none if the custodian holds it.
-    pub under: Option<KeyId>,
-    /// The wrap, base64; empty if the custodian holds it, or once it is destroyed.
-    pub wrapped: String,
-    /// The key check value, hexadecimal.
-    pub check: String,
-}
-
-impl KeyRecord {
-    /// The name that its wrap is bound to.
-    #[must_use]
-    pub fn name(&self) -> KeyName<'_> {
-        let merchant = self.merchant.as_ref().map_or("", MerchantName::as_str);
-        KeyName { merchant, id: self.id, version: self.version }
-    }
-
-    /// Unwraps it under its parent.
-    pub fn unwrap<K: KeyMaterial, P: Wraps<K>>(&self, under: &P) -> Result<K, Error> {
-        let bytes = BASE64.decode(self.wrapped.as_bytes()).map_err(|_| Error::Custody)?;
-        let check = HEXLOWER.decode(self.check.as_bytes()).ok().and_then(|c| c.try_into().ok());
-        let wrapped = Wrapped { bytes, check: check.ok_or(Error::Custody)? };
-        envelope::unwrap(&wrapped, &self.name(), under).map_err(|_| Error::Custody)
-    }
-}
-
 /// What a lock is on.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "on", deny_unknown_fields)]
@@ -218,6 +179,7 @@ pub struct LogRecord {
 }
 
 /// The plain row that a vault begins with: enough to find the custodian's door, and nothing secret.
+#[derive(Clone)]
 pub struct Header {
     /// 16 random bytes that name the vault.
     pub vault: [u8; 16],
@@ -390,74 +352,6 @@ impl Control {
         vec![Write::Put(control_key(), row), Write::Put(epoch_key(), epoch.encode())]
     }
 
-    /// The active key of a kind.
-    #[must_use]
-    pub fn active(&self, kind: KeyKind, merchant: Option<&MerchantName>) -> Option<&KeyRecord> {
-        self.keys
-            .iter()
-            .rev()
-            .find(|k| k.kind == kind && k.merchant.as_ref() == merchant && k.state == KeyState::Active)
-    }
-
-    /// Notes a key that the custodian holds.
-    pub fn note_held(&mut self, kind: KeyKind, check: [u8; 8], now: Timestamp) -> KeyId {
-        self.note(kind, None, None, &Wrapped { bytes: Vec::new(), check }, now)
-    }
-
-    /// Draws a new key of a kind, wraps it under its parent, and makes it the active one; the one before is deactivated.
-    pub fn draw<K: KeyMaterial, P: Wraps<K>>(
-        &mut self,
-        merchant: Option<&MerchantName>,
-        under: (&P, KeyId),
-        now: Timestamp,
-    ) -> Result<(KeyId, K), Error> {
-        let key = K::generate()?;
-        let id = KeyId(self.next_key);
-        let version = self.next_version(K::KIND, merchant);
-        let name = KeyName { merchant: merchant.map_or("", MerchantName::as_str), id, version };
-        let wrapped = envelope::wrap(&key, &name, under.0)?;
-        self.note(K::KIND, merchant, Some(under.1), &wrapped, now);
-        Ok((id, key))
-    }
-
-    fn next_version(&self, kind: KeyKind, merchant: Option<&MerchantName>) -> u32 {
-        let same = self.keys.iter().filter(|k| k.kind == kind && k.merchant.as_ref() == merchant);
-        same.map(|k| k.version).max().unwrap_or(0).saturating_add(1)
-    }
-
-    fn note(
-        &mut self,
-        kind: KeyKind,
-        merchant: Option<&MerchantName>,
-        under: Option<KeyId>,
-        wrapped: &Wrapped,
-        now: Timestamp,
-    ) -> KeyId {
-        let version = self.next_version(kind, merchant);
-        for key in &mut self.keys {
-            // A merchant has a key of a slot per format and scope: a new one ends none but its own slot's (open_slot).
-            let alone = kind != KeyKind::Fpk;
-            if alone && key.kind == kind && key.merchant.as_ref() == merchant && key.state == KeyState::Active
-            {
-                key.state = KeyState::Deactivated;
-            }
-        }
-        let id = KeyId(self.next_key);
-        self.next_key = self.next_key.saturating_add(1);
-        self.keys.push(KeyRecord {
-            id,
-            kind,
-            merchant: merchant.cloned(),
-            version,
-            state: KeyState::Active,
-            made_at: now,
-            under,
-            wrapped: BASE64.encode(&wrapped.bytes),
-            check: HEXLOWER.encode(&wrapped.check),
-        });
-        id
-    }
-
     /// Puts a policy in force: gives numbers and keys to what is new, and refuses what would orphan what is old.
     pub fn apply(&mut self, policy: Policy, root: (&Root, KeyId), now: Timestamp) -> Result<(), Error> {
         policy.check()?;
@@ -578,12 +472,6 @@ impl Control {
             record.state = KeyState::Deactivated;
         }
         Ok(key)
-    }
-
-    /// The vault's own keys below the root: the first log's seed and the administration key.
-    pub fn add_own_keys(&mut self, root: (&Root, KeyId), now: Timestamp) -> Result<(KeyId, Log), Error> {
-        self.draw::<Adm, Root>(None, root, now)?;
-        self.draw::<Log, Root>(None, root, now)
     }
 
     /// Sets a lock; the caller seals and commits.

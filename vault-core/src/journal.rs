@@ -72,6 +72,8 @@ pub(crate) enum Filing {
     Refuse(Denial, Part),
     /// What the vault or an operator did.
     State(Statement, Part),
+    /// What the vault does to rows by itself, with the keys of one epoch: stale under any other.
+    Upkeep(Statement, Part, Changed),
 }
 
 /// What was written down.
@@ -323,7 +325,8 @@ impl Filing {
             Self::Enact(_, part, _)
             | Self::Disclose(_, _, part, _)
             | Self::Refuse(_, part)
-            | Self::State(_, part) => part,
+            | Self::State(_, part)
+            | Self::Upkeep(_, part, _) => part,
         }
     }
 
@@ -346,14 +349,14 @@ impl Filing {
         match self {
             Self::Enact(permit, ..) | Self::Disclose(permit, ..) => permit.who().clone(),
             Self::Refuse(denial, _) => denial.who().clone(),
-            Self::State(statement, _) => statement.who.clone(),
+            Self::State(statement, _) | Self::Upkeep(statement, ..) => statement.who.clone(),
         }
     }
 
     /// Whether it stands whatever changes meanwhile: what was refused or done is said under the epoch of its entry.
     fn stands(&self) -> bool {
         match self {
-            Self::Enact(..) | Self::Disclose(..) => false,
+            Self::Enact(..) | Self::Disclose(..) | Self::Upkeep(..) => false,
             Self::Refuse(..) | Self::State(..) => true,
         }
     }
@@ -402,6 +405,9 @@ impl Pending {
             }
             Filing::State(statement, part) => {
                 Self { statement, part, sealed: None, changed: None, stands, place }
+            }
+            Filing::Upkeep(statement, part, changed) => {
+                Self { statement, part, sealed: None, changed, stands, place }
             }
         }
     }

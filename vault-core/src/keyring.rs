@@ -12,13 +12,14 @@ use crate::aead::{self, Unopened, Xaes};
 use crate::codec::{Reader, Writer};
 use crate::control::{Control, KeyRecord};
 use crate::envelope::{
-    self, Adm, Dek, Esk, Fpk, Fpr, Idm, Idx, Kek, KeyId, KeyKind, KeyMaterial, Rcv, Root, Trk, ctx,
+    self, Adm, Esk, Fpk, Fpr, Idm, Idx, Kek, KeyId, KeyKind, KeyMaterial, Rcv, Root, Trk, ctx,
 };
 use crate::error::Error;
 use crate::hpke;
 use crate::journal::Disclosed;
 use crate::name::{ChannelName, FormatName, MerchantName, PrincipalName};
 use crate::network::Networks;
+use crate::outer::OuterKeys;
 use crate::pan::{MaskedPan, PADDED, Pan};
 use crate::pattern::Space;
 use crate::random::NoRandomness;
@@ -32,9 +33,6 @@ use crate::token::{MAX_TOKEN, Scheme, Token};
 use crate::value::Value;
 use crate::vaultless::{SLOTS, Served, Slot, slot_of};
 use crate::words::{KeyState, Kind, Ref};
-
-/// Version byte in front of every sealed row.
-const ROW_FORMAT: u8 = 1;
 
 /// Tokens are padded to a multiple of this before they are sealed, so that a ciphertext's length does not tell the scheme.
 const TOKEN_BUCKET: usize = 32;
@@ -119,8 +117,7 @@ pub struct Vaultless {
 
 struct MerchantKeys {
     name: MerchantName,
-    dek: KeyId,
-    deks: HashMap<KeyId, Dek>,
+    outer: OuterKeys,
     idx: Vec<Idx>,
     fpr: Vec<Fpr>,
     trk: KeyId,
@@ -173,16 +170,21 @@ impl Keyring {
     }
 
     /// The key of a token's card row: r1 = HMAC(IDX1, ctx("row") e(token)), r(n+1) = HMAC(IDX(n+1), ctx("row+") e(r(n))).
+    /// All vaultless tokens of one card in one format and scope have one row: the [`namesake`](MerchantKeys::namesake)'s.
     pub fn row_key(&self, merchant: MerchantId, token: &Token) -> Result<RowKey, Error> {
         let keys = self.of(merchant)?;
+        let namesake = keys.namesake(token);
+        let token = namesake.as_ref().unwrap_or(token);
         let message = ctx("row", keys.name()).e(token.as_bytes()).done();
         let first = keys.idx.first().ok_or_else(Error::internal)?.name_of(&message);
         Ok(RowKey(links(&keys.idx, first, "row+", keys.name(), Idx::name_of)))
     }
 
-    /// The record's name in the log: HMAC(REF, ctx("ref") e(token)).
+    /// The record's name in the log: HMAC(REF, ctx("ref") e(token)). One for one row, as [`row_key`](Self::row_key) says.
     pub fn reference(&self, merchant: MerchantId, token: &Token) -> Result<Ref, Error> {
         let keys = self.of(merchant)?;
+        let namesake = keys.namesake(token);
+        let token = namesake.as_ref().unwrap_or(token);
         Ok(Ref(keys.reference.name_of(&ctx("ref", keys.name()).e(token.as_bytes()).done())))
     }
 
@@ -620,13 +622,6 @@ impl Keyring {
         String::from_utf8(text.to_vec()).map_err(|_| Unopened)
     }
 
-    /// Which key protects a row, from its first bytes.
-    #[must_use]
-    pub fn key_of(bytes: &[u8]) -> Option<KeyId> {
-        let mut r = Reader::new(bytes);
-        (r.u8().ok()? == ROW_FORMAT).then(|| r.u32().ok().map(KeyId)).flatten()
-    }
-
     fn seal_outer(
         &self,
         merchant: MerchantId,
@@ -634,10 +629,7 @@ impl Keyring {
         key: &[u8; 16],
         plain: &[u8],
     ) -> Result<Vec<u8>, Error> {
-        let keys = self.of(merchant)?;
-        let dek = keys.deks.get(&keys.dek).ok_or_else(Error::internal)?;
-        let sealed = dek.seal(&outer_aad(keys.name(), kind, key, keys.dek), plain)?;
-        Ok(Writer::with_capacity(5 + sealed.len()).u8(ROW_FORMAT).u32(keys.dek.0).fixed(&sealed).done())
+        self.of(merchant)?.outer.seal(kind, key, plain)
     }
 
     fn open_outer(
@@ -647,10 +639,12 @@ impl Keyring {
         key: &[u8; 16],
         bytes: &[u8],
     ) -> Result<Zeroizing<Vec<u8>>, Unopened> {
-        let keys = self.merchants.get(&merchant).ok_or(Unopened)?;
-        let id = Self::key_of(bytes).ok_or(Unopened)?;
-        let dek = keys.deks.get(&id).ok_or(Unopened)?;
-        dek.open(&outer_aad(keys.name(), kind, key, id), bytes.get(5..).ok_or(Unopened)?)
+        self.merchants.get(&merchant).ok_or(Unopened)?.outer.open(kind, key, bytes)
+    }
+
+    /// A merchant's outer seals alone.
+    pub(crate) fn outer(&self, merchant: MerchantId) -> Result<&OuterKeys, Error> {
+        Ok(&self.of(merchant)?.outer)
     }
 }
 
@@ -670,8 +664,7 @@ impl MerchantKeys {
         let active = |kind| control.active(kind, Some(name)).ok_or(Error::Custody);
         let mut keys = Self {
             name: name.clone(),
-            dek: active(KeyKind::Dek)?.id,
-            deks: HashMap::new(),
+            outer: OuterKeys::unwrap(control, name, root)?,
             idx: Vec::new(),
             fpr: Vec::new(),
             trk: active(KeyKind::Trk)?.id,
@@ -689,9 +682,6 @@ impl MerchantKeys {
             let key = record.unwrap::<Fpk, Kek>(under(record)?)?;
             let slot = Slot::new(number, (slot.key, &key), slot.served(), &format);
             keys.slots.push(slot.map_err(|_| Error::Custody)?);
-        }
-        for record in alive(KeyKind::Dek) {
-            keys.deks.insert(record.id, record.unwrap(under(record)?)?);
         }
         for record in alive(KeyKind::Trk) {
             keys.trks.insert(record.id, record.unwrap(under(record)?)?);
@@ -719,6 +709,15 @@ impl MerchantKeys {
     fn slot_of(&self, token: &Token) -> Option<&Slot> {
         let number = slot_of(token, SLOTS)?;
         self.slots.get(usize::from(number).checked_sub(1)?)
+    }
+
+    /// The token whose name the record of a vaultless token of a later slot has: the one that the first slot of the same
+    /// format and scope makes of the same card. So what ends or restricts one token of a card ends or restricts those of
+    /// every slot, whenever it was opened. `None`: a token is its own namesake.
+    fn namesake(&self, token: &Token) -> Option<Token> {
+        let slot = self.slot_of(token)?;
+        let first = self.slots.iter().find(|other| other.served() == slot.served())?;
+        if first.number() == slot.number() { None } else { first.token(&slot.expose_pan(token)?) }
     }
 
     /// The newest slot of a format and scope.
@@ -806,10 +805,6 @@ fn request_message(label: &str, merchant: &str, request: &RequestKey<'_>) -> Wri
     let mut w = ctx(label, merchant);
     w.e(request.principal.as_str().as_bytes()).e(request.request_id).u32(request.item);
     w
-}
-
-fn outer_aad(merchant: &str, kind: u8, key: &[u8; 16], dek: KeyId) -> Vec<u8> {
-    ctx("seal", merchant).u8(kind).fixed(key).u32(dek.0).done()
 }
 
 /// Of a card ctx("pan"), row kind u8, record 16; of all else ctx("value"), row kind u8, kind u8, record 16.

@@ -9,9 +9,8 @@ use std::ops::RangeInclusive;
 
 use serde::Deserialize;
 use toml::Spanned;
-use zeroize::{Zeroize, Zeroizing};
 
-use crate::pan::{MAX_DIGITS, MIN_DIGITS, Pan, holds_card_number};
+use crate::pan::{MAX_DIGITS, MIN_DIGITS, Pan, any_digits, holds_card_number};
 
 /// The most digits of a prefix: an issuer identification number (ISO/IEC 7812-1:2017).
 pub const MAX_PREFIX: usize = 8;
@@ -153,61 +152,14 @@ impl Networks {
     }
 }
 
-/// Whether bytes of any kind hold a card number that somebody issues: a maximal run of `shortest` to 19 digits that passes
-/// the Luhn check and that a network claims. Runs are taken both with single spaces and hyphens between two digits
-/// ignored and without. Digits that no network claims are no card number here: other numbers pass the Luhn check too.
+/// Whether bytes of any kind hold a card number that somebody issues: `shortest` to 19 digits between two group boundaries
+/// that pass the Luhn check and that a network claims, see [`any_digits`]. Digits that no network claims are no card number
+/// here: other numbers pass the Luhn check too.
 #[must_use]
 pub fn holds_issued_card(bytes: &[u8], shortest: usize, networks: &Networks) -> bool {
-    let issued = |run: &[u8]| {
-        (shortest.max(MIN_DIGITS)..=MAX_DIGITS).contains(&run.len())
-            && Pan::parse(run).is_ok_and(|pan| networks.find(&pan).is_some())
-    };
-    let (mut grouped, mut plain) = (Digits::default(), Digits::default());
-    let mut after_digit = false;
-    for &byte in bytes.iter().chain(&[0]) {
-        if byte.is_ascii_digit() {
-            grouped.push(byte);
-            plain.push(byte);
-            after_digit = true;
-            continue;
-        }
-        let groups_go_on = after_digit && matches!(byte, b' ' | b'-');
-        if issued(plain.run()) || (!groups_go_on && issued(grouped.run())) {
-            return true;
-        }
-        plain.clear();
-        if !groups_go_on {
-            grouped.clear();
-        }
-        after_digit = false;
-    }
-    false
-}
-
-/// A run of digits as it grows; one that is longer than a card number is only counted.
-#[derive(Default)]
-struct Digits {
-    kept: Zeroizing<[u8; MAX_DIGITS]>,
-    length: usize,
-}
-
-impl Digits {
-    fn push(&mut self, digit: u8) {
-        if let Some(place) = self.kept.get_mut(self.length) {
-            *place = digit;
-        }
-        self.length = self.length.saturating_add(1);
-    }
-
-    /// The digits; none of a run that is longer than a card number.
-    fn run(&self) -> &[u8] {
-        self.kept.get(..self.length).unwrap_or_default()
-    }
-
-    fn clear(&mut self) {
-        self.kept.zeroize();
-        self.length = 0;
-    }
+    any_digits(bytes, |run| {
+        run.len() >= shortest && Pan::parse(run).is_ok_and(|pan| networks.find(&pan).is_some())
+    })
 }
 
 #[derive(Deserialize)]

@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-use zeroize::Zeroize;
+use zeroize::{Zeroize, Zeroizing};
 
 use crate::codec::{Reader, Torn, Writer};
 use crate::secret::same_bytes;
@@ -545,50 +545,44 @@ pub fn luhn_valid(digits: &[u8]) -> bool {
     luhn_sum(digits) == 0
 }
 
-/// Whether a free text holds a card number: a maximal run of 12 to 19 digits that passes the Luhn check, both with single
-/// spaces and hyphens between two digits ignored and without: `12-4111...` holds one too. A longer run is no card.
+/// Whether a free text holds a card number: 12 to 19 digits between two group boundaries that pass the Luhn check, see
+/// [`any_digits`].
 #[must_use]
 pub fn holds_card_number(text: &str) -> bool {
-    let (mut grouped, mut plain) = (Run::default(), Run::default());
-    let mut after_digit = false;
-    for byte in text.bytes() {
+    any_digits(text.as_bytes(), luhn_valid)
+}
+
+/// Whether some digits of a text are what is looked for: 12 to 19 of them between two group boundaries. Groups are digits,
+/// joined by a single space or hyphen between two. So neither a date behind a number nor another number beside it hides
+/// it; of a longer group no part is taken.
+pub(crate) fn any_digits(text: &[u8], mut sought: impl FnMut(&[u8]) -> bool) -> bool {
+    if text.iter().filter(|byte| byte.is_ascii_digit()).count() < MIN_DIGITS {
+        return false;
+    }
+    let mut digits = Zeroizing::new(Vec::with_capacity(text.len())); // never outgrown: it may hold a card number
+    let mut groups: Vec<usize> = Vec::new();
+    let mut within = false;
+    for byte in text.iter().chain(&[0]) {
         if byte.is_ascii_digit() {
-            (grouped, plain) = (grouped.then(byte), plain.then(byte));
-            after_digit = true;
+            if !within {
+                groups.push(digits.len());
+            }
+            digits.push(*byte);
+            within = true;
             continue;
         }
-        let groups_go_on = after_digit && matches!(byte, b' ' | b'-');
-        if plain.is_card() || (!groups_go_on && grouped.is_card()) {
+        let ended = std::mem::take(&mut within);
+        let near = groups.iter().rev().filter_map(|from| digits.get(*from..));
+        let mut near = near.take_while(|run| run.len() <= MAX_DIGITS).filter(|run| run.len() >= MIN_DIGITS);
+        if ended && near.any(&mut sought) {
             return true;
         }
-        plain = Run::default();
-        if !groups_go_on {
-            grouped = Run::default();
+        if !ended || !matches!(byte, b' ' | b'-') {
+            digits.zeroize();
+            groups.clear();
         }
-        after_digit = false;
     }
-    grouped.is_card() || plain.is_card()
-}
-
-/// A run of digits as it grows.
-#[derive(Default, Clone, Copy)]
-struct Run {
-    luhn: Luhn,
-    length: usize,
-}
-
-impl Run {
-    fn then(self, digit: u8) -> Self {
-        Self { luhn: self.luhn.then(digit), length: self.length + 1 }
-    }
-
-    fn is_card(self) -> bool {
-        is_card(self.length, self.luhn)
-    }
-}
-
-fn is_card(length: usize, luhn: Luhn) -> bool {
-    (MIN_DIGITS..=MAX_DIGITS).contains(&length) && luhn.sum == 0
+    false
 }
 
 /// A Luhn sum that grows from the left: the sum if the digit just added is the last, and if it is the one before that.
@@ -942,6 +936,11 @@ mod tests {
             "4111111111111111 1111",
             "4111111111111111-5",
             "12-4111111111111111",
+            // Nor does a date, a code or another number.
+            "4111 1111 1111 1111 12/27",
+            "4111111111111111 1227 123",
+            "12 27 4111-1111-1111-1111",
+            "4111111111111112 4111111111111111 4111111111111112",
         ] {
             assert!(holds_card_number(card), "{card}");
         }
@@ -1023,19 +1022,22 @@ mod tests {
 
         #[test]
         fn the_scan_finds_what_a_plain_search_finds(text in "[0-2 x-]{0,40}") {
-            // Join digits over single separators, then look at every run.
-            let bytes = text.as_bytes();
-            let mut joined = String::new();
-            for (n, byte) in bytes.iter().enumerate() {
-                let digit = |n: Option<usize>| n.and_then(|n| bytes.get(n)).is_some_and(u8::is_ascii_digit);
-                let single = matches!(byte, b' ' | b'-') && digit(n.checked_sub(1)) && digit(Some(n + 1));
-                if !single {
-                    joined.push(if byte.is_ascii_digit() { char::from(*byte) } else { '|' });
-                }
-            }
+            // Join groups over single separators, then look at all groups that stand side by side.
             let card = |run: &str| (12..=19).contains(&run.len()) && by_the_book(run.as_bytes()) == 0;
-            let bare = |c: char| !c.is_ascii_digit();
-            let plain = joined.split('|').any(card) || text.split(bare).any(card);
+            let apart = text.split('x').flat_map(|part| {
+                let mut lists = vec![Vec::new()];
+                for (n, group) in part.split([' ', '-']).enumerate() {
+                    // Nothing between two separators: they are not single.
+                    if group.is_empty() && n > 0 {
+                        lists.push(Vec::new());
+                    }
+                    lists.last_mut().unwrap().extend((!group.is_empty()).then_some(group));
+                }
+                lists
+            });
+            let plain = apart.into_iter().any(|groups: Vec<&str>| {
+                (0..groups.len()).any(|from| (from..groups.len()).any(|to| card(&groups[from..=to].concat())))
+            });
             prop_assert_eq!(holds_card_number(&text), plain);
         }
     }

@@ -184,6 +184,16 @@ impl Space {
         }
     }
 
+    /// Characters of its tokens; 0 of opaque ones, which are all of one length.
+    #[must_use]
+    pub fn length(&self) -> usize {
+        match self {
+            Self::Number(shape) if shape.scheme() != Scheme::Opaque => shape.length(),
+            Self::Pattern(pattern) => pattern.places.len(),
+            Self::Number(_) | Self::Opaque(_) => 0,
+        }
+    }
+
     /// Draws a token, each as likely as any other; `draw` as for [`Shape::draw`].
     pub fn draw(
         &self,

@@ -183,7 +183,9 @@ impl Admitted {
         }
         let most = self.allowing().map(|g| g.shows(to)).max().ok_or(Refusal::WrongPurpose)?;
         let sealed_only = to.is_none() && self.denying().any(|g| g.sealed_only);
-        Ok(if sealed_only { most.min(Show::Masked) } else { most })
+        // Who takes all cards elsewhere has none of them on the way.
+        let leaves = self.purpose == Purpose::Export && !matches!(to, Some(Outlet::Recipient(_)));
+        Ok(if sealed_only || leaves { most.min(Show::Masked) } else { most })
     }
 
     /// Whether a card number may go out in the clear at all where another rule would let it go sealed: asked before
@@ -347,8 +349,11 @@ impl Admitted {
         if card.row.vaultless && !self.is_vaultless() {
             return deny(Refusal::VaultlessNotAllowed);
         }
-        // An expired token may still be revoked: that is how its card number goes for good.
-        let ends = matches!(self.action, Action::Revoke | Action::DeleteCard | Action::EraseSubject);
+        // An expired token may still be revoked: that is how its card number goes for good. So does its security code.
+        let ends = matches!(
+            self.action,
+            Action::Revoke | Action::DeleteCard | Action::EraseSubject | Action::CompleteAuthorization
+        );
         if card.is_expired(presented.now) && !ends {
             return deny(Refusal::Expired);
         }
@@ -416,19 +421,14 @@ impl Admitted {
         row.standing.spent.filter(|spent| !rereads(*spent)).map(|_| Refusal::AlreadyUsed)
     }
 
-    /// Asks to turn a vaultless token of an old slot into the current one, whose record and row version are given.
-    pub fn permit_upgrade(
-        &self,
-        card: &Card,
-        presented: &Presented,
-        (record, version): (Ref, u32),
-    ) -> Result<Permit, Denial> {
-        let from = card.row.record;
+    /// Asks to turn a vaultless token of an old slot into the current one: both have one record.
+    pub fn permit_upgrade(&self, card: &Card, presented: &Presented) -> Result<Permit, Denial> {
+        let (record, version) = (card.row.record, card.row.version);
         if self.action != Action::Upgrade {
-            return Err(self.deny(Refusal::ActionNotAllowed, Some(from)));
+            return Err(self.deny(Refusal::ActionNotAllowed, Some(record)));
         }
         self.may_use(card, presented, None)?;
-        let event = Event::Upgraded { record, version, from, redelivered: presented.again };
+        let event = Event::Upgraded { record, version, redelivered: presented.again };
         Ok(self.permit(record, Show::Nothing, event))
     }
 
@@ -651,8 +651,10 @@ impl Grant {
         if whole { self.show } else { self.show.min(Show::Masked) }
     }
 
+    /// To leave with the cards is a right of its own: a rule that allows a thing for every purpose does not give it.
     fn covers(&self, purpose: Purpose) -> bool {
-        self.purposes.is_empty() || self.purposes.contains(&purpose)
+        let every = self.purposes.is_empty() && (self.effect == Effect::Deny || purpose != Purpose::Export);
+        every || self.purposes.contains(&purpose)
     }
 }
 
@@ -1036,6 +1038,11 @@ impl Rules {
         }
         if !rules.iter().any(|g| g.effect == Effect::Allow && g.show >= asked.show) {
             return Err(deny(&subject, Refusal::ActionNotAllowed, 0));
+        }
+        // Depends on no token, so who has not this right is told so at once, for the whole request.
+        let exports = |g: &Grant| g.effect == Effect::Allow && g.covers(Purpose::Export);
+        if asked.purpose == Purpose::Export && !rules.iter().any(exports) {
+            return Err(deny(&subject, Refusal::WrongPurpose, 0));
         }
         Ok(Admitted {
             subject,

@@ -192,8 +192,13 @@ impl Standing {
     }
 }
 
-/// The most cards that a token stood for before its own: bounds a row. A fifth pushes the oldest out.
-pub const MAX_EARLIER: usize = 4;
+/// The most cards that a token stood for before its own and that are kept: bounds a row. With as many, none takes its card's
+/// place until the oldest one's retention is over.
+pub const MAX_EARLIER: usize = 8;
+
+/// A token has as many earlier cards within their retention as are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Crowded;
 
 /// A card that a token stood for until another took its place: still there for refunds and disputes.
 #[derive(Clone, PartialEq, Eq)]
@@ -416,12 +421,23 @@ impl Row {
         })
     }
 
-    /// Puts another card in the place of its card, which is kept as an earlier one. Tells the row of the card's retention.
-    pub fn replace(&mut self, by: [u8; 16], reason: ReplaceReason, now: Timestamp, new: NewFace) {
+    /// Puts another card in the place of its card, which is kept as an earlier one until its retention ends.
+    ///
+    /// Errors: [`Crowded`], with the row as it was.
+    pub fn replace(
+        &mut self,
+        by: [u8; 16],
+        reason: ReplaceReason,
+        now: Timestamp,
+        new: NewFace,
+    ) -> Result<(), Crowded> {
         let kept_until = now.plus_days(RETENTION_DAYS);
         let NewFace { mask, network, card_expiry, inner } = new;
+        if self.earlier.iter().filter(|earlier| now < earlier.kept_until).count() >= MAX_EARLIER {
+            return Err(Crowded);
+        }
         // Of cards alone: the caller has looked.
-        let (Mask::Card(before), Some(_)) = (&mut self.mask, &self.inner) else { return };
+        let (Mask::Card(before), Some(_)) = (&mut self.mask, &self.inner) else { return Ok(()) };
         let before = std::mem::replace(before, mask);
         if let Some(old) = self.inner.replace(inner) {
             let before = Earlier {
@@ -435,10 +451,11 @@ impl Row {
                 kept_until,
                 inner: old,
             };
+            self.earlier.retain(|earlier| now < earlier.kept_until);
             self.earlier.insert(0, before);
-            self.earlier.truncate(MAX_EARLIER);
             self.generation = self.generation.saturating_add(1);
         }
+        Ok(())
     }
 
     /// Of what kind the value is.
@@ -686,19 +703,27 @@ mod tests {
             card_expiry: None,
             inner: InnerSeal { sealed: [byte; 35].into(), ..seal() },
         };
-        for (n, day) in [(1, 10), (2, 20), (3, 30), (4, 40), (5, 50)] {
-            row.replace([n; 16], ReplaceReason::Lost, Timestamp(0).plus_days(day), face(n));
-        }
-        assert_eq!((row.earlier.len(), row.generation), (MAX_EARLIER, 5));
-        let card = Card { merchant: MerchantId(1), row };
         let day = |n| Timestamp(0).plus_days(n);
+        for n in 1..=8_u8 {
+            let now = day(u32::from(n) * 10);
+            assert_eq!(row.replace([n; 16], ReplaceReason::Lost, now, face(n)), Ok(()));
+        }
+        assert_eq!((row.earlier.len(), row.generation), (MAX_EARLIER, 8));
+        // No card is dropped before its time: there is no place for a ninth until the first one's retention is over.
+        let mut ninth = row.clone();
+        let mut replace = |at| ninth.replace([9; 16], ReplaceReason::Lost, at, face(9));
+        assert_eq!((replace(day(90)), replace(day(549))), (Err(Crowded), Err(Crowded)));
+        assert_eq!(replace(day(550)), Ok(()));
+        assert_eq!((ninth.earlier.len(), ninth.generation), (MAX_EARLIER, 9));
+        let card = Card { merchant: MerchantId(1), row };
         for (then, now, found) in [
-            (60, 60, Ok(5)),
-            (50, 60, Ok(5)),
-            (49, 60, Ok(4)),
-            (20, 60, Ok(2)),
-            (10, 60, Ok(1)),
-            (9, 60, Err(NotKept)), // pushed out by the fifth
+            (80, 90, Ok(8)),
+            (79, 90, Ok(7)),
+            (50, 90, Ok(5)),
+            (49, 90, Ok(4)),
+            (20, 90, Ok(2)),
+            (10, 90, Ok(1)),
+            (9, 90, Ok(seal().sealed[0])),
             (10, 20 + 540, Err(NotKept)),
             (20, 20 + 540, Ok(2)),
             (49, 50 + 540, Err(NotKept)),

@@ -243,7 +243,7 @@ pub struct Rule {
     pub principals: Vec<PrincipalName>,
     /// What.
     pub actions: Vec<Action>,
-    /// What for; empty means for every purpose.
+    /// What for; empty means for every purpose, but for `export` in a rule that allows: that one is always named.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub purposes: Vec<Purpose>,
     /// The most that an answer shows of a card number.

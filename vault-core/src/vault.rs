@@ -4,6 +4,7 @@
 //! journal puts that on disk, the keyring opens the card. A step that finds its premises gone (a lock was set, another
 //! request was first) makes the verb decide anew, a bounded number of times.
 
+mod amend;
 mod blocking;
 mod cards;
 mod codes;
@@ -16,6 +17,8 @@ mod life;
 mod operate;
 mod replace;
 mod request;
+mod resealing;
+mod rotate;
 mod running;
 mod seal;
 mod space;
@@ -36,18 +39,20 @@ pub use customers::MAX_LISTED;
 pub use operate::{KeyLine, MAX_ENTRIES, MAX_NOTE, PolicyChange, Status};
 pub use request::{
     AttributesUpdate, Brought, CardToDelete, ChangedToken, CodeHeld, CodeRead, Completed, Context, Deleted,
-    Detokenized, EarlierCard, Erased, Fingerprinted, Header, Inspected, Listed, ListedToken, MAX_BATCH,
-    MAX_CONTEXT, NewCard, Replaced, Replacement, RequestId, Reveal, Revealed, Revocation, RevokedToken,
-    SealedNewCard, SealingKey, TokenStanding, Tokenized, Translation, UpgradedToken, Wanted,
+    Detokenized, EarlierCard, Erased, Fingerprinted, GivenCard, Header, Inspected, Listed, ListedToken,
+    MAX_BATCH, MAX_CONTEXT, NewCard, Outgoing, Replaced, Replacement, RequestId, Reveal, Revealed,
+    Revocation, RevokedToken, SealedNewCard, SealingKey, TokenStanding, Tokenized, Translation,
+    UpgradedToken, Wanted,
 };
-pub use space::SpaceUse;
+pub use resealing::{RESEAL_PAGE, ResealProgress, ResealStep};
+pub use space::{FormatSpaces, KnownSpace, NEARLY_FULL_PERCENT, SCARCE_PERCENT, SpaceState, SpaceUse};
 pub use verify::{Finding, StoreReport};
 
 use crate::audit::entry::{Event, Who};
 use crate::audit::note::{LogSigner, Origin};
 use crate::control::{Control, Epoch, Header as VaultHeader, LogRecord, control_key, epoch_key, header_key};
 use crate::custody::Custodian;
-use crate::envelope::{Ctl, Esk, KeyId, KeyKind, KeyMaterial, Log, Root, Wrapped};
+use crate::envelope::{Ctl, Esk, KeyId, KeyKind, KeyMaterial, Log, Root};
 use crate::error::Error;
 use crate::journal::{self, Filing, Journal, Opening};
 use crate::keyring::Keyring;
@@ -97,6 +102,21 @@ struct State {
     epoch: Epoch,
     rules: Rules,
     keyring: Keyring,
+    top: Arc<Top>,
+}
+
+/// What stands above Control: the header row as it is, and the two keys that it leads to.
+struct Top {
+    header: VaultHeader,
+    root: Arc<Root>,
+    ctl: Arc<Ctl>,
+}
+
+impl Top {
+    /// The root and its number, as what is wrapped under it needs them.
+    fn root(&self) -> (&Root, KeyId) {
+        (&self.root, self.header.root.0)
+    }
 }
 
 struct Inner {
@@ -108,10 +128,10 @@ struct Inner {
     recent: Arc<RecentRows>,
     running: running::Running,
     codes: codes::Cells,
+    spaces: space::Watch,
     changing: tokio::sync::Mutex<()>,
+    resealing: tokio::sync::Mutex<resealing::Resealing>,
     vault: [u8; 16],
-    root: (KeyId, Root),
-    ctl: (KeyId, Ctl),
     esk: Arc<(KeyId, Esk)>,
 }
 
@@ -153,7 +173,7 @@ impl Vault {
             vault,
             custody: vec![custodian.wrap(root.secret(), KeyKind::Root, &vault)?],
             root: (root_id, 1),
-            ctl: (ctl_id, 1, wrapped(&control, ctl_id)?),
+            ctl: (ctl_id, 1, control.wrap_of(ctl_id)?),
         };
         let (row, epoch) = control.seal(&vault, ctl_id, &ctl)?;
         let mut writes = Control::writes(row, &epoch);
@@ -202,7 +222,8 @@ impl Vault {
             recent: recent.clone(),
         })?;
         let version = control.version;
-        let state = RwLock::new(Arc::new(State { control, epoch, rules, keyring }));
+        let (id, top) = (header.vault, Arc::new(Top { header, root: root.into(), ctl: ctl.into() }));
+        let state = RwLock::new(Arc::new(State { control, epoch, rules, keyring, top }));
         let vault = Self {
             inner: Arc::new(Inner {
                 store,
@@ -213,10 +234,10 @@ impl Vault {
                 recent,
                 running: running::Running::default(),
                 codes: codes::Cells::default(),
+                spaces: space::Watch::default(),
                 changing: tokio::sync::Mutex::new(()),
-                vault: header.vault,
-                root: (header.root.0, root),
-                ctl: (header.ctl.0, ctl),
+                resealing: tokio::sync::Mutex::default(),
+                vault: id,
                 esk,
             }),
         };
@@ -273,13 +294,6 @@ impl Vault {
 
 fn signer(vault: &[u8; 16], seed: &Log) -> Result<LogSigner, Error> {
     LogSigner::from_seed(origin(vault, FIRST_LOG)?, seed.secret()).map_err(|_| Error::internal())
-}
-
-fn wrapped(control: &Control, key: KeyId) -> Result<Wrapped, Error> {
-    let record = control.keys.iter().find(|k| k.id == key).ok_or_else(Error::internal)?;
-    let bytes = data_encoding::BASE64.decode(record.wrapped.as_bytes()).map_err(|_| Error::internal())?;
-    let check = data_encoding::HEXLOWER.decode(record.check.as_bytes()).map_err(|_| Error::internal())?;
-    Ok(Wrapped { bytes, check: check.try_into().map_err(|_| Error::internal())? })
 }
 
 fn founding_commit(store: &Arc<dyn Store>, batch: &crate::store::Batch) -> Result<(), Error> {

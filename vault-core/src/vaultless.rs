@@ -11,7 +11,7 @@ use crate::envelope::{Fpk, KeyId, KeyMaterial};
 use crate::ff1::{Decimal, Ff1Error, schedule};
 use crate::pan::{Keep, MAX_DIGITS, MIN_DIGITS, Pan, luhn_sum};
 use crate::record::{ChannelId, FormatId};
-use crate::token::{Scheme, Token, TokenFormat};
+use crate::token::{Scheme, Scope, Token, TokenFormat};
 
 /// How many slots a merchant has in its whole life, if it has any: a merchant's `ff1_slots` is this or zero. Sums 1 to 5
 /// are theirs, and four are left to tokens that have a row.
@@ -30,6 +30,16 @@ pub struct Served {
 }
 
 impl Served {
+    /// What serves a format on a channel: of channel scope that channel alone.
+    #[must_use]
+    pub fn of(format: FormatId, scope: Scope, channel: ChannelId) -> Self {
+        let channel = match scope {
+            Scope::Merchant => None,
+            Scope::Channel => Some(channel),
+        };
+        Self { format, channel }
+    }
+
     /// The scope's number in the tweak: a channel's, which begin at 1, or zero.
     fn scope(self) -> u32 {
         self.channel.map_or(0, |channel| channel.0)
@@ -196,7 +206,7 @@ mod tests {
     use crate::network::Networks;
     use crate::pan::luhn_valid;
     use crate::secret::Secret32;
-    use crate::token::{Reuse, Scope, Shape, default_vaultless_keep, vaultless_keep_allowed};
+    use crate::token::{Reuse, Shape, default_vaultless_keep, vaultless_keep_allowed};
 
     fn key(seed: u8) -> Fpk {
         Fpk::from_secret(Secret32::filled_by(|bytes| bytes.fill(seed)))

@@ -168,7 +168,7 @@ words! {
         NetworkTokenProvisioning = 11 "network_token_provisioning",
         /// Build the files that move money between banks.
         Settlement = 12 "settlement",
-        /// Leave with one's cards for another provider.
+        /// Leave with one's cards for another provider: no rule gives it that does not name it, and in the clear none does.
         Export = 13 "export",
     }
 

@@ -12,9 +12,10 @@ use tokio::sync::mpsc;
 use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
-use vault_core::audit::entry::{AuditEntry, Event, Outlet, Who};
+use vault_core::audit::entry::{AuditEntry, ControlChange, Event, Outlet, Who};
+use vault_core::audit::receipt::Receipt;
 use vault_core::control::{Lock, LockTarget};
-use vault_core::envelope::KeyKind;
+use vault_core::envelope::{KeyId, KeyKind};
 use vault_core::error::Error;
 use vault_core::iban::Country;
 use vault_core::name::{ChannelName, FormatName, MerchantName, PrincipalName, RecipientName};
@@ -22,7 +23,7 @@ use vault_core::plan::Kept;
 use vault_core::policy::{Asked, Caller, MAX_POLICY, Policy};
 use vault_core::sealed::PERIOD_DAYS;
 use vault_core::time::{Clock, Timestamp};
-use vault_core::vault::{self, KeyLine, MAX_ENTRIES, RequestId, SpaceUse, Vault};
+use vault_core::vault::{self, KeyLine, KnownSpace, MAX_ENTRIES, RequestId, SpaceState, Vault};
 use vault_core::words::{Action, Initiator, KeyState, LockReason, Purpose, RecordChange, Ref, Show};
 use vault_proto::status::{Failure, Reason};
 use vault_proto::v1;
@@ -30,6 +31,7 @@ use vault_proto::v1;
 use crate::failure::status;
 use crate::identity::PeerCertificate;
 use crate::metrics::{Door, Metrics};
+use crate::settings::CustodianSettings;
 use crate::tls::Tls;
 use crate::wire;
 
@@ -46,6 +48,7 @@ const WALKS: usize = 2;
 #[derive(Clone)]
 pub struct AdminService {
     vault: Vault,
+    custodian: CustodianSettings,
     started_at: Timestamp,
     clock: Arc<dyn Clock>,
     doors: Vec<(&'static str, Arc<Tls>)>,
@@ -88,16 +91,19 @@ impl From<Refused> for Status {
 }
 
 impl AdminService {
-    /// Administers `vault`; `doors` are the listeners whose certificates the status tells of.
+    /// Administers `vault`; `doors` are the listeners whose certificates the status tells of; `custodian` is asked when the
+    /// root rotates.
     #[must_use]
     pub fn new(
         vault: Vault,
         clock: Arc<dyn Clock>,
         doors: Vec<(&'static str, Arc<Tls>)>,
         metrics: Arc<Metrics>,
+        custodian: CustodianSettings,
     ) -> Self {
         let started_at = clock.now();
         Self {
+            custodian,
             vault,
             started_at,
             clock,
@@ -232,6 +238,7 @@ fn key(line: &KeyLine) -> v1::Key {
         created_at: Some(wire::timestamp(line.made_at)),
         expires_at: period.map(|days| wire::timestamp(line.made_at.plus_days(days))),
         wrapped_by: line.under.map_or_else(|| "custodian".to_owned(), |id| id.0.to_string()),
+        rows: line.drained_at.map(|_| 0),
         ..v1::Key::default()
     }
 }
@@ -309,6 +316,28 @@ fn paged<T>(all: Vec<T>, size: u32, token: &str) -> Result<(Vec<T>, String), Err
     let next = from.saturating_add(page.len());
     let more = next < total;
     Ok((page, if more { to_page(u64::try_from(next).unwrap_or(u64::MAX)) } else { String::new() }))
+}
+
+fn space_state(state: SpaceState) -> v1::TokenSpaceState {
+    match state {
+        SpaceState::Roomy => v1::TokenSpaceState::Roomy,
+        SpaceState::Scarce => v1::TokenSpaceState::Scarce,
+        SpaceState::NearlyFull => v1::TokenSpaceState::NearlyFull,
+        SpaceState::UsedUp => v1::TokenSpaceState::UsedUp,
+    }
+}
+
+fn token_space(known: &KnownSpace) -> v1::TokenSpace {
+    v1::TokenSpace {
+        merchant: known.merchant.to_string(),
+        format: known.format.to_string(),
+        token_length: u32::try_from(known.space.length).unwrap_or(u32::MAX),
+        space: known.space.id.to_vec(),
+        tokens: known.space.tokens.to_string(),
+        used: known.space.used,
+        left: known.space.left().to_string(),
+        state: space_state(known.state).into(),
+    }
 }
 
 fn seconds(from: Timestamp, to: Timestamp) -> prost_types::Duration {
@@ -395,10 +424,9 @@ fn entry(log: &str, index: u64, leaf: Vec<u8>, entry: &AuditEntry) -> v1::AuditE
             };
             (change.as_str(), Some(action))
         }
-        Event::Upgraded { record, from, redelivered, .. } => {
+        Event::Upgraded { record, redelivered, .. } => {
             told.record = record.0.to_vec();
             told.outcome = outcome(*redelivered).into();
-            told.details.insert("from".to_owned(), from.to_string());
             ("upgraded", Some(Action::Upgrade))
         }
         Event::Replaced { record, reason, .. } => {
@@ -454,8 +482,11 @@ fn entry(log: &str, index: u64, leaf: Vec<u8>, entry: &AuditEntry) -> v1::AuditE
             told.outcome = v1::AuditOutcome::Refused.into();
             ("refusals_counted", Some(*action))
         }
-        Event::ControlChanged { version, .. } => {
+        Event::ControlChanged { version, change, .. } => {
             told.details.insert("version".to_owned(), version.to_string());
+            if let ControlChange::KeyDrained { key } = change {
+                told.details.insert("drained_key".to_owned(), key.to_string());
+            }
             ("control_changed", None)
         }
         Event::Consulted { action } => ("consulted", Some(*action)),
@@ -465,6 +496,11 @@ fn entry(log: &str, index: u64, leaf: Vec<u8>, entry: &AuditEntry) -> v1::AuditE
         Event::Swept { rows } => {
             told.details.insert("rows".to_owned(), rows.to_string());
             ("swept", None)
+        }
+        Event::Resealed { key, rows } => {
+            told.details.insert("key".to_owned(), key.to_string());
+            told.details.insert("rows".to_owned(), rows.to_string());
+            ("resealed", None)
         }
     };
     kind.clone_into(&mut told.kind);
@@ -554,28 +590,21 @@ impl AdminService {
         let operator = self.operator(&request, Action::RotateKey).await?;
         let asked = request.into_inner();
         let rotate = || async {
-            let kind = match asked.kind() {
-                v1::KeyKind::Fpk => return self.rotate_ff1(&operator, &asked).await,
-                v1::KeyKind::Dek | v1::KeyKind::Rcv
-                    if !asked.format.is_empty() || !asked.channel.is_empty() =>
-                {
-                    return Err(Error::malformed("format", "and channel are for the kind fpk alone").into());
-                }
-                v1::KeyKind::Dek => KeyKind::Dek,
-                v1::KeyKind::Rcv => KeyKind::Rcv,
-                v1::KeyKind::Unspecified => return Err(Error::malformed("kind", "is required").into()),
-                _ => return Err(Error::Unimplemented { what: "rotating a key of this kind" }.into()),
-            };
-            let merchant = named(&asked.merchant, "merchant", MerchantName::parse)?;
+            let kind = asked.kind();
+            if kind == v1::KeyKind::Fpk {
+                return self.rotate_ff1(&operator, &asked).await;
+            }
+            if !asked.format.is_empty() || !asked.channel.is_empty() {
+                return Err(Error::malformed("format", "and channel are for the kind fpk alone").into());
+            }
+            let merchant = optional(&asked.merchant, |text| named(text, "merchant", MerchantName::parse))?;
             let previous = self.vault.keys().into_iter().rev().find(|k| {
-                k.kind == kind && k.merchant.as_ref() == Some(&merchant) && k.state == KeyState::Active
+                i32::from(k.kind as u8) == i32::from(kind)
+                    && k.merchant == merchant
+                    && k.state == KeyState::Active
             });
-            let epoch = expected(asked.header.as_ref());
-            let (id, receipt) = if kind == KeyKind::Rcv {
-                self.vault.rotate_rcv(&operator, &merchant, epoch).await?
-            } else {
-                self.vault.rotate_dek(&operator, &merchant, epoch).await?
-            };
+            let (id, receipt) =
+                self.rotate(&operator, kind, merchant.as_ref(), asked.header.as_ref()).await?;
             Ok(v1::RotateKeyResponse {
                 key: self.key_after(id),
                 previous: previous.and_then(|k| self.key_after(k.id)),
@@ -585,6 +614,65 @@ impl AdminService {
             })
         };
         self.once(&operator, asked.header.as_ref(), &asked, rotate).await
+    }
+
+    /// Rotates a key that its kind and its merchant name, or its kind alone.
+    async fn rotate(
+        &self,
+        operator: &PrincipalName,
+        kind: v1::KeyKind,
+        merchant: Option<&MerchantName>,
+        header: Option<&v1::ChangeHeader>,
+    ) -> Result<(KeyId, Receipt), Error> {
+        let (vault, epoch) = (&self.vault, expected(header));
+        match (kind, merchant) {
+            (v1::KeyKind::Unspecified, _) => Err(Error::malformed("kind", "is required")),
+            (v1::KeyKind::Dek, Some(merchant)) => vault.rotate_dek(operator, merchant, epoch).await,
+            (v1::KeyKind::Rcv, Some(merchant)) => vault.rotate_rcv(operator, merchant, epoch).await,
+            (v1::KeyKind::Kek, Some(merchant)) => vault.rotate_kek(operator, merchant, epoch).await,
+            (v1::KeyKind::Ctl, None) => vault.rotate_ctl(operator, epoch).await,
+            (v1::KeyKind::Root, None) => self.rotate_root(operator, epoch).await,
+            (v1::KeyKind::Dek | v1::KeyKind::Rcv | v1::KeyKind::Kek, None) => {
+                Err(Error::malformed("merchant", "is required for a key of this kind"))
+            }
+            (v1::KeyKind::Ctl | v1::KeyKind::Root, Some(_)) => {
+                Err(Error::malformed("merchant", "is not for keys of the whole vault"))
+            }
+            _ => Err(Error::Unimplemented { what: "rotating a key of this kind" }),
+        }
+    }
+
+    /// Rotates the root with the custodian that the settings name, read anew: its secret is not kept. It is stretched on a
+    /// thread of its own, so that nobody else waits.
+    async fn rotate_root(
+        &self,
+        operator: &PrincipalName,
+        epoch: Option<u64>,
+    ) -> Result<(KeyId, Receipt), Error> {
+        let custodian = self.custodian.open().map_err(|problem| Error::Config(problem.to_string()))?;
+        let (vault, operator) = (self.vault.clone(), operator.clone());
+        let runtime = tokio::runtime::Handle::current();
+        let rotation = move || runtime.block_on(vault.rotate_root(&operator, &[&custodian], epoch));
+        tokio::task::spawn_blocking(rotation).await.map_err(|_| Error::internal())?
+    }
+
+    async fn destroy_key_once(
+        &self,
+        request: Request<v1::DestroyKeyRequest>,
+    ) -> Result<Response<v1::DestroyKeyResponse>, Status> {
+        let operator = self.operator(&request, Action::RotateKey).await?;
+        let asked = request.into_inner();
+        let destroy = || async {
+            let id: u32 = asked.key.parse().map_err(|_| Error::malformed("key", "must be a key's number"))?;
+            let receipt =
+                self.vault.destroy_key(&operator, KeyId(id), expected(asked.header.as_ref())).await?;
+            Ok(v1::DestroyKeyResponse {
+                key: self.key_after(KeyId(id)),
+                epoch: self.epoch(),
+                receipt: Some(wire::receipt(&receipt, true)),
+            })
+        };
+        self.once(&operator, asked.header.as_ref(), &asked, destroy).await
     }
 
     /// Opens the next vaultless slot of a format.
@@ -768,6 +856,31 @@ impl v1::admin_server::Admin for AdminService {
         detached(async move { service.rotate_key_once(request).await }).await
     }
 
+    async fn destroy_key(
+        &self,
+        request: Request<v1::DestroyKeyRequest>,
+    ) -> Result<Response<v1::DestroyKeyResponse>, Status> {
+        let service = self.clone();
+        detached(async move { service.destroy_key_once(request).await }).await
+    }
+
+    async fn get_key_work(
+        &self,
+        request: Request<v1::GetKeyWorkRequest>,
+    ) -> Result<Response<v1::GetKeyWorkResponse>, Status> {
+        self.reads(&request, Action::ReadKeys).await?;
+        let work = self.vault.reseal_progress().await.map(|progress| v1::KeyWork {
+            merchant: progress.merchant.to_string(),
+            to: progress.to.0.to_string(),
+            from: progress.from.iter().map(|key| key.0.to_string()).collect(),
+            total_rows: progress.total,
+            moved_rows: progress.moved,
+            unreadable_rows: progress.unreadable,
+            since: Some(wire::timestamp(progress.since)),
+        });
+        Ok(Response::new(v1::GetKeyWorkResponse { work, epoch: self.epoch() }))
+    }
+
     async fn set_lock(
         &self,
         request: Request<v1::SetLockRequest>,
@@ -941,8 +1054,32 @@ impl v1::admin_server::Admin for AdminService {
         // Of an IBAN the front is its country, and no digits.
         let kept = Kept { first: if country.is_some() { "" } else { &first }, last: &last };
         let found = self.vault.space_use(&merchant, &format, length, country, kept).await;
-        let SpaceUse { tokens, used } = found.map_err(|e| status(&e))?;
-        Ok(Response::new(v1::GetTokenSpaceResponse { tokens: tokens.to_string(), used }))
+        let space = found.map_err(|e| status(&e))?;
+        Ok(Response::new(v1::GetTokenSpaceResponse {
+            tokens: space.tokens.to_string(),
+            used: space.used,
+            left: space.left().to_string(),
+            space: space.id.to_vec(),
+            state: space_state(space.state()).into(),
+            token_length: u32::try_from(space.length).unwrap_or(u32::MAX),
+        }))
+    }
+
+    async fn list_token_spaces(
+        &self,
+        request: Request<v1::ListTokenSpacesRequest>,
+    ) -> Result<Response<v1::ListTokenSpacesResponse>, Status> {
+        self.reads(&request, Action::ReadPolicy).await?;
+        let v1::ListTokenSpacesRequest { merchant, format, page_size, page_token } = request.into_inner();
+        let wrong = |field| status(&Error::malformed(field, "must be a name"));
+        let merchant = (!merchant.is_empty()).then(|| MerchantName::parse(&merchant)).transpose();
+        let merchant = merchant.map_err(|_| wrong("merchant"))?;
+        let format = (!format.is_empty()).then(|| FormatName::parse(&format)).transpose();
+        let format = format.map_err(|_| wrong("format"))?;
+        let all = self.vault.fullest_spaces(merchant.as_ref(), format.as_ref());
+        let (page, next_page_token) = paged(all, page_size, &page_token).map_err(|e| status(&e))?;
+        let spaces = page.iter().map(token_space).collect();
+        Ok(Response::new(v1::ListTokenSpacesResponse { spaces, next_page_token }))
     }
 
     async fn list_audit_entries(

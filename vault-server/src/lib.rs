@@ -18,6 +18,7 @@ pub mod run;
 pub mod service;
 pub mod settings;
 pub mod shutdown;
+mod spaces;
 pub mod tls;
 pub mod wire;
 

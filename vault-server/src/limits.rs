@@ -76,6 +76,10 @@ pub const PENDING_RESETS: usize = 20;
 /// Streams that the server may reset for a peer's errors before it ends the connection.
 pub const ERROR_RESETS: usize = 64;
 
+/// Rows that are sealed anew under another key in a second, behind a rotation: a million take some nine minutes, and leave most of
+/// a disk's commits to requests.
+pub const RESEAL_ROWS: u32 = 2_000;
+
 /// The `[limits]` table. Every key may be left out.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -116,6 +120,8 @@ pub struct Limits {
     pub cancels: u32,
     /// See [`DRAIN_MS`].
     pub drain_ms: u32,
+    /// See [`RESEAL_ROWS`].
+    pub reseal_rows: u32,
 }
 
 impl Default for Limits {
@@ -139,6 +145,7 @@ impl Default for Limits {
             slow_reader_ms: SLOW_READER_MS,
             cancels: CANCELS,
             drain_ms: DRAIN_MS,
+            reseal_rows: RESEAL_ROWS,
         }
     }
 }
@@ -154,7 +161,7 @@ impl Limits {
     #[must_use]
     pub fn problems(&self) -> Vec<Problem> {
         const HOUR: u32 = 3_600_000;
-        let ranges: [(&str, u32, u32, u32); 18] = [
+        let ranges: [(&str, u32, u32, u32); 19] = [
             ("connections", self.connections, 1, 65_536),
             ("connections_per_peer", self.connections_per_peer, 1, self.connections.max(1)),
             ("handshakes", self.handshakes, 1, 65_536),
@@ -173,6 +180,7 @@ impl Limits {
             ("slow_reader_ms", self.slow_reader_ms, 100, HOUR),
             ("cancels", self.cancels, 1, 100_000),
             ("drain_ms", self.drain_ms, 0, HOUR),
+            ("reseal_rows", self.reseal_rows, 1, 1_000_000),
         ];
         ranges
             .into_iter()

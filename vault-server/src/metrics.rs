@@ -1,12 +1,13 @@
 //! What the vault counts, and the small loopback page where Prometheus and a load balancer read it.
 //!
 //! Every label value comes from a closed set: an enum here, a method of the wire contract, or a name from the operator's
-//! own settings. Nothing that a caller sends becomes a label, so a caller cannot grow the page or write into it.
+//! own settings or policy. Nothing that a caller sends becomes a label, so a caller cannot grow the page or write into it.
 //! The page is served on loopback only and has no access control of its own.
 
 use std::convert::Infallible;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use http::{Method, Request, Response, StatusCode};
@@ -21,6 +22,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
+use vault_core::vault::FormatSpaces;
 
 use crate::shutdown::Shutdown;
 
@@ -123,6 +125,12 @@ struct TurnedRequestLabels {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct FormatLabels {
+    merchant: String,
+    format: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct CertificateLabels {
     door: Door,
     /// The settings' own key, such as `client_ca.shop`.
@@ -141,6 +149,8 @@ pub struct Metrics {
     expiry: Family<CertificateLabels, Gauge>,
     reloads: Family<DoorLabel, Counter>,
     reload_failures: Family<DoorLabel, Counter>,
+    fullest_space: Family<FormatLabels, Gauge<f64, AtomicU64>>,
+    scarce_spaces: Family<FormatLabels, Gauge>,
     /// Requests being worked on now.
     pub queue_depth: Gauge,
     /// Batches that the journal has put on disk.
@@ -174,6 +184,8 @@ impl Metrics {
             expiry: Family::default(),
             reloads: Family::default(),
             reload_failures: Family::default(),
+            fullest_space: Family::default(),
+            scarce_spaces: Family::default(),
             queue_depth: Gauge::default(),
             commits: Counter::default(),
             refusals: Counter::default(),
@@ -210,6 +222,16 @@ impl Metrics {
             "certificate_reload_failures",
             "New certificate sets refused; the old one is in use",
             self.reload_failures.clone(),
+        );
+        r.register(
+            "token_space_used_ratio",
+            "How much is used of the fullest token space of a format, of those minted from since the start",
+            self.fullest_space.clone(),
+        );
+        r.register(
+            "token_spaces_scarce",
+            "Token spaces of a format that are used to four fifths or more, of those minted from since the start",
+            self.scarce_spaces.clone(),
         );
         r.register("queue_depth", "Requests being worked on", self.queue_depth.clone());
         r.register("commits", "Batches put on disk by the journal", self.commits.clone());
@@ -273,6 +295,13 @@ impl Metrics {
     /// A file of the settings is good until `seconds` after 1970.
     pub(crate) fn certificate(&self, door: Door, file: &str, seconds: i64) {
         self.expiry.get_or_create(&CertificateLabels { door, file: file.to_owned() }).set(seconds);
+    }
+
+    /// What is known of a format's token spaces. One line for a format, however many spaces it has.
+    pub(crate) fn spaces(&self, of: &FormatSpaces) {
+        let labels = FormatLabels { merchant: of.merchant.to_string(), format: of.format.to_string() };
+        self.fullest_space.get_or_create(&labels).set(f64::from(of.fullest) / 10_000.0);
+        self.scarce_spaces.get_or_create(&labels).set(i64::try_from(of.scarce).unwrap_or(i64::MAX));
     }
 
     /// A new certificate set came into use, or was refused.
@@ -427,6 +456,24 @@ mod tests {
         }
         assert!(!page.contains("4111111111111111"));
         assert!(page.ends_with("# EOF\n"));
+    }
+
+    #[test]
+    fn a_format_has_one_line_for_all_its_token_spaces() {
+        let metrics = Metrics::new(METHODS);
+        for (fullest, scarce) in [(7_999, 0), (9_501, 3)] {
+            let merchant = vault_core::name::MerchantName::parse("acme").unwrap();
+            let format = vault_core::name::FormatName::parse("tight").unwrap();
+            metrics.spaces(&FormatSpaces { merchant, format, fullest, scarce });
+        }
+        let page = metrics.page();
+        for line in [
+            "vault_token_space_used_ratio{merchant=\"acme\",format=\"tight\"} 0.9501",
+            "vault_token_spaces_scarce{merchant=\"acme\",format=\"tight\"} 3",
+        ] {
+            assert!(page.contains(line), "{line} is not in\n{page}");
+        }
+        assert_eq!(page.matches("tight").count(), 2);
     }
 
     #[test]

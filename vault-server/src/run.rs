@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use secrecy::SecretSlice;
 use tonic::service::Routes;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
@@ -14,7 +13,7 @@ use vault_core::error::Error;
 use vault_core::network::Networks;
 use vault_core::store;
 use vault_core::time::{Clock, SystemClock};
-use vault_core::vault::{Place, Vault};
+use vault_core::vault::{Place, ResealStep, Vault};
 use vault_proto::status::{Failure, Reason};
 use vault_proto::v1;
 
@@ -30,6 +29,7 @@ use crate::request::TurnedAway;
 use crate::service::VaultService;
 use crate::settings::{Engine, Problem, Settings};
 use crate::shutdown::{Shutdown, Trigger};
+use crate::spaces::Warned;
 use crate::tls::{self, Tls};
 
 /// How often rows whose time is over are deleted.
@@ -93,6 +93,7 @@ const METHODS: &[&str] = &[
     "/vault.v1.Admin/ApplyPolicy",
     "/vault.v1.Admin/ExplainPolicy",
     "/vault.v1.Admin/GetTokenSpace",
+    "/vault.v1.Admin/ListTokenSpaces",
     "/vault.v1.Admin/ListAuditEntries",
     "/vault.v1.Admin/ProveReceipt",
     "/vault.v1.Admin/GetCheckpoint",
@@ -158,8 +159,7 @@ pub fn run(settings: &Settings) -> Result<(), StartError> {
 
 /// The custodian that the settings name.
 pub fn custodian(settings: &Settings) -> Result<Passphrase, StartError> {
-    let mut passphrase = settings.custodian.read_passphrase().map_err(|p| StartError::Settings(vec![p]))?;
-    Ok(Passphrase::new(SecretSlice::from(std::mem::take(&mut *passphrase)))?)
+    settings.custodian.open().map_err(|p| StartError::Settings(vec![p]))
 }
 
 /// Opens the vault that the settings name. A memory store begins empty, with the policy that the settings name.
@@ -257,7 +257,13 @@ async fn serve(settings: &Settings, clock: Arc<dyn Clock>) -> Result<(), StartEr
     tracing::info!(address = %at, door = "data", "serving");
 
     if let Some((address, tls)) = admin {
-        let service = AdminService::new(vault.clone(), clock.clone(), doors.clone(), metrics.clone());
+        let service = AdminService::new(
+            vault.clone(),
+            clock.clone(),
+            doors.clone(),
+            metrics.clone(),
+            settings.custodian.clone(),
+        );
         // A policy may have four megabytes; an operator's listener takes one with room to spare.
         let service = v1::admin_server::AdminServer::new(service)
             .max_decoding_message_size(vault_core::policy::MAX_POLICY + message)
@@ -277,6 +283,7 @@ async fn serve(settings: &Settings, clock: Arc<dyn Clock>) -> Result<(), StartEr
         let health = health_of(vault.clone(), doors, shutdown.clone());
         tokio::spawn(metrics::serve(socket, metrics.clone(), health, shutdown.clone()));
     }
+    tokio::spawn(reseal(vault.clone(), settings.limits.reseal_rows, shutdown.clone()));
     tokio::spawn(housekeeping(vault.clone(), clock.clone(), metrics, reporter.clone(), shutdown.clone()));
 
     let mut draining = shutdown.clone();
@@ -375,6 +382,34 @@ fn health_of(
 /// How far the wall clock may run away from the monotonic one between two sweeps.
 const SKEW_MS: u64 = 600_000;
 
+/// How long the work behind rotations rests where there is none, and after a failure.
+const RESEAL_REST: Duration = Duration::from_secs(1);
+
+/// Seals rows anew behind rotations, so many in a second. What is only looked at counts as a tenth.
+async fn reseal(vault: Vault, rows: u32, mut shutdown: Shutdown) {
+    loop {
+        let rest = match vault.reseal().await {
+            Ok(ResealStep::Worked { seen, moved }) => {
+                let cost = u32::try_from(moved + seen / 10).unwrap_or(u32::MAX);
+                Duration::from_secs(1).saturating_mul(cost) / rows.max(1)
+            }
+            Ok(ResealStep::Drained) => {
+                tracing::info!("no row is under an older key any more; the log says so");
+                Duration::ZERO
+            }
+            Ok(ResealStep::Idle) => RESEAL_REST,
+            Err(e) => {
+                tracing::warn!(problem = %e, "rows could not be sealed anew; it is tried again");
+                RESEAL_REST
+            }
+        };
+        tokio::select! {
+            () = tokio::time::sleep(rest) => {}
+            () = shutdown.draining() => return,
+        }
+    }
+}
+
 /// Sweeps, counts, and watches whether the journal still writes.
 async fn housekeeping(
     vault: Vault,
@@ -388,6 +423,7 @@ async fn housekeeping(
         (tokio::time::interval_at(start + SWEEP, SWEEP), tokio::time::interval(COUNT));
     let (mut counted, mut failed) = (0, false);
     let mut since = (start, clock.now());
+    let mut warned = Warned::default();
     loop {
         tokio::select! {
             _ = sweep.tick() => {
@@ -408,6 +444,9 @@ async fn housekeeping(
                 let (_, commits, _) = vault.load();
                 metrics.commits.inc_by(commits.saturating_sub(counted));
                 counted = commits;
+                // A store that cannot be read says so below, and where it is asked for a card.
+                warned.tell(vault.watch_spaces().await.unwrap_or_default(), clock.now());
+                vault.format_spaces().iter().for_each(|of| metrics.spaces(of));
                 if vault.has_failed() && !failed {
                     failed = true;
                     tracing::error!("the store failed a flush; nothing is written any more: start the server again");

@@ -16,7 +16,8 @@ use vault_core::error::Error;
 use vault_core::network::Networks;
 use vault_core::policy::Caller;
 use vault_core::time::{Clock, Timestamp};
-use vault_core::vault::{Detokenized, Header, MAX_BATCH, MAX_CONTEXT, Reveal, Revealed, Vault};
+use vault_core::token::Token;
+use vault_core::vault::{Detokenized, Header, MAX_BATCH, MAX_CONTEXT, Outgoing, Revealed, Vault};
 use vault_core::words::Action;
 use vault_proto::status::{Failure, Reason, STAGE};
 use vault_proto::{RpcStatus, v1};
@@ -212,12 +213,13 @@ impl VaultService {
             return Err(refused(self.vault.outlet_refused(asker.caller(), &header).await));
         };
         let place = destination.place().ok_or_else(|| refused(Error::Overloaded))?;
-        let to = || Reveal::SentTo(template.destination.clone());
-        let tokens = template.tokens().map(|token| (token.copy(), to())).collect();
-        let opened = self.vault.detokenize_batch(asker.caller(), &header, tokens).await.map_err(refused)?;
+        let outgoing = Outgoing { to: template.destination.clone(), request: template.hash() };
+        let tokens = template.tokens().map(Token::copy).collect();
+        let opened = self.vault.detokenize_for(asker.caller(), &header, &outgoing, tokens).await;
+        let opened = opened.map_err(refused)?;
         let (mut cards, mut receipts) = (Vec::with_capacity(opened.len()), Vec::with_capacity(opened.len()));
         for card in opened {
-            let Detokenized { revealed, card_expiry, receipt, .. } = card.map_err(refused)?;
+            let Detokenized { revealed, card_expiry, receipt, .. } = card;
             let Revealed::Plain(pan) = revealed else { return Err(refused(Error::internal())) };
             cards.push(Card { pan, expiry: card_expiry });
             receipts.push(wire::receipt(&receipt, true));

@@ -14,7 +14,9 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use secrecy::SecretSlice;
 use serde::Deserialize;
+use vault_core::custody::Passphrase;
 use vault_core::name::{AuthorityName, ChannelName, DestinationName, MerchantName};
 use vault_core::network::{MAX_LIST, Networks};
 use vault_core::pan::holds_card_number;
@@ -406,6 +408,13 @@ impl TlsFiles {
 }
 
 impl CustodianSettings {
+    /// The custodian that is named.
+    pub fn open(&self) -> Result<Passphrase, Problem> {
+        let mut passphrase = self.read_passphrase()?;
+        Passphrase::new(SecretSlice::from(std::mem::take(&mut *passphrase)))
+            .map_err(|e| Problem::new("custodian", &e.to_string(), "use a passphrase of 12 to 1,024 bytes"))
+    }
+
     /// Reads the passphrase: 1 to 1,024 bytes, without one final line break.
     pub fn read_passphrase(&self) -> Result<Zeroizing<Vec<u8>>, Problem> {
         let (key, path) = match (&self.passphrase_file, &self.passphrase_credential) {

@@ -117,7 +117,7 @@ const BATCH: usize = 120;
 /// Requests at once where many are.
 const AT_ONCE: usize = 24;
 /// A purpose that no rule of the canaries allows.
-const EXPORT: i32 = v1::Purpose::Export as i32;
+const DISPUTE: i32 = v1::Purpose::Dispute as i32;
 
 /// Draws canaries and sends them.
 pub(super) struct Exercise<'a> {
@@ -294,7 +294,7 @@ impl<'a> Exercise<'a> {
         let left: Vec<_> =
             stored.iter().enumerate().filter(|(at, _)| at % 3 != 0).map(|(_, pair)| pair).collect();
         let items: Vec<_> = left.iter().map(|(token, _)| ask::plain(token)).collect();
-        let purpose = v1::RequestHeader { purpose: EXPORT, ..header() };
+        let purpose = v1::RequestHeader { purpose: DISPUTE, ..header() };
         let told = v1::BatchDetokenizeRequest { header: Some(purpose), items: items.clone() };
         let told: v1::BatchDetokenizeResponse = self.must(raw, &data("BatchDetokenize"), &told).await;
         assert!(

@@ -280,10 +280,10 @@ impl Play<'_> {
             count(given, "card")
         ))?;
         let Some(token) = self.tokens.first() else { return Err(broken("there is no token")) };
-        let export = for_purpose(Purpose::Export);
-        let refused = refusal(self.cast.gateway.detokenize(export, ask::plain(token)).await)?;
+        let settle = for_purpose(Purpose::Settlement);
+        let refused = refusal(self.cast.gateway.detokenize(settle, ask::plain(token)).await)?;
         claim(refused.reason() == Some(Reason::NotFound), "the gateway got a card for another purpose")?;
-        teller.say("For an export, which no rule allows it, the same gateway gets NOT_FOUND.")?;
+        teller.say("For settlement, which no rule allows it, the same gateway gets NOT_FOUND.")?;
         teller.say("Before a card leaves the vault, who got it and what for is in the log, on disk.")?;
         Ok(((), format!("{} back, 1 x NOT_FOUND", count(given, "card"))))
     }

@@ -13,6 +13,7 @@ use vault_core::pan::{CardExpiry, Pan};
 use zeroize::Zeroizing;
 
 use crate::fail::Failure;
+use crate::rows::Rows;
 
 /// The longest line of JSON, in bytes: an exported card with its addresses has a few thousand.
 const MAX_LINE: u64 = 64 << 10;
@@ -41,6 +42,8 @@ pub enum Preset {
     Pagarme,
     /// `TranSafe`: `account`, `expdate` (MMYY), `token`, `customer_id`, `cardholdername`
     Transafe,
+    /// VGS's results file, with numbers in the place of aliases: `pan_alias`, `expiry_month`, `expiry_year`, `card_id`
+    Vgs,
 }
 
 /// What a column may hold.
@@ -116,6 +119,12 @@ impl Preset {
                 (Customer, "customer_id"),
                 (Name, "cardholdername"),
             ],
+            Self::Vgs => &[
+                (Number, "pan_alias"),
+                (ExpMonth, "expiry_month"),
+                (ExpYear, "expiry_year"),
+                (Token, "card_id"),
+            ],
         };
         named.iter().map(|(field, name)| (*field, (*name).to_owned())).collect()
     }
@@ -144,7 +153,7 @@ pub struct Source<R = File> {
 }
 
 enum Lines<R> {
-    Csv { records: Box<csv::StringRecordsIntoIter<R>>, places: BTreeMap<Field, usize> },
+    Csv { rows: Box<Rows<R>>, places: BTreeMap<Field, usize> },
     Json { lines: BufReader<R>, number: u64, columns: Columns },
 }
 
@@ -153,27 +162,26 @@ impl Source {
     pub fn open(file: &Path, form: Form, columns: Columns) -> Result<Self, Failure> {
         let told = |e: &dyn std::fmt::Display| Failure::refused(format_args!("{}: {e}", file.display()));
         let opened = File::open(file).map_err(|e| told(&e))?;
-        Self::of(opened, form, columns).map_err(|rule| told(&rule))
+        let length = opened.metadata().map_err(|e| told(&e))?.len();
+        Self::of(opened, length, form, columns).map_err(|rule| told(&rule))
     }
 }
 
 impl<R: Read> Source<R> {
-    /// The same of any bytes. The error is the rule that the first line breaks.
-    pub fn of(bytes: R, form: Form, columns: Columns) -> Result<Self, String> {
+    /// The same of any bytes, so many of them. The error is the rule that the first line breaks.
+    pub fn of(bytes: R, length: u64, form: Form, columns: Columns) -> Result<Self, String> {
         if form == Form::Jsonl {
             return Ok(Self { lines: Lines::Json { lines: BufReader::new(bytes), number: 0, columns } });
         }
-        let mut reader = csv::ReaderBuilder::new().flexible(true).trim(csv::Trim::All).from_reader(bytes);
-        let headers = reader.headers().map_err(|_| "its first line is no line of CSV in UTF-8")?;
-        let place = |name: &String| headers.iter().position(|header| header == name);
+        let mut rows = Rows::of(bytes, length, true)?;
         let places: BTreeMap<Field, usize> =
-            columns.iter().filter_map(|(field, name)| Some((*field, place(name)?))).collect();
+            columns.iter().filter_map(|(field, name)| Some((*field, rows.column(name)?))).collect();
         if !places.contains_key(&Field::Number) {
             let wanted = columns.get(&Field::Number).map_or("number", String::as_str);
             let hint = "name it with --column number=NAME, or choose a --preset";
             return Err(format!("its first line names no column {wanted}; {hint}"));
         }
-        Ok(Self { lines: Lines::Csv { records: Box::new(reader.into_records()), places } })
+        Ok(Self { lines: Lines::Csv { rows: Box::new(rows), places } })
     }
 
     /// The next so many lines; fewer at the end, none after it.
@@ -199,15 +207,12 @@ impl<R: Read> Source<R> {
 
     fn next(&mut self) -> Result<Option<Numbered>, Failure> {
         match &mut self.lines {
-            Lines::Csv { records, places } => Ok(records.next().map(|record| match record {
-                Ok(record) => {
+            Lines::Csv { rows, places } => Ok(rows.next().map(|(line, record)| match record {
+                Some(record) => {
                     let field = |field| places.get(&field).and_then(|at| record.get(*at)).unwrap_or_default();
-                    (record.position().map_or(0, csv::Position::line), incoming(&|f| field(f).to_owned()))
+                    (line, incoming(&|f| field(f).to_owned()))
                 }
-                Err(e) => {
-                    let line = e.position().map_or(0, csv::Position::line);
-                    (line, Err("is no line of CSV in UTF-8".to_owned()))
-                }
+                None => (line, Err("is no line of CSV in UTF-8".to_owned())),
             })),
             Lines::Json { lines, number, columns } => loop {
                 let mut line = Zeroizing::new(Vec::new());
@@ -348,6 +353,13 @@ mod tests {
                 "token,account,expdate,cardholdername,customer_id\n123,4111111111111111,0531,Anna,7\n",
                 "2 1111 05/2031 123 7 Anna",
             ),
+            (
+                Preset::Vgs,
+                Form::Csv,
+                "original_token,card_id,card_fingerprint,pan_alias,expiry_year,expiry_month,token_type,job_trace_id,file_name,error\n\
+                 tok_1,CRDabcdef123,f1,4111111111111111,2031,5,card,j1,cards.csv,\n",
+                "2 1111 05/2031 CRDabcdef123  ",
+            ),
         ] {
             assert_eq!(told(&read(text, form, preset.columns())), [wanted], "{preset:?}");
         }
@@ -372,6 +384,21 @@ mod tests {
             lines[2].starts_with("4 the card number") && lines[3].contains("month without a year"),
             "{lines:?}"
         );
+    }
+
+    #[test]
+    fn an_alias_in_the_place_of_a_number_is_refused() {
+        let text = "card_id,pan_alias,expiry_year,expiry_month\nCRDabcdef123,tok_live_bhtsCwFUzoJMw9rWUfEV5e,2031,5\n";
+        let lines = told(&read(text, Form::Csv, Preset::Vgs.columns()));
+        assert!(lines.len() == 1 && lines[0].starts_with("2 the card number"), "{lines:?}");
+    }
+
+    #[test]
+    fn lines_are_counted_as_an_editor_counts_them() {
+        let text =
+            "number,name\r\n4111111111111111,a\r\n\r\n4111111111111111,\"b\r\nc\"\r\n4111111111111111,d\r\n";
+        let lines = told(&read(text, Form::Csv, Preset::Plain.columns()));
+        assert_eq!(lines.iter().map(|l| &l[..1]).collect::<Vec<_>>(), ["2", "4", "6"]);
     }
 
     #[test]

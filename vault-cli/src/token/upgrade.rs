@@ -4,19 +4,21 @@
 //! keeps its place and is told by its line's number and the reason.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{Read, Write as _};
+use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use csv::{ReaderBuilder, StringRecord, StringRecordsIntoIter, Writer, WriterBuilder};
+use csv::{StringRecord, Writer, WriterBuilder};
 use serde::Serialize;
 use vault_client::{Batch, Outcome, ask, chunk_request_id, v1};
 
-use super::{Asked, CHUNK, Session};
+use super::session::Session;
+use super::{Asked, CHUNK};
 use crate::dial::{self, VaultOptions};
 use crate::fail::Failure;
 use crate::output::{self, Out};
+use crate::rows::Rows;
 use crate::wire::{ReceiptText, Words as _};
 
 /// `token upgrade`.
@@ -93,22 +95,32 @@ impl Beside {
 pub(super) fn run(command: Upgrade, out: Out) -> Result<(), Failure> {
     let Upgrade { file, column, out: to, purpose, asked, vault } = command;
     asked.check()?;
-    let unreadable = |e: &dyn std::fmt::Display| Failure::refused(format_args!("{}: {e}", file.display()));
-    let opened = File::open(&file).map_err(|e| unreadable(&e))?;
-    let mut rows = Rows::of(opened, column.as_deref()).map_err(|rule| unreadable(&rule))?;
+    let mut rows = Rows::open(&file, column.is_some())?;
     let mut beside = Beside::create(&to)?;
-    if let Some(headers) = rows.headers() {
-        beside.row(headers)?;
-    }
+    let place = match &column {
+        None => 0,
+        Some(name) => {
+            beside.row(&rows.headers())?;
+            let found = rows.column(name);
+            found.ok_or_else(|| Failure::usage(format_args!("the first line names no column {name}")))?
+        }
+    };
     let mut told = Upgraded { out: to, ..Upgraded::default() };
     let done = dial::run(async {
         let mut session = Session::open(vault, asked, purpose, out).await?;
+        let mut waiting: Vec<(u64, StringRecord)> = Vec::with_capacity(CHUNK);
         for part in 0.. {
-            let lines = rows.take(CHUNK).map_err(|rule| unreadable(&rule))?;
-            if lines.is_empty() {
+            for (line, row) in rows.by_ref().take(CHUNK) {
+                let unread = || {
+                    let file = file.display();
+                    Failure::refused(format_args!("{file}: line {line} is no line of CSV in UTF-8"))
+                };
+                waiting.push((line, row.ok_or_else(unread)?));
+            }
+            if waiting.is_empty() {
                 break;
             }
-            turn(&mut session, part, rows.place(), lines, &mut beside, &mut told).await?;
+            turn(&mut session, part, place, std::mem::take(&mut waiting), &mut beside, &mut told).await?;
         }
         beside.finish()
     });
@@ -130,53 +142,6 @@ pub(super) fn run(command: Upgrade, out: Out) -> Result<(), Failure> {
         "{} lines were refused; their tokens stand in the new file as they were",
         told.refused
     )))
-}
-
-/// The file's lines, and where their tokens stand.
-pub struct Rows<R> {
-    headers: Option<StringRecord>,
-    place: usize,
-    records: StringRecordsIntoIter<R>,
-}
-
-impl<R: Read> Rows<R> {
-    /// Reads the first line, if it is to name a column. The error is the rule that it breaks.
-    pub fn of(bytes: R, column: Option<&str>) -> Result<Self, String> {
-        let mut rows = ReaderBuilder::new().has_headers(column.is_some()).flexible(true).from_reader(bytes);
-        let (mut headers, mut place) = (None, 0);
-        if let Some(name) = column {
-            let first = rows.headers().map_err(|e| how(&e))?.clone();
-            let found = first.iter().position(|header| header == name);
-            place = found.ok_or_else(|| format!("the first line names no column {name}"))?;
-            headers = Some(first);
-        }
-        Ok(Self { headers, place, records: rows.into_records() })
-    }
-
-    /// The line of column names, if there is one.
-    pub fn headers(&self) -> Option<&StringRecord> {
-        self.headers.as_ref()
-    }
-
-    /// Which column has the tokens, from 0.
-    pub fn place(&self) -> usize {
-        self.place
-    }
-
-    /// The next so many lines, each with its number; fewer at the end, none after it. The error is the rule that one breaks.
-    pub fn take(&mut self, count: usize) -> Result<Vec<(u64, StringRecord)>, String> {
-        let numbered = |row: StringRecord| (row.position().map_or(0, csv::Position::line), row);
-        self.records.by_ref().take(count).map(|row| row.map(numbered).map_err(|e| how(&e))).collect()
-    }
-}
-
-/// What is wrong with a CSV file, without its content: the crate's own words may quote it.
-fn how(error: &csv::Error) -> String {
-    match (error.kind(), error.position()) {
-        (csv::ErrorKind::Io(e), _) => e.to_string(),
-        (_, Some(at)) => format!("line {} is no line of CSV in UTF-8", at.line()),
-        (_, None) => "is no CSV in UTF-8".to_owned(),
-    }
 }
 
 /// Turns the tokens of so many lines, and writes the lines.

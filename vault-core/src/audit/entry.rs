@@ -288,12 +288,10 @@ pub enum Event {
     },
     /// A vaultless token of an old slot was turned into the one of the current slot.
     Upgraded {
-        /// The record of the new token.
+        /// The record, one for both tokens.
         record: Ref,
-        /// Its row's version from here on, if it has restrictions and so a row; else zero.
+        /// Its row's version, if it has restrictions and so a row; else zero.
         version: u32,
-        /// The record of the old token.
-        from: Ref,
         /// Whether this answers a request that was answered before.
         redelivered: bool,
     },
@@ -369,6 +367,13 @@ pub enum Event {
         /// How many.
         rows: u32,
     },
+    /// Rows were sealed anew under the data encryption key that seals now.
+    Resealed {
+        /// That key's id.
+        key: u32,
+        /// How many.
+        rows: u32,
+    },
 }
 
 /// What was changed in Control.
@@ -404,6 +409,12 @@ pub enum ControlChange {
     LockLifted {
         /// Its id.
         lock: u32,
+    },
+    /// All rows were counted, and none is under this key any more. With its receipt this is the certificate of a rotation:
+    /// the key was deactivated before, so none ever will be.
+    KeyDrained {
+        /// Its id.
+        key: u32,
     },
 }
 
@@ -493,7 +504,8 @@ impl Event {
             | Self::VaultOpened
             | Self::VaultClosed
             | Self::LogStarted { .. }
-            | Self::Swept { .. } => None,
+            | Self::Swept { .. }
+            | Self::Resealed { .. } => None,
         }
     }
 
@@ -525,6 +537,7 @@ impl Event {
             Self::VaultClosed => 97,
             Self::LogStarted { .. } => 98,
             Self::Swept { .. } => 99,
+            Self::Resealed { .. } => 100,
         }
     }
 
@@ -577,8 +590,8 @@ impl Event {
             Self::CodeRead { record, purpose, initiator } => {
                 w.fixed(&record.0).u8(purpose.id()).u8(initiator.id())
             }
-            Self::Upgraded { record, version, from, redelivered } => {
-                w.fixed(&record.0).u32(*version).fixed(&from.0).u8((*redelivered).into())
+            Self::Upgraded { record, version, redelivered } => {
+                w.fixed(&record.0).u32(*version).u8((*redelivered).into())
             }
             Self::Refused { action, record, why, purpose, initiator } => {
                 w.u8(action.id());
@@ -599,6 +612,7 @@ impl Event {
             Self::VaultOpened | Self::VaultClosed => w,
             Self::LogStarted { log } => w.u32(*log),
             Self::Swept { rows } => w.u32(*rows),
+            Self::Resealed { key, rows } => w.u32(*key).u32(*rows),
         };
     }
 
@@ -701,12 +715,7 @@ impl Event {
                 initiator: word(r, Initiator::from_id)?,
             },
             14 => Self::CodeDropped { record: Ref(r.array()?) },
-            16 => Self::Upgraded {
-                record: Ref(r.array()?),
-                version: r.u32()?,
-                from: Ref(r.array()?),
-                redelivered: flag(r)?,
-            },
+            16 => Self::Upgraded { record: Ref(r.array()?), version: r.u32()?, redelivered: flag(r)? },
             32 => Self::Refused {
                 action: word(r, Action::from_id)?,
                 record: if flag(r)? { Some(Ref(r.array()?)) } else { None },
@@ -730,6 +739,7 @@ impl Event {
             97 => Self::VaultClosed,
             98 => Self::LogStarted { log: r.u32()? },
             99 => Self::Swept { rows: r.u32()? },
+            100 => Self::Resealed { key: r.u32()?, rows: r.u32()? },
             _ => return Err(Torn),
         })
     }
@@ -787,8 +797,8 @@ impl Event {
                 format!("disclosed the security code of {record} for {purpose} by {initiator}")
             }
             Self::CodeDropped { record } => format!("dropped the security code of {record}"),
-            Self::Upgraded { record, version: _, from, redelivered } => {
-                format!("upgraded {from} to {record}{}", again(*redelivered))
+            Self::Upgraded { record, version: _, redelivered } => {
+                format!("upgraded a token of {record}{}", again(*redelivered))
             }
             Self::Refused { action, record, why, purpose, initiator } => {
                 let record = record.map_or_else(String::new, |r| format!(" {r}"));
@@ -807,6 +817,7 @@ impl Event {
             Self::VaultClosed => "closed the vault".into(),
             Self::LogStarted { log } => format!("started log {log}"),
             Self::Swept { rows } => format!("deleted {rows} rows whose time was over"),
+            Self::Resealed { key, rows } => format!("sealed {rows} rows anew under key {key}"),
         }
     }
 }
@@ -826,6 +837,7 @@ impl ControlChange {
                 }
             }
             Self::LockLifted { lock } => w.u8(6).u32(*lock),
+            Self::KeyDrained { key } => w.u8(7).u32(*key),
         }
     }
 
@@ -841,6 +853,7 @@ impl ControlChange {
                 note: if flag(r)? { Some(Hash(r.array()?)) } else { None },
             },
             6 => Self::LockLifted { lock: r.u32()? },
+            7 => Self::KeyDrained { key: r.u32()? },
             _ => return Err(Torn),
         })
     }
@@ -856,6 +869,7 @@ impl ControlChange {
                 format!("lock {lock} set for {reason}{note}")
             }
             Self::LockLifted { lock } => format!("lock {lock} lifted"),
+            Self::KeyDrained { key } => format!("no row is under key {key} any more"),
         }
     }
 }
@@ -1057,6 +1071,8 @@ pub(super) mod tests {
             Event::VaultOpened,
             Event::VaultClosed,
             Event::Swept { rows: 7 },
+            Event::Resealed { key: 9, rows: 256 },
+            changed(ControlChange::KeyDrained { key: 5 }),
             Event::LogStarted { log: 1 },
         ]
     }

@@ -26,6 +26,12 @@ impl Shelf {
         }
     }
 
+    /// Puts all that another one has.
+    pub(super) fn put_all(&self, other: &Self) {
+        let rows = other.rows.lock().unwrap().clone();
+        self.rows.lock().unwrap().extend(rows);
+    }
+
     pub(super) fn remove(&self, key: &[u8]) {
         self.rows.lock().unwrap().remove(key).unwrap();
     }

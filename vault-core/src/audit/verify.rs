@@ -29,6 +29,9 @@ use crate::time::Timestamp;
 /// Entries per page: at most 320 KiB of them, and a sign of progress about every millisecond.
 const PAGE: u64 = 1_024;
 
+/// How often a walk catches up with a log that grows under it. What comes later is for the next walk.
+const CATCH_UPS: usize = 16;
+
 /// The longest line of an export, in bytes: the header, whose checkpoint has a newline as two.
 const MAX_LINE: usize = 3 * MAX_NOTE;
 
@@ -328,14 +331,45 @@ impl Walk {
         verifier: &LogVerifier,
         progress: Progress<'_>,
     ) -> Result<(), Stop<StoreError>> {
-        let keys = [head_key(log)];
-        let note = store.get(&keys).await?.into_iter().next().flatten().ok_or(Fault::NoHead)?;
-        let note = std::str::from_utf8(&note).map_err(|_| Fault::Signature)?;
-        let head = *SignedCheckpoint::open(note, verifier).map_err(|_| Fault::Signature)?.checkpoint();
-        self.size = head.size;
-
-        let prefix = Writer::default().u8(rows::ENTRY).u32(log).done();
+        let mut head = signed_head(store, log, verifier).await?;
         let mut after: Option<Key> = None;
+        for _ in 0..CATCH_UPS {
+            self.up_to(&head, (store, log), &mut after, progress).await?;
+            let Err(beyond) = self.nothing_beyond(&head, (store, log), after.as_deref()).await else { break };
+            // A log that is in use grows while it is walked: what is there by now must be what a newer head speaks of.
+            let newer = signed_head(store, log, verifier).await?;
+            if newer.size <= head.size {
+                return Err(beyond);
+            }
+            head = newer;
+        }
+        self.up_to(&head, (store, log), &mut after, progress).await?;
+        Ok(self.finish(&head)?)
+    }
+
+    async fn nothing_beyond(
+        &self,
+        head: &Checkpoint,
+        (store, log): (&dyn Store, u32),
+        after: Option<&[u8]>,
+    ) -> Result<(), Stop<StoreError>> {
+        let prefix = Writer::default().u8(rows::ENTRY).u32(log).done();
+        if !store.scan(&prefix, after, 1).await?.is_empty() {
+            return Err(self.stop(Fault::Beyond { index: head.size }).into());
+        }
+        no_more_tiles(store, log, head.size).await
+    }
+
+    /// Walks all entries that a head speaks of and that were not walked yet.
+    async fn up_to(
+        &mut self,
+        head: &Checkpoint,
+        (store, log): (&dyn Store, u32),
+        after: &mut Option<Key>,
+        progress: Progress<'_>,
+    ) -> Result<(), Stop<StoreError>> {
+        self.size = head.size;
+        let prefix = Writer::default().u8(rows::ENTRY).u32(log).done();
         while self.next() < head.size {
             let page = usize::try_from(PAGE.min(head.size - self.next())).unwrap_or(usize::MAX);
             let rows = store.scan(&prefix, after.as_deref(), page).await?;
@@ -345,18 +379,14 @@ impl Walk {
             for (key, bytes) in rows {
                 self.expect_key(&prefix, &key)?;
                 for tile in self.step(&bytes) {
-                    compare_tile(store, log, &head, tile).await?;
+                    compare_tile(store, log, head, tile).await?;
                     self.tiles += 1;
                 }
-                after = Some(key);
+                *after = Some(key);
             }
             progress(self.next(), head.size);
         }
-        if !store.scan(&prefix, after.as_deref(), 1).await?.is_empty() {
-            return Err(self.stop(Fault::Beyond { index: head.size }).into());
-        }
-        no_more_tiles(store, log, head.size).await?;
-        Ok(self.finish(&head)?)
+        Ok(())
     }
 
     fn through_export(
@@ -500,6 +530,17 @@ async fn compare_tile(
 }
 
 /// Sees to it that no tile is stored that a log of `size` entries does not have.
+async fn signed_head(
+    store: &dyn Store,
+    log: u32,
+    verifier: &LogVerifier,
+) -> Result<Checkpoint, Stop<StoreError>> {
+    let keys = [head_key(log)];
+    let note = store.get(&keys).await?.into_iter().next().flatten().ok_or(Fault::NoHead)?;
+    let note = std::str::from_utf8(&note).map_err(|_| Fault::Signature)?;
+    Ok(*SignedCheckpoint::open(note, verifier).map_err(|_| Fault::Signature)?.checkpoint())
+}
+
 async fn no_more_tiles(store: &dyn Store, log: u32, size: u64) -> Result<(), Stop<StoreError>> {
     let all = Writer::default().u8(rows::TILE).u32(log).done();
     for level in 0..=MAX_LEVEL {
@@ -614,6 +655,43 @@ mod tests {
         verify_export(&mut out.as_slice(), &verifier(), &mut |done, all| read.push((done, all))).unwrap();
         assert_eq!(told, [(1_024, 2_500), (2_048, 2_500), (2_500, 2_500)]);
         assert_eq!((&wrote, &read), (&told, &told));
+    }
+
+    #[test]
+    fn a_log_that_grows_under_a_walk_is_no_log_with_an_entry_too_many() {
+        let log = |size: u64| log_of(&(0..size).map(nth).collect::<Vec<_>>());
+        let (shelf, mut size) = (log(SIZE), SIZE);
+        let grow = |by: u64, size: &mut u64| {
+            *size += by;
+            shelf.put_all(&log(*size));
+        };
+        // Twice while it is walked, then no more.
+        let mut growths = 2;
+        let report = block_on(verify_store(&shelf, 0, &verifier(), &mut |done, all| {
+            if done == all && growths > 0 {
+                growths -= 1;
+                grow(300, &mut size);
+            }
+        }));
+        let report = report.unwrap();
+        assert_eq!((report.size, report.entries, report.fault), (SIZE + 600, SIZE + 600, None));
+        // Whenever it is looked at: it ends all the same.
+        let report = block_on(verify_store(&shelf, 0, &verifier(), &mut |done, all| {
+            if done == all {
+                grow(1, &mut size);
+            }
+        }));
+        assert_eq!(report.unwrap().fault, None);
+        // An entry that no head speaks of is told, also after the log grew.
+        let mut once = true;
+        let report = block_on(verify_store(&shelf, 0, &verifier(), &mut |done, all| {
+            if done == all && once {
+                once = false;
+                grow(1, &mut size);
+                shelf.put(entry_key(0, size), disclosed(1, 1).encode());
+            }
+        }));
+        assert_eq!(report.unwrap().fault, Some(Fault::Beyond { index: size }));
     }
 
     /// What was done to the log, how, and what is told of it.

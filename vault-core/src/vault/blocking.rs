@@ -3,14 +3,13 @@
 use super::codes::{CodeTicket, SecurityCode};
 use super::request::{
     AttributesUpdate, Brought, CardToDelete, ChangedToken, CodeHeld, CodeRead, Completed, Deleted,
-    Detokenized, Erased, Fingerprinted, Header, Inspected, Listed, NewCard, Replaced, Replacement, Reveal,
-    Revocation, RevokedToken, SealingKey, Tokenized, Translation, UpgradedToken, Wanted,
+    Detokenized, Erased, Fingerprinted, GivenCard, Header, Inspected, Listed, NewCard, Replaced, Replacement,
+    Reveal, Revocation, RevokedToken, SealingKey, Tokenized, Translation, UpgradedToken, Wanted,
 };
 use super::{Place, Vault};
 use crate::custody::Custodian;
 use crate::error::Error;
 use crate::name::{ChannelName, MerchantName};
-use crate::pan::Pan;
 use crate::policy::{Caller, Policy};
 use crate::token::Token;
 
@@ -223,8 +222,13 @@ impl Blocking {
     }
 
     /// See [`Vault::fingerprint`].
-    pub fn fingerprint(&self, caller: Caller<'_>, header: &Header, pan: Pan) -> Result<Fingerprinted, Error> {
-        pollster::block_on(self.0.fingerprint(caller, header, pan))
+    pub fn fingerprint(
+        &self,
+        caller: Caller<'_>,
+        header: &Header,
+        card: GivenCard,
+    ) -> Result<Fingerprinted, Error> {
+        pollster::block_on(self.0.fingerprint(caller, header, card))
     }
 
     /// See [`Vault::fingerprint_batch`].
@@ -232,9 +236,9 @@ impl Blocking {
         &self,
         caller: Caller<'_>,
         header: &Header,
-        pans: Vec<Pan>,
+        cards: Vec<GivenCard>,
     ) -> Result<Vec<Result<Fingerprinted, Error>>, Error> {
-        pollster::block_on(self.0.fingerprint_batch(caller, header, pans))
+        pollster::block_on(self.0.fingerprint_batch(caller, header, cards))
     }
 
     /// See [`Vault::delete_card`].

@@ -11,7 +11,7 @@ use super::kept::{KEPT_DAYS, Request};
 use super::life::Change;
 use super::replace::InPlace;
 use super::request::{
-    Detokenized, EarlierCard, Header, Inspected, Reveal, Revealed, Revocation, RevokedToken, Wanted,
+    Detokenized, EarlierCard, Header, Inspected, Outgoing, Reveal, Revealed, Revocation, RevokedToken, Wanted,
 };
 use super::running::Run;
 use super::seal::{TURN, others_turn};
@@ -71,11 +71,38 @@ impl Vault {
             let (show, to) = reveal.asks();
             let deed = match to {
                 None => Deed::Show(as_of),
-                Some(to) => Deed::Send(to, as_of),
+                Some(to) => Deed::Send(Sending { to, as_of, request: None }),
             };
             Want { token, show, deed }
         };
-        let wants = wanted.into_iter().map(want).collect();
+        self.disclose(caller, header, wanted.into_iter().map(want).collect()).await
+    }
+
+    /// Gives the cards of a request that the program itself sends somewhere, all or none: where one token is refused, no
+    /// card is opened, and no other token's single use is used by it.
+    ///
+    /// Errors: of the first token that is refused.
+    pub async fn detokenize_for(
+        &self,
+        caller: Caller<'_>,
+        header: &Header,
+        outgoing: &Outgoing,
+        tokens: Vec<Token>,
+    ) -> Result<Vec<Detokenized>, Error> {
+        let deed = || {
+            let to = Outlet::Destination(outgoing.to.clone());
+            Deed::Send(Sending { to, as_of: None, request: Some(outgoing.request) })
+        };
+        let wants = tokens.into_iter().map(|token| Want { token, show: Show::Full, deed: deed() }).collect();
+        self.disclose(caller, header, wants).await?.into_iter().collect()
+    }
+
+    async fn disclose(
+        &self,
+        caller: Caller<'_>,
+        header: &Header,
+        wants: Vec<Want>,
+    ) -> Result<Vec<Result<Detokenized, Error>>, Error> {
         self.on_cards(caller, header, Action::Detokenize, wants, |round, want, done| {
             let Done { card: Card { row, .. }, filed: Filed { receipt, disclosed }, .. } = done;
             let revealed = match disclosed {
@@ -288,7 +315,7 @@ pub(super) enum Deed {
     /// Its card's security code is held, read or dropped.
     Code(CodeDeed),
     /// Nothing: its card number goes to somebody else than who asks.
-    Send(Outlet, Option<Timestamp>),
+    Send(Sending),
     /// Another card takes its card's place.
     Replace(InPlace),
     /// It stops working, on this channel or on all.
@@ -299,7 +326,21 @@ pub(super) enum Deed {
     Upgrade,
 }
 
+/// How a card number goes to somebody else than who asks.
+pub(super) struct Sending {
+    to: Outlet,
+    /// The card of then, if it says when.
+    as_of: Option<Timestamp>,
+    /// What it is a part of: then all cards of the request go, or none.
+    request: Option<[u8; 32]>,
+}
+
 impl Deed {
+    /// Whether it is done together with all others of its request, or not at all.
+    fn is_of_a_whole(&self) -> bool {
+        matches!(self, Self::Send(Sending { request: Some(_), .. }))
+    }
+
     /// The channel that is named by it.
     fn channel(&self) -> Option<&ChannelName> {
         match self {
@@ -365,6 +406,8 @@ pub(super) struct Round<'a> {
 }
 
 type Found = Result<Done, Error>;
+/// A card and what is shown of it, before that is on disk; or what the caller is told.
+type Decision = Result<(Card, Show), Error>;
 pub(super) type Decided = Result<(Filing, Card, Show), Box<Refused>>;
 
 /// A refusal, and what the caller is told of it.
@@ -463,10 +506,6 @@ impl<'a> Round<'a> {
             let keys = self.replacement_keys(open)?;
             self.view.read(store, keys).await?;
         }
-        if self.action == Action::Upgrade {
-            let keys = self.current_rows(open)?;
-            self.view.read(store, keys).await?;
-        }
         Ok(())
     }
 
@@ -558,11 +597,12 @@ impl<'a> Round<'a> {
             filings.push(filing);
             cards.push((place, card));
         }
+        let left_out = self.leave_out(&mut filings, &mut cards);
         let carrier = if again { None } else { self.keep_request(&mut filings)? };
         let hold = hold.map(|run| run as Arc<dyn Send + Sync>);
         let filed = self.vault.inner.journal.file(filings, self.header.deadline, hold).await?;
         let keeps = carrier.is_some_and(|at| filed.get(at).is_some_and(Result::is_ok));
-        let mut found = Vec::with_capacity(cards.len());
+        let mut found: Vec<(usize, Found)> = left_out;
         for ((place, card), filed) in cards.into_iter().zip(filed) {
             let answer = match (card, filed) {
                 (_, Err(NotFiled::Stale)) => continue,
@@ -575,12 +615,31 @@ impl<'a> Round<'a> {
         Ok((found, keeps))
     }
 
+    /// Where the cards of a request go all or none and one is refused: takes the others out again, and tells what they are
+    /// told, which is what the first refused one is.
+    fn leave_out(
+        &self,
+        filings: &mut Vec<Filing>,
+        cards: &mut Vec<(usize, Decision)>,
+    ) -> Vec<(usize, Found)> {
+        let whole = self.wants.iter().any(|want| want.deed.is_of_a_whole());
+        let refused = cards.iter().find_map(|(_, card)| card.as_ref().err().cloned());
+        let Some(told) = refused.filter(|_| whole) else { return Vec::new() };
+        filings.retain(|filing| matches!(filing, Filing::Refuse(..)));
+        let (out, refused): (Vec<_>, Vec<_>) =
+            std::mem::take(cards).into_iter().partition(|(_, card)| card.is_ok());
+        *cards = refused;
+        out.into_iter().map(|(place, _)| (place, Err(told.clone()))).collect()
+    }
+
     fn decide(&mut self, want: &Want, (place, name): (usize, Name), again: bool, part: Part) -> Decided {
         let (id, Name { row_key, record, newest }) = (self.merchant.id, name);
         let key = merchant_row(rows::CARD, id, &row_key.0);
         // Where it goes is decided before it is looked at: that refusal tells nothing of the token.
         let way = match &want.deed {
-            Deed::Send(to, _) => Some(self.admitted.way_to(to, &self.merchant, self.now, Some(record))?),
+            Deed::Send(Sending { to, .. }) => {
+                Some(self.admitted.way_to(to, &self.merchant, self.now, Some(record))?)
+            }
             Deed::Show(_) if want.show == Show::Full => {
                 self.admitted.may_show_clear(Some(record)).map(|()| None)?
             }
@@ -623,7 +682,7 @@ impl<'a> Round<'a> {
             Deed::Replace(_) if card.row.vaultless || card.row.kind() != Kind::Card => {
                 Err(self.admitted.deny(Refusal::VaultlessNotAllowed, Some(card.row.record)).into())
             }
-            Deed::Show(as_of) | Deed::Send(_, as_of) => {
+            Deed::Show(as_of) | Deed::Send(Sending { as_of, .. }) => {
                 self.decide_show((want.show, *as_of, way), card, key, row_key, again)
             }
             Deed::Replace(replacement) => {
@@ -632,7 +691,7 @@ impl<'a> Round<'a> {
             Deed::Code(deed) => self.decide_code(deed, card, key, again),
             Deed::Revoke(only) => self.decide_revoke(only.as_ref(), card, key, row_key, again),
             Deed::Change(change) => self.decide_change(change, card, key, row_key, again),
-            Deed::Upgrade => self.decide_upgrade(&want.token, card, key, again),
+            Deed::Upgrade => self.decide_upgrade(card, key, again),
         }
     }
 
@@ -726,7 +785,7 @@ impl<'a> Round<'a> {
             CodeDeed::Hold(code) => code
                 .fits(&card.row.network)
                 .map_err(|e| Box::new(Refused(self.admitted.deny(Refusal::Malformed, Some(record)), e)))?,
-            CodeDeed::Read(ticket) if !self.holds_code(ticket, record) => {
+            CodeDeed::Read(ticket) if !self.holds_code(ticket, &card) => {
                 return Err(self.admitted.deny(Refusal::CodeGone, Some(record)).into());
             }
             CodeDeed::Read(_) | CodeDeed::Drop(_) => {}
@@ -831,7 +890,7 @@ impl<'a> Round<'a> {
         let row = request.row(keyring, self.now, &[])?;
         let carrier = filings.iter_mut().enumerate().find_map(|(at, filing)| match filing {
             Filing::Enact(_, part, _) | Filing::Disclose(_, _, part, _) => Some((at, part)),
-            Filing::Refuse(..) | Filing::State(..) => None,
+            Filing::Refuse(..) | Filing::State(..) | Filing::Upkeep(..) => None,
         });
         let Some((at, part)) = carrier else { return Ok(None) };
         let today = today.clone();
@@ -892,13 +951,13 @@ fn request_bytes(
             // Nothing of a security code: what is kept of a request outlives it.
             Deed::Show(None) | Deed::Revoke(_) | Deed::Upgrade | Deed::Code(CodeDeed::Hold(_)) => {}
             Deed::Show(Some(then)) => drop(w.u64(then.0)),
-            Deed::Send(to, then) => {
+            Deed::Send(Sending { to, as_of, request }) => {
                 // Kinds that no other deed has in this place.
                 match to {
                     Outlet::Recipient(name) => w.u8(1).e(name.as_str().as_bytes()),
                     Outlet::Destination(name) => w.u8(2).e(name.as_str().as_bytes()),
                 };
-                w.u64(then.map_or(0, |t| t.0));
+                w.u64(as_of.map_or(0, |t| t.0)).fixed(request.as_ref().map_or(&[][..], |hash| hash));
             }
             Deed::Change(change) => change.write(&mut w),
             Deed::Code(CodeDeed::Read(ticket) | CodeDeed::Drop(ticket)) => drop(w.fixed(&ticket.bytes())),

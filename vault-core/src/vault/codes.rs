@@ -1,8 +1,9 @@
 //! Security codes (CVV2, CVC2, CID): each in a cell in memory that is read once, and never in the store or in the log.
 //!
 //! PCI DSS 4.0.1, 3.3.1: a code is not kept after authorization, not even sealed. A cell is gone after it was read, after
-//! the authorization, after an hour, and with the process. A retry of a holding has the ticket that it had. What is then asked for is told by an error of its own, so that
-//! a checkout knows to ask the shopper again. Refused: a code of the wrong length for the card's network.
+//! the authorization, after an hour, and with the process; and none is given with another card than it came with. What is
+//! then asked for is told by an error of its own, so that a checkout knows to ask the shopper again. A retry of a holding
+//! has the ticket that it had. Refused: a code of the wrong length for the card's network.
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
@@ -15,13 +16,14 @@ use super::request::{CodeHeld, CodeRead, Header};
 use super::{FIRST_LOG, Vault};
 use crate::error::Error;
 use crate::policy::Caller;
-use crate::record::MerchantId;
+use crate::record::{Card, MerchantId};
 use crate::time::Timestamp;
 use crate::token::Token;
 use crate::words::{Action, Ref, Show};
 
-/// The most codes held at once: some 10 MiB, and twenty new ones a second for an hour.
-pub const MAX_CODES: usize = 65_536;
+/// The most codes held at once: some 20 MiB. A merchant may hold as many as are still free for all, so half of them if it is
+/// alone: eighteen new ones a second for an hour.
+pub const MAX_CODES: usize = 131_072;
 
 /// How long a code is held, in milliseconds: longer than any checkout takes.
 pub const CODE_LIFE_MS: u64 = 3_600_000;
@@ -146,10 +148,9 @@ impl Vault {
         let wants = codes.into_iter().map(|(token, code)| CodeDeed::Hold(code).of(token)).collect();
         self.on_cards(caller, header, Action::HoldCode, wants, |round, want, done| {
             let Deed::Code(CodeDeed::Hold(code)) = &want.deed else { return Err(Error::internal()) };
-            let (merchant, record) = (done.card.merchant, done.card.row.record);
             let cell = round.item_hash(done.place)?;
             let codes = &round.vault.inner.codes;
-            let (ticket, until) = codes.hold(cell, (merchant, record), code.copy(), round.now)?;
+            let (ticket, until) = codes.hold(cell, Owner::of(&done.card), code.copy(), round.now)?;
             Ok(CodeHeld { ticket, held_until: until, receipt: done.filed.receipt })
         })
         .await
@@ -177,8 +178,7 @@ impl Vault {
         self.on_cards(caller, header, Action::ReadCode, wants, |round, want, done| {
             let Deed::Code(CodeDeed::Read(ticket)) = &want.deed else { return Err(Error::internal()) };
             // Whoever was first between the log and here has it: nobody gets it twice.
-            let code =
-                round.vault.inner.codes.take(ticket, done.card.merchant, done.card.row.record, round.now);
+            let code = round.vault.inner.codes.take(ticket, Owner::of(&done.card), round.now);
             Ok(CodeRead { code: code.ok_or(Error::CodeGone)?, receipt: done.filed.receipt })
         })
         .await
@@ -205,8 +205,7 @@ impl Vault {
         let wants = tickets.into_iter().map(|(token, ticket)| CodeDeed::Drop(ticket).of(token)).collect();
         self.on_cards(caller, header, Action::CompleteAuthorization, wants, |round, want, done| {
             let Deed::Code(CodeDeed::Drop(ticket)) = &want.deed else { return Err(Error::internal()) };
-            let codes = &round.vault.inner.codes;
-            drop(codes.take(ticket, done.card.merchant, done.card.row.record, round.now));
+            drop(round.vault.inner.codes.take(ticket, Owner::of(&done.card), round.now));
             Ok(super::request::Completed { receipt: done.filed.receipt })
         })
         .await
@@ -225,30 +224,72 @@ impl Vault {
 }
 
 impl Round<'_> {
-    /// Whether this node holds a code of this record under the ticket.
-    pub(super) fn holds_code(&self, ticket: &CodeTicket, record: Ref) -> bool {
-        self.vault.inner.codes.holds(ticket, self.merchant.id, record, self.now)
+    /// Whether this node holds a code of this card under the ticket.
+    pub(super) fn holds_code(&self, ticket: &CodeTicket, card: &Card) -> bool {
+        self.vault.inner.codes.holds(ticket, Owner::of(card), self.now)
+    }
+}
+
+/// Whose code it is: of which of a token's cards, since a token outlives its card.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Owner {
+    merchant: MerchantId,
+    record: Ref,
+    generation: u32,
+}
+
+impl Owner {
+    fn of(card: &Card) -> Self {
+        let Card { merchant, row } = card;
+        Self { merchant: *merchant, record: row.record, generation: row.generation }
     }
 }
 
 struct Cell {
-    merchant: MerchantId,
-    record: Ref,
+    owner: Owner,
     code: SecurityCode,
     until: Timestamp,
 }
 
 impl Cell {
-    fn is_of(&self, merchant: MerchantId, record: Ref, now: Timestamp) -> bool {
-        self.merchant == merchant && self.record == record && now < self.until
+    fn is_of(&self, owner: Owner, now: Timestamp) -> bool {
+        self.owner == owner && now < self.until
     }
 }
 
 #[derive(Default)]
 struct Shelf {
     cells: HashMap<[u8; 16], Cell>,
+    /// How many of them are whose.
+    shares: HashMap<MerchantId, usize>,
     /// In the order in which their hours end; also those that were taken since.
     order: VecDeque<(Timestamp, [u8; 16])>,
+}
+
+impl Shelf {
+    /// Whether one more of this merchant's leaves as many free as it holds.
+    fn has_room_for(&self, merchant: MerchantId) -> bool {
+        let own = self.shares.get(&merchant).copied().unwrap_or(0);
+        own < MAX_CODES.saturating_sub(self.cells.len())
+    }
+
+    fn put(&mut self, at: [u8; 16], cell: Cell) {
+        drop(self.remove(&at));
+        let share = self.shares.entry(cell.owner.merchant).or_insert(0);
+        *share = share.saturating_add(1);
+        self.cells.insert(at, cell);
+    }
+
+    fn remove(&mut self, at: &[u8; 16]) -> Option<Cell> {
+        let cell = self.cells.remove(at)?;
+        if let Some(share) = self.shares.get_mut(&cell.owner.merchant) {
+            *share = share.saturating_sub(1);
+            if *share == 0 {
+                self.shares.remove(&cell.owner.merchant);
+            }
+        }
+        Some(cell)
+    }
 }
 
 /// The codes that this node holds. Each wipes itself when it goes.
@@ -263,51 +304,45 @@ impl Cells {
     /// What the cell held before, a retry puts in anew.
     fn hold(
         &self,
-        cell: [u8; 16],
-        (merchant, record): (MerchantId, Ref),
+        at: [u8; 16],
+        owner: Owner,
         code: SecurityCode,
         now: Timestamp,
     ) -> Result<(CodeTicket, Timestamp), Error> {
         let until = now.plus_ms(CODE_LIFE_MS);
         self.forget(now);
         let mut shelf = self.lock();
-        if shelf.cells.len() >= MAX_CODES && !shelf.cells.contains_key(&cell) {
+        if !shelf.cells.contains_key(&at) && !shelf.has_room_for(owner.merchant) {
             return Err(Error::Overloaded);
         }
         if shelf.order.len() >= MAX_CODES.saturating_mul(2) {
-            let Shelf { cells, order } = &mut *shelf;
-            order.retain(|(until, cell)| cells.get(cell).is_some_and(|held| held.until == *until));
+            let Shelf { cells, order, .. } = &mut *shelf;
+            order.retain(|(until, at)| cells.get(at).is_some_and(|held| held.until == *until));
         }
-        shelf.cells.insert(cell, Cell { merchant, record, code, until });
-        shelf.order.push_back((until, cell));
-        Ok((CodeTicket { node: FIRST_LOG, cell }, until))
+        shelf.put(at, Cell { owner, code, until });
+        shelf.order.push_back((until, at));
+        Ok((CodeTicket { node: FIRST_LOG, cell: at }, until))
     }
 
-    fn holds(&self, ticket: &CodeTicket, merchant: MerchantId, record: Ref, now: Timestamp) -> bool {
+    fn holds(&self, ticket: &CodeTicket, owner: Owner, now: Timestamp) -> bool {
         let shelf = self.lock();
         let cell = shelf.cells.get(&ticket.cell).filter(|_| ticket.node == FIRST_LOG);
-        cell.is_some_and(|cell| cell.is_of(merchant, record, now))
+        cell.is_some_and(|cell| cell.is_of(owner, now))
     }
 
-    fn take(
-        &self,
-        ticket: &CodeTicket,
-        merchant: MerchantId,
-        record: Ref,
-        now: Timestamp,
-    ) -> Option<SecurityCode> {
-        if !self.holds(ticket, merchant, record, now) {
+    fn take(&self, ticket: &CodeTicket, owner: Owner, now: Timestamp) -> Option<SecurityCode> {
+        if !self.holds(ticket, owner, now) {
             return None;
         }
-        self.lock().cells.remove(&ticket.cell).map(|cell| cell.code)
+        self.lock().remove(&ticket.cell).map(|cell| cell.code)
     }
 
     fn forget(&self, now: Timestamp) {
         let mut shelf = self.lock();
-        while let Some((_, cell)) = shelf.order.pop_front_if(|(until, _)| *until <= now) {
+        while let Some((_, at)) = shelf.order.pop_front_if(|(until, _)| *until <= now) {
             // One that a retry put in again has its own hour.
-            if shelf.cells.get(&cell).is_some_and(|held| held.until <= now) {
-                shelf.cells.remove(&cell);
+            if shelf.cells.get(&at).is_some_and(|held| held.until <= now) {
+                shelf.remove(&at);
             }
         }
     }
@@ -321,8 +356,8 @@ mod tests {
         SecurityCode::parse(digits.as_bytes()).unwrap_or_else(|e| panic!("{e}"))
     }
 
-    const ACME: MerchantId = MerchantId(1);
-    const CARD: Ref = Ref([7; 16]);
+    const ACME: Owner = Owner { merchant: MerchantId(1), record: Ref([7; 16]), generation: 0 };
+    const ZENITH: Owner = Owner { merchant: MerchantId(2), ..ACME };
 
     #[test]
     fn a_code_has_the_length_of_its_network() {
@@ -361,45 +396,53 @@ mod tests {
     #[test]
     fn a_cell_is_read_once_by_its_own_card_within_its_hour() {
         let (cells, now) = (Cells::default(), Timestamp(5));
-        let hold = || cells.hold([1; 16], (ACME, CARD), code("123"), now).unwrap_or_else(|e| panic!("{e}"));
+        let hold = || cells.hold([1; 16], ACME, code("123"), now).unwrap_or_else(|e| panic!("{e}"));
         let (ticket, until) = hold();
         assert_eq!(until, now.plus_ms(CODE_LIFE_MS));
-        assert!(cells.take(&ticket, MerchantId(2), CARD, now).is_none());
-        assert!(cells.take(&ticket, ACME, Ref([8; 16]), now).is_none());
-        assert!(cells.take(&CodeTicket { node: 1, ..ticket }, ACME, CARD, now).is_none());
-        assert!(cells.take(&ticket, ACME, CARD, until).is_none(), "its hour is over");
-        assert!(cells.take(&ticket, ACME, CARD, now).is_some_and(|code| code.expose_digits() == b"123"));
-        assert!(cells.take(&ticket, ACME, CARD, now).is_none());
+        let others = [ZENITH, Owner { record: Ref([8; 16]), ..ACME }, Owner { generation: 1, ..ACME }];
+        assert!(others.into_iter().all(|other| cells.take(&ticket, other, now).is_none()));
+        assert!(cells.take(&CodeTicket { node: 1, ..ticket }, ACME, now).is_none());
+        assert!(cells.take(&ticket, ACME, until).is_none(), "its hour is over");
+        assert!(cells.take(&ticket, ACME, now).is_some_and(|code| code.expose_digits() == b"123"));
+        assert!(cells.take(&ticket, ACME, now).is_none());
         let (other, _) = hold();
         cells.forget(until);
-        assert!(cells.lock().cells.is_empty() && !cells.holds(&other, ACME, CARD, now), "wiped");
+        assert!(cells.lock().cells.is_empty() && !cells.holds(&other, ACME, now), "wiped");
     }
 
     #[test]
     fn a_retry_has_the_same_cell_and_an_hour_of_its_own() {
         let (cells, first, again) = (Cells::default(), Timestamp(5), Timestamp(9));
-        let hold = |digits, at| cells.hold([1; 16], (ACME, CARD), code(digits), at).map(|(ticket, _)| ticket);
+        let hold = |digits, at| cells.hold([1; 16], ACME, code(digits), at).map(|(ticket, _)| ticket);
         let (once, twice) = (hold("123", first).unwrap(), hold("456", again).unwrap());
         assert!(once == twice);
         assert_eq!(cells.lock().cells.len(), 1, "no second code");
         cells.forget(first.plus_ms(CODE_LIFE_MS));
-        assert!(cells.take(&twice, ACME, CARD, again).is_some_and(|code| code.expose_digits() == b"456"));
-        assert!(cells.take(&once, ACME, CARD, again).is_none());
+        assert!(cells.take(&twice, ACME, again).is_some_and(|code| code.expose_digits() == b"456"));
+        assert!(cells.take(&once, ACME, again).is_none());
     }
 
     #[test]
     fn cells_are_bounded_and_what_was_taken_makes_room() {
         let (cells, now) = (Cells::default(), Timestamp(5));
         let cell = |n: usize| u128::try_from(n).unwrap().to_be_bytes();
-        let hold = |n: usize| cells.hold(cell(n), (ACME, CARD), code("123"), now);
-        let mut first = None;
-        for n in 0..MAX_CODES {
-            let held = hold(n).unwrap_or_else(|e| panic!("{n}: {e}"));
-            first = first.or(Some(held.0));
+        let hold = |n: usize, owner| cells.hold(cell(n), owner, code("123"), now);
+        let (first, _) = hold(0, ACME).unwrap_or_else(|e| panic!("{e}"));
+        for n in 1..MAX_CODES / 2 {
+            hold(n, ACME).unwrap_or_else(|e| panic!("{n}: {e}"));
         }
-        assert!(matches!(hold(MAX_CODES), Err(Error::Overloaded)));
-        assert!(hold(0).is_ok(), "a retry takes no other place");
-        assert!(cells.take(&first.unwrap(), ACME, CARD, now).is_some());
-        assert!(hold(MAX_CODES).is_ok());
+        // A merchant leaves as much as it takes, so that nobody fills the shelf alone.
+        assert!(matches!(hold(MAX_CODES, ACME), Err(Error::Overloaded)));
+        assert!(hold(0, ACME).is_ok(), "a retry takes no other place");
+        for n in 0..MAX_CODES / 4 {
+            hold(MAX_CODES + n, ZENITH).unwrap_or_else(|e| panic!("{n}: {e}"));
+        }
+        assert!(matches!(hold(3 * MAX_CODES, ZENITH), Err(Error::Overloaded)));
+        assert!(cells.lock().cells.len() < MAX_CODES);
+        // What is read makes room; with nothing held nothing is counted.
+        assert!(cells.take(&first, ACME, now).is_some());
+        assert!(hold(3 * MAX_CODES, ZENITH).is_ok());
+        cells.forget(now.plus_ms(CODE_LIFE_MS));
+        assert!(cells.lock().cells.is_empty() && cells.lock().shares.is_empty());
     }
 }

@@ -4,22 +4,23 @@
 //! Neither keeps its request: a fingerprint asked for again is the same, a deletion asked for again finds nothing left.
 
 use super::guesses::{self, Guess};
-use super::request::{CardToDelete, Deleted, Fingerprinted, Header};
-use super::tokenize::{restrictions, within_batch};
+use super::request::{CardToDelete, Deleted, Fingerprinted, GivenCard, Header};
+use super::seal::OpenedCard;
+use super::tokenize::restrictions;
 use super::view::View;
 use super::{MAX_ROUNDS, State, Vault};
 use crate::error::Error;
 use crate::journal::{Filing, NotFiled};
 use crate::keyring::{Likeness, SubjectSecret, merchant_row};
 use crate::name::ChannelName;
-use crate::pan::Pan;
 use crate::policy::{Admitted, Caller, FormatInForce};
 use crate::record::{Grants, RowKey, SubjectId};
 use crate::restrictions::Restrictions;
 use crate::rows;
 use crate::store::Part;
-use crate::token::{Reuse, Scope, Token};
+use crate::token::{Reuse, Scheme, Scope, Token};
 use crate::value::Value;
+use crate::vaultless::Served;
 use crate::words::{Action, Refusal, Show};
 
 /// A card whose tokens are looked for.
@@ -34,9 +35,9 @@ impl Vault {
         &self,
         caller: Caller<'_>,
         header: &Header,
-        pan: Pan,
+        card: GivenCard,
     ) -> Result<Fingerprinted, Error> {
-        super::cards::one(self.fingerprint_batch(caller, header, vec![pan]).await?)
+        super::cards::one(self.fingerprint_batch(caller, header, vec![card]).await?)
     }
 
     /// The public fingerprints of up to 1,000 cards, in one commit.
@@ -44,10 +45,23 @@ impl Vault {
         &self,
         caller: Caller<'_>,
         header: &Header,
-        pans: Vec<Pan>,
+        cards: Vec<GivenCard>,
     ) -> Result<Vec<Result<Fingerprinted, Error>>, Error> {
-        within_batch(pans.len())?;
-        let cards: Vec<Value> = pans.into_iter().map(Value::Card).collect();
+        let items = cards.into_iter().map(|card| (card, ()));
+        let (asked, places) = self.given(caller, header, Action::Fingerprint, items).await?.split();
+        let cards: Vec<Value> = asked.into_iter().map(|(card, ())| Value::Card(card.pan)).collect();
+        if cards.is_empty() {
+            return Ok(places.put_back(Vec::new()));
+        }
+        Ok(places.put_back(self.fingerprint_opened(caller, header, cards).await?))
+    }
+
+    async fn fingerprint_opened(
+        &self,
+        caller: Caller<'_>,
+        header: &Header,
+        cards: Vec<Value>,
+    ) -> Result<Vec<Result<Fingerprinted, Error>>, Error> {
         for _ in 0..MAX_ROUNDS {
             let state = self.state();
             let admitted = self.admit(&state, caller, header, Action::Fingerprint, Show::Nothing).await?;
@@ -89,18 +103,23 @@ impl Vault {
     }
 
     /// Ends every token that each of up to 1,000 cards would be given on this channel: of each format that reuses tokens,
-    /// under the customer that the header names or none, and under the restrictions that the item names or none. Tokens
-    /// that are never given twice (fresh ones, expiring ones, those for a single use) are found by token or by customer
-    /// only: no fingerprint leads to them.
+    /// under the customer that the header names or none, and under the restrictions that the item names or none; and of each
+    /// vaultless format, where something was kept beside the token. Tokens that are never given twice (fresh ones, expiring
+    /// ones, those for a single use) are found by token or by customer only: no fingerprint leads to them.
     pub async fn delete_card_batch(
         &self,
         caller: Caller<'_>,
         header: &Header,
         cards: Vec<CardToDelete>,
     ) -> Result<Vec<Result<Deleted, Error>>, Error> {
-        within_batch(cards.len())?;
-        let sought = |CardToDelete { pan, restrictions }| Sought { value: Value::Card(pan), restrictions };
-        let cards: Vec<Sought> = cards.into_iter().map(sought).collect();
+        let items = cards.into_iter().map(|CardToDelete { card, restrictions }| (card, restrictions));
+        let (asked, places) = self.given(caller, header, Action::DeleteCard, items).await?.split();
+        let sought =
+            |(OpenedCard { pan, .. }, restrictions)| Sought { value: Value::Card(pan), restrictions };
+        let cards: Vec<Sought> = asked.into_iter().map(sought).collect();
+        if cards.is_empty() {
+            return Ok(places.put_back(Vec::new()));
+        }
         let state = self.state();
         let admitted = self.admit(&state, caller, header, Action::DeleteCard, Show::Nothing).await?;
         self.guessed(&state, &admitted, header, cards.iter().map(|card| &card.value)).await?;
@@ -108,7 +127,7 @@ impl Vault {
         for card in &cards {
             answers.push(self.delete_one(caller, header, card).await);
         }
-        Ok(answers)
+        Ok(places.put_back(answers))
     }
 
     async fn delete_one(&self, caller: Caller<'_>, header: &Header, card: &Sought) -> Result<Deleted, Error> {
@@ -194,8 +213,10 @@ impl Vault {
             let subject = state.keyring.subject(id, reference)?;
             secrets.extend(self.secret_of_subject(state, admitted, subject, view).await?);
         }
-        let mut found = Vec::new();
-        for format in merchant.formats().filter(|f| f.format.reuse() == Reuse::Reuse) {
+        let mut found = self.known_vaultless(state, admitted, card, view).await?;
+        let with_fingerprints =
+            |f: &&FormatInForce| f.format.reuse() == Reuse::Reuse && f.format.scheme() != Scheme::Ff1;
+        for format in merchant.formats().filter(|f| with_fingerprints(&f.as_ref())) {
             for profile in profiles(format, admitted, card) {
                 for subject in &secrets {
                     let scope: Option<&ChannelName> = match format.format.scope() {
@@ -217,6 +238,33 @@ impl Vault {
             }
         }
         Ok(found)
+    }
+
+    /// The rows beside this card's vaultless tokens, of the merchant's formats and of this channel's, for whoever has the
+    /// right to them. A vaultless token without a row has nothing here that could be deleted.
+    async fn known_vaultless(
+        &self,
+        state: &State,
+        admitted: &Admitted,
+        card: &Sought,
+        view: &mut View,
+    ) -> Result<Vec<(RowKey, u32)>, Error> {
+        let (id, keyring) = (admitted.merchant_id(), &state.keyring);
+        let merchant = state.rules.merchant(admitted.merchant()).ok_or_else(Error::internal)?;
+        let Some(pan) = card.value.number().filter(|_| admitted.is_vaultless()) else {
+            return Ok(Vec::new());
+        };
+        let mut rows_of = Vec::new();
+        for format in merchant.formats().filter(|f| f.format.scheme() == Scheme::Ff1) {
+            let served = Served::of(format.id, format.format.scope(), admitted.channel_id());
+            if let Some(token) = keyring.vaultless_token(id, served, pan)? {
+                rows_of.push(keyring.row_key(id, &token)?);
+            }
+        }
+        let keys = rows_of.iter().map(|row| merchant_row(rows::CARD, id, &row.0)).collect();
+        view.read(self.inner.store.as_ref(), keys).await?;
+        rows_of.retain(|row| view.get(&merchant_row(rows::CARD, id, &row.0)).is_some());
+        Ok(rows_of.into_iter().map(|row| (row, 0)).collect())
     }
 
     async fn secret_of_subject(

@@ -2,29 +2,25 @@
 //! version of Control, exact from its commit on, and an entry of the log that names the operator.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::{FIRST_LOG, Header, Inner, MAX_ROUNDS, State, Vault};
+use super::amend::Amendment;
+use super::{FIRST_LOG, Header, Vault};
 use crate::audit::checkpoint::SignedCheckpoint;
 use crate::audit::entry::{AuditEntry, ControlChange, Event, Outlet, Who};
 use crate::audit::receipt::{self, Proof, Receipt};
 use crate::audit::tree::{self, Hash, entry_key};
-use crate::control::{Control, KeyRecord, Lock, LockTarget};
-use crate::envelope::{Dek, Kek, KeyId, KeyKind, KeyMaterial, Rcv, Wraps};
+use crate::control::{Lock, LockTarget};
+use crate::envelope::{KeyId, KeyKind};
 use crate::error::Error;
-use crate::journal::{ControlStep, Filing, NotFiled};
-use crate::keyring::Keyring;
-use crate::name::{ChannelName, FormatName, MerchantName, PrincipalName};
+use crate::journal::Filing;
+use crate::name::{MerchantName, PrincipalName};
 use crate::pan;
 use crate::policy::{Asked, Effect, Explanation, Policy, Rules, Statement};
 use crate::rows;
-use crate::sealed::PERIOD_DAYS;
-use crate::store::{Expect, Key, Part, Write};
+use crate::store::{Key, Part, Write};
 use crate::time::Timestamp;
-use crate::token::Scheme;
-use crate::vaultless::{SLOTS, Served};
 use crate::words::{Action, KeyState, LockReason, Refusal, Show};
 
 /// The longest note of an operator, in bytes.
@@ -50,6 +46,8 @@ pub struct KeyLine {
     pub made_at: Timestamp,
     /// Under which key it is wrapped; none: the custodian holds it.
     pub under: Option<KeyId>,
+    /// Since when no row is under it any more.
+    pub drained_at: Option<Timestamp>,
 }
 
 /// One row that a new policy adds, drops or changes.
@@ -95,8 +93,8 @@ impl Vault {
         policy: Policy,
         expected: Option<u64>,
     ) -> Result<Receipt, Error> {
-        self.change(by, expected, move |inner, control, now| {
-            policy.check_prefixes(&inner.networks)?;
+        self.change(by, expected, move |premise, control| {
+            policy.check_prefixes(&premise.inner.networks)?;
             let before = control.next_key;
             let operated = !control.policy.operators.is_empty();
             if operated && policy.operators.is_empty() {
@@ -104,113 +102,12 @@ impl Vault {
                     "policy: names no operator: nobody could ever change it again".into(),
                 ));
             }
-            control.apply(policy.clone(), (&inner.root.1, inner.root.0), now)?;
+            control.apply(policy.clone(), premise.state.top.root(), premise.now)?;
             let added = (before..control.next_key).map(|key| ControlChange::KeyAdded { key });
-            Ok((added.chain([ControlChange::PolicyApplied]).collect(), Vec::new()))
+            Ok(Amendment::of(added.chain([ControlChange::PolicyApplied]).collect(), ()))
         })
         .await
         .map(|(receipt, ())| receipt)
-    }
-
-    /// Makes a new DEK for a merchant (`expected` as at [`apply_policy`](Self::apply_policy)): rows are sealed under it from this commit on, and the one before opens old rows
-    /// only. Returns the new key's number.
-    pub async fn rotate_dek(
-        &self,
-        by: &PrincipalName,
-        merchant: &MerchantName,
-        expected: Option<u64>,
-    ) -> Result<(KeyId, Receipt), Error> {
-        let (receipt, key) = self
-            .change_with(by, expected, |inner, control, now| {
-                let (key, changes) = replace::<Dek>(inner, control, merchant, now)?;
-                Ok((changes, Vec::new(), key))
-            })
-            .await?;
-        Ok((key, receipt))
-    }
-
-    /// Makes a new key for cards that are sealed to the vault (`expected` as at [`apply_policy`](Self::apply_policy)): it is
-    /// published from this commit on, and the one before opens for [`OVERLAP_DAYS`](crate::sealed::OVERLAP_DAYS) more.
-    /// Returns the new key's number.
-    pub async fn rotate_rcv(
-        &self,
-        by: &PrincipalName,
-        merchant: &MerchantName,
-        expected: Option<u64>,
-    ) -> Result<(KeyId, Receipt), Error> {
-        let (receipt, key) = self
-            .change_with(by, expected, |inner, control, now| {
-                let (key, changes) = replace::<Rcv>(inner, control, merchant, now)?;
-                Ok((changes, Vec::new(), key))
-            })
-            .await?;
-        Ok((key, receipt))
-    }
-
-    /// Replaces every key for sealed cards that is [`PERIOD_DAYS`] old, as the vault itself. Returns how many there were.
-    pub async fn replace_old_keys(&self) -> Result<usize, Error> {
-        let old = |control: &Control, now: Timestamp| -> Vec<MerchantName> {
-            let due = |k: &&KeyRecord| {
-                k.kind == KeyKind::Rcv
-                    && k.state == KeyState::Active
-                    && k.made_at.plus_days(PERIOD_DAYS) <= now
-            };
-            control.keys.iter().filter(due).filter_map(|k| k.merchant.clone()).collect()
-        };
-        if old(&self.state().control, self.now()).is_empty() {
-            return Ok(0);
-        }
-        let (_, replaced) = self
-            .change_by(&Who::Vault, None, |inner, control, now| {
-                let merchants = old(control, now);
-                let mut all = Vec::with_capacity(merchants.len() * 2);
-                for merchant in &merchants {
-                    all.extend(replace::<Rcv>(inner, control, merchant, now)?.1);
-                }
-                Ok((all, Vec::new(), merchants.len()))
-            })
-            .await?;
-        Ok(replaced)
-    }
-
-    /// Opens the next vaultless slot for a format with a new key: new tokens are made in it from this commit on, those of
-    /// the slots before it still open, and [`upgrade`](Self::upgrade) turns them. `channel` is given for a format of scope
-    /// channel, and only there. Returns the new key's number and how many of the merchant's five slots are left.
-    ///
-    /// Errors: [`Error::SpaceExhausted`] if none is left; malformed for a format that has no slot.
-    pub async fn rotate_ff1(
-        &self,
-        by: &PrincipalName,
-        (merchant, format, channel): (&MerchantName, &FormatName, Option<&ChannelName>),
-        expected: Option<u64>,
-    ) -> Result<(KeyId, u8, Receipt), Error> {
-        let (receipt, (key, left)) = self
-            .change_with(by, expected, |inner, control, now| {
-                let unknown = || Error::malformed("merchant", "names no merchant");
-                let numbers = control.numbers.get(merchant).ok_or_else(unknown)?;
-                let no_format = || Error::malformed("format", "names no ff1 format of the merchant");
-                let made = numbers.formats.get(format).ok_or_else(no_format)?;
-                let no_slot = || Error::malformed("channel", "has no slot of this format: a format of scope channel has one per channel, of scope merchant one without");
-                let channel = match channel {
-                    None => None,
-                    Some(name) => Some(*numbers.channels.get(name).ok_or_else(no_slot)?),
-                };
-                if made.format.scheme != Scheme::Ff1 {
-                    return Err(no_format());
-                }
-                let served = Served { format: made.id, channel };
-                let old = numbers.slots.iter().rev().find(|s| s.served() == served).ok_or_else(no_slot)?.key;
-                let key = control.open_slot(merchant, served, (&inner.root.1, inner.root.0), now)?;
-                let opened = control.numbers.get(merchant).map_or(0, |n| n.slots.len());
-                let left = SLOTS.saturating_sub(u8::try_from(opened).unwrap_or(SLOTS));
-                let changes = vec![
-                    ControlChange::KeyAdded { key: key.0 },
-                    ControlChange::KeyState { key: old.0, state: KeyState::Deactivated },
-                ];
-                Ok((changes, Vec::new(), (key, left)))
-            })
-            .await?;
-        Ok((key, left, receipt))
     }
 
     /// Sets a lock: from its commit on, nothing that it is on gets past the door. `note` is sealed; the log has its hash.
@@ -224,14 +121,13 @@ impl Vault {
     ) -> Result<(u32, Receipt), Error> {
         let note = note.map(checked_note).transpose()?;
         let (receipt, lock) = self
-            .change_with(by, expected, |inner, control, now| {
-                let sealed = note.map(|text| inner.state().keyring.seal_note(text)).transpose()?;
+            .change(by, expected, |premise, control| {
+                let sealed = note.map(|text| premise.state.keyring.seal_note(text)).transpose()?;
                 let hash = sealed.as_deref().map(Hash::of);
-                let lock = control.lock(target.clone(), by.clone(), reason, hash, now)?;
+                let lock = control.lock(target.clone(), by.clone(), reason, hash, premise.now)?;
                 let change = ControlChange::LockSet { lock, reason, note: hash };
                 let writes = hash.zip(sealed).map(|(hash, sealed)| Write::Put(note_key(&hash), sealed));
-                let writes = writes.into_iter().collect();
-                Ok((vec![change], writes, lock))
+                Ok(Amendment { writes: writes.into_iter().collect(), ..Amendment::of(vec![change], lock) })
             })
             .await?;
         Ok((lock, receipt))
@@ -244,11 +140,11 @@ impl Vault {
         lock: u32,
         expected: Option<u64>,
     ) -> Result<Receipt, Error> {
-        self.change(by, expected, move |_, control, now| {
-            if !control.unlock(lock, by, now) {
+        self.change(by, expected, move |premise, control| {
+            if !control.unlock(lock, by, premise.now) {
                 return Err(Error::malformed("lockdown", "names no lock in force"));
             }
-            Ok((vec![ControlChange::LockLifted { lock }], Vec::new()))
+            Ok(Amendment::of(vec![ControlChange::LockLifted { lock }], ()))
         })
         .await
         .map(|(receipt, ())| receipt)
@@ -280,6 +176,7 @@ impl Vault {
             state: k.state,
             made_at: k.made_at,
             under: k.under,
+            drained_at: k.drained_at,
         };
         state.control.keys.iter().map(line).collect()
     }
@@ -297,7 +194,7 @@ impl Vault {
         let state = self.state();
         let mut control = state.control.clone();
         let now = self.inner.clock.now();
-        control.apply(policy.clone(), (&self.inner.root.1, self.inner.root.0), now)?;
+        control.apply(policy.clone(), state.top.root(), now)?;
         Rules::of(&control)?;
         diff(&state.control.policy, policy)
     }
@@ -510,100 +407,6 @@ impl Vault {
             .await
             .map_err(|_| Error::internal())
     }
-
-    async fn change(
-        &self,
-        by: &PrincipalName,
-        expected: Option<u64>,
-        edit: impl Fn(&Inner, &mut Control, Timestamp) -> Result<(Vec<ControlChange>, Vec<Write>), Error>,
-    ) -> Result<(Receipt, ()), Error> {
-        self.change_with(by, expected, |inner, control, now| {
-            edit(inner, control, now).map(|(changes, writes)| (changes, writes, ()))
-        })
-        .await
-    }
-
-    /// Makes the next version of Control, commits it, and puts it in force. One at a time in this process; a change whose
-    /// caller went away meanwhile may come in between, and then this one is made anew.
-    async fn change_with<T>(
-        &self,
-        by: &PrincipalName,
-        expected: Option<u64>,
-        edit: impl Fn(&Inner, &mut Control, Timestamp) -> Result<(Vec<ControlChange>, Vec<Write>, T), Error>,
-    ) -> Result<(Receipt, T), Error> {
-        self.change_by(&Who::Listed(by.clone()), expected, edit).await
-    }
-
-    async fn change_by<T>(
-        &self,
-        by: &Who,
-        expected: Option<u64>,
-        edit: impl Fn(&Inner, &mut Control, Timestamp) -> Result<(Vec<ControlChange>, Vec<Write>, T), Error>,
-    ) -> Result<(Receipt, T), Error> {
-        let _one_at_a_time = self.inner.changing.lock().await;
-        for _ in 0..MAX_ROUNDS {
-            let before = self.state();
-            if expected.is_some_and(|epoch| epoch != before.epoch.version) {
-                return Err(Error::EpochMismatch { epoch: before.epoch.version });
-            }
-            let now = self.now();
-            let mut control = before.control.clone();
-            control.version = control.version.saturating_add(1);
-            control.made_at = now;
-            let (changes, writes, value) = edit(&self.inner, &mut control, now)?;
-            let rules = Rules::of(&control)?;
-            let keyring = Keyring::unwrap(&control, &self.inner.root.1, self.inner.esk.clone())?;
-            let (row, epoch) = control.seal(&self.inner.vault, self.inner.ctl.0, &self.inner.ctl.1)?;
-            let mut part = Part { expects: Vec::<Expect>::new(), writes: Control::writes(row, &epoch) };
-            part.writes.extend(writes);
-            // Not an owner: the journal's thread must never be the one that closes the vault.
-            let inner = Arc::downgrade(&self.inner);
-            let state = State { control, epoch, rules, keyring };
-            let step = ControlStep {
-                from: before.epoch,
-                epoch,
-                part,
-                changes: changes.into_iter().map(|change| (by.clone(), change)).collect(),
-                in_force: Box::new(move || {
-                    if let Some(inner) = inner.upgrade() {
-                        Self::put_in_force(&inner, state);
-                    }
-                }),
-            };
-            match self.inner.journal.control(step).await {
-                Ok(receipt) => return Ok((receipt, value)),
-                Err(NotFiled::Stale) => {}
-                Err(e) => return Err(e.into()),
-            }
-        }
-        Err(Error::Overloaded)
-    }
-}
-
-impl Inner {
-    fn state(&self) -> std::sync::Arc<State> {
-        self.state.read().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
-    }
-}
-
-/// Draws a merchant's next key of a kind; the one before is deactivated.
-fn replace<K>(
-    inner: &Inner,
-    control: &mut Control,
-    merchant: &MerchantName,
-    now: Timestamp,
-) -> Result<(KeyId, Vec<ControlChange>), Error>
-where
-    K: KeyMaterial,
-    Kek: Wraps<K>,
-{
-    let unknown = || Error::malformed("merchant", "names no merchant");
-    let old = control.active(K::KIND, Some(merchant)).ok_or_else(unknown)?.id;
-    let record = control.active(KeyKind::Kek, Some(merchant)).ok_or_else(unknown)?.clone();
-    let kek: Kek = record.unwrap(&inner.root.1)?;
-    let (key, _) = control.draw::<K, Kek>(Some(merchant), (&kek, record.id), now)?;
-    let added = ControlChange::KeyAdded { key: key.0 };
-    Ok((key, vec![added, ControlChange::KeyState { key: old.0, state: KeyState::Deactivated }]))
 }
 
 fn checked_note(text: &str) -> Result<&str, Error> {

@@ -4,13 +4,14 @@
 use super::Vault;
 use super::cards::{Decided, Deed, Done, Refused, Round, Want, one};
 use super::request::{Header, Replaced, Replacement};
+use super::seal::OpenedCard;
 use super::tokenize::{OWN_TOKEN, restrictions};
 use crate::error::Error;
 use crate::journal::Filing;
 use crate::keyring::{Fingerprint, Likeness, MAX_SUBJECT_FINGERPRINTS, SubjectSecret, day_row, merchant_row};
 use crate::pan::CardExpiry;
 use crate::policy::{Caller, Presented};
-use crate::record::{Card, Grants, NewFace, Row, RowKey, SubjectId};
+use crate::record::{Card, Crowded, Grants, NewFace, Row, RowKey, SubjectId};
 use crate::rows;
 use crate::store::{Key, Part, Write};
 use crate::token::{Reuse, Scope, Token};
@@ -39,23 +40,29 @@ impl Vault {
         header: &Header,
         replacements: Vec<(Token, Replacement)>,
     ) -> Result<Vec<Result<Replaced, Error>>, Error> {
-        let want = |(token, of)| Want { token, show: Show::Nothing, deed: Deed::Replace(InPlace::from(of)) };
-        let wants = replacements.into_iter().map(want).collect();
-        self.on_cards(caller, header, Action::Replace, wants, replaced).await
+        let items =
+            replacements.into_iter().map(|(token, Replacement { card, reason })| (card, (token, reason)));
+        let (asked, places) = self.given(caller, header, Action::Replace, items).await?.split();
+        let want = |(OpenedCard { pan, card_expiry }, (token, reason))| {
+            let deed = Deed::Replace(InPlace { value: Value::Card(pan), card_expiry, reason });
+            Want { token, show: Show::Nothing, deed }
+        };
+        let wants: Vec<Want> = asked.into_iter().map(want).collect();
+        if wants.is_empty() {
+            return Ok(places.put_back(Vec::new()));
+        }
+        Ok(places.put_back(self.on_cards(caller, header, Action::Replace, wants, replaced).await?))
     }
 }
+
+/// What is said of a token that has had too many cards.
+const CROWDED: &str = "has eight earlier cards within their retention; store this card under a new token";
 
 /// A replacement on its way: its number as the value that is sealed.
 pub(super) struct InPlace {
     pub(super) value: Value,
     pub(super) card_expiry: Option<CardExpiry>,
     pub(super) reason: ReplaceReason,
-}
-
-impl From<Replacement> for InPlace {
-    fn from(Replacement { pan, card_expiry, reason }: Replacement) -> Self {
-        Self { value: Value::Card(pan), card_expiry, reason }
-    }
 }
 
 #[allow(clippy::unnecessary_wraps, reason = "it finishes a verb as others do, which may fail")]
@@ -96,7 +103,12 @@ impl Round<'_> {
             return Ok((Filing::Enact(permit, part, None), card, Show::Nothing));
         }
         let row = self.replaced_row(replacement, token, card.row, by, (row_key, &mut part));
-        let row = row.map_err(|_| self.unreadable(record))?;
+        let row = row.map_err(|e| match e {
+            e @ Error::Malformed { .. } => {
+                Box::new(Refused(self.admitted.deny(Refusal::Malformed, Some(record)), e))
+            }
+            _ => self.unreadable(record).into(),
+        })?;
         let (changed, row) = self.put_row(&mut part, (key, row_key), row)?;
         let card = Card { merchant: card.merchant, row };
         Ok((Filing::Enact(permit, part, changed), card, Show::Nothing))
@@ -118,7 +130,9 @@ impl Round<'_> {
         let inner = self.state.keyring.seal_value(id, token, &secret, row.record, value)?;
         let network = self.vault.inner.networks.find(pan).map_or_else(String::new, |n| n.id().to_owned());
         let mask = pan.mask(self.merchant.mask(pan.len()));
-        row.replace(by, *reason, self.now, NewFace { mask, network, card_expiry: *card_expiry, inner });
+        let face = NewFace { mask, network, card_expiry: *card_expiry, inner };
+        row.replace(by, *reason, self.now, face)
+            .map_err(|Crowded| Error::malformed("item.token", CROWDED))?;
         if let Some(fingerprint) = self.fingerprint_of(&row, value)? {
             let sealed = self.with_likeness(&row, &secret, |like| {
                 self.state.keyring.seal_reuse(id, &fingerprint, like, value, (token, row.generation))

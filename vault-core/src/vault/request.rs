@@ -241,6 +241,20 @@ pub enum Brought {
     Sealed(SealedNewCard),
 }
 
+/// A card in one of the forms in which it may come with a verb that makes no token of it.
+pub enum GivenCard {
+    /// In the clear.
+    Plain(Pan, Option<CardExpiry>),
+    /// Sealed to the vault, for the request's channel.
+    Sealed(SealedCard),
+}
+
+impl From<Pan> for GivenCard {
+    fn from(pan: Pan) -> Self {
+        Self::Plain(pan, None)
+    }
+}
+
 /// The public key that cards are sealed to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SealingKey {
@@ -349,10 +363,8 @@ pub struct EarlierCard {
 
 /// A card that is to take the place of a token's card.
 pub struct Replacement {
-    /// The new card number.
-    pub pan: Pan,
-    /// The new card's own expiry.
-    pub card_expiry: Option<CardExpiry>,
+    /// The new card, with its own expiry.
+    pub card: GivenCard,
     /// Why.
     pub reason: ReplaceReason,
 }
@@ -459,8 +471,8 @@ pub struct Fingerprinted {
 
 /// A card whose tokens are to end.
 pub struct CardToDelete {
-    /// Its number.
-    pub pan: Pan,
+    /// The card; its expiry is not looked at.
+    pub card: GivenCard,
     /// The restrictions that its tokens were made under, beside none.
     pub restrictions: Restrictions,
 }
@@ -555,6 +567,14 @@ pub struct RevokedToken {
     pub receipt: Receipt,
 }
 
+/// A request with cards in it that the program itself sends somewhere: what a destination is given, nobody else gets.
+pub struct Outgoing {
+    /// Where it goes: the log says so.
+    pub to: DestinationName,
+    /// SHA-256 of all that is sent, with the tokens in the cards' places: a request id stands for one request.
+    pub request: [u8; 32],
+}
+
 /// How much of a card a detokenize asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Reveal {
@@ -564,8 +584,6 @@ pub enum Reveal {
     Masked,
     /// The card, sealed to a registered recipient: who asks cannot read it.
     SealedTo(RecipientName),
-    /// The card number, for a destination that the program itself sends it to, and to nobody else: the log says so.
-    SentTo(DestinationName),
 }
 
 /// A card that a detokenize asks for.
@@ -598,7 +616,6 @@ impl Reveal {
             Self::Plain => (Show::Full, None),
             Self::Masked => (Show::Masked, None),
             Self::SealedTo(recipient) => (Show::Full, Some(Outlet::Recipient(recipient))),
-            Self::SentTo(destination) => (Show::Full, Some(Outlet::Destination(destination))),
         }
     }
 }

@@ -101,14 +101,9 @@ impl Vault {
         }
         let epoch = state.epoch.version;
         let statement = Statement { who: Who::Vault, merchant: None, channel: None, event, epoch };
-        let answers = self.inner.journal.file(vec![Filing::State(statement, part)], None, None).await?;
-        match answers.into_iter().next() {
-            Some(Ok(_)) => {
-                if let Some((id, row_key, version)) = changed {
-                    self.inner.recent.changed(id, row_key, version);
-                }
-                Ok(true)
-            }
+        let filing = Filing::Upkeep(statement, part, changed);
+        match self.inner.journal.file(vec![filing], None, None).await?.into_iter().next() {
+            Some(Ok(_)) => Ok(true),
             Some(Err(NotFiled::Stale)) | None => Ok(false),
             Some(Err(why)) => Err(why.into()),
         }

@@ -256,7 +256,7 @@ fn what_depends_on_the_token_is_one_answer_with_its_true_reason_in_the_log_alone
         (expired, Purpose::Authorization, "expired"),
         (foreign, Purpose::Authorization, "foreign"),
         (revoked, Purpose::Authorization, "revoked"),
-        (good.copy(), Purpose::Export, "wrong_purpose"),
+        (good.copy(), Purpose::Settlement, "wrong_purpose"),
     ];
     for (token, purpose, why) in cases {
         let commits = desk.store.commits();

@@ -11,7 +11,8 @@ use super::guesses::{self, Guess};
 use super::kept::{KEPT_DAYS, Kept, Request};
 use super::request::{Brought, Context, Header, MAX_BATCH, NewCard, Tokenized};
 use super::running::Run;
-use super::seal::unreadable_card;
+use super::seal::told_of_sealed;
+use super::space::{self, MintedSpaces};
 use super::view::View;
 use super::{MAX_ROUNDS, State, Vault};
 use crate::aead::Unopened;
@@ -85,11 +86,8 @@ impl Vault {
         within_batch(brought.len())?;
         let sealed: Vec<bool> = brought.iter().map(|b| matches!(b, Brought::Sealed(_))).collect();
         let answers = self.tokenize_rounds(caller, header, brought).await?;
-        let told = answers.into_iter().zip(sealed).map(|(answer, sealed)| match answer {
-            // What is wrong with a card that the caller cannot read is not the caller's to know.
-            Err(Error::Malformed { field: "item.plain.pan", .. }) if sealed => Err(unreadable_card()),
-            answer => answer,
-        });
+        let told = answers.into_iter().zip(sealed);
+        let told = told.map(|(answer, sealed)| if sealed { answer.map_err(told_of_sealed) } else { answer });
         Ok(told.collect())
     }
 
@@ -186,6 +184,8 @@ struct Round<'a> {
     subjects: HashMap<SubjectId, Subject>,
     /// What this node knew of the rows of tokens that may be reused, before it read them.
     newest: HashMap<RowKey, u32>,
+    /// The spaces that it drew from.
+    spaces: MintedSpaces,
     /// Keeps the request's id taken until the journal has answered.
     hold: Option<Arc<Run>>,
 }
@@ -288,6 +288,7 @@ impl<'a> Round<'a> {
             view,
             subjects,
             newest,
+            spaces: MintedSpaces::default(),
             hold: None,
         })
     }
@@ -344,8 +345,10 @@ impl<'a> Round<'a> {
         }
         let Work { filings, outcomes } = work;
         let hold = self.hold.clone().map(|run| run as Arc<dyn Send + Sync>);
-        let filed = self.vault.inner.journal.file(filings, self.header.deadline, hold).await?;
-        for (outcome, filed) in outcomes.into_iter().zip(filed) {
+        let filed = self.vault.inner.journal.file(filings, self.header.deadline, hold).await;
+        // Only now do their counters tell of these tokens.
+        self.vault.inner.spaces.note(std::mem::take(&mut self.spaces));
+        for (outcome, filed) in outcomes.into_iter().zip(filed?) {
             let Outcome { place, told } = outcome;
             match (filed, told) {
                 (Ok(filed), Ok(answer)) => {
@@ -811,7 +814,8 @@ impl<'a> Round<'a> {
     ) -> Result<(Answer, RowKey), Error> {
         let (id, state) = (self.merchant.id, self.state.clone());
         let (token, row_key) = match &item.card.existing {
-            None => self.unused(item, first).await?,
+            None => self.drawn(item, first, part).await?,
+            // A token from elsewhere is of no space that is drawn from, or taken in it without having been drawn.
             Some(_) => self.if_unused(first).await?.ok_or_else(|| {
                 Error::malformed("item.existing_token", "is another card's here already, or was")
             })?,
@@ -849,10 +853,6 @@ impl<'a> Round<'a> {
             let sealed = state.keyring.seal_reuse(id, fingerprint, &like, &item.card.value, (&token, 0))?;
             self.view.put(part, merchant_row(rows::FINGERPRINT, id, &fingerprint.row), sealed);
         }
-        // A token from elsewhere is of no space that is drawn from, or taken in it without having been drawn.
-        if item.card.existing.is_none() {
-            part.writes.push(Write::Add(self.space_key(item)?, 1));
-        }
         let answer = Answer {
             token,
             record,
@@ -880,6 +880,22 @@ impl<'a> Round<'a> {
         let sealed = self.state.keyring.seal_subject(id, subject, index)?;
         self.view.put(part, merchant_row(rows::SUBJECT, id, &subject.0), sealed);
         Ok(())
+    }
+
+    /// A token that no row has, counted as used of its space, which is looked at once that is on disk.
+    async fn drawn(
+        &mut self,
+        item: &Item<'_>,
+        first: Token,
+        part: &mut Part,
+    ) -> Result<(Token, RowKey), Error> {
+        let id = self.state.keyring.space(self.merchant.id, &item.space)?;
+        let found = self.unused(item, first).await;
+        let refused = matches!(found, Err(Error::SpaceExhausted));
+        self.spaces.note((&self.merchant, &item.format), (id, &item.space), refused);
+        let found = found?;
+        part.writes.push(Write::Add(merchant_row(rows::SPACE, self.merchant.id, &id), 1));
+        Ok(found)
     }
 
     /// A token that no row has: the first candidate, 31 more, then the walk where the space is small, else 992 more.
@@ -913,15 +929,9 @@ impl<'a> Round<'a> {
 
     /// Whether the counter says that every token of this shape is taken: tombstones count too, so it never falls.
     async fn is_used_up(&self, item: &Item<'_>) -> Result<bool, Error> {
-        let key = self.space_key(item)?;
-        let row = self.vault.inner.store.get(&[key]).await?.into_iter().next().flatten();
-        let used = row.and_then(|v| v.try_into().ok()).map_or(0, u64::from_be_bytes);
-        Ok(u128::from(used) >= item.space.size())
-    }
-
-    fn space_key(&self, item: &Item<'_>) -> Result<Key, Error> {
-        let space = self.state.keyring.space(self.merchant.id, &item.space)?;
-        Ok(merchant_row(rows::SPACE, self.merchant.id, &space))
+        let id = self.state.keyring.space(self.merchant.id, &item.space)?;
+        let row = self.vault.inner.store.get(&[merchant_row(rows::SPACE, self.merchant.id, &id)]).await?;
+        Ok(u128::from(space::count(row.into_iter().next().flatten())) >= item.space.size())
     }
 
     /// The first of these tokens that no row has. What is looked at is not kept: a walk may look at a million.

@@ -6,6 +6,7 @@
 //! in a header: so nobody puts a second header, or a second request, into one.
 
 use http::{HeaderName, HeaderValue, Method};
+use ring::digest;
 use vault_core::error::Error;
 use vault_core::name::DestinationName;
 use vault_core::pan::{CardExpiry, Pan, holds_card_number};
@@ -96,6 +97,23 @@ pub struct Card {
     pub expiry: Option<CardExpiry>,
 }
 
+/// SHA-256 over method, path, headers in their order, and body, each with its length before it.
+fn hash(method: &Method, path: &str, headers: &[v1::HttpHeader], body: &[u8]) -> [u8; 32] {
+    let mut context = digest::Context::new(&digest::SHA256);
+    let mut add = |part: &[u8]| {
+        context.update(&u64::try_from(part.len()).unwrap_or(u64::MAX).to_be_bytes());
+        context.update(part);
+    };
+    add(method.as_str().as_bytes());
+    add(path.as_bytes());
+    for v1::HttpHeader { name, value } in headers {
+        add(name.as_bytes());
+        add(value.as_bytes());
+    }
+    add(body);
+    context.finish().as_ref().try_into().unwrap_or([0; 32])
+}
+
 /// A text with holes.
 struct Holed(Vec<Piece>);
 
@@ -117,6 +135,7 @@ pub struct Template {
     body: Holed,
     tokens: Vec<Token>,
     length: usize,
+    hash: [u8; 32],
 }
 
 /// A request with cards in it. Its body is wiped when it is dropped, wherever it went.
@@ -147,6 +166,7 @@ impl Template {
             return wrong("headers", "must be at most 32");
         }
         let length = body.len();
+        let hash = hash(&method, &path, &headers, &body);
         let (mut tokens, mut holes) = (Vec::new(), 0);
         let mut read = Vec::with_capacity(headers.len());
         for v1::HttpHeader { name, value } in headers {
@@ -161,12 +181,18 @@ impl Template {
         if holes == 0 {
             return wrong("body", "must hold a placeholder, here or in a header: {{ token:TOKEN | number }}");
         }
-        Ok(Self { destination, method, path, headers: read, body, tokens, length })
+        Ok(Self { destination, method, path, headers: read, body, tokens, length, hash })
     }
 
     /// The tokens whose cards it needs, each once.
     pub fn tokens(&self) -> impl Iterator<Item = &Token> {
         self.tokens.iter()
+    }
+
+    /// SHA-256 of it, before it is filled in: tells it from any other request to its destination.
+    #[must_use]
+    pub fn hash(&self) -> [u8; 32] {
+        self.hash
     }
 
     /// Bytes of its body, before it is filled in; it never grows by that.

@@ -10,20 +10,19 @@ use vault_core::attributes::{
 };
 use vault_core::error::Error;
 use vault_core::name::{ChannelName, FormatName, MerchantName, NetworkName, ProcessorName};
-use vault_core::pan::Pan;
 use vault_core::restrictions::{Purposes, Restrictions};
 use vault_core::token::Token;
 use vault_core::vault::{
     AttributesUpdate, CardToDelete, ChangedToken, CodeHeld, CodeRead, CodeTicket, Completed, Deleted,
-    EarlierCard, Fingerprinted, Listed, ListedToken, Replaced, Replacement, SecurityCode, TokenStanding,
-    Translation, UpgradedToken,
+    EarlierCard, Fingerprinted, GivenCard, Listed, ListedToken, Replaced, Replacement, SecurityCode,
+    TokenStanding, Translation, UpgradedToken,
 };
 use vault_core::words::{AgreementKind, Purpose, ReplaceReason};
 use vault_proto::v1;
 
 use super::{
     ITEM_CONTEXT, context, expiry, from_timestamp, masked, masked_card, name, plain_pan, receipt, reference,
-    required, timestamp, token,
+    required, sealed_card, timestamp, token,
 };
 
 /// Where the fields of attributes stand in a card to tokenize.
@@ -192,12 +191,12 @@ pub fn update(item: v1::UpdateAttributesItem) -> Result<(Token, AttributesUpdate
 pub fn replace(item: v1::ReplaceItem) -> Result<(Token, Replacement), Error> {
     reference(&item.reference)?;
     let reason = u8::try_from(item.reason).ok().and_then(ReplaceReason::from_id);
-    let (pan, card_expiry) = match required(item.card, "item.plain")? {
-        v1::replace_item::Card::Plain(plain) => plain_pan(plain)?,
-        v1::replace_item::Card::Sealed(_) => return Err(Error::Unimplemented { what: "item.sealed" }),
+    let card = match required(item.card, "item.plain")? {
+        v1::replace_item::Card::Plain(plain) => given(plain)?,
+        v1::replace_item::Card::Sealed(sealed) => GivenCard::Sealed(sealed_card(sealed)),
     };
     let reason = required(reason, "item.reason")?;
-    Ok((token(&item.token)?, Replacement { pan, card_expiry, reason }))
+    Ok((token(&item.token)?, Replacement { card, reason }))
 }
 
 /// The answer to a replacement.
@@ -280,12 +279,16 @@ pub fn completed(answer: Completed, with_head: bool) -> v1::CompleteAuthorizatio
 }
 
 /// A card whose fingerprint is wanted.
-pub fn fingerprint(item: v1::FingerprintItem) -> Result<Pan, Error> {
+pub fn fingerprint(item: v1::FingerprintItem) -> Result<GivenCard, Error> {
     reference(&item.reference)?;
     match required(item.card, "item.plain")? {
-        v1::fingerprint_item::Card::Plain(plain) => plain_pan(plain).map(|(pan, _)| pan),
-        v1::fingerprint_item::Card::Sealed(_) => Err(Error::Unimplemented { what: "item.sealed" }),
+        v1::fingerprint_item::Card::Plain(plain) => given(plain),
+        v1::fingerprint_item::Card::Sealed(sealed) => Ok(GivenCard::Sealed(sealed_card(sealed))),
     }
+}
+
+fn given(plain: v1::PlainCard) -> Result<GivenCard, Error> {
+    plain_pan(plain).map(|(pan, card_expiry)| GivenCard::Plain(pan, card_expiry))
 }
 
 /// A card's fingerprint.
@@ -300,11 +303,11 @@ pub fn fingerprinted(answer: Fingerprinted, with_head: bool) -> v1::FingerprintR
 /// A card whose tokens are to end.
 pub fn delete_card(item: v1::DeleteCardItem) -> Result<CardToDelete, Error> {
     reference(&item.reference)?;
-    let (pan, _) = match required(item.card, "item.plain")? {
-        v1::delete_card_item::Card::Plain(plain) => plain_pan(plain)?,
-        v1::delete_card_item::Card::Sealed(_) => return Err(Error::Unimplemented { what: "item.sealed" }),
+    let card = match required(item.card, "item.plain")? {
+        v1::delete_card_item::Card::Plain(plain) => given(plain)?,
+        v1::delete_card_item::Card::Sealed(sealed) => GivenCard::Sealed(sealed_card(sealed)),
     };
-    Ok(CardToDelete { pan, restrictions: restrictions(item.restrictions)? })
+    Ok(CardToDelete { card, restrictions: restrictions(item.restrictions)? })
 }
 
 /// The answer to a deletion by card.

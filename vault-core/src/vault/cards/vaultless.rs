@@ -4,18 +4,16 @@
 use super::{Decided, Deed, Done, Name, Round, Want, one};
 use crate::error::Error;
 use crate::journal::Filing;
-use crate::keyring::merchant_row;
 use crate::mask::Mask;
 use crate::policy::Caller;
 use crate::record::{Card, Row, Standing, SubjectId};
-use crate::rows;
 use crate::store::{Key, Part};
 use crate::time::Timestamp;
 use crate::token::Token;
 use crate::vault::Vault;
 use crate::vault::request::{Header, UpgradedToken};
 use crate::vault::tokenize::vaultless::usual_grants;
-use crate::words::{Action, Refusal, Show};
+use crate::words::{Action, Show};
 
 impl Vault {
     /// Turns one vaultless token into the one that the current slot has for the same card.
@@ -29,8 +27,8 @@ impl Vault {
     }
 
     /// Turns up to 1,000 vaultless tokens into those of the current slots, each with its own answer: no card number goes
-    /// out. A token that needs no change is answered as it is, so that a list may be sent whole. Restrictions go with the
-    /// card; the old token still opens.
+    /// out. A token that needs no change is answered as it is, so that a list may be sent whole. The old token still opens,
+    /// and both are bound by the same row: whatever restricts, disables or revokes one does it to the other.
     pub async fn upgrade_batch(
         &self,
         caller: Caller<'_>,
@@ -82,69 +80,13 @@ impl Round<'_> {
         self.state.keyring.upgraded(self.merchant.id, token).unwrap_or_else(|| token.copy())
     }
 
-    /// The rows of the tokens that take the asked ones' places.
-    pub(super) fn current_rows(&self, open: &[usize]) -> Result<Vec<Key>, Error> {
-        let (id, keyring) = (self.merchant.id, &self.state.keyring);
-        let tokens = open.iter().filter_map(|place| self.wants.get(*place)).map(|w| self.current(&w.token));
-        tokens.map(|token| Ok(merchant_row(rows::CARD, id, &keyring.row_key(id, &token)?.0))).collect()
-    }
-
-    pub(super) fn decide_upgrade(&mut self, old: &Token, card: Card, key: &Key, again: bool) -> Decided {
-        let (id, from) = (self.merchant.id, card.row.record);
+    /// No row is written: the record of the card has one name, whichever slot its token is of, and is asked as for every
+    /// other verb. So a single use stays one, and what is ended stays ended.
+    pub(super) fn decide_upgrade(&mut self, card: Card, key: &Key, again: bool) -> Decided {
         let presented = self.presented(&card, Show::Nothing, again);
+        let permit = self.admitted.permit_upgrade(&card, &presented)?;
         let mut part = Part::default();
         self.view.rely(&mut part, key);
-        let token = self.current(old);
-        if token.same_as(old) {
-            let permit = self.admitted.permit_upgrade(&card, &presented, (from, 0))?;
-            return Ok((Filing::Enact(permit, part, None), card, Show::Nothing));
-        }
-        // Two tokens of one card would be two uses. Its card is stored again instead.
-        if card.row.restrictions.single_use {
-            return Err(self.admitted.deny(Refusal::Foreign, Some(from)).into());
-        }
-        let unreadable = |_| self.unreadable(from);
-        let row_key = self.state.keyring.row_key(id, &token).map_err(unreadable)?;
-        let record = self.state.keyring.reference(id, &token).map_err(unreadable)?;
-        let newest = self.vault.inner.recent.newest(id, row_key);
-        let new_key = merchant_row(rows::CARD, id, &row_key.0);
-        let standing = match self.view.get(&new_key) {
-            Some(bytes) => {
-                Some(self.state.keyring.card(id, row_key, bytes).map_err(|_| self.unreadable(from))?)
-            }
-            None if newest.is_some() => return Err(self.unreadable(from).into()),
-            None => None,
-        };
-        let has_row = card.row.version > 0;
-        if let Some(standing) = standing {
-            if newest.is_some_and(|newest| standing.row.version < newest) {
-                return Err(self.unreadable(from).into());
-            }
-            // Made for this card in the current slot already: it must not be the freer of the two.
-            if standing.is_revoked() || (has_row && !alike(&standing.row, &card.row)) {
-                return Err(self.admitted.deny(Refusal::Foreign, Some(from)).into());
-            }
-            let permit = self.admitted.permit_upgrade(&card, &presented, (record, standing.row.version))?;
-            self.view.rely(&mut part, &new_key);
-            return Ok((Filing::Enact(permit, part, None), card, Show::Nothing));
-        }
-        if !has_row {
-            let permit = self.admitted.permit_upgrade(&card, &presented, (record, 0))?;
-            self.view.rely(&mut part, &new_key);
-            return Ok((Filing::Enact(permit, part, None), card, Show::Nothing));
-        }
-        let permit = self.admitted.permit_upgrade(&card, &presented, (record, 1))?;
-        let row = Row { record, version: 0, ..card.row.clone() };
-        let (changed, _) = self.put_row(&mut part, (&new_key, row_key), row)?;
-        Ok((Filing::Enact(permit, part, changed), card, Show::Nothing))
+        Ok((Filing::Enact(permit, part, None), card, Show::Nothing))
     }
-}
-
-/// Whether two tokens of one card are bound alike.
-fn alike(one: &Row, other: &Row) -> bool {
-    one.valid_until == other.valid_until
-        && one.grants == other.grants
-        && one.restrictions == other.restrictions
-        && one.subject == other.subject
-        && one.standing == other.standing
 }

@@ -278,6 +278,15 @@ impl Desk {
         }
     }
 
+    /// Asks for it as the server does that sends it on.
+    fn forwarded(&self, channel: &str, header: &Header, token: &Token) -> Result<(), Error> {
+        let outgoing = Outgoing { to: crate::name::DestinationName::parse("psp").unwrap(), request: [0; 32] };
+        let header = Header { channel: Some(self::channel(channel)), ..header.clone() };
+        let (gateway, tokens) = (principal("gateway"), vec![token.copy()]);
+        let sent = self.vault.detokenize_for(Caller::Local(&gateway), &header, &outgoing, tokens);
+        block_on(sent).map(|_| ())
+    }
+
     fn last_line(&self) -> String {
         let size = block_on(self.vault.checkpoint()).unwrap().checkpoint().size;
         let (_, _, entry) = block_on(self.vault.entries(size - 1, 1)).unwrap().pop().unwrap();
@@ -354,8 +363,75 @@ fn a_channel_that_demands_sealed_cards_gives_none_in_the_clear() {
     assert!(desk.sent("pos", &till, "bank").is_ok());
     assert_eq!(desk.sent("pos", &till, "fraud"), Err(Error::Denied));
     // No rule names a destination.
-    let sent = Reveal::SentTo(crate::name::DestinationName::parse("psp").unwrap());
-    assert_eq!(desk.given("web", &header, &token, sent).map(|_| ()), Err(Error::Denied));
+    assert_eq!(desk.forwarded("web", &header, &token), Err(Error::Denied));
+}
+
+/// A rule for `purposes` on the app channel, in the place of the one for all.
+fn narrowed_to(purposes: &str) -> String {
+    let wide = "    principals = [\"gateway\"]\n    actions = [\"detokenize\"]\n    show = \"full\"\n    [[rule]]\n    id = \"app-is-sealed\"";
+    assert!(policy().contains(wide));
+    policy().replacen(
+        wide,
+        &wide.replacen(
+            "show",
+            &format!("purposes = [{purposes}]\n    destinations = [\"psp\"]\n    show"),
+            1,
+        ),
+        1,
+    )
+}
+
+#[test]
+fn to_leave_with_the_cards_is_a_right_of_its_own_and_never_in_the_clear() {
+    let export = || Header { purpose: Purpose::Export, ..header() };
+    let sealed = || Reveal::SealedTo(name("bank"));
+    // A rule that names no purpose is for all of them but this one, whatever the token.
+    let desk = Desk::with(&policy());
+    let token = desk.stored("web", VISA);
+    let unknown = Token::parse("4111110000001112")
+        .or(Token::parse("4111110000001113"))
+        .unwrap_or_else(|e| panic!("{e}"));
+    for channel in ["web", "app"] {
+        assert!(desk.given(channel, &header(), &token, sealed()).is_ok());
+        for token in [&token, &unknown] {
+            let refused = |told: Result<(), Error>| {
+                assert_eq!(told, Err(Error::Denied), "{channel}");
+                assert_eq!(last_refusal(&desk.vault), "wrong_purpose");
+            };
+            for reveal in [sealed(), Reveal::Plain, Reveal::Masked] {
+                refused(desk.given(channel, &export(), token, reveal).map(|_| ()));
+            }
+            refused(desk.forwarded(channel, &export(), token));
+        }
+    }
+    // One that names it gives it, sealed to a recipient alone, and gives no other purpose.
+    let desk = Desk::with(&narrowed_to("\"export\""));
+    let token = desk.stored("web", VISA);
+    assert!(desk.given("app", &export(), &token, sealed()).is_ok());
+    assert!(desk.last_line().contains(" to recipient bank for export "), "{}", desk.last_line());
+    assert!(desk.given("app", &export(), &token, Reveal::Masked).is_ok());
+    assert_eq!(desk.given("app", &export(), &token, Reveal::Plain).map(|_| ()), Err(Error::Denied));
+    assert_eq!(last_refusal(&desk.vault), "outlet_not_allowed");
+    assert_eq!(desk.forwarded("app", &export(), &token), Err(Error::Denied));
+    assert_eq!(last_refusal(&desk.vault), "outlet_not_allowed");
+    assert_eq!(desk.given("app", &header(), &token, sealed()).map(|_| ()), Err(Error::NotFound));
+    assert_eq!(last_refusal(&desk.vault), "wrong_purpose");
+    // Nor is it in the clear where no rule demands sealed cards.
+    let desk = Desk::with(&policy().replacen(
+        "actions = [\"detokenize\"]",
+        "actions = [\"detokenize\"]\n    purposes = [\"authorization\", \"export\"]",
+        1,
+    ));
+    let token = desk.stored("web", VISA);
+    assert!(desk.given("web", &header(), &token, Reveal::Plain).is_ok());
+    assert!(desk.given("web", &export(), &token, sealed()).is_ok());
+    assert_eq!(desk.given("web", &export(), &token, Reveal::Plain).map(|_| ()), Err(Error::Denied));
+    // A deny without purposes is for this one, too.
+    let denied = narrowed_to("\"export\"").replacen("    sealed_only = true\n", "", 1);
+    let desk = Desk::with(&denied);
+    let token = desk.stored("web", VISA);
+    assert_eq!(desk.given("app", &export(), &token, sealed()).map(|_| ()), Err(Error::Denied));
+    assert_eq!(last_refusal(&desk.vault), "denied_by_rule");
 }
 
 #[test]

@@ -12,7 +12,7 @@ use crate::restrictions::Restrictions;
 use crate::rows;
 use crate::store::Part;
 use crate::time::Timestamp;
-use crate::token::{Scheme, Scope, Token};
+use crate::token::{Scheme, Token};
 use crate::value::Value;
 use crate::vaultless::Served;
 
@@ -20,11 +20,8 @@ impl Round<'_> {
     /// What slot serves an item; none for formats whose tokens have rows.
     pub(super) fn served(&self, item: &Item<'_>) -> Option<Served> {
         let format = &item.format;
-        let channel = match format.format.scope() {
-            Scope::Merchant => None,
-            Scope::Channel => Some(self.admitted.channel_id()),
-        };
-        (format.format.scheme() == Scheme::Ff1).then_some(Served { format: format.id, channel })
+        let served = Served::of(format.id, format.format.scope(), self.admitted.channel_id());
+        (format.format.scheme() == Scheme::Ff1).then_some(served)
     }
 
     /// An item's vaultless token. No slot for it: none was left when its channel came.
@@ -71,6 +68,9 @@ impl Round<'_> {
             }
         };
         let after = self.kept_beside(item, served, &token, before.clone())?;
+        if before.is_none() && after.is_some() {
+            self.note_subject(item, row_key, part)?;
+        }
         let version = after.as_ref().map_or(0, |row| row.version);
         let changed = after.as_ref().filter(|row| before.as_ref().is_none_or(|b| b.version != row.version));
         let changed: Option<(RowKey, u32)> = changed.map(|row| (row_key, row.version));

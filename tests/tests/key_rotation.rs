@@ -1,0 +1,432 @@
+//! Every level of the key tree takes a new key while the vault works, and nothing below it is touched.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+
+use pollster::block_on;
+use vault_core::audit::entry::{ControlChange, Event, Who};
+use vault_core::audit::receipt::Proof;
+use vault_core::control::{self, header_key};
+use vault_core::custody::Custodian;
+use vault_core::envelope::{KeyId, KeyKind};
+use vault_core::error::Error;
+use vault_core::outer::OuterKeys;
+use vault_core::pan::CardExpiry;
+use vault_core::policy::Caller;
+use vault_core::reseal::Walk;
+use vault_core::rows;
+use vault_core::store::{self, Batch, CommitError, Engine, Key, Reading, Store, Value, Write};
+use vault_core::token::Token;
+use vault_core::vault::{AttributesUpdate, Context, Header, KeyLine, NewCard, Place, ResealStep, Vault};
+use vault_core::words::KeyState;
+use vault_tests::ON_DISK;
+use vault_tests::cards::{AMEX, MASTERCARD, VISA, card, number};
+use vault_tests::desk::{
+    Desk, OPTIONS, PASSPHRASE, channel, custodian, header, merchant_name, passphrase, policy, principal,
+};
+
+/// A level that rotates with one commit.
+type Rotate = fn(&Vault) -> Result<(), Error>;
+
+fn kek(vault: &Vault) -> Result<(), Error> {
+    block_on(vault.rotate_kek(&principal("olga"), &merchant_name("acme"), None)).map(|_| ())
+}
+
+fn ctl(vault: &Vault) -> Result<(), Error> {
+    block_on(vault.rotate_ctl(&principal("olga"), None)).map(|_| ())
+}
+
+fn root(vault: &Vault) -> Result<(), Error> {
+    block_on(vault.rotate_root(&principal("olga"), &[&custodian()], None)).map(|_| ())
+}
+
+const LEVELS: [(KeyKind, Rotate); 3] = [(KeyKind::Kek, kek), (KeyKind::Ctl, ctl), (KeyKind::Root, root)];
+
+/// The states of a kind's versions, in their order.
+fn states(desk: &Desk, kind: KeyKind) -> Vec<KeyState> {
+    let of = |k: &KeyLine| k.kind == kind && k.merchant.as_ref().is_none_or(|m| m.as_str() == "acme");
+    desk.vault.keys().iter().filter(|k| of(k)).map(|k| k.state).collect()
+}
+
+#[test]
+fn upper_keys_are_replaced_under_cards_that_stay_as_they_are() {
+    for engine in ON_DISK {
+        let mut desk = Desk::new(engine);
+        let (visa, amex) = (desk.web().stored(VISA), desk.at("acme", "pos").stored(AMEX));
+        let abroad = desk.at("zenith", "web").stored(VISA);
+        let rows_before = desk.rows(rows::CARD);
+        for (kind, rotate) in LEVELS {
+            rotate(&desk.vault).unwrap_or_else(|e| panic!("{engine} {}: {e}", kind.as_str()));
+            assert_eq!(states(&desk, kind), [KeyState::Destroyed, KeyState::Active], "{}", kind.as_str());
+            assert_eq!(desk.rows(rows::CARD), rows_before, "no card is touched");
+            let again = desk.web().stored(VISA);
+            assert!(again.same_as(&visa), "{}", kind.as_str());
+            desk = desk.reopened();
+            assert_eq!(desk.web().paid(&visa).as_deref(), Ok(VISA));
+            assert_eq!(desk.at("acme", "pos").paid(&amex).as_deref(), Ok(AMEX));
+            assert_eq!(desk.at("zenith", "web").paid(&abroad).as_deref(), Ok(VISA));
+        }
+        // In any order, as often as one likes, and with what comes later.
+        for rotate in [root, kek, root, ctl, kek] {
+            assert_eq!(rotate(&desk.vault), Ok(()));
+        }
+        let later = desk.web().stored(MASTERCARD);
+        let desk = desk.reopened();
+        assert_eq!(desk.web().paid(&later).as_deref(), Ok(MASTERCARD));
+        assert_eq!(desk.web().paid(&visa).as_deref(), Ok(VISA));
+        desk.assert_whole(4);
+    }
+}
+
+#[test]
+fn a_destroyed_key_is_in_no_row_and_the_header_from_before_opens_nothing() {
+    for engine in ON_DISK {
+        for (kind, rotate) in [(KeyKind::Ctl, ctl as Rotate), (KeyKind::Root, root)] {
+            let desk = Desk::new(engine);
+            let visa = desk.web().stored(VISA);
+            let before = desk.row(&header_key()).unwrap();
+            rotate(&desk.vault).unwrap_or_else(|e| panic!("{e}"));
+            let after = desk.row(&header_key()).unwrap();
+            assert_ne!(before, after, "{}", kind.as_str());
+            desk.put(&header_key(), &before);
+            let told = desk.close().open_with(PASSPHRASE);
+            let Err((closed, why)) = told else { panic!("an old header opened a new Control") };
+            assert!(matches!(why, Error::Store(_) | Error::Custody), "{why}");
+            vault_tests::desk::write(&*closed.store(), vec![Write::Put(header_key(), after)]);
+            let desk = closed.open().unwrap_or_else(|e| panic!("{e}"));
+            assert_eq!(desk.web().paid(&visa).as_deref(), Ok(VISA));
+        }
+    }
+}
+
+#[test]
+fn a_root_is_replaced_by_its_own_custodians_alone() {
+    let desk = Desk::new(Engine::Redb);
+    let visa = desk.web().stored(VISA);
+    let (stranger, own) = (passphrase("somebody else entirely"), custodian());
+    let strangers: [&dyn Custodian; 1] = [&stranger];
+    let told = block_on(desk.vault.rotate_root(&principal("olga"), &strangers, None)).map(|_| ());
+    assert_eq!(told, Err(Error::Custody));
+    assert_eq!(states(&desk, KeyKind::Root), [KeyState::Active]);
+    let both: [&dyn Custodian; 2] = [&stranger, &own];
+    let told = block_on(desk.vault.rotate_root(&principal("olga"), &both, Some(1))).map(|_| ());
+    assert_eq!(told, Ok(()));
+    // Somebody was first: nothing is changed.
+    let late = block_on(desk.vault.rotate_root(&principal("olga"), &both, Some(1))).map(|_| ());
+    assert_eq!(late, Err(Error::EpochMismatch { epoch: 2 }));
+    let nobody = block_on(desk.vault.rotate_kek(&principal("olga"), &merchant_name("nobody"), None));
+    assert!(matches!(nobody, Err(Error::Malformed { field: "merchant", .. })));
+    let (closed, why) = desk.close().open_with("somebody else entirely").err().unwrap();
+    assert_eq!(why, Error::Custody);
+    assert_eq!(closed.open().unwrap().web().paid(&visa).as_deref(), Ok(VISA));
+}
+
+/// A store that counts what is written through it.
+struct Counted {
+    store: Arc<dyn Store>,
+    rows: AtomicU64,
+    bytes: AtomicU64,
+}
+
+impl Counted {
+    fn taken(&self) -> (u64, u64) {
+        (self.rows.swap(0, Ordering::SeqCst), self.bytes.swap(0, Ordering::SeqCst))
+    }
+}
+
+impl Store for Counted {
+    fn get<'a>(&'a self, keys: &'a [Key]) -> Reading<'a, Vec<Option<Value>>> {
+        self.store.get(keys)
+    }
+
+    fn scan<'a>(
+        &'a self,
+        prefix: &'a [u8],
+        after: Option<&'a [u8]>,
+        limit: usize,
+    ) -> Reading<'a, Vec<(Key, Value)>> {
+        self.store.scan(prefix, after, limit)
+    }
+
+    fn commit(&self, batch: &Batch) -> Result<(), CommitError> {
+        self.store.commit(batch)?;
+        for write in batch.parts.iter().flat_map(|part| &part.writes).chain(&batch.head) {
+            let bytes = match write {
+                Write::Put(key, value) => key.len() + value.len(),
+                Write::Delete(key) | Write::Add(key, _) => key.len() + 8,
+            };
+            self.rows.fetch_add(1, Ordering::SeqCst);
+            self.bytes.fetch_add(bytes as u64, Ordering::SeqCst);
+        }
+        Ok(())
+    }
+
+    fn commits(&self) -> u64 {
+        self.store.commits()
+    }
+
+    fn engine(&self) -> &'static str {
+        self.store.engine()
+    }
+}
+
+/// The larger of the two vaults: a million cards at full size.
+fn many() -> u32 {
+    if std::env::var_os("VAULT_LONG").is_some() { 1_000_000 } else { 20_000 }
+}
+
+#[test]
+fn an_upper_rotation_writes_as_much_with_many_cards_as_with_few() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = store::create(folder.path(), Engine::Redb, &OPTIONS).unwrap();
+    let counted = Arc::new(Counted { store, rows: AtomicU64::new(0), bytes: AtomicU64::new(0) });
+    let place = Place::new(counted.clone(), folder.path().join("esk"));
+    let vault = block_on(Vault::create(place, &custodian(), policy())).unwrap_or_else(|e| panic!("{e}"));
+    let import = |from: u32, to: u32| {
+        let importer = principal("acme-import");
+        for from in (from..to).step_by(1_000) {
+            let header = Header { channel: Some(channel("web")), ..header() };
+            let cards: Vec<NewCard> = (from..from + 1_000).map(|n| card(&number("4", 16, n))).collect();
+            let told = block_on(vault.tokenize_batch(Caller::Local(&importer), &header, cards));
+            assert!(told.unwrap_or_else(|e| panic!("{e}")).iter().all(Result::is_ok));
+        }
+    };
+    let mut seen: Vec<Vec<(u64, u64)>> = Vec::new();
+    for (from, to) in [(0, 1_000), (1_000, many())] {
+        import(from, to);
+        let of_level = |(kind, rotate): (KeyKind, Rotate)| {
+            counted.taken();
+            rotate(&vault).unwrap_or_else(|e| panic!("{e}"));
+            let (rows, bytes) = counted.taken();
+            println!("{} at {to} cards: {rows} rows, {bytes} bytes", kind.as_str());
+            (rows, bytes)
+        };
+        seen.push(LEVELS.map(of_level).to_vec());
+    }
+    for ((few_rows, few_bytes), (many_rows, many_bytes)) in seen[0].iter().zip(&seen[1]) {
+        // The second round finds more keys in Control, one for each rotation before it: some hundred bytes, whatever
+        // the cards. And as the log grows, the places in it that a checkpoint touches may be some more.
+        assert!(many_rows.abs_diff(*few_rows) <= 4 && many_bytes.abs_diff(*few_bytes) < 4_000, "{seen:?}");
+        assert!(*many_rows < 20, "{seen:?}");
+    }
+}
+
+/// A vault with cards, customers' indexes and fingerprints of two merchants, and the tokens of acme's cards.
+fn furnished(engine: Engine, cards: u32) -> (Desk, Vec<(Token, String)>) {
+    let desk = Desk::new(engine);
+    let numbers: Vec<String> = (0..cards).map(|n| number("4", 16, n)).collect();
+    let mut held = Vec::new();
+    for page in numbers.chunks(1_000) {
+        let tokens = desk.web().imported(page.iter().map(|digits| card(digits)).collect());
+        held.extend(tokens.into_iter().zip(page.iter().cloned()));
+    }
+    for (n, digits) in [VISA, MASTERCARD, AMEX].into_iter().enumerate() {
+        let of = Header { context: Context::new(&format!("customer-{n}"), "", "").unwrap(), ..header() };
+        let token = desk.web().tokenize(&of, card(digits)).unwrap_or_else(|e| panic!("{e}")).token;
+        held.push((token, digits.to_owned()));
+    }
+    desk.at("zenith", "web").stored(VISA);
+    (desk, held)
+}
+
+fn dek(vault: &Vault) -> KeyId {
+    let (key, _) = block_on(vault.rotate_dek(&principal("olga"), &merchant_name("acme"), None)).unwrap();
+    key
+}
+
+fn step(vault: &Vault) -> ResealStep {
+    block_on(vault.reseal()).unwrap_or_else(|e| panic!("{e}"))
+}
+
+/// Works until there is nothing to do, and tells how many rows were moved.
+fn work_off(vault: &Vault) -> usize {
+    let mut all = 0;
+    for _ in 0..1_000_000 {
+        match step(vault) {
+            ResealStep::Worked { moved, .. } => all += moved,
+            ResealStep::Drained => {}
+            ResealStep::Idle => return all,
+        }
+    }
+    panic!("it never ends");
+}
+
+fn rows_under(desk: &Desk) -> Vec<(KeyId, u64)> {
+    let by_key = block_on(desk.vault.rows_by_key(&merchant_name("acme"))).unwrap();
+    let mut rows: Vec<_> = by_key.into_iter().collect();
+    rows.sort();
+    rows
+}
+
+fn destroyed(desk: &Desk, key: KeyId) -> Result<(), Error> {
+    block_on(desk.vault.destroy_key(&principal("olga"), key, None)).map(|_| ())
+}
+
+/// What the log says of drained keys, each proven against the log's key without the vault.
+fn certificates(desk: &Desk) -> Vec<u32> {
+    let (head, verifier) = (block_on(desk.vault.checkpoint()).unwrap(), desk.vault.verifier().unwrap());
+    let mut found = Vec::new();
+    for from in (0..head.checkpoint().size).step_by(1_000) {
+        for (index, _, entry) in block_on(desk.vault.entries(from, 1_000)).unwrap() {
+            if let Event::ControlChanged { change: ControlChange::KeyDrained { key }, .. } = entry.event {
+                let proof = block_on(desk.vault.prove(index, &head)).unwrap().unwrap();
+                let proof = Proof::parse(&proof.text()).unwrap_or_else(|e| panic!("{e}"));
+                let proven = proof.check(&verifier).unwrap_or_else(|e| panic!("{e}"));
+                let drained = ControlChange::KeyDrained { key };
+                assert!(
+                    matches!(proven.entry.event, Event::ControlChanged { change, .. } if change == drained)
+                );
+                assert_eq!(proven.entry.principal, Who::Vault);
+                found.push(key);
+            }
+        }
+    }
+    found
+}
+
+#[test]
+fn rows_move_to_the_new_key_and_the_log_certifies_that_none_is_left() {
+    for engine in ON_DISK {
+        let (desk, held) = furnished(engine, 700);
+        assert_eq!(step(&desk.vault), ResealStep::Idle, "there is no older key");
+        let old = rows_under(&desk)[0].0;
+        let rows = rows_under(&desk)[0].1;
+        let foreign = desk.rows(rows::FINGERPRINT).len();
+        let new = dek(&desk.vault);
+        assert_eq!(
+            destroyed(&desk, old).map_err(|e| e.to_string().contains("rows are sealed anew")),
+            Err(true)
+        );
+        assert_eq!(destroyed(&desk, new).map_err(|e| e.to_string().contains("rotate it first")), Err(true));
+
+        // As far as it comes in five steps; then the process ends, and another goes on.
+        for _ in 0..5 {
+            assert!(matches!(step(&desk.vault), ResealStep::Worked { .. }));
+        }
+        let seen = block_on(desk.vault.reseal_progress()).unwrap();
+        assert_eq!((seen.to, seen.from.as_slice(), seen.unreadable), (new, &[old][..], 0));
+        assert!(seen.moved > 0 && seen.total == Some(rows), "{seen:?}");
+        assert!(certificates(&desk).is_empty());
+        let desk = desk.reopened();
+        assert_eq!(rows_under(&desk).len(), 2);
+        let later = desk.web().stored("5105105105105100");
+        let left = rows_under(&desk)[0].1;
+        assert_eq!(work_off(&desk.vault) as u64, left, "{engine}");
+        assert_eq!(rows_under(&desk), [(new, rows + 2)], "a card and its fingerprint came in between");
+        assert!(block_on(desk.vault.reseal_progress()).is_none());
+        assert_eq!(certificates(&desk), [old.0]);
+        assert_eq!(desk.rows(rows::FINGERPRINT).len(), foreign + 1);
+
+        assert_eq!(destroyed(&desk, old), Ok(()));
+        assert!(destroyed(&desk, old).is_err() && destroyed(&desk, KeyId(9_999)).is_err());
+        let desk = desk.reopened();
+        let tokens: Vec<Token> = held.iter().map(|(token, _)| token.copy()).collect();
+        for (paid, (_, digits)) in desk.web().paid_all(&tokens).into_iter().zip(&held) {
+            assert_eq!(paid.as_deref(), Ok(digits.as_str()));
+        }
+        assert_eq!(desk.web().paid(&later).as_deref(), Ok("5105105105105100"));
+        assert!(desk.web().imported(vec![card(&held[0].1)])[0].same_as(&held[0].0), "it is found again");
+        desk.assert_whole(held.len() + 2);
+    }
+}
+
+#[test]
+fn every_answer_is_right_while_rows_move() {
+    let (desk, held) = furnished(Engine::Redb, 2_000);
+    let stop = AtomicBool::new(false);
+    let rotations = 3;
+    thread::scope(|scope| {
+        let asking: Vec<_> = (0..3_usize)
+            .map(|who| {
+                let (desk, held, stop) = (&desk, &held, &stop);
+                scope.spawn(move || {
+                    let mut asked = 0;
+                    for n in (who..).step_by(3) {
+                        if stop.load(Ordering::SeqCst) {
+                            return asked;
+                        }
+                        let (token, digits) = &held[n % held.len()];
+                        assert_eq!(desk.web().paid(token).as_deref(), Ok(digits.as_str()));
+                        assert!(desk.web().imported(vec![card(digits)])[0].same_as(token));
+                        let expiry = Some(CardExpiry::new(2030, 1 + (n % 12) as u8).unwrap());
+                        let update = AttributesUpdate { card_expiry: expiry, ..AttributesUpdate::default() };
+                        let changed = desk.web().care(&header(), async |vault, caller, header| {
+                            vault.update_attributes(caller, header, token.copy(), update).await
+                        });
+                        assert!(changed.is_ok(), "{n}");
+                        asked += 1;
+                    }
+                    asked
+                })
+            })
+            .collect();
+        for _ in 0..rotations {
+            dek(&desk.vault);
+            work_off(&desk.vault);
+        }
+        stop.store(true, Ordering::SeqCst);
+        let asked: usize = asking.into_iter().map(|thread| thread.join().unwrap()).sum();
+        assert!(asked > 30, "{asked}");
+    });
+    assert_eq!(rows_under(&desk).len(), 1);
+    assert_eq!(certificates(&desk).len(), rotations);
+    desk.assert_whole(held.len() + 1);
+}
+
+#[test]
+fn a_row_that_cannot_be_read_keeps_its_key_needed() {
+    let (desk, held) = furnished(Engine::Redb, 20);
+    let old = rows_under(&desk)[0].0;
+    let (key, mut row) = desk.rows(rows::CARD).remove(0);
+    *row.last_mut().unwrap() ^= 1;
+    desk.put(&key, &row);
+    dek(&desk.vault);
+    work_off(&desk.vault);
+    assert!(certificates(&desk).is_empty());
+    let progress = block_on(desk.vault.reseal_progress());
+    assert!(progress.is_none_or(|p| p.unreadable == 1));
+    assert!(destroyed(&desk, old).is_err());
+    assert_eq!(rows_under(&desk)[0], (old, 1));
+    // The others were moved all the same, and other merchants' rows are not kept waiting.
+    block_on(desk.vault.rotate_dek(&principal("olga"), &merchant_name("zenith"), None)).unwrap();
+    assert!(work_off(&desk.vault) > 0);
+    assert_eq!(certificates(&desk).len(), 1);
+    let paid = desk.web().paid_all(&held.iter().map(|(token, _)| token.copy()).collect::<Vec<_>>());
+    assert!(paid.iter().filter(|paid| paid.is_err()).count() <= 1);
+}
+
+#[test]
+fn rows_are_moved_with_the_outer_keys_alone() {
+    for engine in ON_DISK {
+        let (desk, held) = furnished(engine, 300);
+        let new = dek(&desk.vault);
+        let closed = desk.close();
+        let store = closed.store();
+        // Nothing below the merchant's KEK is unwrapped here but its DEKs: no key that a card's own seal needs.
+        let row = |key: Key| vault_tests::desk::row(&*store, &key).unwrap();
+        let vault = control::Header::decode(&row(header_key())).unwrap();
+        let epoch = control::Epoch::decode(&row(control::epoch_key())).unwrap();
+        let (root, ctl) = vault.unlock(&custodian()).unwrap();
+        let control_row = row(control::control_key());
+        let control = control::Control::open(&control_row, &epoch, &vault.vault, vault.ctl.0, &ctl).unwrap();
+        let acme = merchant_name("acme");
+        let keys = OuterKeys::unwrap(&control, &acme, &root).unwrap();
+        let id = control.numbers[&acme].id;
+        let (mut walk, mut moved) = (Walk::default(), 0);
+        while let Some((page, next)) = block_on(walk.next(&*store, id, &keys, 100)).unwrap() {
+            assert_eq!(page.unreadable, 0);
+            moved += page.part.writes.len();
+            store.commit(&Batch { parts: vec![page.part], ..Batch::default() }).unwrap();
+            walk = next;
+        }
+        assert!(moved > held.len(), "cards, fingerprints and indexes");
+        drop((keys, store));
+        let desk = closed.open().unwrap_or_else(|e| panic!("{e}"));
+        assert_eq!(rows_under(&desk).iter().map(|(key, _)| *key).collect::<Vec<_>>(), [new]);
+        assert_eq!(desk.web().paid(&held[0].0).as_deref(), Ok(held[0].1.as_str()));
+        assert_eq!(work_off(&desk.vault), 0, "what another did is seen, counted and certified");
+        assert_eq!(certificates(&desk).len(), 1);
+        desk.assert_whole(held.len() + 1);
+    }
+}

@@ -1,0 +1,291 @@
+//! The keys of Control: each version's line, its life, and how a new one takes the place of the one before.
+//!
+//! A key under another is there as its wrap alone. A wrap is made anew under another parent without the key being changed:
+//! that is how the upper levels rotate, whatever lies sealed below. States are those of NIST SP 800-57 Part 1 Rev. 5.
+
+use data_encoding::{BASE64, HEXLOWER};
+use serde::{Deserialize, Serialize};
+
+use super::Control;
+use crate::envelope::{
+    self, Adm, Ctl, Dek, Fpk, Fpr, Idm, Idx, Kek, KeyId, KeyKind, KeyMaterial, KeyName, Log, Rcv, Ref, Root,
+    Trk, Wrapped, Wraps,
+};
+use crate::error::Error;
+use crate::name::MerchantName;
+use crate::time::Timestamp;
+use crate::words::KeyState;
+
+/// A key's line in Control.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KeyRecord {
+    /// Its number.
+    pub id: KeyId,
+    /// Its kind.
+    pub kind: KeyKind,
+    /// Whose; none for the vault's own.
+    pub merchant: Option<MerchantName>,
+    /// The how many-eth of its kind for that merchant, from 1.
+    pub version: u32,
+    /// Where it is in its life.
+    pub state: KeyState,
+    /// When it was made.
+    pub made_at: Timestamp,
+    /// Under which key it is wrapped; none if the custodian holds it.
+    pub under: Option<KeyId>,
+    /// The wrap, base64; empty if the custodian holds it, or once it is destroyed.
+    pub wrapped: String,
+    /// The key check value, hexadecimal.
+    pub check: String,
+    /// When all rows had been counted and none was under it; none while some may be, and of keys that no rows are under.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drained_at: Option<Timestamp>,
+}
+
+impl KeyRecord {
+    /// The name that its wrap is bound to.
+    #[must_use]
+    pub fn name(&self) -> KeyName<'_> {
+        let merchant = self.merchant.as_ref().map_or("", MerchantName::as_str);
+        KeyName { merchant, id: self.id, version: self.version }
+    }
+
+    /// Unwraps it under its parent.
+    pub fn unwrap<K: KeyMaterial, P: Wraps<K>>(&self, under: &P) -> Result<K, Error> {
+        let bytes = BASE64.decode(self.wrapped.as_bytes()).map_err(|_| Error::Custody)?;
+        let check = HEXLOWER.decode(self.check.as_bytes()).ok().and_then(|c| c.try_into().ok());
+        let wrapped = Wrapped { bytes, check: check.ok_or(Error::Custody)? };
+        envelope::unwrap(&wrapped, &self.name(), under).map_err(|_| Error::Custody)
+    }
+
+    /// Its wrap, as the header row has the one of CTL.
+    pub fn wrap(&self) -> Result<Wrapped, Error> {
+        let bytes = BASE64.decode(self.wrapped.as_bytes()).map_err(|_| Error::internal())?;
+        let check = HEXLOWER.decode(self.check.as_bytes()).map_err(|_| Error::internal())?;
+        Ok(Wrapped { bytes, check: check.try_into().map_err(|_| Error::internal())? })
+    }
+
+    /// Wraps the same key under another parent.
+    fn rewrap<K: KeyMaterial, P: Wraps<K>>(&mut self, from: &P, (to, id): (&P, KeyId)) -> Result<(), Error> {
+        let key: K = self.unwrap(from)?;
+        let wrapped = envelope::wrap(&key, &self.name(), to)?;
+        self.wrapped = BASE64.encode(&wrapped.bytes);
+        self.under = Some(id);
+        Ok(())
+    }
+
+    /// No wrap of it is left here: what is sealed under it opens no more, unless a copy was kept elsewhere.
+    fn destroy(&mut self) {
+        self.state = KeyState::Destroyed;
+        self.wrapped.clear();
+    }
+}
+
+/// What a key's rotation brought: the new version, and the one before, of which nothing is left here.
+pub struct Superseded {
+    /// The new one.
+    pub new: KeyId,
+    /// The one before.
+    pub old: KeyId,
+}
+
+impl Control {
+    /// The active key of a kind.
+    #[must_use]
+    pub fn active(&self, kind: KeyKind, merchant: Option<&MerchantName>) -> Option<&KeyRecord> {
+        self.keys
+            .iter()
+            .rev()
+            .find(|k| k.kind == kind && k.merchant.as_ref() == merchant && k.state == KeyState::Active)
+    }
+
+    /// Notes a key that the custodian holds.
+    pub fn note_held(&mut self, kind: KeyKind, check: [u8; 8], now: Timestamp) -> KeyId {
+        self.note(kind, None, None, &Wrapped { bytes: Vec::new(), check }, now)
+    }
+
+    /// Draws a new key of a kind, wraps it under its parent, and makes it the active one; the one before is deactivated.
+    pub fn draw<K: KeyMaterial, P: Wraps<K>>(
+        &mut self,
+        merchant: Option<&MerchantName>,
+        under: (&P, KeyId),
+        now: Timestamp,
+    ) -> Result<(KeyId, K), Error> {
+        let key = K::generate()?;
+        let id = KeyId(self.next_key);
+        let version = self.next_version(K::KIND, merchant);
+        let name = KeyName { merchant: merchant.map_or("", MerchantName::as_str), id, version };
+        let wrapped = envelope::wrap(&key, &name, under.0)?;
+        self.note(K::KIND, merchant, Some(under.1), &wrapped, now);
+        Ok((id, key))
+    }
+
+    fn next_version(&self, kind: KeyKind, merchant: Option<&MerchantName>) -> u32 {
+        let same = self.keys.iter().filter(|k| k.kind == kind && k.merchant.as_ref() == merchant);
+        same.map(|k| k.version).max().unwrap_or(0).saturating_add(1)
+    }
+
+    fn note(
+        &mut self,
+        kind: KeyKind,
+        merchant: Option<&MerchantName>,
+        under: Option<KeyId>,
+        wrapped: &Wrapped,
+        now: Timestamp,
+    ) -> KeyId {
+        let version = self.next_version(kind, merchant);
+        for key in &mut self.keys {
+            // A merchant has a key of a slot per format and scope: a new one ends none but its own slot's (open_slot).
+            let alone = kind != KeyKind::Fpk;
+            if alone && key.kind == kind && key.merchant.as_ref() == merchant && key.state == KeyState::Active
+            {
+                key.state = KeyState::Deactivated;
+            }
+        }
+        let id = KeyId(self.next_key);
+        self.next_key = self.next_key.saturating_add(1);
+        self.keys.push(KeyRecord {
+            id,
+            kind,
+            merchant: merchant.cloned(),
+            version,
+            state: KeyState::Active,
+            made_at: now,
+            under,
+            wrapped: BASE64.encode(&wrapped.bytes),
+            check: HEXLOWER.encode(&wrapped.check),
+            drained_at: None,
+        });
+        id
+    }
+
+    /// Draws a merchant's next KEK and wraps every key of the merchant under it. They stay the keys that they are, so nothing
+    /// that is sealed is touched. The old KEK wraps nothing any more and is destroyed.
+    pub fn replace_kek(
+        &mut self,
+        merchant: &MerchantName,
+        root: (&Root, KeyId),
+        now: Timestamp,
+    ) -> Result<Superseded, Error> {
+        let unknown = || Error::malformed("merchant", "names no merchant");
+        let old = self.active(KeyKind::Kek, Some(merchant)).ok_or_else(unknown)?.clone();
+        let from: Kek = old.unwrap(root.0)?;
+        let (new, kek) = self.draw::<Kek, Root>(Some(merchant), root, now)?;
+        for record in self.wrapped_under(old.id) {
+            let to = (&kek, new);
+            match record.kind {
+                KeyKind::Dek => record.rewrap::<Dek, Kek>(&from, to),
+                KeyKind::Idx => record.rewrap::<Idx, Kek>(&from, to),
+                KeyKind::Fpr => record.rewrap::<Fpr, Kek>(&from, to),
+                KeyKind::Trk => record.rewrap::<Trk, Kek>(&from, to),
+                KeyKind::Ref => record.rewrap::<Ref, Kek>(&from, to),
+                KeyKind::Idm => record.rewrap::<Idm, Kek>(&from, to),
+                KeyKind::Rcv => record.rewrap::<Rcv, Kek>(&from, to),
+                KeyKind::Fpk => record.rewrap::<Fpk, Kek>(&from, to),
+                KeyKind::Root | KeyKind::Esk | KeyKind::Ctl | KeyKind::Log | KeyKind::Adm | KeyKind::Kek => {
+                    Err(Error::internal())
+                }
+            }?;
+        }
+        self.destroy(old.id);
+        Ok(Superseded { new, old: old.id })
+    }
+
+    /// Puts a new root in the old one's place and wraps every key that lay under that one under it. The old one is
+    /// destroyed here; the caller has the custodian wrap the new one.
+    pub fn replace_root(
+        &mut self,
+        (from, old): (&Root, KeyId),
+        root: &Root,
+        now: Timestamp,
+    ) -> Result<Superseded, Error> {
+        let new = self.note_held(KeyKind::Root, root.check_value(), now);
+        for record in self.wrapped_under(old) {
+            let to = (root, new);
+            match record.kind {
+                KeyKind::Kek => record.rewrap::<Kek, Root>(from, to),
+                KeyKind::Ctl => record.rewrap::<Ctl, Root>(from, to),
+                KeyKind::Log => record.rewrap::<Log, Root>(from, to),
+                KeyKind::Adm => record.rewrap::<Adm, Root>(from, to),
+                KeyKind::Root
+                | KeyKind::Esk
+                | KeyKind::Dek
+                | KeyKind::Idx
+                | KeyKind::Fpr
+                | KeyKind::Trk
+                | KeyKind::Ref
+                | KeyKind::Idm
+                | KeyKind::Rcv
+                | KeyKind::Fpk => Err(Error::internal()),
+            }?;
+        }
+        self.destroy(old);
+        Ok(Superseded { new, old })
+    }
+
+    /// Draws the next CTL, under which Control itself is sealed from its next version on. The old one is destroyed: the row
+    /// that it sealed is the one that is replaced.
+    pub fn replace_ctl(&mut self, root: (&Root, KeyId), now: Timestamp) -> Result<(Superseded, Ctl), Error> {
+        let old = self.active(KeyKind::Ctl, None).ok_or(Error::Custody)?.id;
+        let (new, ctl) = self.draw::<Ctl, Root>(None, root, now)?;
+        self.destroy(old);
+        Ok((Superseded { new, old }, ctl))
+    }
+
+    /// A key's wrap.
+    pub fn wrap_of(&self, id: KeyId) -> Result<Wrapped, Error> {
+        self.keys.iter().find(|k| k.id == id).ok_or_else(Error::internal)?.wrap()
+    }
+
+    fn wrapped_under(&mut self, parent: KeyId) -> impl Iterator<Item = &mut KeyRecord> {
+        self.keys.iter_mut().filter(move |k| k.under == Some(parent) && k.state != KeyState::Destroyed)
+    }
+
+    /// A merchant's data encryption keys that seal no more and that rows may still be under.
+    pub fn undrained<'c>(&'c self, merchant: &'c MerchantName) -> impl Iterator<Item = KeyId> + 'c {
+        let open = |k: &&KeyRecord| {
+            let over = matches!(k.state, KeyState::Deactivated | KeyState::Compromised);
+            k.kind == KeyKind::Dek && over && k.drained_at.is_none()
+        };
+        self.keys.iter().filter(move |k| k.merchant.as_ref() == Some(merchant)).filter(open).map(|k| k.id)
+    }
+
+    /// Notes that no row is under these keys any more.
+    pub fn drain(&mut self, keys: &[KeyId], now: Timestamp) {
+        let drained = self.keys.iter_mut().filter(|k| keys.contains(&k.id));
+        drained.for_each(|k| k.drained_at = Some(now));
+    }
+
+    /// Destroys a key that nothing needs: a data encryption key that was drained.
+    ///
+    /// Errors: malformed for a key that is not there, that seals, that rows may be under, or of a kind that has no such end.
+    pub fn destroy_drained(&mut self, id: KeyId) -> Result<(), Error> {
+        let refused = |rule| Err(Error::malformed("key", rule));
+        let Some(key) = self.keys.iter_mut().find(|k| k.id == id) else {
+            return refused("names no key");
+        };
+        match (key.kind, key.state, key.drained_at) {
+            (_, KeyState::Destroyed, _) => refused("is destroyed already"),
+            (_, KeyState::Active, _) => refused("is in use; rotate it first"),
+            (KeyKind::Dek, _, None) => {
+                refused("may still be needed: rows are sealed anew in the background, see `keys status`")
+            }
+            (KeyKind::Dek, _, Some(_)) => {
+                key.destroy();
+                Ok(())
+            }
+            _ => refused("is of a kind that is not destroyed by itself"),
+        }
+    }
+
+    fn destroy(&mut self, id: KeyId) {
+        self.keys.iter_mut().filter(|k| k.id == id).for_each(KeyRecord::destroy);
+    }
+
+    /// The vault's own keys below the root: the first log's seed and the administration key.
+    pub fn add_own_keys(&mut self, root: (&Root, KeyId), now: Timestamp) -> Result<(KeyId, Log), Error> {
+        self.draw::<Adm, Root>(None, root, now)?;
+        self.draw::<Log, Root>(None, root, now)
+    }
+}

@@ -1,0 +1,279 @@
+//! The work behind a rotation of a data encryption key: rows under older keys are counted, sealed anew, and counted again,
+//! until none is left. Then the older keys are drained, which the log says: that entry and its receipt are the rotation's
+//! certificate.
+//!
+//! It goes on by itself wherever the process was ended: what is done shows in the rows. It never opens a card: see
+//! [`crate::reseal`].
+
+use std::collections::{HashMap, HashSet};
+
+use super::amend::Amendment;
+use super::{State, Vault};
+use crate::audit::entry::{ControlChange, Event, Who};
+use crate::audit::receipt::Receipt;
+use crate::envelope::{KeyId, KeyKind};
+use crate::error::Error;
+use crate::journal::{Filing, NotFiled};
+use crate::name::{MerchantName, PrincipalName};
+use crate::policy::Statement;
+use crate::record::MerchantId;
+use crate::reseal::{Page, Walk};
+use crate::time::Timestamp;
+use crate::words::KeyState;
+
+/// How many rows are sealed anew in one commit: some 100 KiB, which hold up nobody behind them.
+pub const RESEAL_PAGE: usize = 256;
+
+/// How many rows are looked at at once while they are only counted: one page of a store.
+const COUNT_PAGE: usize = 1_000;
+
+/// What a step of the work came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ResealStep {
+    /// There is nothing to do, or nothing that can be done.
+    Idle,
+    /// So many rows were looked at; of those so many were sealed anew.
+    Worked {
+        /// Rows read.
+        seen: usize,
+        /// Rows written.
+        moved: usize,
+    },
+    /// The older keys of a merchant are drained: the log says so.
+    Drained,
+}
+
+/// How far the work for one merchant is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ResealProgress {
+    /// Whose rows.
+    pub merchant: MerchantName,
+    /// The key that they move to.
+    pub to: KeyId,
+    /// The keys that they move from.
+    pub from: Vec<KeyId>,
+    /// How many rows there are to move, once they were counted.
+    pub total: Option<u64>,
+    /// How many were moved.
+    pub moved: u64,
+    /// How many do not open under the key that they name: they keep it needed. `store verify` names them.
+    pub unreadable: u64,
+    /// When the work began, or began anew after a restart.
+    pub since: Timestamp,
+}
+
+/// The work under way.
+#[derive(Default)]
+pub(super) struct Resealing {
+    job: Option<Job>,
+    /// Where all that is left cannot be moved: not tried again before a restart or another rotation.
+    stuck: HashSet<(MerchantName, KeyId)>,
+}
+
+struct Job {
+    merchant: (MerchantName, MerchantId),
+    to: KeyId,
+    from: Vec<KeyId>,
+    pass: Pass,
+    walk: Walk,
+    /// Rows of a page: fewer after one that others changed meanwhile.
+    most: usize,
+    total: Option<u64>,
+    moved: u64,
+    unreadable: u64,
+    since: Timestamp,
+}
+
+/// What the walk does.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Pass {
+    /// It counts rows that are not under the key that seals.
+    Count { left: u64 },
+    /// It seals them anew.
+    Move,
+}
+
+impl Job {
+    fn new(
+        (name, to, from): (MerchantName, KeyId, Vec<KeyId>),
+        state: &State,
+        now: Timestamp,
+    ) -> Result<Self, Error> {
+        let id = state.control.numbers.get(&name).ok_or_else(Error::internal)?.id;
+        Ok(Self {
+            merchant: (name, id),
+            to,
+            from,
+            pass: Pass::Count { left: 0 },
+            walk: Walk::default(),
+            most: RESEAL_PAGE,
+            total: None,
+            moved: 0,
+            unreadable: 0,
+            since: now,
+        })
+    }
+
+    fn is_for(&self, (name, to, from): &(MerchantName, KeyId, Vec<KeyId>)) -> bool {
+        self.merchant.0 == *name && self.to == *to && self.from == *from
+    }
+
+    fn begin(&mut self, pass: Pass) {
+        self.pass = pass;
+        self.walk = Walk::default();
+        self.most = RESEAL_PAGE;
+    }
+}
+
+impl Vault {
+    /// Does the next piece of work behind rotations of data encryption keys: at the most one commit. Whoever keeps a vault
+    /// open calls it again and again, with pauses as they like; the server does.
+    pub async fn reseal(&self) -> Result<ResealStep, Error> {
+        let mut work = self.inner.resealing.lock().await;
+        let state = self.state();
+        let Resealing { job, stuck } = &mut *work;
+        let Some(due) = due(&state, job.as_ref(), stuck) else {
+            *job = None;
+            return Ok(ResealStep::Idle);
+        };
+        let under_way = match job.take().filter(|job| job.is_for(&due)) {
+            Some(under_way) => under_way,
+            None => Job::new(due, &state, self.now())?,
+        };
+        let under_way = job.insert(under_way);
+        match under_way.pass {
+            Pass::Move => self.move_rows(under_way, &state).await,
+            Pass::Count { left } => self.count_rows(under_way, left, stuck).await,
+        }
+    }
+
+    /// How far the work behind rotations is; none while there is none.
+    pub async fn reseal_progress(&self) -> Option<ResealProgress> {
+        let work = self.inner.resealing.lock().await;
+        work.job.as_ref().map(|job| ResealProgress {
+            merchant: job.merchant.0.clone(),
+            to: job.to,
+            from: job.from.clone(),
+            total: job.total,
+            moved: job.moved,
+            unreadable: job.unreadable,
+            since: job.since,
+        })
+    }
+
+    /// Destroys a data encryption key that no row is under any more (`expected` as at
+    /// [`apply_policy`](Self::apply_policy)).
+    pub async fn destroy_key(
+        &self,
+        by: &PrincipalName,
+        key: KeyId,
+        expected: Option<u64>,
+    ) -> Result<Receipt, Error> {
+        let destroyed = self.change(by, expected, |_, control| {
+            control.destroy_drained(key)?;
+            let state = KeyState::Destroyed;
+            Ok(Amendment::of(vec![ControlChange::KeyState { key: key.0, state }], ()))
+        });
+        destroyed.await.map(|(receipt, ())| receipt)
+    }
+
+    /// How many rows of a merchant are under which of its data encryption keys. Reads all of them.
+    pub async fn rows_by_key(&self, merchant: &MerchantName) -> Result<HashMap<KeyId, u64>, Error> {
+        let state = self.state();
+        let unknown = || Error::malformed("merchant", "names no merchant");
+        let id = state.control.numbers.get(merchant).ok_or_else(unknown)?.id;
+        let mut walk = Walk::default();
+        let mut by_key = HashMap::new();
+        while let Some((keys, next)) = walk.count(self.inner.store.as_ref(), id, COUNT_PAGE).await? {
+            for key in keys.into_iter().flatten() {
+                *by_key.entry(key).or_insert(0) += 1;
+            }
+            walk = next;
+        }
+        Ok(by_key)
+    }
+
+    async fn count_rows(
+        &self,
+        job: &mut Job,
+        left: u64,
+        stuck: &mut HashSet<(MerchantName, KeyId)>,
+    ) -> Result<ResealStep, Error> {
+        let store = self.inner.store.as_ref();
+        if let Some((keys, next)) = job.walk.count(store, job.merchant.1, COUNT_PAGE).await? {
+            let seen = keys.len();
+            let old = keys.into_iter().filter(|key| *key != Some(job.to)).count();
+            job.pass = Pass::Count { left: left.saturating_add(u64::try_from(old).unwrap_or(u64::MAX)) };
+            job.walk = next;
+            return Ok(ResealStep::Worked { seen, moved: 0 });
+        }
+        if left == 0 {
+            return self.drained(job).await;
+        }
+        if job.unreadable >= left {
+            stuck.insert((job.merchant.0.clone(), job.to));
+            return Ok(ResealStep::Idle);
+        }
+        job.total.get_or_insert(left);
+        job.unreadable = 0;
+        job.begin(Pass::Move);
+        Ok(ResealStep::Worked { seen: 0, moved: 0 })
+    }
+
+    async fn move_rows(&self, job: &mut Job, state: &State) -> Result<ResealStep, Error> {
+        let keys = state.keyring.outer(job.merchant.1)?;
+        let next = job.walk.next(self.inner.store.as_ref(), job.merchant.1, keys, job.most).await?;
+        let Some((Page { seen, part, unreadable }, next)) = next else {
+            job.begin(Pass::Count { left: 0 });
+            return Ok(ResealStep::Worked { seen: 0, moved: 0 });
+        };
+        let moved = part.writes.len();
+        if moved > 0 {
+            let event = Event::Resealed { key: job.to.0, rows: u32::try_from(moved).unwrap_or(u32::MAX) };
+            let epoch = state.epoch.version;
+            let statement = Statement { who: Who::Vault, merchant: None, channel: None, event, epoch };
+            let filing = Filing::Upkeep(statement, part, None);
+            match self.inner.journal.file(vec![filing], None, None).await?.into_iter().next() {
+                Some(Ok(_)) => {}
+                // Somebody changed one of them, or the epoch is another: what is there by then is looked at again.
+                Some(Err(NotFiled::Stale)) | None => {
+                    job.most = (job.most / 2).max(1);
+                    return Ok(ResealStep::Worked { seen, moved: 0 });
+                }
+                Some(Err(why)) => return Err(why.into()),
+            }
+        }
+        job.walk = next;
+        job.most = RESEAL_PAGE;
+        job.moved = job.moved.saturating_add(u64::try_from(moved).unwrap_or(u64::MAX));
+        job.unreadable = job.unreadable.saturating_add(unreadable);
+        Ok(ResealStep::Worked { seen, moved })
+    }
+
+    async fn drained(&self, job: &mut Job) -> Result<ResealStep, Error> {
+        let (from, merchant) = (job.from.clone(), job.merchant.0.clone());
+        let noted = self.change_by(&Who::Vault, None, |premise, control| {
+            // Only what was deactivated when the counting began: a key that was since has rows of its own.
+            let keys: Vec<KeyId> = control.undrained(&merchant).filter(|key| from.contains(key)).collect();
+            control.drain(&keys, premise.now);
+            Ok(Amendment::of(keys.iter().map(|key| ControlChange::KeyDrained { key: key.0 }).collect(), ()))
+        });
+        noted.await?;
+        Ok(ResealStep::Drained)
+    }
+}
+
+/// The merchant whose rows are to be moved next: the one under way, as long as there is something to do for it.
+fn due(
+    state: &State,
+    job: Option<&Job>,
+    stuck: &HashSet<(MerchantName, KeyId)>,
+) -> Option<(MerchantName, KeyId, Vec<KeyId>)> {
+    let of = |name: &MerchantName| {
+        let from: Vec<KeyId> = state.control.undrained(name).collect();
+        let to = state.control.active(KeyKind::Dek, Some(name))?.id;
+        let due = !from.is_empty() && !stuck.contains(&(name.clone(), to));
+        due.then(|| (name.clone(), to, from))
+    };
+    job.and_then(|job| of(&job.merchant.0)).or_else(|| state.control.numbers.keys().find_map(of))
+}

@@ -1,0 +1,215 @@
+//! A new version of a key, level by level: what every rotation has in common, and those that are over with one commit.
+//!
+//! DEK, RCV and FPK: what is sealed or made from then on is under the new key, and the one before opens what it sealed. KEK,
+//! CTL and root: the wraps below are made anew and nothing else is touched, however many cards there are; the key before
+//! is destroyed, since nothing needs it.
+
+use super::amend::{Amendment, Premise};
+use super::{Top, Vault};
+use crate::audit::entry::{ControlChange, Who};
+use crate::audit::receipt::Receipt;
+use crate::control::{Control, Header, KeyRecord, Superseded};
+use crate::custody::Custodian;
+use crate::envelope::{Dek, Kek, KeyId, KeyKind, KeyMaterial, Rcv, Root, Wraps};
+use crate::error::Error;
+use crate::name::{ChannelName, FormatName, MerchantName, PrincipalName};
+use crate::sealed::PERIOD_DAYS;
+use crate::time::Timestamp;
+use crate::token::Scheme;
+use crate::vaultless::{SLOTS, Served};
+use crate::words::KeyState;
+
+impl Vault {
+    /// Makes a new DEK for a merchant (`expected` as at [`apply_policy`](Self::apply_policy)): rows are sealed under it from this commit on, and the one before opens old rows
+    /// only. Returns the new key's number.
+    pub async fn rotate_dek(
+        &self,
+        by: &PrincipalName,
+        merchant: &MerchantName,
+        expected: Option<u64>,
+    ) -> Result<(KeyId, Receipt), Error> {
+        self.rotated(by, expected, |premise, control| draw_next::<Dek>(premise, control, merchant)).await
+    }
+
+    /// Makes a new key for cards that are sealed to the vault (`expected` as at [`apply_policy`](Self::apply_policy)): it is
+    /// published from this commit on, and the one before opens for [`OVERLAP_DAYS`](crate::sealed::OVERLAP_DAYS) more.
+    /// Returns the new key's number.
+    pub async fn rotate_rcv(
+        &self,
+        by: &PrincipalName,
+        merchant: &MerchantName,
+        expected: Option<u64>,
+    ) -> Result<(KeyId, Receipt), Error> {
+        self.rotated(by, expected, |premise, control| draw_next::<Rcv>(premise, control, merchant)).await
+    }
+
+    /// Replaces every key for sealed cards that is [`PERIOD_DAYS`] old, as the vault itself. Returns how many there were.
+    pub async fn replace_old_keys(&self) -> Result<usize, Error> {
+        let old = |control: &Control, now: Timestamp| -> Vec<MerchantName> {
+            let due = |k: &&KeyRecord| {
+                k.kind == KeyKind::Rcv
+                    && k.state == KeyState::Active
+                    && k.made_at.plus_days(PERIOD_DAYS) <= now
+            };
+            control.keys.iter().filter(due).filter_map(|k| k.merchant.clone()).collect()
+        };
+        if old(&self.state().control, self.now()).is_empty() {
+            return Ok(0);
+        }
+        let (_, replaced) = self
+            .change_by(&Who::Vault, None, |premise, control| {
+                let merchants = old(control, premise.now);
+                let mut all = Vec::with_capacity(merchants.len() * 2);
+                for merchant in &merchants {
+                    all.extend(draw_next::<Rcv>(premise, control, merchant)?.changes);
+                }
+                Ok(Amendment::of(all, merchants.len()))
+            })
+            .await?;
+        Ok(replaced)
+    }
+
+    /// Opens the next vaultless slot for a format with a new key: new tokens are made in it from this commit on, those of
+    /// the slots before it still open, and [`upgrade`](Self::upgrade) turns them. `channel` is given for a format of scope
+    /// channel, and only there. Returns the new key's number and how many of the merchant's five slots are left.
+    ///
+    /// Errors: [`Error::SpaceExhausted`] if none is left; malformed for a format that has no slot.
+    pub async fn rotate_ff1(
+        &self,
+        by: &PrincipalName,
+        (merchant, format, channel): (&MerchantName, &FormatName, Option<&ChannelName>),
+        expected: Option<u64>,
+    ) -> Result<(KeyId, u8, Receipt), Error> {
+        let (receipt, (key, left)) = self
+            .change(by, expected, |premise, control| {
+                let unknown = || Error::malformed("merchant", "names no merchant");
+                let numbers = control.numbers.get(merchant).ok_or_else(unknown)?;
+                let no_format = || Error::malformed("format", "names no ff1 format of the merchant");
+                let made = numbers.formats.get(format).ok_or_else(no_format)?;
+                let no_slot = || Error::malformed("channel", "has no slot of this format: a format of scope channel has one per channel, of scope merchant one without");
+                let channel = match channel {
+                    None => None,
+                    Some(name) => Some(*numbers.channels.get(name).ok_or_else(no_slot)?),
+                };
+                if made.format.scheme != Scheme::Ff1 {
+                    return Err(no_format());
+                }
+                let served = Served { format: made.id, channel };
+                let old = numbers.slots.iter().rev().find(|s| s.served() == served).ok_or_else(no_slot)?.key;
+                let key = control.open_slot(merchant, served, premise.state.top.root(), premise.now)?;
+                let opened = control.numbers.get(merchant).map_or(0, |n| n.slots.len());
+                let left = SLOTS.saturating_sub(u8::try_from(opened).unwrap_or(SLOTS));
+                let changes = vec![
+                    ControlChange::KeyAdded { key: key.0 },
+                    ControlChange::KeyState { key: old.0, state: KeyState::Deactivated },
+                ];
+                Ok(Amendment::of(changes, (key, left)))
+            })
+            .await?;
+        Ok((key, left, receipt))
+    }
+
+    /// Makes a new KEK for a merchant (`expected` as at [`apply_policy`](Self::apply_policy)), wraps the merchant's keys under
+    /// it and destroys the one before. Writes Control alone, whatever the merchant has. Returns the new key's number.
+    pub async fn rotate_kek(
+        &self,
+        by: &PrincipalName,
+        merchant: &MerchantName,
+        expected: Option<u64>,
+    ) -> Result<(KeyId, Receipt), Error> {
+        self.rotated(by, expected, |premise, control| {
+            Ok(superseded(&control.replace_kek(merchant, premise.state.top.root(), premise.now)?))
+        })
+        .await
+    }
+
+    /// Makes a new key for Control itself and destroys the one before. Writes Control and the header. Returns the new key's
+    /// number.
+    pub async fn rotate_ctl(
+        &self,
+        by: &PrincipalName,
+        expected: Option<u64>,
+    ) -> Result<(KeyId, Receipt), Error> {
+        self.rotated(by, expected, |premise, control| {
+            let top = &premise.state.top;
+            let (keys, ctl) = control.replace_ctl(top.root(), premise.now)?;
+            let header = Header { ctl: named_wrap(control, keys.new)?, ..top.header.clone() };
+            let top = Top { header, root: top.root.clone(), ctl: ctl.into() };
+            Ok(Amendment { top: Some(top), ..superseded(&keys) })
+        })
+        .await
+    }
+
+    /// Makes a new root, wraps every key that lay under the old one under it, has every custodian of the old one take the new
+    /// one into custody, and destroys the old one. Writes Control and the header. `custodians` must open every custody
+    /// block that the header has. It may take seconds: a custodian's secret is stretched on purpose. Returns the new key's
+    /// number.
+    pub async fn rotate_root(
+        &self,
+        by: &PrincipalName,
+        custodians: &[&dyn Custodian],
+        expected: Option<u64>,
+    ) -> Result<(KeyId, Receipt), Error> {
+        self.rotated(by, expected, |premise, control| {
+            let (top, vault) = (&premise.state.top, &premise.inner.vault);
+            let root = Root::generate()?;
+            let keys = control.replace_root(top.root(), &root, premise.now)?;
+            let mut custody = Vec::with_capacity(top.header.custody.len());
+            for block in &top.header.custody {
+                let opens = |c: &&&dyn Custodian| {
+                    c.unwrap(block, KeyKind::Root, vault).is_ok_and(|held| held.same_as(top.root.secret()))
+                };
+                let custodian = custodians.iter().find(opens).ok_or(Error::Custody)?;
+                custody.push(custodian.wrap(root.secret(), KeyKind::Root, vault)?);
+            }
+            let version = control.keys.iter().find(|k| k.id == keys.new).map_or(1, |k| k.version);
+            let ctl = named_wrap(control, top.header.ctl.0)?;
+            let header = Header { custody, root: (keys.new, version), ctl, vault: *vault };
+            let top = Top { header, root: root.into(), ctl: top.ctl.clone() };
+            Ok(Amendment { top: Some(top), ..superseded(&keys) })
+        })
+        .await
+    }
+
+    async fn rotated(
+        &self,
+        by: &PrincipalName,
+        expected: Option<u64>,
+        edit: impl Fn(&Premise<'_>, &mut Control) -> Result<Amendment<KeyId>, Error>,
+    ) -> Result<(KeyId, Receipt), Error> {
+        let (receipt, key) = self.change(by, expected, edit).await?;
+        Ok((key, receipt))
+    }
+}
+
+/// Draws a merchant's next key of a kind; the one before is deactivated.
+fn draw_next<K>(
+    premise: &Premise<'_>,
+    control: &mut Control,
+    merchant: &MerchantName,
+) -> Result<Amendment<KeyId>, Error>
+where
+    K: KeyMaterial,
+    Kek: Wraps<K>,
+{
+    let unknown = || Error::malformed("merchant", "names no merchant");
+    let old = control.active(K::KIND, Some(merchant)).ok_or_else(unknown)?.id;
+    let record = control.active(KeyKind::Kek, Some(merchant)).ok_or_else(unknown)?.clone();
+    let kek: Kek = record.unwrap(&*premise.state.top.root)?;
+    let (key, _) = control.draw::<K, Kek>(Some(merchant), (&kek, record.id), premise.now)?;
+    Ok(Amendment::of(told(key, old, KeyState::Deactivated), key))
+}
+
+fn superseded(keys: &Superseded) -> Amendment<KeyId> {
+    Amendment::of(told(keys.new, keys.old, KeyState::Destroyed), keys.new)
+}
+
+fn told(new: KeyId, old: KeyId, state: KeyState) -> Vec<ControlChange> {
+    vec![ControlChange::KeyAdded { key: new.0 }, ControlChange::KeyState { key: old.0, state }]
+}
+
+/// CTL as the header has it: number, version and wrap.
+fn named_wrap(control: &Control, id: KeyId) -> Result<(KeyId, u32, crate::envelope::Wrapped), Error> {
+    let version = control.keys.iter().find(|k| k.id == id).ok_or_else(Error::internal)?.version;
+    Ok((id, version, control.wrap_of(id)?))
+}
