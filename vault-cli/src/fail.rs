@@ -22,7 +22,7 @@ pub(crate) enum Exit {
 
 /// Why a command did not do what was asked.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Failure {
+pub struct Failure {
     exit: Exit,
     line: String,
 }

@@ -3,7 +3,7 @@
 //! It may be killed at any time and run again: what was written down as done is not sent again, and what was under way is
 //! sent under the same request ids, so that no card is stored twice. Neither of its files ever holds a card number.
 
-mod source;
+pub(crate) mod source;
 
 use std::path::PathBuf;
 

@@ -22,19 +22,19 @@ const MAX_LINES_FILE: u64 = 64 << 20;
 const MAX_SMALL_FILE: u64 = 4 << 20;
 
 /// A card as it was given.
-pub(crate) struct Card {
+pub struct Card {
     /// The number.
-    pub(crate) pan: Pan,
+    pub pan: Pan,
     /// The date on it, if it was given.
-    pub(crate) expiry: Option<CardExpiry>,
+    pub expiry: Option<CardExpiry>,
 }
 
 /// A line that was read: its number, from 1, and what it holds or which rule it breaks.
-pub(crate) struct Line<T> {
+pub struct Line<T> {
     /// From 1; empty lines and the header line count.
-    pub(crate) number: u64,
+    pub number: u64,
     /// What it holds, or which rule it breaks.
-    pub(crate) read: Result<T, String>,
+    pub read: Result<T, String>,
 }
 
 /// Refuses a command line with a card number in it, before anything else looks at it: whole arguments, values behind `=`,
@@ -110,7 +110,16 @@ pub(crate) fn lines<T>(
         None if io::stdin().is_terminal() => Zeroizing::new(hidden(prompt)?.into_bytes()),
         source => source_bytes(source)?,
     };
-    let text = bytes.strip_prefix("\u{feff}".as_bytes()).unwrap_or(&bytes);
+    let lines = value_lines(&bytes, read);
+    if lines.is_empty() {
+        return Err(Failure::usage("there is nothing in the input; give one value per line"));
+    }
+    Ok(lines)
+}
+
+/// The same of a text.
+pub fn value_lines<T>(text: &[u8], read: impl Fn(&[&[u8]]) -> Result<T, String>) -> Vec<Line<T>> {
+    let text = text.strip_prefix("\u{feff}".as_bytes()).unwrap_or(text);
     let mut lines = Vec::new();
     for (number, line) in (1..).zip(text.split(|&b| b == b'\n')) {
         if line.trim_ascii().is_empty() {
@@ -119,10 +128,7 @@ pub(crate) fn lines<T>(
         let fields: Vec<&[u8]> = line.split(|b| matches!(b, b',' | b';' | b'\t')).map(bare).collect();
         lines.push(Line { number, read: read(&fields) });
     }
-    if lines.is_empty() {
-        return Err(Failure::usage("there is nothing in the input; give one value per line"));
-    }
-    Ok(lines)
+    lines
 }
 
 /// A file or standard input, as one value; at a terminal one line of text that is not shown.
@@ -154,7 +160,9 @@ pub(crate) fn replacements(file: Option<&Path>) -> Result<Vec<Line<(Token, Card)
     Ok(lines)
 }
 
-fn replacement_lines(text: &[u8]) -> Vec<Line<(Token, Card)>> {
+/// The same of a text.
+#[must_use]
+pub fn replacement_lines(text: &[u8]) -> Vec<Line<(Token, Card)>> {
     let text = text.strip_prefix("\u{feff}".as_bytes()).unwrap_or(text);
     let mut lines = Vec::new();
     for (number, line) in (1..).zip(text.split(|&b| b == b'\n')) {
@@ -176,7 +184,8 @@ fn replacement_lines(text: &[u8]) -> Vec<Line<(Token, Card)>> {
 
 /// The cards in a text: a line each, of number, expiry (may be missing) and anything else, which is not read; between
 /// commas, semicolons or tabs, quoted or not. A first line without any digit in its first field is a header.
-pub(crate) fn card_lines(text: &[u8]) -> Vec<Line<Card>> {
+#[must_use]
+pub fn card_lines(text: &[u8]) -> Vec<Line<Card>> {
     let text = text.strip_prefix("\u{feff}".as_bytes()).unwrap_or(text);
     let mut lines = Vec::new();
     let mut first = true;
@@ -230,7 +239,7 @@ pub(crate) fn sealed_cards(file: Option<&Path>) -> Result<Vec<SealedLine>, Failu
 
 /// A sealed card from its line of JSON: `key_id`, and `enc` and `ciphertext` in base64; `token` may stand beside them. Other
 /// keys are left alone: they tell of the request, not of the card.
-fn sealed_card(line: &[u8]) -> Result<(v1::SealedCard, Option<Token>), String> {
+pub fn sealed_card(line: &[u8]) -> Result<(v1::SealedCard, Option<Token>), String> {
     #[derive(serde::Deserialize)]
     struct Written {
         key_id: String,

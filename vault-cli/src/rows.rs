@@ -3,7 +3,7 @@
 //! What cannot be read is told by that number, never by its content.
 
 use std::fs::File;
-use std::io::{Chain, Read as _};
+use std::io::{Chain, Read};
 use std::path::Path;
 
 use csv::{ReaderBuilder, StringRecord, Terminator, Trim};
@@ -11,8 +11,8 @@ use csv::{ReaderBuilder, StringRecord, Terminator, Trim};
 use crate::fail::Failure;
 
 /// A file that is being read.
-pub(crate) struct Rows {
-    reader: csv::Reader<Chain<File, &'static [u8]>>,
+pub struct Rows<R = File> {
+    reader: csv::Reader<Chain<R, &'static [u8]>>,
     /// Bytes of the file and its end, where only a quotation that is never closed gets to.
     whole: u64,
 }
@@ -22,31 +22,37 @@ pub(crate) struct Rows {
 const END: &[u8] = b"\n\n";
 
 /// A record: its line's number, from 1, and its fields as they stand; none where it is no CSV in UTF-8.
-pub(crate) type Row = (u64, Option<StringRecord>);
+pub type Row = (u64, Option<StringRecord>);
 
 impl Rows {
     /// Opens a file, whose first line names its columns or does not.
-    pub(crate) fn open(file: &Path, headers: bool) -> Result<Self, Failure> {
+    pub fn open(file: &Path, headers: bool) -> Result<Self, Failure> {
         let opened = File::open(file).map_err(|e| told(file, &e))?;
-        let whole = opened.metadata().map_err(|e| told(file, &e))?.len() + END.len() as u64;
-        let ended = opened.chain(END);
+        let length = opened.metadata().map_err(|e| told(file, &e))?.len();
+        Self::of(opened, length, headers).map_err(|rule| told(file, &rule))
+    }
+}
+
+impl<R: Read> Rows<R> {
+    /// The same of any bytes, so many of them. The error is the rule that the first line breaks.
+    pub fn of(bytes: R, length: u64, headers: bool) -> Result<Self, &'static str> {
         let mut builder = ReaderBuilder::new();
         builder.has_headers(headers).flexible(true).trim(Trim::Headers).terminator(Terminator::Any(b'\n'));
-        let mut reader = builder.from_reader(ended);
+        let mut reader = builder.from_reader(bytes.chain(END));
         if headers {
-            reader.headers().map_err(|_| told(file, &"its first line is no line of CSV in UTF-8"))?;
+            reader.headers().map_err(|_| "its first line is no line of CSV in UTF-8")?;
         }
-        Ok(Self { reader, whole })
+        Ok(Self { reader, whole: length + END.len() as u64 })
     }
 
     /// The names in the first line, without the white space around them.
-    pub(crate) fn headers(&mut self) -> StringRecord {
+    pub fn headers(&mut self) -> StringRecord {
         // Read before, if there are any.
         self.reader.headers().cloned().unwrap_or_default()
     }
 
     /// Where the column of that name is.
-    pub(crate) fn column(&mut self, name: &str) -> Option<usize> {
+    pub fn column(&mut self, name: &str) -> Option<usize> {
         self.headers().iter().position(|header| header == name)
     }
 
@@ -70,7 +76,7 @@ impl Rows {
     }
 }
 
-impl Iterator for Rows {
+impl<R: Read> Iterator for Rows<R> {
     type Item = Row;
 
     fn next(&mut self) -> Option<Row> {

@@ -25,7 +25,7 @@ use crate::input::{self, Card, Line};
 use crate::wire::{self, Words as _};
 
 /// A value as it was given.
-pub(crate) struct Given {
+pub struct Given {
     value: Value,
     /// Of a card or network token.
     expiry: Option<CardExpiry>,
@@ -67,8 +67,8 @@ pub(crate) fn read(
     }
 }
 
-/// One line's fields, as its kind has them.
-fn line(kind: v1::DataKind, fields: &[&[u8]], expiry: Option<CardExpiry>) -> Result<Given, String> {
+/// One line's fields, as its kind has them. The error is the rule that they break.
+pub fn line(kind: v1::DataKind, fields: &[&[u8]], expiry: Option<CardExpiry>) -> Result<Given, String> {
     let field = |at: usize| fields.get(at).copied().unwrap_or_default();
     let text = |at: usize, what: &str| {
         std::str::from_utf8(field(at)).map_err(|_| format!("the {what} must be text"))

@@ -169,7 +169,7 @@ pub(crate) fn expiry(expiry: Option<&v1::CardExpiry>) -> Option<String> {
 
 /// A receipt as the library tells it: what `audit prove` takes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct ReceiptText {
+pub struct ReceiptText {
     version: u8,
     log: u32,
     index: u64,
@@ -192,7 +192,7 @@ impl ReceiptText {
     }
 
     /// Reads a kept receipt: by itself, or as `receipt` in the answer that it came with. What it says is not checked here.
-    pub(crate) fn parse(text: &str) -> Result<Self, Failure> {
+    pub fn parse(text: &str) -> Result<Self, Failure> {
         #[derive(Deserialize)]
         struct Answer {
             receipt: ReceiptText,
@@ -207,7 +207,7 @@ impl ReceiptText {
     }
 
     /// As the wire has it.
-    pub(crate) fn to_wire(&self) -> Result<v1::Receipt, Failure> {
+    pub fn to_wire(&self) -> Result<v1::Receipt, Failure> {
         let mut lines = self.checkpoint.lines();
         let log = lines.next().unwrap_or_default().to_owned();
         let tree_size = lines.next().and_then(|size| size.parse().ok());
@@ -222,7 +222,8 @@ impl ReceiptText {
     }
 
     /// The receipt alone, as one line of JSON.
-    pub(crate) fn text(&self) -> String {
+    #[must_use]
+    pub fn text(&self) -> String {
         serde_json::json!(self).to_string()
     }
 }

@@ -307,20 +307,31 @@ impl Attributes {
         for _ in 0..count(r)? {
             let network = NetworkName::parse(r.text()?).map_err(|_| Torn)?;
             let id = TransactionId::parse(&network, r.text()?).map_err(|_| Torn)?;
+            ascending(&network_transactions, &network)?;
             network_transactions.insert(network, id);
         }
         let mut processor_references = BTreeMap::new();
         for _ in 0..count(r)? {
             let processor = ProcessorName::parse(r.text()?).map_err(|_| Torn)?;
-            processor_references.insert(processor, ProcessorReference::parse(r.text()?).map_err(|_| Torn)?);
+            let reference = ProcessorReference::parse(r.text()?).map_err(|_| Torn)?;
+            ascending(&processor_references, &processor)?;
+            processor_references.insert(processor, reference);
         }
-        Ok(Self { card_holder, billing_country, par, agreement, network_transactions, processor_references })
+        let read =
+            Self { card_holder, billing_country, par, agreement, network_transactions, processor_references };
+        // Nothing has a form of its own.
+        if read.is_empty() { Err(Torn) } else { Ok(read) }
     }
 }
 
 fn optional<T>(r: &mut Reader<'_>, parse: impl Fn(&str) -> Result<T, Error>) -> Result<Option<T>, Torn> {
     let text = r.text()?;
     if text.is_empty() { Ok(None) } else { parse(text).map(Some).map_err(|_| Torn) }
+}
+
+/// A key comes behind all before it: what is read has one form alone.
+fn ascending<K: Ord, V>(map: &BTreeMap<K, V>, key: &K) -> Result<(), Torn> {
+    if map.last_key_value().is_some_and(|(last, _)| last >= key) { Err(Torn) } else { Ok(()) }
 }
 
 fn count(r: &mut Reader<'_>) -> Result<usize, Torn> {
@@ -370,6 +381,25 @@ pub(crate) mod tests {
                 assert!(Attributes::read(&mut Reader::new(&bytes[..cut])).is_err());
             }
         }
+    }
+
+    #[test]
+    fn what_is_read_has_one_form_alone() {
+        let read = |networks: &[&str], holder: &str| {
+            let mut w = Writer::default();
+            w.u8(1).e(holder.as_bytes()).e(b"").e(b"").u8(0).u64(0);
+            w.u8(u8::try_from(networks.len()).unwrap());
+            for network in networks {
+                w.e(network.as_bytes()).e(b"id");
+            }
+            let bytes = w.u8(0).done();
+            Attributes::read(&mut Reader::new(&bytes)).is_ok()
+        };
+        assert!(read(&["amex", "visa"], "") && read(&[], "Ada"));
+        for networks in [&["visa", "amex"][..], &["visa", "visa"]] {
+            assert!(!read(networks, ""), "not by ascending key: {networks:?}");
+        }
+        assert!(!read(&[], ""), "nothing, in the form of something");
     }
 
     #[test]

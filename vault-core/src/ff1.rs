@@ -5,6 +5,7 @@
 //! and a value that is no digit. FF1 has no authenticity: whatever has the right shape decrypts to something.
 
 use std::fmt;
+use std::hint::select_unpredictable;
 use std::sync::Arc;
 
 use aes::cipher::consts::U16;
@@ -22,7 +23,7 @@ pub const MAX_TWEAK: usize = 64;
 /// How many encryptions [`Ff1::encrypt_batch`] keeps in flight: as many AES blocks as a core's pipeline holds.
 pub const LANES: usize = 8;
 
-const ROUNDS: usize = 10;
+const ROUNDS: u64 = 10;
 const HALF: usize = MAX_LENGTH / 2;
 /// Limbs of 32 bits that hold a round's `d` bytes: at most 24, for halves of 28 digits of radix 36.
 const LIMBS: usize = 6;
@@ -128,8 +129,9 @@ where
         let bytes = bytes_of::<RADIX>(v);
         let path = if bytes <= 4 && tweak + 1 + bytes <= 16 {
             Path::Narrow(Narrow {
-                moduli: [Modulus::of::<RADIX>(u), Modulus::of::<RADIX>(v)],
-                counter_at: 8 * u32::try_from(bytes).unwrap_or(0),
+                even: Modulus::of::<RADIX>(u),
+                odd: Modulus::of::<RADIX>(v),
+                round: 1 << (8 * bytes),
             })
         } else {
             Path::Wide(Wide { bytes, message: (tweak + 1 + bytes).next_multiple_of(16) })
@@ -200,28 +202,13 @@ where
             return Err(Ff1Error::Tweak);
         }
         // All are looked at, so that the time does not tell which one is none.
-        let strange = digits.iter().fold(0, |found, d| found | u32::from(u32::from(*d) >= RADIX));
-        if strange == 0 { Ok(()) } else { Err(Ff1Error::Digit) }
+        let highest = digits.iter().fold(0, |highest: u8, digit| highest.max(*digit));
+        if u32::from(highest) < RADIX { Ok(()) } else { Err(Ff1Error::Digit) }
     }
 
-    #[inline]
-    fn lanes<const N: usize>(&self, narrow: &Narrow, mut items: [(&[u8], &mut [u8]); N], way: Way) {
-        let middle = self.length / 2;
-        let mut lanes = Zeroizing::new([Lane::default(); N]);
-        for (lane, (tweak, digits)) in lanes.iter_mut().zip(&items) {
-            let (left, right) = digits.split_at(middle);
-            *lane = Lane {
-                base: *self.first ^ left_aligned(tweak),
-                left: number::<RADIX>(left),
-                right: number::<RADIX>(right),
-            };
-        }
-        self.cipher.encrypt_with_backend(NarrowRounds { narrow, lanes: &mut lanes, way });
-        for (lane, (_, digits)) in lanes.iter().zip(&mut items) {
-            let (left, right) = digits.split_at_mut(middle);
-            spell::<RADIX>(lane.left, left);
-            spell::<RADIX>(lane.right, right);
-        }
+    fn lanes<const N: usize>(&self, narrow: &Narrow, mut items: [Item<'_>; N], way: Way) {
+        let first = (high(*self.first), low(*self.first));
+        self.cipher.encrypt_with_backend(NarrowRounds::<N, RADIX> { narrow, first, items: &mut items, way });
     }
 
     /// The ten rounds on digits: slower, and right for every length.
@@ -237,7 +224,7 @@ where
     }
 
     /// The round's pseudorandom number y (algorithm 7, steps 6.i to 6.iv), as limbs, the highest first.
-    fn pseudorandom(&self, wide: &Wide, tweak: &[u8], round: usize, half: &[u8]) -> Zeroizing<[u32; LIMBS]> {
+    fn pseudorandom(&self, wide: &Wide, tweak: &[u8], round: u64, half: &[u8]) -> Zeroizing<[u32; LIMBS]> {
         let mut message = Zeroizing::new([0_u8; MAX_TWEAK + 32]);
         let (message, _) = message.split_at_mut(wide.message);
         if let Some(front) = message.get_mut(..tweak.len()) {
@@ -277,7 +264,7 @@ where
 /// P (SP 800-38G, algorithm 7, step 5): 1, 2, 1, radix in three bytes, 10, u mod 256, n and t in four bytes each.
 fn first_block(radix: u32, length: usize, u: usize, tweak: usize) -> u128 {
     let wide = |n: usize| u128::try_from(n).unwrap_or(0);
-    let (rounds, u) = (wide(ROUNDS), wide(u % 256));
+    let (rounds, u) = (u128::from(ROUNDS), wide(u % 256));
     0x01_02_01 << 104 | u128::from(radix) << 80 | rounds << 72 | u << 64 | wide(length) << 32 | wide(tweak)
 }
 
@@ -289,37 +276,83 @@ fn bytes_of<const RADIX: u32>(digits: usize) -> usize {
     most.len() - most.iter().take_while(|byte| **byte == 0).count()
 }
 
-fn left_aligned(tweak: &[u8]) -> u128 {
-    let mut bytes = [0_u8; 16];
-    for (to, from) in bytes.iter_mut().zip(tweak) {
-        *to = *from;
+/// A narrow tweak in a block's first and second eight bytes, zeros behind it.
+#[inline(always)]
+#[allow(clippy::inline_always, reason = "a call per lane would cost as much as the loads")]
+fn left_aligned(tweak: &[u8]) -> (u64, u64) {
+    // Two loads: what is put together in memory can be read back only when everything before it has ended.
+    if let (Some(front), Some(end)) = (tweak.first_chunk(), tweak.last_chunk()) {
+        let missing = u32::try_from(16_usize.saturating_sub(tweak.len())).unwrap_or(0);
+        (u64::from_be_bytes(*front), u64::from_be_bytes(*end).checked_shl(8 * missing).unwrap_or(0))
+    } else {
+        let front = tweak.iter().fold(0, |word, byte| word << 8 | u64::from(*byte));
+        let missing = u32::try_from(8_usize.saturating_sub(tweak.len())).unwrap_or(0);
+        (front.checked_shl(8 * missing).unwrap_or(0), 0)
     }
-    u128::from_be_bytes(bytes)
 }
 
-/// A narrow half's number: below 2^32.
+fn high(block: u128) -> u64 {
+    u64::try_from(block >> 64).unwrap_or(0)
+}
+
+fn low(block: u128) -> u64 {
+    u64::try_from(block & u128::from(u64::MAX)).unwrap_or(0)
+}
+
+/// A narrow half's number: below 2^32, and of nine digits at most. Only its length is branched on, which is public.
 #[inline(always)]
 #[allow(clippy::inline_always, reason = "a call per half would cost as much as the half")]
 fn number<const RADIX: u32>(digits: &[u8]) -> u64 {
-    digits.iter().fold(0, |n, d| n * u64::from(RADIX) + u64::from(*d))
+    const EVERY_SECOND_BYTE: u64 = 0x00ff_00ff_00ff_00ff;
+    const EVERY_SECOND_PAIR: u64 = 0x0000_ffff_0000_ffff;
+    let radix = u64::from(RADIX);
+    let (ninth, eight) = digits.split_at(digits.len().saturating_sub(8));
+    let ninth = ninth.first().copied().map_or(0, u64::from);
+    let word = if let Ok(eight) = eight.try_into() {
+        u64::from_le_bytes(eight)
+    } else {
+        eight.iter().fold(0, |word, digit| word >> 8 | u64::from(*digit) << 56)
+    };
+    // Pairs of digits in 16 bits each, the first pair lowest; then each times its power, summed in the upper 32 bits.
+    let pairs = (word & EVERY_SECOND_BYTE) * radix + (word >> 8 & EVERY_SECOND_BYTE);
+    let odd = (pairs & EVERY_SECOND_PAIR).wrapping_mul(radix.pow(2) | radix.pow(6) << 32);
+    let even = (pairs >> 16 & EVERY_SECOND_PAIR).wrapping_mul(1 | radix.pow(4) << 32);
+    (odd.wrapping_add(even) >> 32).wrapping_add(ninth.wrapping_mul(radix.pow(8)))
 }
 
-/// The digits of a narrow half's number. The radix is a constant, so that there is no division in it.
+/// The digits of a narrow half's number, as many as there is room for.
 #[inline(always)]
 #[allow(clippy::inline_always, reason = "a call per half would cost as much as the half")]
-fn spell<const RADIX: u32>(mut number: u64, digits: &mut [u8]) {
-    for digit in digits.iter_mut().rev() {
-        *digit = u8::try_from(number % u64::from(RADIX)).unwrap_or(0);
-        number /= u64::from(RADIX);
+fn spell<const RADIX: u32>(number: u64, digits: &mut [u8]) {
+    let radix = u64::from(RADIX);
+    let (ninth, eight) = digits.split_at_mut(digits.len().saturating_sub(8));
+    let mut rest = number & u64::from(u32::MAX);
+    if let Some(ninth) = ninth.first_mut() {
+        *ninth = u8::try_from(rest / radix.pow(8)).unwrap_or(0);
+        rest %= radix.pow(8);
+    }
+    // A digit is the quotient by its place's power less radix times the quotient by the next one: of all eight at once,
+    // each in its byte, that is the number and (2^8 - radix) times all quotients. Constants divide by multiplication.
+    let quotients =
+        (1..8).fold(0, |sum: u64, place| sum.wrapping_add((rest / radix.pow(place)) << (8 * (place - 1))));
+    let word = rest.wrapping_add(quotients.wrapping_mul((1 << 8) - radix)).to_be_bytes();
+    if let Ok(eight) = <&mut [u8; 8]>::try_from(&mut *eight) {
+        *eight = word;
+    } else {
+        for (to, from) in eight.iter_mut().rev().zip(word.iter().rev()) {
+            *to = *from;
+        }
     }
 }
 
 /// How rounds go whose halves are numbers below 2^32.
 struct Narrow {
-    /// radix^u for even rounds, radix^v for odd ones.
-    moduli: [Modulus; 2],
-    /// Where the round's number stands in the block, in bits from its end: behind it is the other half alone.
-    counter_at: u32,
+    /// radix^u, for even rounds.
+    even: Modulus,
+    /// radix^v, for odd rounds.
+    odd: Modulus,
+    /// A one where the round's number stands in the block: behind it is the other half alone.
+    round: u64,
 }
 
 /// How rounds go whose halves are digits.
@@ -334,6 +367,7 @@ struct Wide {
 #[derive(Clone, Copy)]
 struct Modulus {
     value: u64,
+    twice: u64,
     inverse: u64,
 }
 
@@ -341,110 +375,163 @@ impl Modulus {
     fn of<const RADIX: u32>(digits: usize) -> Self {
         let value = u64::from(RADIX).saturating_pow(u32::try_from(digits).unwrap_or(u32::MAX));
         // No power of these radices is one of two, so that the quotient of 2^64 - 1 is that of 2^64.
-        Self { value, inverse: u64::MAX / value }
+        Self { value, twice: value.saturating_mul(2), inverse: u64::MAX / value }
     }
 
-    /// y mod value, for any y. The estimate of the quotient is right or one too small (Barrett).
+    /// The greatest multiple of the value up to y, or the one before it (Barrett's estimate).
     #[inline(always)]
     #[allow(clippy::inline_always, reason = "runs inside a function of other processor features")]
-    fn reduce(self, y: u64) -> u64 {
-        let product = u128::from(y) * u128::from(self.inverse);
-        let quotient = u64::try_from(product >> 64).unwrap_or(u64::MAX);
-        self.once(y.wrapping_sub(quotient.wrapping_mul(self.value)))
+    fn multiple(self, y: u64) -> u64 {
+        high(u128::from(y) * u128::from(self.inverse)).wrapping_mul(self.value)
     }
 
-    /// x mod value, for x below twice the value: by mask, not by branch.
+    /// (half + y) mod value, for a half below the value and any y: none, one or two times the value too much.
     #[inline(always)]
     #[allow(clippy::inline_always, reason = "runs inside a function of other processor features")]
-    fn once(self, x: u64) -> u64 {
-        let less = x.wrapping_sub(self.value);
-        less.wrapping_add(self.value & 0_u64.wrapping_sub(less >> 63))
+    fn add(self, half: u64, y: u64) -> u64 {
+        let (sum, multiple) = (half.wrapping_add(y), self.multiple(y));
+        let none = sum.wrapping_sub(multiple);
+        let one = sum.wrapping_sub(self.value).wrapping_sub(multiple);
+        let two = sum.wrapping_sub(self.twice).wrapping_sub(multiple);
+        let less = select_unpredictable(one >> 63 == 0, one, none);
+        select_unpredictable(two >> 63 == 0, two, less)
+    }
+
+    /// (half - y) mod value, for a half below the value and any y: none, one or two times the value too little.
+    #[inline(always)]
+    #[allow(clippy::inline_always, reason = "runs inside a function of other processor features")]
+    fn subtract(self, half: u64, y: u64) -> u64 {
+        let (difference, multiple) = (half.wrapping_sub(y), self.multiple(y));
+        let none = difference.wrapping_add(multiple);
+        let one = difference.wrapping_add(self.value).wrapping_add(multiple);
+        let two = difference.wrapping_add(self.twice).wrapping_add(multiple);
+        let more = select_unpredictable(one >> 63 == 0, one, two);
+        select_unpredictable(none >> 63 == 0, none, more)
     }
 }
+
+/// A tweak, and the digits to replace.
+type Item<'a> = (&'a [u8], &'a mut [u8]);
 
 /// One encryption in flight.
 #[derive(Clone, Copy, Default)]
 struct Lane {
-    /// The first block's state and the tweak: what every round's block begins with.
-    base: u128,
+    /// What every round's block begins with, of the first block's state and the tweak.
+    front: u64,
+    /// The other eight bytes of it, which the round's number and a half are added to.
+    back: u64,
     left: u64,
     right: u64,
 }
 
 impl Zeroize for Lane {
     fn zeroize(&mut self) {
-        self.base.zeroize();
-        self.left.zeroize();
-        self.right.zeroize();
+        let Self { front, back, left, right } = self;
+        [front, back, left, right].into_iter().for_each(Zeroize::zeroize);
     }
 }
 
-/// The ten rounds of `N` encryptions side by side, run inside the cipher's own choice of processor features.
-struct NarrowRounds<'a, const N: usize> {
+/// `N` encryptions side by side, run inside the cipher's own choice of processor features.
+struct NarrowRounds<'a, 'b, const N: usize, const RADIX: u32> {
     narrow: &'a Narrow,
-    lanes: &'a mut [Lane; N],
+    /// The first block's state, as two big-endian words.
+    first: (u64, u64),
+    items: &'a mut [Item<'b>; N],
     way: Way,
 }
 
-impl<const N: usize> BlockSizeUser for NarrowRounds<'_, N> {
+impl<const N: usize, const RADIX: u32> BlockSizeUser for NarrowRounds<'_, '_, N, RADIX> {
     type BlockSize = U16;
 }
 
-impl<const N: usize> BlockCipherEncClosure for NarrowRounds<'_, N> {
+impl<const N: usize, const RADIX: u32> BlockCipherEncClosure for NarrowRounds<'_, '_, N, RADIX> {
     #[inline(always)]
     #[allow(
         clippy::inline_always,
         reason = "must become a part of the cipher's function of processor features"
     )]
     fn call<B: BlockCipherEncBackend<BlockSize = U16>>(self, backend: &B) {
-        let Self { narrow, lanes, way } = self;
-        let [even, odd] = narrow.moduli;
+        let Self { narrow, first, items, way } = self;
+        let mut lanes = Zeroizing::new([Lane::default(); N]);
+        for (lane, (tweak, digits)) in lanes.iter_mut().zip(&*items) {
+            let (left, right) = digits.split_at(digits.len() / 2);
+            let (front, back) = left_aligned(tweak);
+            let (left, right) = (number::<RADIX>(left), number::<RADIX>(right));
+            *lane = Lane { front: first.0 ^ front, back: first.1 ^ back, left, right };
+        }
         match way {
-            Way::Encrypt => {
-                for pair in 0..ROUNDS / 2 {
-                    let y = narrow.y(backend, 2 * pair, lanes.map(|lane| (lane.base, lane.right)));
-                    for (lane, y) in lanes.iter_mut().zip(y) {
-                        lane.left = even.once(lane.left + even.reduce(y));
-                    }
-                    let y = narrow.y(backend, 2 * pair + 1, lanes.map(|lane| (lane.base, lane.left)));
-                    for (lane, y) in lanes.iter_mut().zip(y) {
-                        lane.right = odd.once(lane.right + odd.reduce(y));
-                    }
-                }
-            }
-            Way::Decrypt => {
-                for pair in (0..ROUNDS / 2).rev() {
-                    let y = narrow.y(backend, 2 * pair + 1, lanes.map(|lane| (lane.base, lane.left)));
-                    for (lane, y) in lanes.iter_mut().zip(y) {
-                        lane.right = odd.once(lane.right + odd.value - odd.reduce(y));
-                    }
-                    let y = narrow.y(backend, 2 * pair, lanes.map(|lane| (lane.base, lane.right)));
-                    for (lane, y) in lanes.iter_mut().zip(y) {
-                        lane.left = even.once(lane.left + even.value - even.reduce(y));
-                    }
-                }
-            }
+            Way::Encrypt => narrow.encrypt(backend, &mut lanes),
+            Way::Decrypt => narrow.decrypt(backend, &mut lanes),
+        }
+        for (lane, (_, digits)) in lanes.iter().zip(items) {
+            let (left, right) = digits.split_at_mut(digits.len() / 2);
+            spell::<RADIX>(lane.left, left);
+            spell::<RADIX>(lane.right, right);
         }
     }
 }
 
 impl Narrow {
+    /// The ten rounds, two at a time.
+    #[inline(always)]
+    #[allow(clippy::inline_always, reason = "runs inside a function of other processor features")]
+    fn encrypt<const N: usize>(
+        &self,
+        backend: &impl BlockCipherEncBackend<BlockSize = U16>,
+        lanes: &mut [Lane; N],
+    ) {
+        let Self { even, odd, .. } = *self;
+        for round in (0..ROUNDS / 2).map(|pair| 2 * pair) {
+            let y = self.y(backend, round, lanes.map(|lane| (lane, lane.right)));
+            for (lane, y) in lanes.iter_mut().zip(y) {
+                lane.left = even.add(lane.left, y);
+            }
+            let y = self.y(backend, round + 1, lanes.map(|lane| (lane, lane.left)));
+            for (lane, y) in lanes.iter_mut().zip(y) {
+                lane.right = odd.add(lane.right, y);
+            }
+        }
+    }
+
+    /// The ten rounds backwards.
+    #[inline(always)]
+    #[allow(clippy::inline_always, reason = "runs inside a function of other processor features")]
+    fn decrypt<const N: usize>(
+        &self,
+        backend: &impl BlockCipherEncBackend<BlockSize = U16>,
+        lanes: &mut [Lane; N],
+    ) {
+        let Self { even, odd, .. } = *self;
+        for round in (0..ROUNDS / 2).rev().map(|pair| 2 * pair) {
+            let y = self.y(backend, round + 1, lanes.map(|lane| (lane, lane.left)));
+            for (lane, y) in lanes.iter_mut().zip(y) {
+                lane.right = odd.subtract(lane.right, y);
+            }
+            let y = self.y(backend, round, lanes.map(|lane| (lane, lane.right)));
+            for (lane, y) in lanes.iter_mut().zip(y) {
+                lane.left = even.subtract(lane.left, y);
+            }
+        }
+    }
+
     /// Each lane's y: the first eight bytes of the one block that a round takes, since d is 8 for halves below 2^32.
     #[inline(always)]
     #[allow(clippy::inline_always, reason = "runs inside a function of other processor features")]
-    fn y<const N: usize, B: BlockCipherEncBackend<BlockSize = U16>>(
+    fn y<const N: usize>(
         &self,
-        backend: &B,
-        round: usize,
-        lanes: [(u128, u64); N],
+        backend: &impl BlockCipherEncBackend<BlockSize = U16>,
+        round: u64,
+        lanes: [(Lane, u64); N],
     ) -> [u64; N] {
-        let counter = u128::try_from(round).unwrap_or(0) << self.counter_at;
-        let mut blocks =
-            lanes.map(|(base, half)| Array::from((base ^ counter ^ u128::from(half)).to_be_bytes()));
+        let round = self.round.wrapping_mul(round);
+        let mut blocks = lanes.map(|(lane, half)| {
+            let block = u128::from(lane.front) << 64 | u128::from(lane.back ^ round ^ half);
+            Array::from(block.to_be_bytes())
+        });
         for block in &mut blocks {
             backend.encrypt_block(block.into());
         }
-        blocks.map(|block| u64::try_from(u128::from_be_bytes(block.into()) >> 64).unwrap_or(0))
+        blocks.map(|block| high(u128::from_be_bytes(block.into())))
     }
 }
 
@@ -657,29 +744,64 @@ mod tests {
         }
     }
 
+    fn agree<const RADIX: u32>(key: [u8; 32], tweak: &[u8], digits: &[u8]) -> Result<(), TestCaseError> {
+        let of = || Ff1::<_, RADIX>::new(schedule::<aes::Aes256>(&key.into()), digits.len(), tweak.len());
+        let narrow = of().unwrap();
+        prop_assert!(matches!(narrow.path, Path::Narrow(_)));
+        let bytes = bytes_of::<RADIX>(digits.len() - digits.len() / 2);
+        let wide = Ff1 { path: Path::Wide(Wide { bytes, message: 16 }), ..of().unwrap() };
+        let (mut one, mut other) = (digits.to_vec(), digits.to_vec());
+        narrow.encrypt(tweak, &mut one).unwrap();
+        wide.encrypt(tweak, &mut other).unwrap();
+        prop_assert_eq!(&one, &other);
+        wide.decrypt(tweak, &mut one).unwrap();
+        prop_assert_eq!(&one, digits);
+        narrow.decrypt(tweak, &mut other).unwrap();
+        prop_assert_eq!(&other, digits);
+        Ok(())
+    }
+
+    fn spelled<const RADIX: u32>(digits: &[u8]) -> Result<(), TestCaseError> {
+        let value = digits.iter().fold(0, |n, digit| n * u64::from(RADIX) + u64::from(*digit));
+        prop_assert_eq!(number::<RADIX>(digits), value);
+        let mut back = vec![u8::MAX; digits.len()];
+        spell::<RADIX>(value, &mut back);
+        prop_assert_eq!(back, digits);
+        Ok(())
+    }
+
     proptest! {
         /// The two paths are written apart: they must say the same wherever both can go.
         #[test]
-        fn both_paths_agree(key: [u8; 32], tweak: [u8; 11], digits in prop::collection::vec(0_u8..10, 6..=18)) {
-            let cipher = schedule::<aes::Aes256>(&key.into());
-            let narrow = Decimal::new(cipher.clone(), digits.len(), tweak.len()).unwrap();
-            prop_assert!(matches!(narrow.path, Path::Narrow(_)));
-            let bytes = bytes_of::<10>(digits.len() - digits.len() / 2);
-            let path = Path::Wide(Wide { bytes, message: 16 });
-            let wide = Decimal { cipher, path, first: narrow.first.clone(), ..narrow };
-            let narrow = Decimal::new(wide.cipher.clone(), digits.len(), tweak.len()).unwrap();
-            let (mut one, mut other) = (digits.clone(), digits.clone());
-            narrow.encrypt(&tweak, &mut one).unwrap();
-            wide.encrypt(&tweak, &mut other).unwrap();
-            prop_assert_eq!(&one, &other);
-            wide.decrypt(&tweak, &mut one).unwrap();
-            prop_assert_eq!(&one, &digits);
+        fn both_paths_agree(
+            key: [u8; 32],
+            tweak in prop::collection::vec(any::<u8>(), 0..=11),
+            digits in prop::collection::vec(0_u8..10, 6..=18),
+            letters in prop::collection::vec(0_u8..36, 4..=12),
+        ) {
+            agree::<10>(key, &tweak, &digits)?;
+            agree::<36>(key, &tweak, &letters)?;
         }
 
         #[test]
-        fn a_reduction_is_the_remainder(y: u64, digits in 1_usize..=9) {
-            let modulus = Modulus::of::<10>(digits);
-            prop_assert_eq!(modulus.reduce(y), y % modulus.value);
+        fn a_half_moves_by_the_remainder(y: u64, half: u32, digits in 1_usize..=9) {
+            for y in [y, 0, u64::MAX, y / 1_000_000_000 * 1_000_000_000] {
+                let modulus = Modulus::of::<10>(digits);
+                for half in [u64::from(half) % modulus.value, 0, modulus.value - 1] {
+                    let moved = modulus.add(half, y);
+                    prop_assert_eq!(moved, (half + y % modulus.value) % modulus.value);
+                    prop_assert_eq!(modulus.subtract(moved, y), half);
+                }
+            }
+        }
+
+        #[test]
+        fn a_half_is_the_number_that_its_digits_spell(
+            digits in prop::collection::vec(0_u8..10, 1..=9),
+            letters in prop::collection::vec(0_u8..36, 1..=6),
+        ) {
+            spelled::<10>(&digits)?;
+            spelled::<36>(&letters)?;
         }
     }
 }

@@ -10,7 +10,7 @@ use std::ops::RangeInclusive;
 use serde::Deserialize;
 use toml::Spanned;
 
-use crate::pan::{MAX_DIGITS, MIN_DIGITS, Pan, any_digits};
+use crate::pan::{MAX_DIGITS, MIN_DIGITS, Pan, any_digits, holds_card_number};
 
 /// The most digits of a prefix: an issuer identification number (ISO/IEC 7812-1:2017).
 pub const MAX_PREFIX: usize = 8;
@@ -292,6 +292,9 @@ fn flattened(ranges: &[&Range]) -> Vec<Segment> {
 }
 
 fn wrong(text: &str, span: &std::ops::Range<usize>, problem: &str) -> NetworksError {
+    // The parser's words may quote a key or a value.
+    let card = holds_card_number(problem);
+    let problem = if card { "a card number stands where a key or a value belongs" } else { problem };
     NetworksError { line: line_of(text, span.start), problem: problem.to_owned() }
 }
 
@@ -537,5 +540,9 @@ mod tests {
             assert_eq!(Networks::parse(&text).map(|_| ()).map_err(|e| e.line), Err(line), "{text}");
         }
         assert!(Networks::parse(&" ".repeat(MAX_LIST + 1)).is_err());
+        for text in ["4111111111111111 = 1\n", "version = \"4111 1111 1111 1111\"\n"] {
+            let told = Networks::parse(text).err().unwrap().to_string();
+            assert!(told.starts_with("line 1: a card number") && !told.contains("4111"), "{told}");
+        }
     }
 }

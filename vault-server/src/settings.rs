@@ -19,6 +19,7 @@ use serde::Deserialize;
 use vault_core::custody::Passphrase;
 use vault_core::name::{AuthorityName, ChannelName, DestinationName, MerchantName};
 use vault_core::network::{MAX_LIST, Networks};
+use vault_core::pan::holds_card_number;
 use vault_core::policy::{MAX_POLICY, Policy};
 use vault_core::time::Clock;
 use zeroize::Zeroizing;
@@ -288,11 +289,12 @@ impl Settings {
             let line = error
                 .span()
                 .map_or(1, |span| 1 + text.bytes().take(span.start).filter(|&b| b == b'\n').count());
-            Problem::new(
-                "settings",
-                &format!("line {line}: {}", error.message()),
-                "see docs/operations.md for every key",
-            )
+            // Its shorter words may quote a key or a value.
+            let said = match error.message() {
+                card if holds_card_number(card) => "a card number stands where a key or a value belongs",
+                said => said,
+            };
+            Problem::new("settings", &format!("line {line}: {said}"), "see docs/operations.md for every key")
         })
     }
 
@@ -543,6 +545,16 @@ mod tests {
         assert_eq!(settings.limits.message_bytes, crate::limits::MESSAGE_BYTES);
         assert_eq!(settings.store.engine, Engine::Redb);
         assert_eq!(settings.custodian.read_passphrase().unwrap().as_slice(), b"correct horse");
+    }
+
+    #[test]
+    fn a_card_number_in_the_settings_is_told_by_its_line_alone() {
+        for wrong in
+            ["4111111111111111 = 1\n", "folder = 4111111111111111\n", "engine = \"4111111111111111\"\n"]
+        {
+            let problem = Settings::parse(&format!("[store]\n{wrong}")).unwrap_err().to_string();
+            assert!(problem.contains("line 2: a card number") && !problem.contains("4111"), "{problem}");
+        }
     }
 
     #[test]

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, Read};
 use std::path::Path;
 
 use clap::ValueEnum;
@@ -20,7 +20,7 @@ const MAX_LINE: u64 = 64 << 10;
 
 /// How the file is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Form {
+pub enum Form {
     /// Comma-separated values, the first line naming the columns
     Csv,
     /// One JSON object per line
@@ -29,7 +29,7 @@ pub(crate) enum Form {
 
 /// Whose export it is: which columns it has, after that service's public documentation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Preset {
+pub enum Preset {
     /// `number`, `expiry` (or `exp_month` and `exp_year`), `token`, `customer`, `name`
     Plain,
     /// Stripe: `card.number`, `card.exp_month`, `card.exp_year`, `card.id`, `id`, `card.name`
@@ -48,7 +48,7 @@ pub(crate) enum Preset {
 
 /// What a column may hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
-pub(crate) enum Field {
+pub enum Field {
     /// The card number
     Number,
     /// The date on the card: MM/YY, MM/YYYY, YYYY-MM, MMYY or MMYYYY
@@ -66,11 +66,12 @@ pub(crate) enum Field {
 }
 
 /// Which field stands in which column.
-pub(crate) type Columns = BTreeMap<Field, String>;
+pub type Columns = BTreeMap<Field, String>;
 
 impl Preset {
     /// The columns of that service's files.
-    pub(crate) fn columns(self) -> Columns {
+    #[must_use]
+    pub fn columns(self) -> Columns {
         use Field::{Customer, ExpMonth, ExpYear, Expiry, Name, Number, Token};
         let named: &[(Field, &str)] = match self {
             Self::Plain => &[
@@ -130,49 +131,61 @@ impl Preset {
 }
 
 /// A card as it comes in.
-pub(crate) struct Incoming {
+pub struct Incoming {
     /// The number.
-    pub(crate) pan: Pan,
+    pub pan: Pan,
     /// The date on it.
-    pub(crate) expiry: Option<CardExpiry>,
+    pub expiry: Option<CardExpiry>,
     /// The token it has had until now; empty if none.
-    pub(crate) token: String,
+    pub token: String,
     /// The merchant's own name for the customer; empty if none.
-    pub(crate) customer: String,
+    pub customer: String,
     /// The name on it; empty if none.
-    pub(crate) name: String,
+    pub name: String,
 }
 
 /// A line: its number in the file, from 1, and what it holds or which rule it breaks.
-pub(crate) type Numbered = (u64, Result<Incoming, String>);
+pub type Numbered = (u64, Result<Incoming, String>);
 
 /// A file that is being read.
-pub(crate) enum Source {
-    Csv { rows: Box<Rows>, places: BTreeMap<Field, usize> },
-    Json { lines: BufReader<File>, number: u64, columns: Columns },
+pub struct Source<R = File> {
+    lines: Lines<R>,
+}
+
+enum Lines<R> {
+    Csv { rows: Box<Rows<R>>, places: BTreeMap<Field, usize> },
+    Json { lines: BufReader<R>, number: u64, columns: Columns },
 }
 
 impl Source {
     /// Opens a file. Refuses one without a column for the number.
-    pub(crate) fn open(file: &Path, form: Form, columns: Columns) -> Result<Self, Failure> {
+    pub fn open(file: &Path, form: Form, columns: Columns) -> Result<Self, Failure> {
         let told = |e: &dyn std::fmt::Display| Failure::refused(format_args!("{}: {e}", file.display()));
+        let opened = File::open(file).map_err(|e| told(&e))?;
+        let length = opened.metadata().map_err(|e| told(&e))?.len();
+        Self::of(opened, length, form, columns).map_err(|rule| told(&rule))
+    }
+}
+
+impl<R: Read> Source<R> {
+    /// The same of any bytes, so many of them. The error is the rule that the first line breaks.
+    pub fn of(bytes: R, length: u64, form: Form, columns: Columns) -> Result<Self, String> {
         if form == Form::Jsonl {
-            let opened = File::open(file).map_err(|e| told(&e))?;
-            return Ok(Self::Json { lines: BufReader::new(opened), number: 0, columns });
+            return Ok(Self { lines: Lines::Json { lines: BufReader::new(bytes), number: 0, columns } });
         }
-        let mut rows = Rows::open(file, true)?;
+        let mut rows = Rows::of(bytes, length, true)?;
         let places: BTreeMap<Field, usize> =
             columns.iter().filter_map(|(field, name)| Some((*field, rows.column(name)?))).collect();
         if !places.contains_key(&Field::Number) {
             let wanted = columns.get(&Field::Number).map_or("number", String::as_str);
             let hint = "name it with --column number=NAME, or choose a --preset";
-            return Err(told(&format_args!("its first line names no column {wanted}; {hint}")));
+            return Err(format!("its first line names no column {wanted}; {hint}"));
         }
-        Ok(Self::Csv { rows: Box::new(rows), places })
+        Ok(Self { lines: Lines::Csv { rows: Box::new(rows), places } })
     }
 
     /// The next so many lines; fewer at the end, none after it.
-    pub(crate) fn take(&mut self, count: usize) -> Result<Vec<Numbered>, Failure> {
+    pub fn take(&mut self, count: usize) -> Result<Vec<Numbered>, Failure> {
         let mut taken = Vec::with_capacity(count);
         while taken.len() < count {
             match self.next()? {
@@ -184,7 +197,7 @@ impl Source {
     }
 
     /// How many lines are left.
-    pub(crate) fn count(mut self) -> Result<u64, Failure> {
+    pub fn count(mut self) -> Result<u64, Failure> {
         let mut count = 0;
         while self.next()?.is_some() {
             count += 1;
@@ -193,17 +206,17 @@ impl Source {
     }
 
     fn next(&mut self) -> Result<Option<Numbered>, Failure> {
-        match self {
-            Self::Csv { rows, places } => Ok(rows.next().map(|(line, record)| match record {
+        match &mut self.lines {
+            Lines::Csv { rows, places } => Ok(rows.next().map(|(line, record)| match record {
                 Some(record) => {
                     let field = |field| places.get(&field).and_then(|at| record.get(*at)).unwrap_or_default();
                     (line, incoming(&|f| field(f).to_owned()))
                 }
                 None => (line, Err("is no line of CSV in UTF-8".to_owned())),
             })),
-            Self::Json { lines, number, columns } => loop {
+            Lines::Json { lines, number, columns } => loop {
                 let mut line = Zeroizing::new(Vec::new());
-                let read = std::io::Read::take(&mut *lines, MAX_LINE).read_until(b'\n', &mut line);
+                let read = Read::take(&mut *lines, MAX_LINE).read_until(b'\n', &mut line);
                 let read = read.map_err(|e| Failure::failed(format_args!("the file: {e}")))?;
                 if read == 0 {
                     return Ok(None);

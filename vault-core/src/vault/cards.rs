@@ -5,6 +5,7 @@ mod vaultless;
 
 use std::sync::Arc;
 
+use self::vaultless::Tried;
 use super::codes::CodeDeed;
 use super::guesses::{self, Guess};
 use super::kept::{KEPT_DAYS, Request};
@@ -405,6 +406,8 @@ pub(super) struct Round<'a> {
     hash: [u8; 32],
     /// How each card that comes in counts in the guess budget.
     guesses: Vec<Option<Guess>>,
+    /// How many vaultless tokens the principal opened and missed; none where it may open none.
+    tried: Option<Tried>,
     pub(super) view: View,
 }
 
@@ -460,6 +463,7 @@ impl<'a> Round<'a> {
             card.map_or(Ok(None), |card| Guess::of(&state.keyring, &admitted, card, today))
         };
         let guesses = wants.iter().map(guess).collect::<Result<_, Error>>()?;
+        let tried = Tried::of(&state, &admitted, &merchant, today)?;
         let view = View::default();
         Ok(Self {
             vault,
@@ -475,6 +479,7 @@ impl<'a> Round<'a> {
             requests,
             hash,
             guesses,
+            tried,
             view,
         })
     }
@@ -495,7 +500,11 @@ impl<'a> Round<'a> {
         let mut keys: Vec<Key> = self.requests.to_vec();
         let named = || open.iter().filter_map(|place| self.names.get(*place)).map(|name| name.row_key);
         keys.extend(named().map(|key| merchant_row(rows::CARD, id, &key.0)));
+        keys.extend(self.tried.iter().flat_map(Tried::keys));
         self.view.read(store, keys).await?;
+        if let Some(tried) = &mut self.tried {
+            tried.learn(&self.view);
+        }
         if matches!(self.action, Action::Detokenize | Action::Replace) {
             let subjects = named().map(|key| {
                 let card = self.view.get(&merchant_row(rows::CARD, id, &key.0));
@@ -590,9 +599,13 @@ impl<'a> Round<'a> {
                 guess.count(&mut self.view, &mut counted);
             }
             let (filing, card) = match self.decide(want, (place, name), again, counted.clone()) {
-                Ok((filing, card, shown)) => (filing, Ok((card, shown))),
+                Ok((mut filing, card, shown)) => {
+                    self.count_opening(&card, &mut filing);
+                    (filing, Ok((card, shown)))
+                }
                 Err(refused) => {
                     let Refused(denial, told) = *refused;
+                    self.count_miss(want, name, &mut counted);
                     // The guess counts all the same.
                     (Filing::Refuse(denial, counted), Err(told))
                 }
@@ -660,6 +673,7 @@ impl<'a> Round<'a> {
             | Deed::Upgrade => None,
         };
         let vaultless = if self.view.get(&key).is_none() && newest.is_none() {
+            self.check_misses(&want.token, record)?;
             self.vaultless_card(&want.token, name)
         } else {
             None
