@@ -386,8 +386,8 @@ fn a_row_that_cannot_be_read_keeps_its_key_needed() {
     dek(&desk.vault);
     work_off(&desk.vault);
     assert!(certificates(&desk).is_empty());
-    let progress = block_on(desk.vault.reseal_progress());
-    assert!(progress.is_none_or(|p| p.unreadable == 1));
+    let progress = block_on(desk.vault.reseal_progress()).unwrap();
+    assert_eq!((progress.unreadable, progress.stuck), (1, true));
     assert!(destroyed(&desk, old).is_err());
     assert_eq!(rows_under(&desk)[0], (old, 1));
     // The others were moved all the same, and other merchants' rows are not kept waiting.
@@ -466,7 +466,9 @@ fn a_passphrase_takes_the_place_of_another_and_every_key_stays() {
         let annas = desk.web().tokenize(&of, card(AMEX)).unwrap_or_else(|e| panic!("{e}")).token;
         assert_eq!(changed_custody(&desk, "not the right one", passphrase(NEXT)), Err(Error::Custody));
         let dearer = passphrase(NEXT).with_cost(96 * 1024, 4).unwrap();
+        let first = std::fs::read(desk.folder().join("esk")).unwrap();
         assert_eq!(changed_custody(&desk, PASSPHRASE, dearer), Ok(()));
+        let between = std::fs::read(desk.folder().join("esk")).unwrap();
         let Event::ControlChanged { change, .. } = desk.last_event() else { panic!("it is in the log") };
         assert_eq!(change, ControlChange::CustodyEnded { custodian: 1 });
         // It works on, and a root may follow, under the new one.
@@ -476,8 +478,22 @@ fn a_passphrase_takes_the_place_of_another_and_every_key_stays() {
         let told =
             block_on(desk.vault.rotate_root(&principal("olga"), &[&passphrase(NEXT)], None)).map(|_| ());
         assert_eq!(told, Ok(()));
-        let (opened, closed) = opened_by(desk.close(), &[PASSPHRASE, NEXT]);
+        // What guessing costs was raised, and stays so, though the one who rotated names no cost.
+        let header = control::Header::decode(&desk.row(&header_key()).unwrap()).unwrap();
+        let mut w = vault_core::codec::Writer::default();
+        header.custody[0].write(&mut w);
+        assert_eq!(w.done()[3..11], [&(96_u32 * 1024).to_be_bytes()[..], &4_u32.to_be_bytes()].concat());
+        // A copy of the file from before the new root still serves; one from before the new passphrase says what it is.
+        let esk = desk.folder().join("esk");
+        let closed = desk.close();
+        let newest = std::fs::read(&esk).unwrap();
+        std::fs::write(&esk, &between).unwrap();
+        let (opened, closed) = opened_by(closed, &[PASSPHRASE, NEXT]);
         assert_eq!(opened, [NEXT], "{engine}");
+        std::fs::write(&esk, &first).unwrap();
+        let Err((closed, why)) = closed.open_with(NEXT) else { panic!("it opened") };
+        assert!(why.to_string().contains("put back a copy that was made since"), "{why}");
+        std::fs::write(&esk, &newest).unwrap();
         let desk = closed.open_with(NEXT).unwrap_or_else(|(_, e)| panic!("{e}"));
         assert_eq!(desk.web().paid(&visa).as_deref(), Ok(VISA));
         assert_eq!(desk.web().paid(&annas).as_deref(), Ok(AMEX));

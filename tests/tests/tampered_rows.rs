@@ -646,18 +646,20 @@ fn an_erasure_key_file_that_is_not_this_vaults_is_refused() {
         let renamed = [&own[..18], &foreign[18..]].concat();
         let corrupt = Error::Store(StoreError::Corrupt);
         let missing = "the erasure epoch key, the file `esk` beside the store, is missing: put it back from its own backup";
+        let damaged = "the custodian opens the store but not the file `esk` beside it, which is damaged or from before the custodian was changed: put back a copy that was made since";
+        let closed_to = Error::Config(damaged.to_owned());
         let cases: [(&str, Option<Value>, Error); 11] = [
             ("missing", None, Error::Config(missing.to_owned())),
             ("another vault's", Some(foreign), corrupt.clone()),
-            ("another vault's under this one's name", Some(renamed), Error::Custody),
+            ("another vault's under this one's name", Some(renamed), closed_to.clone()),
             ("empty", Some(Vec::new()), corrupt.clone()),
             ("one byte", Some(own[..1].to_vec()), corrupt.clone()),
             ("cut", Some(own[..own.len() - 1].to_vec()), corrupt.clone()),
             ("one byte more", Some([&own[..], &[0]].concat()), corrupt.clone()),
             ("of a newer format", Some([&[0, 3], &own[2..]].concat()), Error::Store(StoreError::Newer(3, 2))),
             ("of format zero", Some([&[0, 0], &own[2..]].concat()), corrupt.clone()),
-            ("its seal flipped", Some(flipped(&own, own.len() * 8 - 200)), Error::Custody),
-            ("its check value flipped", Some(flipped(&own, own.len() * 8 - 1)), Error::Custody),
+            ("its seal flipped", Some(flipped(&own, own.len() * 8 - 200)), closed_to.clone()),
+            ("its check value flipped", Some(flipped(&own, own.len() * 8 - 1)), closed_to.clone()),
         ];
         for (case, content, expected) in cases {
             match content {

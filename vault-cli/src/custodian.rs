@@ -28,7 +28,7 @@ pub(crate) enum CustodianCommand {
     /// Put another passphrase, or the same at a higher cost, in the place of the one that opens a vault
     #[command(
         after_help = "Killed anywhere, exactly one of the two opens the vault: custodian check says which. Copies of the store from \
-        before open with the old one.\n\nExamples:\n  \
+        before open with the old one and the esk file of their time: copy that file anew afterwards.\n\nExamples:\n  \
         vaultctl custodian change --folder /var/lib/vault --passphrase-file old --new-passphrase-file new --operator olga\n  \
         vaultctl custodian change --folder vault --passphrase-file p --new-passphrase-file p --memory 256 --operator olga"
     )]

@@ -14,7 +14,7 @@ use crate::progress::Progress;
 use crate::wire::{self, ReceiptText, Words};
 
 /// How often a status is looked at that is followed.
-const WATCH: Duration = Duration::from_secs(1);
+const WATCH: Duration = Duration::from_secs(5);
 
 /// Rows that are asked for at once: the contract's most.
 pub(crate) const PAGE: u32 = 1_000;
@@ -258,6 +258,7 @@ struct Work {
     total_rows: Option<u64>,
     moved_rows: u64,
     unreadable_rows: u64,
+    stuck: bool,
     since: Option<String>,
     rows_per_second: Option<u64>,
     seconds_left: Option<u64>,
@@ -277,6 +278,7 @@ impl Work {
             total_rows: work.total_rows,
             moved_rows: work.moved_rows,
             unreadable_rows: work.unreadable_rows,
+            stuck: work.stuck,
             since: wire::moment(work.since.as_ref()),
             rows_per_second: rate,
             seconds_left: rate.zip(left).map(|(rate, left)| left.div_ceil(rate)),
@@ -316,7 +318,7 @@ async fn status(asked: KeyStatus, out: Out) -> Result<(), Failure> {
     };
     let mut work = look().await?;
     let mut bar = (String::new(), Progress::of("rows sealed anew"));
-    while watch && work.working {
+    while watch && work.working && !work.stuck {
         if bar.0 != work.merchant {
             bar = (work.merchant.clone(), Progress::of("rows sealed anew"));
         }
@@ -327,7 +329,13 @@ async fn status(asked: KeyStatus, out: Out) -> Result<(), Failure> {
         work = look().await?;
     }
     drop(bar);
-    out.tell(&work, Work::line)
+    out.tell(&work, Work::line)?;
+    if work.stuck {
+        let told =
+            "rows are left that do not open: vaultctl store verify names them, a backup may have them whole";
+        return Err(Failure::refused(told));
+    }
+    Ok(())
 }
 
 async fn destroy(asked: Destroy, out: Out) -> Result<(), Failure> {

@@ -71,6 +71,17 @@ pub trait Custodian: Send + Sync {
     /// Wraps a key of this kind of this vault.
     fn wrap(&self, key: &Secret32, kind: KeyKind, vault: &[u8; 16]) -> Result<CustodyBlock, Error>;
 
+    /// Wraps a key at no lower a cost than `like` was wrapped at, a block of the same kind of custodian. Others know no cost.
+    fn wrap_like(
+        &self,
+        _like: &CustodyBlock,
+        key: &Secret32,
+        kind: KeyKind,
+        vault: &[u8; 16],
+    ) -> Result<CustodyBlock, Error> {
+        self.wrap(key, kind, vault)
+    }
+
     /// Opens a block.
     fn unwrap(&self, block: &CustodyBlock, kind: KeyKind, vault: &[u8; 16]) -> Result<Secret32, Error>;
 }
@@ -109,6 +120,27 @@ impl Passphrase {
         Ok(Self { memory_kib, passes, ..self })
     }
 
+    fn wrap_at(
+        &self,
+        [memory_kib, passes, lanes]: [u32; 3],
+        key: &Secret32,
+        kind: KeyKind,
+        vault: &[u8; 16],
+    ) -> Result<CustodyBlock, Error> {
+        let salt: [u8; SALT] = random::bytes()?;
+        let stretched = self.stretch(&salt, memory_kib, passes, lanes)?;
+        let sealed = Xaes::new(&stretched).seal(&aad(kind, vault), key.expose_bytes())?;
+        let body = Writer::default()
+            .u32(memory_kib)
+            .u32(passes)
+            .u32(lanes)
+            .fixed(&salt)
+            .e(&sealed)
+            .fixed(&check_value(key))
+            .done();
+        Ok(CustodyBlock { kind: PASSPHRASE, body })
+    }
+
     fn stretch(&self, salt: &[u8], memory_kib: u32, passes: u32, lanes: u32) -> Result<Secret32, Error> {
         let params = Params::new(memory_kib, passes, lanes, Some(32)).map_err(|_| Error::Custody)?;
         let argon2 = Argon2::new(Algorithm::Argon2id, Version::V0x13, params);
@@ -131,18 +163,20 @@ impl Custodian for Passphrase {
     }
 
     fn wrap(&self, key: &Secret32, kind: KeyKind, vault: &[u8; 16]) -> Result<CustodyBlock, Error> {
-        let salt: [u8; SALT] = random::bytes()?;
-        let stretched = self.stretch(&salt, self.memory_kib, self.passes, self.lanes)?;
-        let sealed = Xaes::new(&stretched).seal(&aad(kind, vault), key.expose_bytes())?;
-        let body = Writer::default()
-            .u32(self.memory_kib)
-            .u32(self.passes)
-            .u32(self.lanes)
-            .fixed(&salt)
-            .e(&sealed)
-            .fixed(&check_value(key))
-            .done();
-        Ok(CustodyBlock { kind: PASSPHRASE, body })
+        self.wrap_at([self.memory_kib, self.passes, self.lanes], key, kind, vault)
+    }
+
+    fn wrap_like(
+        &self,
+        like: &CustodyBlock,
+        key: &Secret32,
+        kind: KeyKind,
+        vault: &[u8; 16],
+    ) -> Result<CustodyBlock, Error> {
+        let read = (like.kind == PASSPHRASE).then(|| read_body(&like.body).ok()).flatten();
+        let ([memory_kib, passes, _], ..) = read.ok_or(Error::Custody)?;
+        // It was opened, so its cost is within bounds.
+        self.wrap_at([self.memory_kib.max(memory_kib), self.passes.max(passes), self.lanes], key, kind, vault)
     }
 
     fn unwrap(&self, block: &CustodyBlock, kind: KeyKind, vault: &[u8; 16]) -> Result<Secret32, Error> {

@@ -38,10 +38,14 @@ pub const MISSES_A_DAY: u64 = 1_000;
 /// Of how many vaultless tokens that a principal opened in a day one more may be a miss.
 const OPENINGS_PER_MISS: u64 = 10;
 
-/// How many misses a principal may have in a day that has opened so many vaultless tokens: a thousand, or a tenth of those.
+/// The most misses of a day, however many tokens were opened: the same one may have been, many times.
+const MOST_MISSES: u64 = 10 * MISSES_A_DAY;
+
+/// How many misses a principal may have in a day that has opened so many vaultless tokens: a thousand, or a tenth of those,
+/// up to ten thousand.
 #[must_use]
 pub fn misses_allowed(opened_today: u64) -> u64 {
-    MISSES_A_DAY.max(opened_today / OPENINGS_PER_MISS)
+    (opened_today / OPENINGS_PER_MISS).clamp(MISSES_A_DAY, MOST_MISSES)
 }
 
 /// A cell's row: the members of the day, eight bytes each.

@@ -544,8 +544,11 @@ impl Writer {
             for p in pending.iter_mut().filter(|p| p.stands) {
                 p.statement.epoch = epoch;
             }
-            let (fresh, stale): (Vec<_>, Vec<_>) =
-                pending.into_iter().partition(|p| p.statement.epoch == epoch);
+            let of_before = |p: &Pending| p.statement.epoch != epoch;
+            let broken: HashSet<usize> = pending.iter().filter(|p| of_before(p)).map(|p| p.place.0).collect();
+            let whole = |p: &Pending| together.get(p.place.0).copied().unwrap_or(false);
+            let (stale, fresh): (Vec<_>, Vec<_>) =
+                pending.into_iter().partition(|p| of_before(p) || (whole(p) && broken.contains(&p.place.0)));
             for p in stale {
                 answer(p.place, Err(NotFiled::Stale));
             }

@@ -875,6 +875,7 @@ impl v1::admin_server::Admin for AdminService {
             moved_rows: progress.moved,
             unreadable_rows: progress.unreadable,
             since: Some(wire::timestamp(progress.since)),
+            stuck: progress.stuck,
         });
         Ok(Response::new(v1::GetKeyWorkResponse { work, epoch: self.epoch() }))
     }

@@ -811,7 +811,7 @@ impl<'a> Round<'a> {
         let record = card.row.record;
         let permit = self.admitted.permit_card(&card, &self.presented(&card, Show::Nothing, again), None)?;
         match deed {
-            CodeDeed::Hold(_) if again && !self.still_holds(place, &card).unwrap_or(false) => {
+            CodeDeed::Hold(_) if again && self.held_before(place, &card).unwrap_or(true) => {
                 return Err(self.admitted.deny(Refusal::CodeGone, Some(record)).into());
             }
             CodeDeed::Hold(code) => code

@@ -229,11 +229,11 @@ impl Round<'_> {
         self.vault.inner.codes.holds(ticket, Owner::of(card), self.now)
     }
 
-    /// Whether this node still holds the code that this very item brought before. One that is gone is not brought back by a
-    /// request that is sent again: it was read, or its authorization is over.
-    pub(super) fn still_holds(&self, place: usize, card: &Card) -> Result<bool, Error> {
+    /// Whether this node held the code that this very item brought before, and holds it no more: it was read, or its
+    /// authorization is over. A request that is sent again does not bring it back.
+    pub(super) fn held_before(&self, place: usize, card: &Card) -> Result<bool, Error> {
         let ticket = CodeTicket { node: FIRST_LOG, cell: self.item_hash(place)? };
-        Ok(self.holds_code(&ticket, card))
+        Ok(self.vault.inner.codes.lock().seen.contains_key(&ticket.cell) && !self.holds_code(&ticket, card))
     }
 }
 
@@ -276,6 +276,8 @@ struct Shelf {
     shares: HashMap<MerchantId, usize>,
     /// Which of them are of one token.
     of_token: HashMap<(MerchantId, Ref), HashSet<[u8; 16]>>,
+    /// Those that were held within the hour, and until when: what was taken is not to come again.
+    seen: HashMap<[u8; 16], Timestamp>,
     /// In the order in which their hours end; also those that were taken since.
     order: VecDeque<(Timestamp, [u8; 16])>,
 }
@@ -337,10 +339,12 @@ impl Cells {
             return Err(Error::Overloaded);
         }
         if shelf.order.len() >= MAX_CODES.saturating_mul(2) {
-            let Shelf { cells, order, .. } = &mut *shelf;
+            let Shelf { cells, order, seen, .. } = &mut *shelf;
             order.retain(|(until, at)| cells.get(at).is_some_and(|held| held.until == *until));
+            seen.retain(|at, _| cells.contains_key(at));
         }
         shelf.put(at, Cell { owner, code, until });
+        shelf.seen.insert(at, until);
         shelf.order.push_back((until, at));
         Ok((CodeTicket { node: FIRST_LOG, cell: at }, until))
     }
@@ -386,6 +390,9 @@ impl Cells {
     fn forget(&self, now: Timestamp) {
         let mut shelf = self.lock();
         while let Some((_, at)) = shelf.order.pop_front_if(|(until, _)| *until <= now) {
+            if shelf.seen.get(&at).is_some_and(|until| *until <= now) {
+                shelf.seen.remove(&at);
+            }
             // One that a retry put in again has its own hour.
             if shelf.cells.get(&at).is_some_and(|held| held.until <= now) {
                 shelf.remove(&at);

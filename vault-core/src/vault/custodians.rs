@@ -49,7 +49,7 @@ impl Vault {
             for block in &state.top.header.custody {
                 let custodian =
                     custodians.iter().find(|c| self.opens(&state, **c, block)).ok_or(Error::Custody)?;
-                blocks.push(custodian.wrap(root.secret(), KeyKind::Root, &self.inner.vault)?);
+                blocks.push(custodian.wrap_like(block, root.secret(), KeyKind::Root, &self.inner.vault)?);
             }
             let all = self.held(&state)?;
             let pairs = || state.top.header.custody.iter().zip(&blocks);
@@ -90,7 +90,12 @@ impl Vault {
             let mut blocks = state.top.header.custody.clone();
             let place =
                 blocks.iter().position(|block| self.opens(&state, old, block)).ok_or(Error::Custody)?;
-            let taken = new.wrap(state.top.root.secret(), KeyKind::Root, vault)?;
+            let (replaced, root) = (blocks.get(place).ok_or_else(Error::internal)?, state.top.root.secret());
+            // The same kind of custodian is never cheaper to guess than the one before.
+            let taken = match new.wrap_like(replaced, root, KeyKind::Root, vault) {
+                Err(Error::Custody) => new.wrap(root, KeyKind::Root, vault)?,
+                taken => taken?,
+            };
             let held = vec![Held::by(new, &self.inner.esk.1, vault, &taken)?];
             let (from, to) = (blocks.get(place).map_or(0, CustodyBlock::kind), taken.kind());
             if let Some(block) = blocks.get_mut(place) {
@@ -183,7 +188,8 @@ impl Vault {
             Err(Error::EpochMismatch { .. } | Error::Overloaded) => before,
             Err(_) => return made,
         };
-        esk::replace(file, id, &after, vault)?;
+        // It is done or not done by now, whatever becomes of this: the next opening takes out what is too much.
+        let _kept = esk::replace(file, id, &after, vault);
         made
     }
 }

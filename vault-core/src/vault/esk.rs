@@ -52,7 +52,7 @@ impl Held {
         vault: &[u8; 16],
         of: &CustodyBlock,
     ) -> Result<Self, Error> {
-        Ok(Self { of: tag(of), block: custodian.wrap(esk.secret(), KeyKind::Esk, vault)? })
+        Ok(Self { of: tag(of), block: custodian.wrap_like(of, esk.secret(), KeyKind::Esk, vault)? })
     }
 
     /// The same custody under the name that its custodian's next block in the header row gives it.
@@ -95,9 +95,24 @@ pub(super) fn write(file: &Path, id: KeyId, held: Held, vault: &[u8; 16]) -> Res
 
 /// Puts another file of the same key in this one's place, whole or not at all.
 pub(super) fn replace(file: &Path, id: KeyId, held: &[Held], vault: &[u8; 16]) -> Result<(), Error> {
-    let next = file.with_extension("next");
-    let put = put(&next, &bytes_of(id, held, vault)?).and_then(|()| fs::rename(&next, file));
-    put.and_then(|()| sync_folder(file)).map_err(|e| Error::Store(store_error(&e)))
+    let bytes = bytes_of(id, held, vault)?;
+    let replaced = || -> std::io::Result<()> {
+        // Where a link leads to, not the link: who put the key on another disk meant it.
+        let file = fs::canonicalize(file)?;
+        let next = file.with_extension("next");
+        put(&next, &bytes)?;
+        #[cfg(unix)]
+        {
+            // Whoever may read it now may read it then: an operator's command must not lock the service out.
+            use std::os::unix::fs::MetadataExt as _;
+            let now = fs::metadata(&file)?;
+            std::os::unix::fs::chown(&next, Some(now.uid()), Some(now.gid()))?;
+            fs::set_permissions(&next, now.permissions())?;
+        }
+        fs::rename(&next, &file)?;
+        sync_folder(&file)
+    };
+    replaced().map_err(|e| Error::Store(store_error(&e)))
 }
 
 /// Gives a founded vault's key its place. Never over another key: a link, unlike a rename, refuses to replace. Where a
@@ -121,15 +136,17 @@ pub(super) fn read(
     (key, custody): (KeyId, &[CustodyBlock]),
 ) -> Result<Esk, Error> {
     if !stands(file) && stands(&waiting(file)) {
-        open(&held(&waiting(file), vault, (key, custody))?, custodian, vault, custody)?;
+        open(&held(&waiting(file), vault, (key, custody))?, custodian, vault)?;
         settle(file)?;
     }
     let mut all = held(file, vault, (key, custody))?;
-    let esk = open(&all, custodian, vault, custody)?;
+    let esk = open(&all, custodian, vault)?;
     let before = all.len();
     all.retain(|held| held.is_in_force(custody));
-    if all.len() < before {
-        replace(file, key, &all, vault)?;
+    // A copy from before a new root has none of them, and opens all the same: it is left as it is.
+    if !all.is_empty() && all.len() < before {
+        // What is not taken out now is at the next opening: it opens nothing without the header.
+        let _kept = replace(file, key, &all, vault);
     }
     Ok(esk)
 }
@@ -143,19 +160,19 @@ pub(super) fn check(
 ) -> Result<(), Error> {
     let waits = !stands(file) && stands(&waiting(file));
     let file = if waits { waiting(file) } else { file.to_owned() };
-    open(&held(&file, vault, (key, custody))?, custodian, vault, custody).map(|_| ())
+    open(&held(&file, vault, (key, custody))?, custodian, vault).map(|_| ())
 }
 
-/// The first block in force that the custodian opens.
-fn open(
-    held: &[Held],
-    custodian: &dyn Custodian,
-    vault: &[u8; 16],
-    custody: &[CustodyBlock],
-) -> Result<Esk, Error> {
-    let in_force = held.iter().filter(|held| held.is_in_force(custody));
-    let mut opened = in_force.map(|held| custodian.unwrap(&held.block, KeyKind::Esk, vault));
-    opened.find(Result::is_ok).unwrap_or(Err(Error::Custody)).map(Esk::from_secret)
+/// The first block that the custodian opens. Who is in force the header has said before: it was opened by the same custodian.
+fn open(held: &[Held], custodian: &dyn Custodian, vault: &[u8; 16]) -> Result<Esk, Error> {
+    let mut opened = held.iter().map(|held| custodian.unwrap(&held.block, KeyKind::Esk, vault));
+    let older = || {
+        Error::Config(
+            "the custodian opens the store but not the file `esk` beside it, which is damaged or from before the custodian was changed: put back a copy that was made since"
+                .to_owned(),
+        )
+    };
+    opened.find_map(Result::ok).map(Esk::from_secret).ok_or_else(older)
 }
 
 /// What stands in a key's file, beside a header row with these blocks.

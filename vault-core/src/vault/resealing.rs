@@ -5,7 +5,7 @@
 //! It goes on by itself wherever the process was ended: what is done shows in the rows. It never opens a card: see
 //! [`crate::reseal`].
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
 use super::amend::Amendment;
 use super::{State, Vault};
@@ -58,7 +58,9 @@ pub struct ResealProgress {
     pub moved: u64,
     /// How many do not open under the key that they name: they keep it needed. `store verify` names them.
     pub unreadable: u64,
-    /// When the work began, or began anew after a restart.
+    /// Whether nothing else is left: then it rests until a restart or another rotation.
+    pub stuck: bool,
+    /// When the work began, or began anew after a restart; now if it did not begin yet.
     pub since: Timestamp,
 }
 
@@ -66,8 +68,8 @@ pub struct ResealProgress {
 #[derive(Default)]
 pub(super) struct Resealing {
     job: Option<Job>,
-    /// Where all that is left cannot be moved: not tried again before a restart or another rotation.
-    stuck: HashSet<(MerchantName, KeyId)>,
+    /// Where all that is left cannot be moved, and how much that is: not tried again before a restart or another rotation.
+    stuck: HashMap<(MerchantName, KeyId), u64>,
 }
 
 struct Job {
@@ -147,17 +149,34 @@ impl Vault {
         }
     }
 
-    /// How far the work behind rotations is; none while there is none.
+    /// How far the work behind rotations is: what is under way, else what is to be done or cannot be. None once every older
+    /// key is drained.
     pub async fn reseal_progress(&self) -> Option<ResealProgress> {
         let work = self.inner.resealing.lock().await;
-        work.job.as_ref().map(|job| ResealProgress {
-            merchant: job.merchant.0.clone(),
-            to: job.to,
-            from: job.from.clone(),
-            total: job.total,
-            moved: job.moved,
-            unreadable: job.unreadable,
-            since: job.since,
+        let state = self.state();
+        if let Some(job) = work.job.as_ref().filter(|job| open(&state, &job.merchant.0).is_some()) {
+            return Some(ResealProgress {
+                merchant: job.merchant.0.clone(),
+                to: job.to,
+                from: job.from.clone(),
+                total: job.total,
+                moved: job.moved,
+                unreadable: job.unreadable,
+                stuck: work.stuck.contains_key(&(job.merchant.0.clone(), job.to)),
+                since: job.since,
+            });
+        }
+        let (merchant, to, from) = state.control.numbers.keys().find_map(|name| open(&state, name))?;
+        let stuck = work.stuck.get(&(merchant.clone(), to));
+        Some(ResealProgress {
+            to,
+            from,
+            total: stuck.copied(),
+            moved: 0,
+            unreadable: stuck.copied().unwrap_or(0),
+            stuck: stuck.is_some(),
+            since: self.now(),
+            merchant,
         })
     }
 
@@ -197,7 +216,7 @@ impl Vault {
         &self,
         job: &mut Job,
         left: u64,
-        stuck: &mut HashSet<(MerchantName, KeyId)>,
+        stuck: &mut HashMap<(MerchantName, KeyId), u64>,
     ) -> Result<ResealStep, Error> {
         let store = self.inner.store.as_ref();
         if let Some((keys, next)) = job.walk.count(store, job.merchant.1, COUNT_PAGE).await? {
@@ -211,7 +230,7 @@ impl Vault {
             return self.drained(job).await;
         }
         if job.unreadable >= left {
-            stuck.insert((job.merchant.0.clone(), job.to));
+            stuck.insert((job.merchant.0.clone(), job.to), job.unreadable);
             return Ok(ResealStep::Idle);
         }
         job.total.get_or_insert(left);
@@ -233,7 +252,15 @@ impl Vault {
             let epoch = state.epoch.version;
             let statement = Statement { who: Who::Vault, merchant: None, channel: None, event, epoch };
             let filing = Filing::Upkeep(statement, part, None);
-            match self.inner.journal.file(vec![filing], None, None).await?.into_iter().next() {
+            let filed = match self.inner.journal.file(vec![filing], None, None).await {
+                // The queue is full, or the page is larger than its share of it.
+                Err(Error::Overloaded) => {
+                    job.most = (job.most / 2).max(1);
+                    return Err(Error::Overloaded);
+                }
+                filed => filed?,
+            };
+            match filed.into_iter().next() {
                 Some(Ok(_)) => {}
                 // Somebody changed one of them, or the epoch is another: what is there by then is looked at again.
                 Some(Err(NotFiled::Stale)) | None => {
@@ -267,13 +294,17 @@ impl Vault {
 fn due(
     state: &State,
     job: Option<&Job>,
-    stuck: &HashSet<(MerchantName, KeyId)>,
+    stuck: &HashMap<(MerchantName, KeyId), u64>,
 ) -> Option<(MerchantName, KeyId, Vec<KeyId>)> {
     let of = |name: &MerchantName| {
-        let from: Vec<KeyId> = state.control.undrained(name).collect();
-        let to = state.control.active(KeyKind::Dek, Some(name))?.id;
-        let due = !from.is_empty() && !stuck.contains(&(name.clone(), to));
-        due.then(|| (name.clone(), to, from))
+        open(state, name).filter(|(name, to, _)| !stuck.contains_key(&(name.clone(), *to)))
     };
     job.and_then(|job| of(&job.merchant.0)).or_else(|| state.control.numbers.keys().find_map(of))
+}
+
+/// A merchant that has keys which rows may still be under, beside the one that seals: that one and those.
+fn open(state: &State, name: &MerchantName) -> Option<(MerchantName, KeyId, Vec<KeyId>)> {
+    let from: Vec<KeyId> = state.control.undrained(name).collect();
+    let to = state.control.active(KeyKind::Dek, Some(name))?.id;
+    (!from.is_empty()).then(|| (name.clone(), to, from))
 }

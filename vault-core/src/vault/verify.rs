@@ -103,7 +103,7 @@ impl Vault {
         Ok(verify::verify_store(self.inner.store.as_ref(), FIRST_LOG, &verifier, progress).await?)
     }
 
-    /// Walks the log, then every card row, and compares. Opens outer seals only. Meant for a vault at rest: what
+    /// Walks the log, then every card row, and compares; then every other row that lies under a DEK. Opens outer seals only. Meant for a vault at rest: what
     /// changes meanwhile may be counted as a finding.
     pub async fn verify_store(&self, progress: verify::Progress<'_>) -> Result<StoreReport, Error> {
         let log = self.verify_log(progress).await?;
@@ -116,7 +116,7 @@ impl Vault {
             let Some((last, _)) = page.last() else { break };
             after = Some(last.clone());
             for (key, bytes) in page {
-                let named = card_key(&key);
+                let named = row_key(rows::CARD, &key);
                 let card = named.and_then(|(merchant, row)| state.keyring.card(merchant, row, &bytes).ok());
                 let Some(card) = card else {
                     report.note(Finding::Unreadable { row: data_encoding::HEXLOWER.encode(&key) });
@@ -135,7 +135,30 @@ impl Vault {
         for record in logged.into_keys() {
             report.note(Finding::Missing { record });
         }
+        for kind in [rows::FINGERPRINT, rows::SUBJECT] {
+            self.unreadable_of(kind, &mut report).await?;
+        }
         Ok(report)
+    }
+
+    /// Notes the rows of a kind, which the log does not speak of, whose outer seal does not open.
+    async fn unreadable_of(&self, kind: u8, report: &mut StoreReport) -> Result<(), Error> {
+        let state = self.state();
+        let mut after: Option<Vec<u8>> = None;
+        loop {
+            let page = self.inner.store.scan(&[kind], after.as_deref(), MAX_SCAN).await?;
+            let Some((last, _)) = page.last() else { return Ok(()) };
+            after = Some(last.clone());
+            for (key, bytes) in page {
+                let named = row_key(kind, &key);
+                let opened = named.and_then(|(merchant, RowKey(name))| {
+                    state.keyring.outer(merchant).ok()?.open(kind, &name, &bytes).ok()
+                });
+                if opened.is_none() {
+                    report.note(Finding::Unreadable { row: data_encoding::HEXLOWER.encode(&key) });
+                }
+            }
+        }
     }
 
     /// The newest version of each record that the log speaks of.
@@ -159,10 +182,10 @@ impl Vault {
     }
 }
 
-/// Merchant and row key of a card row's key.
-fn card_key(key: &[u8]) -> Option<(MerchantId, RowKey)> {
+/// Merchant and name of a row of this kind, from its key.
+fn row_key(of: u8, key: &[u8]) -> Option<(MerchantId, RowKey)> {
     let mut r = Reader::new(key);
-    r.u8().ok().filter(|kind| *kind == rows::CARD)?;
+    r.u8().ok().filter(|kind| *kind == of)?;
     let found = (MerchantId(r.u32().ok()?), RowKey(r.array().ok()?));
     r.end().ok().map(|()| found)
 }

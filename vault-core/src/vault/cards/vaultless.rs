@@ -107,14 +107,15 @@ impl Round<'_> {
         let missed = shaped && name.newest.is_none() && self.view.get(&key).is_none() && nobodys();
         if let Some(Tried { missed: (key, count), .. }) = self.tried.as_mut().filter(|_| missed) {
             *count = count.saturating_add(1);
-            part.writes.push(Write::Add(key.clone(), 1));
+            // Not added: who asks in many requests at once is counted one after the other, or the bound would be none.
+            self.view.put(part, key.clone(), count.to_be_bytes().to_vec());
         }
     }
 
-    /// Counts a vaultless token that is opened, or whatever else is done with it.
+    /// Counts a vaultless token whose card goes out.
     pub(super) fn count_opening(&self, card: &Card, filing: &mut Filing) {
         let Some(tried) = self.tried.as_ref().filter(|_| card.row.vaultless) else { return };
-        if let Filing::Enact(_, part, _) | Filing::Disclose(_, _, part, _) = filing {
+        if let Filing::Disclose(_, _, part, _) = filing {
             part.writes.push(Write::Add(tried.opened.0.clone(), 1));
         }
     }
