@@ -16,9 +16,16 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 use vault_client::{ClientError, Reason, VaultClient, ask};
+use vault_core::error::Error;
+use vault_core::name::DestinationName;
+use vault_core::policy::{Caller, Policy};
+use vault_core::restrictions::Restrictions;
 use vault_core::store::Engine;
+use vault_core::vault::{Header, NewCard, Outgoing};
 use vault_proto::v1;
 use vault_tests::canary::{Breeder, Scanner};
+use vault_tests::cards::card;
+use vault_tests::desk::{self, Desk, channel, principal};
 use vault_tests::server::{Authority, Leaf, Rig};
 
 use crate::canary::core_of;
@@ -425,4 +432,84 @@ async fn no_card_that_was_sent_stays_in_the_servers_memory() {
     let (files, told) = scanner.folder(rig.folder.path());
     assert!(files.sightings.is_empty(), "{told:?}");
     assert!(Path::new(&core).exists() && scanner.bytes(rig.log().join("\n").as_bytes()).sightings.is_empty());
+}
+
+/// A shop that stores and revokes, and a sender whose cards go to a destination alone.
+const AT_A_DESK: &str = r#"
+[[merchant]]
+id = "acme"
+[[merchant.format]]
+id = "cards"
+scheme = "random"
+mode = "fresh"
+[[merchant.channel]]
+id = "web"
+kind = "e-commerce"
+format = "cards"
+[[principal]]
+id = "acme-shop"
+merchant = "acme"
+[[principal]]
+id = "acme-import"
+merchant = "acme"
+[[principal]]
+id = "acme-gateway"
+merchant = "acme"
+[[rule]]
+id = "stores"
+effect = "allow"
+merchant = "acme"
+principals = ["acme-shop", "acme-import"]
+actions = ["tokenize", "revoke"]
+import = true
+[[rule]]
+id = "sends"
+effect = "allow"
+merchant = "acme"
+principals = ["acme-gateway"]
+actions = ["detokenize"]
+show = "full"
+destinations = ["psp"]
+"#;
+
+#[test]
+fn a_single_use_is_not_used_by_a_request_whose_other_card_was_revoked_meanwhile() {
+    let desk = Desk::with(Engine::Redb, Policy::from_toml(AT_A_DESK).unwrap_or_else(|e| panic!("{e}")));
+    let gateway = principal("acme-gateway");
+    let at_web = || Header { channel: Some(channel("web")), ..desk::header() };
+    let restrictions = Restrictions { single_use: true, ..Restrictions::default() };
+    let (mut sent, mut refused) = (0, 0);
+    for n in 0..300_u32 {
+        let once = desk.web().added(NewCard { restrictions, ..card(VISA) });
+        let other = desk.web().stored(AMEX);
+        let outgoing = Outgoing { to: DestinationName::parse("psp").unwrap(), request: [n as u8; 32] };
+        let tokens = vec![once.copy(), other.copy()];
+        let told = std::thread::scope(|scope| {
+            let revoking = scope.spawn(|| desk.web().revoked(&other));
+            let header = at_web();
+            // A little later each time.
+            std::thread::sleep(Duration::from_micros(u64::from(n % 30) * 20));
+            let told = desk.vault.detokenize_for(Caller::Local(&gateway), &header, &outgoing, tokens);
+            let told = pollster::block_on(told).map(|cards| cards.len());
+            revoking.join().unwrap();
+            told
+        });
+        let alone = desk.web().paid(&once);
+        match told {
+            Ok(cards) => {
+                sent += 1;
+                assert_eq!((cards, alone), (2, Err(Error::NotFound)), "both cards went, and it is used");
+            }
+            Err(e) => {
+                refused += 1;
+                assert_eq!(
+                    (e, alone.as_deref()),
+                    (Error::NotFound, Ok(VISA)),
+                    "none went, and it is not used"
+                );
+            }
+        }
+    }
+    println!("{sent} sent, {refused} refused");
+    assert!(sent > 0 && refused > 0, "{sent} sent, {refused} refused");
 }

@@ -1,5 +1,6 @@
 //! Every level of the key tree takes a new key while the vault works, and nothing below it is touched.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
@@ -8,7 +9,7 @@ use pollster::block_on;
 use vault_core::audit::entry::{ControlChange, Event, Who};
 use vault_core::audit::receipt::Proof;
 use vault_core::control::{self, header_key};
-use vault_core::custody::Custodian;
+use vault_core::custody::{Custodian, Passphrase};
 use vault_core::envelope::{KeyId, KeyKind};
 use vault_core::error::Error;
 use vault_core::outer::OuterKeys;
@@ -23,7 +24,8 @@ use vault_core::words::KeyState;
 use vault_tests::ON_DISK;
 use vault_tests::cards::{AMEX, MASTERCARD, VISA, card, number};
 use vault_tests::desk::{
-    Desk, OPTIONS, PASSPHRASE, channel, custodian, header, merchant_name, passphrase, policy, principal,
+    Closed, Desk, OPTIONS, PASSPHRASE, channel, custodian, header, merchant_name, passphrase, policy,
+    principal,
 };
 
 /// A level that rotates with one commit.
@@ -428,5 +430,107 @@ fn rows_are_moved_with_the_outer_keys_alone() {
         assert_eq!(work_off(&desk.vault), 0, "what another did is seen, counted and certified");
         assert_eq!(certificates(&desk).len(), 1);
         desk.assert_whole(held.len() + 1);
+    }
+}
+
+fn changed_custody(desk: &Desk, old: &str, new: Passphrase) -> Result<(), Error> {
+    let old = passphrase(old);
+    block_on(desk.vault.change_custodian(&principal("olga"), (&old, &new), None)).map(|_| ())
+}
+
+/// Who of these opens the vault that lies here: at every moment exactly one may.
+fn opened_by(mut closed: Closed, secrets: &[&str]) -> (Vec<String>, Closed) {
+    let mut opened = Vec::new();
+    for secret in secrets {
+        closed = match closed.open_with(secret) {
+            Ok(desk) => {
+                opened.push((*secret).to_owned());
+                desk.close()
+            }
+            Err((closed, why)) => {
+                assert_eq!(why, Error::Custody, "{secret}");
+                closed
+            }
+        };
+    }
+    (opened, closed)
+}
+
+#[test]
+fn a_passphrase_takes_the_place_of_another_and_every_key_stays() {
+    const NEXT: &str = "another horse entirely";
+    for engine in ON_DISK {
+        let desk = Desk::new(engine);
+        let visa = desk.web().stored(VISA);
+        let of = Header { context: Context::new("anna", "", "").unwrap(), ..header() };
+        let annas = desk.web().tokenize(&of, card(AMEX)).unwrap_or_else(|e| panic!("{e}")).token;
+        assert_eq!(changed_custody(&desk, "not the right one", passphrase(NEXT)), Err(Error::Custody));
+        let dearer = passphrase(NEXT).with_cost(96 * 1024, 4).unwrap();
+        assert_eq!(changed_custody(&desk, PASSPHRASE, dearer), Ok(()));
+        let Event::ControlChanged { change, .. } = desk.last_event() else { panic!("it is in the log") };
+        assert_eq!(change, ControlChange::CustodyEnded { custodian: 1 });
+        // It works on, and a root may follow, under the new one.
+        assert_eq!(desk.web().paid(&visa).as_deref(), Ok(VISA));
+        let told = block_on(desk.vault.rotate_root(&principal("olga"), &[&custodian()], None)).map(|_| ());
+        assert_eq!(told, Err(Error::Custody));
+        let told =
+            block_on(desk.vault.rotate_root(&principal("olga"), &[&passphrase(NEXT)], None)).map(|_| ());
+        assert_eq!(told, Ok(()));
+        let (opened, closed) = opened_by(desk.close(), &[PASSPHRASE, NEXT]);
+        assert_eq!(opened, [NEXT], "{engine}");
+        let desk = closed.open_with(NEXT).unwrap_or_else(|(_, e)| panic!("{e}"));
+        assert_eq!(desk.web().paid(&visa).as_deref(), Ok(VISA));
+        assert_eq!(desk.web().paid(&annas).as_deref(), Ok(AMEX));
+        desk.assert_whole(2);
+    }
+}
+
+#[test]
+fn a_change_of_custody_that_is_killed_leaves_exactly_one_that_opens() {
+    const NEXT: &str = "another horse entirely";
+    for engine in ON_DISK {
+        let (before, after) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let desk = Desk::in_folder(after.path(), engine, OPTIONS, policy()).unwrap_or_else(|e| panic!("{e}"));
+        let visa = desk.web().stored(VISA);
+        drop(desk.close());
+        copy(after.path(), before.path());
+        let desk = Closed::at(after.path(), OPTIONS).open().unwrap_or_else(|e| panic!("{e}"));
+        assert_eq!(changed_custody(&desk, PASSPHRASE, passphrase(NEXT)), Ok(()));
+        drop(desk.close());
+        // What the file is between its two writings: format, vault and key, then the blocks of both.
+        let file = |folder: &Path| std::fs::read(folder.join("esk")).unwrap();
+        let (old, new) = (file(before.path()), file(after.path()));
+        assert_eq!((old[..22] == new[..22], old[22], new[22]), (true, 1, 1));
+        let both = [&old[..22], &[2], &old[23..], &new[23..]].concat();
+        for (folder, opens, left) in [(before.path(), PASSPHRASE, old), (after.path(), NEXT, new)] {
+            std::fs::write(folder.join("esk"), &both).unwrap();
+            // Asked without being opened, the same is told, and nothing is written.
+            let closed = Closed::at(folder, OPTIONS);
+            let place = Place::new(closed.store(), closed.esk());
+            for secret in [PASSPHRASE, NEXT] {
+                let told = block_on(Vault::check_custody(&place, &passphrase(secret)));
+                assert_eq!(told.is_ok(), secret == opens, "{engine} {secret}");
+            }
+            drop(place);
+            assert!(file(folder) == both);
+            let (opened, closed) = opened_by(closed, &[PASSPHRASE, NEXT]);
+            assert_eq!(opened, [opens], "{engine}");
+            assert!(file(folder) == left, "what is in force no more is taken out");
+            let desk = closed.open_with(opens).unwrap_or_else(|(_, e)| panic!("{e}"));
+            assert_eq!(desk.web().paid(&visa).as_deref(), Ok(VISA));
+            drop(desk.close());
+        }
+    }
+}
+
+fn copy(from: &Path, to: &Path) {
+    for entry in std::fs::read_dir(from).unwrap().map(Result::unwrap) {
+        let to = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            std::fs::create_dir(&to).unwrap();
+            copy(&entry.path(), &to);
+        } else {
+            std::fs::copy(entry.path(), to).unwrap();
+        }
     }
 }

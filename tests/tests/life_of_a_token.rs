@@ -876,10 +876,25 @@ fn a_security_code_is_read_once_for_its_authorization_and_nothing_that_is_kept_i
         // A code goes with the card that it came with: of another card in its place it is none.
         let outlived = hold(&amex).unwrap();
         replace(desk.web(), &header(), &amex, "371449635398431").unwrap_or_else(|e| panic!("{e}"));
+        assert_eq!(desk.vault.held_codes(), 0, "it is wiped");
         assert_eq!(code_read(desk.web(), &header(), &amex, outlived), Err(Error::CodeGone));
         replace(desk.web(), &header(), &amex, AMEX).unwrap_or_else(|e| panic!("{e}"));
-        desk.wait_ms(CODE_LIFE_MS);
-        desk.vault.forget_codes();
+        let ended = desk.web().added(in_format("mixed", AMEX));
+        hold(&ended).unwrap();
+        desk.web().revoked(&ended);
+        assert_eq!(desk.vault.held_codes(), 0, "and so with its token");
+
+        // A request that is sent again does not bring back what was read meanwhile.
+        let queued = request("00000000-0000-4000-8000-0000000000c0");
+        let first = held(desk.web(), &queued, &amex, CODE).unwrap();
+        assert!(
+            held(desk.web(), &queued, &amex, CODE).is_ok_and(|again| again == first),
+            "its answer was lost"
+        );
+        assert_eq!(code_read(desk.web(), &header(), &amex, first).as_deref(), Ok(CODE));
+        assert!(matches!(held(desk.web(), &queued, &amex, CODE), Err(Error::CodeGone)));
+        assert_eq!(desk.last_refusal(), Some(Refusal::CodeGone));
+        assert_eq!(desk.vault.held_codes(), 0);
 
         // An authorization that ends after its token is over all the same.
         let ending = NewCard { valid_until: Some(desk.clock.now().plus_ms(1_000)), ..card(MASTERCARD) };
@@ -902,7 +917,7 @@ fn a_security_code_is_read_once_for_its_authorization_and_nothing_that_is_kept_i
         let desk = closed.open().unwrap_or_else(|e| panic!("{e}"));
         assert_eq!(code_read(desk.web(), &header(), &amex, lost), Err(Error::CodeGone), "a restart");
         assert_eq!(desk.web().paid(&amex).as_deref(), Ok(AMEX));
-        desk.assert_whole(3);
+        desk.assert_whole(4);
     }
 }
 

@@ -1,14 +1,16 @@
 //! Cards come in from elsewhere by `vaultctl import`, with the tokens that they have had, however often it is killed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use vault_client::{VaultClient, Zeroizing, ask, v1};
-use vault_core::store::Engine;
+use vault_client::{AdminClient, VaultClient, Zeroizing, ask, v1};
+use vault_core::store::{self, Engine, Write};
+use vault_core::{random, rows};
 use vault_tests::cards::number;
+use vault_tests::desk::{self, OPTIONS};
 use vault_tests::server::{Rig, program};
 
 /// Cards of the run: as many as the promise says in the long run.
@@ -17,12 +19,12 @@ pub(crate) fn count() -> u32 {
 }
 
 /// The n-th card number, of as many BINs and last fours as there are.
-fn card(n: u32) -> String {
+pub(crate) fn card(n: u32) -> String {
     number(&format!("4{:05}", n % 997), 16, n)
 }
 
 /// The token that the n-th card has had: of the looks that other vaults give, none of them a card number's.
-fn token(n: u32) -> String {
+pub(crate) fn token(n: u32) -> String {
     match n % 3 {
         0 => format!("card_{n:022}x"),
         1 => format!("d2cbc1a2-7a3b-4e5f-8a9b-f{n:010x}f"),
@@ -180,18 +182,23 @@ fn put_back(state: &Path, hours: u64) {
     fs::write(state, told.to_string()).unwrap();
 }
 
+/// The first fields of a file's lines.
+fn firsts(file: &Path) -> Vec<u64> {
+    let text = fs::read_to_string(file).unwrap();
+    text.lines().map(|line| line.split(',').next().unwrap().parse().unwrap()).collect()
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_part_that_the_vault_may_have_forgotten_is_not_sent_again_unless_its_tokens_stay() {
+async fn a_part_that_the_vault_may_have_forgotten_is_not_sent_again_by_itself() {
     let rig = Rig::with(Engine::Redb, POLICY, "");
     let (cards, state) = (rig.file("cards.csv"), rig.file("tokens.csv.state"));
-    for (tokens, hours, goes_on) in [(false, 22, true), (false, 25, false), (true, 25, true)] {
+    for (tokens, format, hours, goes_on) in
+        [(false, "fresh", 22, true), (false, "fresh", 25, false), (true, "shop", 25, false)]
+    {
         let line = |n: u32| format!("{},{}\n", if tokens { token(n) } else { String::new() }, card(n));
         let text: String = (0..2_500).map(line).collect();
         fs::write(&cards, format!("token,number\n{text}")).unwrap();
-        let with = |more: &[&str]| {
-            let format = ["--format", if tokens { "shop" } else { "fresh" }];
-            import(&rig, &cards, &[&format[..], more].concat())
-        };
+        let with = |more: &[&str]| import(&rig, &cards, &[&["--format", format][..], more].concat());
         kill_after(with(&["--rate", "1000"]), &state, 1, 2).await;
         put_back(&state, hours);
         let before = (fs::read(&state).unwrap(), fs::read(rig.file("tokens.csv")).unwrap());
@@ -203,16 +210,163 @@ async fn a_part_that_the_vault_may_have_forgotten_is_not_sent_again_unless_its_t
             assert_eq!((fs::read(&state).unwrap(), fs::read(rig.file("tokens.csv")).unwrap()), before);
             assert!(with(&["--resend"]).output().unwrap().status.success());
         }
-        let out = fs::read_to_string(rig.file("tokens.csv")).unwrap();
-        assert!(
-            out.lines()
-                .map(|l| l.split(',').next().unwrap().to_owned())
-                .eq((2..2_502).map(|n: u32| n.to_string()))
-        );
+        assert!(firsts(&rig.file("tokens.csv")).into_iter().eq(2..2_502));
         for file in ["tokens.csv", "tokens.csv.refused"] {
             fs::remove_file(rig.file(file)).unwrap();
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_line_that_an_earlier_send_may_have_taken_says_so() {
+    // The second part of three has a card that came with two tokens, and a token that was another card's in the first part.
+    let mut lines: Vec<String> = (0..2_500).map(|n| format!("{},{}\n", token(n), card(n))).collect();
+    lines[1_201] = format!("{},{}\n", token(1_201), card(1_200));
+    lines[1_300] = format!("{},{}\n", token(7), card(1_300));
+    let all: Vec<u64> = (1_002..2_002).collect();
+    for (format, doubtful) in [("shop", &[1_202, 1_302][..]), ("fresh", &all)] {
+        let rig = Rig::with(Engine::Redb, POLICY, "");
+        let (cards, state) = (rig.file("cards.csv"), rig.file("tokens.csv.state"));
+        fs::write(&cards, format!("token,number\n{}", lines.concat())).unwrap();
+        let with = |more: &[&str]| import(&rig, &cards, &[&["--format", format][..], more].concat());
+        // So slow that the second part is not sent; it is taken under other ids, as the vault sees it a day later.
+        kill_after(with(&["--rate", "100"]), &state, 1, 2).await;
+        let again = rig.file("again.csv");
+        fs::write(&again, format!("token,number\n{}", lines[1_000..2_000].concat())).unwrap();
+        let mut taken = vaultctl(&rig, "importer", "acme");
+        taken.arg("import").arg(&again).arg("--out").arg(rig.file("taken.csv")).args(["--format", format]);
+        assert_eq!(taken.output().unwrap().status.code(), Some(1), "one token is another card's");
+        put_back(&state, 26);
+        assert_eq!(with(&["--resend"]).output().unwrap().status.code(), Some(1));
+        let refused = rig.file("tokens.csv.refused");
+        assert_eq!(firsts(&refused), doubtful, "{format}");
+        for line in fs::read_to_string(&refused).unwrap().lines() {
+            assert!(line.contains("existing_token") && line.contains("vaultctl token inspect"), "{line}");
+        }
+        let mut all = [firsts(&rig.file("tokens.csv")), firsts(&refused)].concat();
+        all.sort_unstable();
+        assert!(all.into_iter().eq(2..2_502), "{format}: every line is told once");
+        // Where nothing was sent twice, nothing is to be looked up.
+        let told = fs::read_to_string(rig.file("taken.csv.refused")).unwrap();
+        assert!(told.contains("existing_token") && !told.contains("vaultctl token inspect"), "{told}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_import_without_the_right_ends_and_goes_on_when_it_has_it_and_only_as_it_was_begun() {
+    let rig = Rig::with(Engine::Redb, "", "");
+    let (cards, state) = (rig.file("cards.csv"), rig.file("tokens.csv.state"));
+    let lines = |n: u32| format!("{},{}\n", if n == 0 { String::new() } else { token(n) }, card(n));
+    fs::write(&cards, format!("token,number\n{}", (0..3).map(lines).collect::<String>())).unwrap();
+    let with = |principal: &str, merchant: &str| {
+        let mut command = vaultctl(&rig, principal, merchant);
+        command.arg("import").arg(&cards).arg("--out").arg(rig.file("tokens.csv"));
+        command.stderr(Stdio::piped()).output().unwrap()
+    };
+    for (principal, merchant, words) in [
+        ("shop", "acme", &["PERMISSION_DENIED"][..]),
+        ("importer", "acme", &["principal spiffe://rig/shop, and this is spiffe://rig/importer"]),
+        ("other-shop", "zenith", &["merchant acme, and this is zenith", "principal spiffe://rig/shop"]),
+    ] {
+        let done = with(principal, merchant);
+        let told = String::from_utf8_lossy(&done.stderr);
+        assert_eq!(done.status.code(), Some(1), "{told}");
+        assert!(words.iter().all(|words| told.contains(words)), "{told}");
+        for file in ["tokens.csv", "tokens.csv.refused"] {
+            assert_eq!(fs::metadata(rig.file(file)).unwrap().len(), 0, "{file}");
+        }
+        assert_eq!(parts(&state), 0);
+        assert!(state.exists(), "{principal}");
+    }
+    let toml =
+        fs::read_to_string(rig.file("policy.toml")).unwrap() + &POLICY.replace("\"importer\"", "\"shop\"");
+    let operator = rig.operator().await;
+    let epoch = operator.get_policy(v1::GetPolicyRequest {}).await.unwrap_or_else(|e| panic!("{e}")).epoch;
+    let change = v1::ApplyPolicyRequest { header: Some(ask::change(Some(epoch))), toml };
+    operator.apply_policy(change).await.unwrap_or_else(|e| panic!("{e}"));
+    let done = with("shop", "acme");
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    let tally: serde_json::Value = serde_json::from_slice(&done.stdout).unwrap();
+    assert_eq!((&tally["taken"], &tally["tokens_kept"]), (&3.into(), &2.into()));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_row_that_cannot_be_read_keeps_no_other_card_back() {
+    let mut rig = Rig::with(Engine::Redb, POLICY, "");
+    let header = || ask::header("acme", "web", v1::Purpose::Authorization, v1::Initiator::Cardholder);
+    let item = ask::card(Zeroizing::new(card(1).into_bytes()), None);
+    rig.client("shop").await.tokenize(header(), item).await.unwrap_or_else(|e| panic!("{e}"));
+    assert!(rig.stop());
+    let store = store::open(&rig.file("vault"), &OPTIONS).unwrap_or_else(|e| panic!("{e}"));
+    let (key, mut row) = desk::rows(&*store, rows::FINGERPRINT).pop().unwrap();
+    *row.last_mut().unwrap() ^= 1;
+    desk::write(&*store, vec![Write::Put(key, row)]);
+    drop(store);
+    rig.start();
+    let cards = rig.file("cards.csv");
+    fs::write(&cards, format!("number\n{}", (0..3).map(|n| card(n) + "\n").collect::<String>())).unwrap();
+    let done = import(&rig, &cards, &[]).output().unwrap();
+    let tally: serde_json::Value = serde_json::from_slice(&done.stdout).unwrap();
+    assert_eq!((&tally["taken"], &tally["refused"]), (&2.into(), &1.into()));
+    let refused = fs::read_to_string(rig.file("tokens.csv.refused")).unwrap();
+    assert!(
+        refused.starts_with("3,") && refused.contains("INTERNAL") && refused.contains("incident"),
+        "{refused}"
+    );
+    assert!(!rig.file("tokens.csv.state").exists());
+}
+
+/// How many entries the log has.
+async fn entries(operator: &AdminClient) -> u64 {
+    let head = operator.get_checkpoint(v1::GetCheckpointRequest::default()).await;
+    head.unwrap_or_else(|e| panic!("{e}")).checkpoint.unwrap().tree_size
+}
+
+/// Runs a command and kills it once the log has so many entries.
+async fn kill_at(mut command: Command, operator: &AdminClient, entries: u64) {
+    let mut child = command.stdout(Stdio::null()).spawn().unwrap();
+    while self::entries(operator).await < entries {
+        assert!(child.try_wait().unwrap().is_none(), "it ended before it could be killed");
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_card_is_stored_twice_however_often_an_import_is_killed_in_the_middle_of_a_part() {
+    let mut rig = Rig::with(Engine::Redb, POLICY, "");
+    let (cards, state) = (rig.file("cards.csv"), rig.file("tokens.csv.state"));
+    let count = u64::from(count() / 2);
+    // No tokens of their own, and a format that gives a card another token every time: nothing but the request ids tells the
+    // vault that it has them. Hundreds of cards of one customer make it commit a part bit by bit.
+    let line = |n: u64| format!("{},c{}\n", card(u32::try_from(n).unwrap()), n / 300);
+    fs::write(&cards, format!("number,customer\n{}", (0..count).map(line).collect::<String>())).unwrap();
+    let with = || import(&rig, &cards, &["--format", "fresh"]);
+    let operator = rig.operator().await;
+    let none = entries(&operator).await;
+    let mut under_way = 0;
+    while under_way < 2 {
+        // Anywhere in a part, whatever of it was taken before.
+        let [draw] = random::bytes().unwrap();
+        let more = 1 + u64::from(draw) * 800 / 256;
+        kill_at(with(), &operator, entries(&operator).await + more).await;
+        // Each card is an entry: the vault has more of them than are written down, or it was between two parts.
+        let (taken, written) = (entries(&operator).await - none, 1_000 * parts(&state));
+        println!("killed with {taken} cards taken and {written} written down");
+        under_way += u32::from(taken > written);
+    }
+    assert!(with().output().unwrap().status.success());
+    assert!(firsts(&rig.file("tokens.csv")).into_iter().eq(2..count + 2));
+    let text = fs::read_to_string(rig.file("tokens.csv")).unwrap();
+    let tokens: BTreeSet<&str> = text.lines().filter_map(|line| line.rsplit(',').next()).collect();
+    assert_eq!(tokens.len() as u64, count, "a token for each");
+    drop(operator);
+    assert!(rig.stop());
+    let mut verify = Command::new(program());
+    verify.args(["--json", "store", "verify"]).arg("--folder").arg(rig.file("vault"));
+    let verified = verify.arg("--passphrase-file").arg(rig.file("passphrase")).output().unwrap();
+    let report: serde_json::Value = serde_json::from_slice(&verified.stdout).unwrap();
+    assert_eq!((&report["whole"], &report["good"]), (&true.into(), &count.into()), "{report}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -146,6 +146,10 @@ async fn an_export_that_is_killed_twice_opens_to_the_same_cards_and_moves_in_els
     let other = export(&rig, "leaver", "former", &[]).stderr(Stdio::piped()).output().unwrap();
     assert_eq!(other.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&other.stderr).contains("with other options"));
+    let other = export(&rig, "payer", "newbank", &[]).stderr(Stdio::piped()).output().unwrap();
+    assert_eq!(other.status.code(), Some(1));
+    let told = String::from_utf8_lossy(&other.stderr);
+    assert!(told.contains("principal spiffe://rig/leaver, and this is spiffe://rig/payer"), "{told}");
     let done = export(&rig, "leaver", "newbank", &[]).output().unwrap();
     assert_eq!(done.status.code(), Some(1), "some lines were refused");
     let told: serde_json::Value = serde_json::from_slice(&done.stdout).unwrap();
@@ -263,4 +267,25 @@ async fn a_token_that_is_bound_to_its_customer_leaves_with_that_customers_name_a
     assert!(done.status.success());
     let text = fs::read_to_string(file).unwrap();
     assert!(text.contains("\n4111111111111111,,") && text.contains("\n5555555555554444,,"), "two cards");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_token_that_was_kept_from_elsewhere_leaves_with_its_card_as_it_came() {
+    let rig = rig();
+    let kept: BTreeMap<String, Card> =
+        (0..12).map(|n| (moving_in::token(n), (moving_in::card(n), "2031-05".into()))).collect();
+    let lines = kept.iter().map(|(token, (number, date))| format!("{number},{date},{token}\n"));
+    let file = rig.file("elsewhere.csv");
+    fs::write(&file, format!("number,expiry,token\n{}", lines.collect::<String>())).unwrap();
+    let mut import = vaultctl(&rig, "seller", "vendor");
+    import.arg("import").arg(&file).arg("--out").arg(rig.file("imported.csv"));
+    let told: serde_json::Value = serde_json::from_slice(&import.output().unwrap().stdout).unwrap();
+    assert_eq!((&told["tokens_kept"], &told["refused"]), (&kept.len().into(), &0.into()));
+    let list: String = kept.keys().map(|token| format!("{token}\n")).collect();
+    fs::write(rig.file("tokens.csv"), format!("token\n{list}")).unwrap();
+    assert!(export(&rig, "leaver", "newbank", &[]).output().unwrap().status.success());
+    let folder = tempfile::tempdir().unwrap();
+    let (done, out) = opened(folder.path(), &rig.file("sealed.jsonl"), 1);
+    assert!(done.status.success());
+    assert_eq!(fs::read(out).unwrap(), fs::read(file).unwrap(), "what came in went out");
 }

@@ -654,7 +654,7 @@ fn an_erasure_key_file_that_is_not_this_vaults_is_refused() {
             ("one byte", Some(own[..1].to_vec()), corrupt.clone()),
             ("cut", Some(own[..own.len() - 1].to_vec()), corrupt.clone()),
             ("one byte more", Some([&own[..], &[0]].concat()), corrupt.clone()),
-            ("of a newer format", Some([&[0, 2], &own[2..]].concat()), Error::Store(StoreError::Newer(2, 1))),
+            ("of a newer format", Some([&[0, 3], &own[2..]].concat()), Error::Store(StoreError::Newer(3, 2))),
             ("of format zero", Some([&[0, 0], &own[2..]].concat()), corrupt.clone()),
             ("its seal flipped", Some(flipped(&own, own.len() * 8 - 200)), Error::Custody),
             ("its check value flipped", Some(flipped(&own, own.len() * 8 - 1)), Error::Custody),

@@ -242,6 +242,8 @@ fn restrictions_an_end_and_a_revocation_are_a_row_that_every_call_consults() {
         desk.wait_ms(3_600_001);
         assert_eq!(web.paid(&ending), Err(Error::NotFound));
         assert_eq!(desk.last_refusal(), Some(Refusal::Expired));
+        // No token is given out that works no more: the card has no other in this format.
+        assert_eq!(web.tokenize(&header(), card(AMEX)).err(), Some(Error::SpaceExhausted));
 
         let stopped = web.stored(MASTERCARD);
         let care = |disable: bool| {
@@ -256,6 +258,7 @@ fn restrictions_an_end_and_a_revocation_are_a_row_that_every_call_consults() {
         };
         assert!(care(true).is_ok());
         assert_eq!(web.paid(&stopped), Err(Error::NotFound));
+        assert_eq!(web.tokenize(&header(), card(MASTERCARD)).err(), Some(Error::SpaceExhausted));
         assert!(care(false).is_ok());
         assert_eq!(web.paid(&stopped).as_deref(), Ok(MASTERCARD));
         web.revoked(&stopped);
@@ -297,6 +300,42 @@ fn what_was_never_made_is_not_found_with_the_same_commits() {
     for text in ["4111111111111115", "4111111111111116"] {
         assert_eq!(web.paid(&token(text)), Err(Error::NotFound));
     }
+}
+
+#[test]
+fn whoever_tries_many_tokens_that_nobody_made_is_stopped_for_the_day() {
+    let desk = desk_on(Engine::Redb);
+    let web = desk.web();
+    let (bare, kept) =
+        (web.stored(VISA), web.added(NewCard { channels: vec![channel("web")], ..card(AMEX) }));
+    let made_up = |from: u64| -> Vec<Token> {
+        let texts = (from..).map(|n| format!("{:012}1111", n * 3_333_333_331 % 1_000_000_000_000));
+        let tokens = texts.filter_map(|text| Token::parse(&text).ok());
+        tokens.filter(|token| slot_of(token, 5) == Some(1)).take(1_000).collect()
+    };
+    let budget = |told: &Result<String, Error>| matches!(told, Err(Error::Budget { .. }));
+    // Some open, as theory says; few enough, and then no more.
+    let mut opened = 0;
+    let mut stopped = false;
+    for round in 0..4 {
+        let told = web.paid_all(&made_up(round * 100_000));
+        opened += told.iter().filter(|told| told.is_ok()).count();
+        stopped = told.iter().any(budget);
+        if stopped {
+            break;
+        }
+    }
+    assert!(stopped && opened < 1_000, "{opened} opened");
+    desk.wait_ms(1_001); // refusals beyond ten in a second are counted, not told one by one
+    // Nothing is told apart that has no row; one with a row is known, and works.
+    assert!(budget(&web.paid(&bare)));
+    assert_eq!(desk.last_refusal(), Some(Refusal::BudgetSpent));
+    assert_eq!(web.paid(&kept).as_deref(), Ok(AMEX));
+    let desk = desk.reopened();
+    assert!(budget(&desk.web().paid(&bare)), "a restart forgets nothing");
+    desk.wait_days(1);
+    assert_eq!(desk.web().paid(&bare).as_deref(), Ok(VISA));
+    desk.assert_whole(1);
 }
 
 #[test]

@@ -10,6 +10,7 @@ use vault_server::memory;
 
 use crate::audit::{self, AuditCommand};
 use crate::certs::{self, CertsCommand};
+use crate::custodian::{self, CustodianCommand};
 use crate::demo::{self, DemoArgs};
 use crate::dial::SOURCES;
 use crate::export::{self, Export};
@@ -97,6 +98,9 @@ enum Command {
         after_help = "Example:\n  vaultctl store verify --folder vault --passphrase-file passphrase"
     )]
     Store(StoreCommand),
+    /// Say who opens a stopped vault, and put another passphrase in its place
+    #[command(subcommand)]
+    Custodian(CustodianCommand),
     /// Make, revoke and list development certificates
     #[command(
         subcommand,
@@ -155,6 +159,7 @@ fn run(arguments: Vec<OsString>) -> Result<(), Failure> {
         Command::Audit(command) => audit::run(command, out),
         Command::Recipient(command) => recipient::run(command, out),
         Command::Store(command) => store::run(command, out),
+        Command::Custodian(command) => custodian::run(command, out),
         Command::Certs(command) => certs::run(command, out),
         Command::Completions { shell } => completions(shell),
     }

@@ -7,8 +7,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
-use serde::Deserialize;
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject as _;
+use serde::{Deserialize, Serialize};
 use vault_client::{AdminClient, Endpoint, Pem, VaultClient};
+use vault_server::identity::PeerName;
 
 use crate::fail::Failure;
 use crate::input;
@@ -87,15 +90,32 @@ pub(crate) struct Dialled {
     pub(crate) channel: String,
 }
 
+/// Where requests go and as whose, as it is configured: a run that is taken up again must go on with the same ones. The
+/// principal is among them since the vault keeps a request's id for the principal that sent it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Target {
+    /// The vault's address.
+    pub(crate) server: String,
+    /// The merchant, or nothing.
+    pub(crate) merchant: String,
+    /// The channel, or nothing.
+    pub(crate) channel: String,
+    /// The name in the client certificate, which stays when it is renewed.
+    pub(crate) principal: String,
+}
+
 impl VaultOptions {
     /// Connects as a payment service.
     pub(crate) async fn connect(self) -> Result<Dialled, Failure> {
+        self.find()?.connect().await
+    }
+
+    /// Reads profile and environment once, so that what is looked at is what is dialled.
+    pub(crate) fn find(self) -> Result<Found, Failure> {
         let environment = |name: &str| std::env::var(name).ok();
         let profile = Profile::find(self.papers.profile.as_deref(), &environment)?.vault;
-        let found = self.resolve(profile, &environment)?;
-        let (merchant, channel) = (found.merchant.clone(), found.channel.clone());
-        let vault = VaultClient::connect(found.endpoint()).await?;
-        Ok(Dialled { vault, merchant: merchant.unwrap_or_default(), channel: channel.unwrap_or_default() })
+        self.resolve(profile, &environment)
     }
 
     fn resolve(self, profile: Table, environment: Environment<'_>) -> Result<Found, Failure> {
@@ -231,7 +251,7 @@ impl Table {
 
 /// All parts of a connection.
 #[derive(Debug, PartialEq, Eq)]
-struct Found {
+pub(crate) struct Found {
     server: String,
     ca: PathBuf,
     cert: PathBuf,
@@ -243,6 +263,28 @@ struct Found {
 }
 
 impl Found {
+    /// Connects as a payment service.
+    pub(crate) async fn connect(self) -> Result<Dialled, Failure> {
+        let (merchant, channel) = (self.merchant.clone(), self.channel.clone());
+        let vault = VaultClient::connect(self.endpoint()).await?;
+        Ok(Dialled { vault, merchant: merchant.unwrap_or_default(), channel: channel.unwrap_or_default() })
+    }
+
+    /// Where its requests go and as whose. Refused: a certificate that names nobody, as every vault refuses it.
+    pub(crate) fn target(&self) -> Result<Target, Failure> {
+        let cert = self.cert.display();
+        let certificate = CertificateDer::from_pem_file(&self.cert)
+            .map_err(|_| Failure::usage(format_args!("{cert}: is no certificate in a PEM file")))?;
+        let name = PeerName::of(&certificate)
+            .map_err(|e| Failure::usage(format_args!("{cert}: the certificate names nobody: {e}")))?;
+        Ok(Target {
+            server: self.server.clone(),
+            merchant: self.merchant.clone().unwrap_or_default(),
+            channel: self.channel.clone().unwrap_or_default(),
+            principal: name.as_str().to_owned(),
+        })
+    }
+
     fn endpoint(self) -> Endpoint {
         let client = (Pem::file(self.cert), Pem::file(self.key));
         let endpoint = Endpoint::new(&self.server, Pem::file(self.ca), client).deadline(self.timeout);

@@ -9,12 +9,12 @@ use std::path::PathBuf;
 use clap::Args;
 use data_encoding::BASE64;
 use serde::Serialize;
-use vault_client::{ClientError, Outcome, Reason, ask, chunk_request_id, v1};
+use vault_client::{Outcome, ask, chunk_request_id, v1};
 use vault_core::pan;
 use vault_core::token::Token;
 
 use crate::dial::{self, Dialled, VaultOptions};
-use crate::fail::{Exit, Failure, exit_of};
+use crate::fail::Failure;
 use crate::output::Out;
 use crate::parts::{self, AGAIN, Done, Parts, Run};
 use crate::rows::Rows;
@@ -68,9 +68,9 @@ pub(crate) fn run(asked: &Export, out: Out) -> Result<(), Failure> {
     let mut tokens = Tokens::open(asked)?;
     let settings = format!("export {:?} {:?} {}", asked.column, asked.customer_column, asked.to);
     let of = parts::identity(&asked.file, &settings)?;
-    let mut run = Run::open("export", &asked.out, &asked.parts, &of)?;
+    let vault = asked.vault.clone().find()?;
+    let mut run = Run::open("export", &asked.out, &asked.parts, &of, &vault.target()?)?;
     let lines = Tokens::open(asked)?.fold(0, |lines, _| lines + 1);
-    let vault = asked.vault.clone();
     dial::run(async {
         let at = vault.connect().await?;
         let take = |count| Ok(tokens.by_ref().take(count).collect());
@@ -160,13 +160,15 @@ async fn send(run: &Run, at: &Dialled, to: &str, part: Vec<Numbered>) -> Result<
         });
         let sent = at.vault.batch_detokenize(header, items.collect()).await;
         let outcomes = sent.map_err(|e| Failure::from(e).and(AGAIN))?.outcomes;
+        if let Some(error) = parts::ending(&outcomes) {
+            return Err(Failure::from(error.clone()).and(AGAIN));
+        }
         for ((line, token), Outcome { result, .. }) in tokens.into_iter().zip(outcomes) {
             match result.map(|answer| answer.reveal) {
                 Ok(Some(v1::detokenize_result::Reveal::SealedToRecipient(card))) => {
                     sealed.insert(line, written(line, &token, &card)?);
                 }
                 Ok(_) => return Err(Failure::failed("the vault answered in another form than it was asked")),
-                Err(error) if ends(&error) => return Err(Failure::from(error).and(AGAIN)),
                 Err(error) => drop(refused.insert(line, error.to_string())),
             }
         }
@@ -179,16 +181,6 @@ async fn send(run: &Run, at: &Dialled, to: &str, part: Vec<Numbered>) -> Result<
         done.refuse(*line, why);
     }
     Ok(done)
-}
-
-/// Whether a refusal is none of the one token, so that all that follow would be refused alike; or only a matter of time.
-/// INTERNAL of one token is a row that cannot be read: it must not keep all others back.
-fn ends(error: &ClientError) -> bool {
-    match error.reason() {
-        Some(Reason::PermissionDenied | Reason::Locked | Reason::BudgetSpent) => true,
-        Some(Reason::Internal) => false,
-        _ => exit_of(error) == Exit::Failed,
-    }
 }
 
 fn written(line: u64, token: &Token, card: &v1::SealedCard) -> Result<Vec<u8>, Failure> {
@@ -252,22 +244,5 @@ mod tests {
             assert!(line.starts_with(begins) && !line.contains("4111"), "{line}");
         }
         assert_eq!(lines.len(), 3);
-    }
-
-    #[test]
-    fn what_would_be_refused_of_every_token_ends_the_run() {
-        let error = |reason| ClientError::from(vault_client::Failure::new(reason, ""));
-        for reason in [Reason::NotFound, Reason::Malformed, Reason::Internal] {
-            assert!(!ends(&error(reason)), "{}", reason.as_str());
-        }
-        for reason in [
-            Reason::PermissionDenied,
-            Reason::Locked,
-            Reason::BudgetSpent,
-            Reason::StoreAway,
-            Reason::Overloaded,
-        ] {
-            assert!(ends(&error(reason)), "{}", reason.as_str());
-        }
     }
 }

@@ -9,13 +9,13 @@ use std::path::PathBuf;
 
 use clap::Args;
 use serde::Serialize;
-use vault_client::{Outcome, ask, v1};
+use vault_client::{ClientError, Outcome, ask, v1};
 use vault_core::time::{Clock as _, SystemClock, Timestamp};
 use zeroize::Zeroizing;
 
 use self::source::{Columns, Field, Form, Incoming, Numbered, Preset, Source};
 use crate::dial::{self, Dialled, VaultOptions};
-use crate::fail::{Exit, Failure, exit_of};
+use crate::fail::Failure;
 use crate::output::Out;
 use crate::parts::{self, AGAIN, Done, Parts, Run};
 use crate::wire::{self, Words};
@@ -23,6 +23,12 @@ use crate::wire::{self, Words};
 /// For how long a part may be sent again under its request id, in milliseconds: the vault knows it for 24 hours, and this
 /// machine's clock may run otherwise.
 const KNOWN_MS: u64 = 23 * 3_600_000;
+
+/// After how long the vault has surely forgotten it, in milliseconds: the same hour on the other side.
+const FORGOTTEN_MS: u64 = 25 * 3_600_000;
+
+/// What the vault says of a token that is here already.
+const TAKEN: &str = "is another card's here already, or was";
 
 /// `import`.
 #[derive(Debug, Args)]
@@ -97,9 +103,9 @@ pub(crate) fn run(asked: &Import, out: Out) -> Result<(), Failure> {
     let mut source = Source::open(&asked.file, form, columns.clone())?;
     let settings = format!("{columns:?} {:?} {} {:?}", asked.format, asked.new_tokens, asked.purpose);
     let of = parts::identity(&asked.file, &settings)?;
-    let mut run = Run::open("import", &asked.out, &asked.parts, &of)?;
+    let vault = asked.vault.clone().find()?;
+    let mut run = Run::open("import", &asked.out, &asked.parts, &of, &vault.target()?)?;
     let lines = Source::open(&asked.file, form, columns)?.count()?;
-    let vault = asked.vault.clone();
     dial::run(async {
         let at = vault.connect().await?;
         run.all(lines, |count| source.take(count), async |run, part| send(run, &at, asked, part).await).await
@@ -133,20 +139,16 @@ async fn send(run: &mut Run, at: &Dialled, asked: &Import, part: Vec<Numbered>) 
     if items.is_empty() {
         return Ok(done);
     }
-    let now = SystemClock.now();
-    if !asked.resend {
-        still_known(run.begun(), now, &items)?;
-    }
-    // A part that was sent before keeps its moment, or it would never grow old; one that is sent knowingly begins anew.
-    if run.begun().is_none() || asked.resend {
-        run.begin(now)?;
-    }
+    begin(run, asked.resend, &places)?;
     let header = v1::RequestHeader {
         request_id: run.request_id()?.to_string(),
         ..ask::header(&at.merchant, &at.channel, asked.purpose, v1::Initiator::Merchant)
     };
     let sent = at.vault.batch_tokenize(header, items).await;
     let outcomes = sent.map_err(|e| Failure::from(e).and(AGAIN))?.outcomes;
+    if let Some(error) = parts::ending(&outcomes) {
+        return Err(Failure::from(error.clone()).and(AGAIN));
+    }
     for ((line, customer, kept), Outcome { result, .. }) in places.into_iter().zip(outcomes) {
         match result {
             Ok(answer) => {
@@ -155,33 +157,66 @@ async fn send(run: &mut Run, at: &Dialled, asked: &Import, part: Vec<Numbered>) 
                 }
                 done.take(&parts::row([&line.to_string(), &customer, &answer.token]));
             }
-            // What may go better later ends the run: this part is sent again, under the same ids.
-            Err(error) if exit_of(&error) == Exit::Failed => return Err(Failure::from(error).and(AGAIN)),
+            Err(error) if run.resent() && is_taken(&error) => done.refuse(line, &taken_before(&error)),
             Err(error) => done.refuse(line, &error.to_string()),
         }
     }
     Ok(done)
 }
 
-/// Refuses to send a part a second time whose request ids the vault may have forgotten: where the format gives each card a
-/// new token every time, its cards would have two. A card that brings its own token gets that one, however often it is sent.
-fn still_known(begun: Option<Timestamp>, now: Timestamp, items: &[v1::TokenizeItem]) -> Result<(), Failure> {
-    let Some(begun) = begun else { return Ok(()) };
-    let mut unsafe_ones = items.iter().filter(|item| item.existing_token.is_empty());
-    let Some(first) = unsafe_ones.next() else { return Ok(()) };
-    // Also where the clock was put back: then nobody knows how long ago it was.
-    if begun.0.abs_diff(now.0) <= KNOWN_MS {
-        return Ok(());
+/// Writes down that a part is sent. One that was sent before keeps its moment, or it would never grow old. Refuses to send it
+/// again once the vault may have forgotten its request ids, unless that is said.
+fn begin(run: &mut Run, resend: bool, places: &[(u64, String, bool)]) -> Result<(), Failure> {
+    let now = SystemClock.now();
+    match run.begun() {
+        None => run.begin(now),
+        Some(begun) if is_known(begun, now) => Ok(()),
+        Some(begun) if resend => run.begin_again(resent_at(begun, now)),
+        Some(begun) => Err(may_be_forgotten(begun, places)),
     }
-    let last = unsafe_ones.next_back().unwrap_or(first);
+}
+
+/// Also where the clock was put back nobody knows how long ago it was.
+fn is_known(begun: Timestamp, now: Timestamp) -> bool {
+    begun.0.abs_diff(now.0) <= KNOWN_MS
+}
+
+/// From when on the ids of a part count as known that is sent again now. What the vault may still know of the first send it
+/// forgets a day after that one, so only a first send that is surely forgotten makes room for this one's moment.
+fn resent_at(begun: Timestamp, now: Timestamp) -> Timestamp {
+    if now.0.saturating_sub(begun.0) > FORGOTTEN_MS { now } else { begun }
+}
+
+/// Where the format gives each card a new token every time, the part's cards would have two; and a card that brings its own
+/// token is refused there once it has it, or where it came with two: the token is in use, and by whom is not told.
+fn may_be_forgotten(begun: Timestamp, places: &[(u64, String, bool)]) -> Failure {
+    let line = |place: Option<&(u64, String, bool)>| place.map_or(0, |(line, ..)| *line);
+    let (first, last) = (line(places.first()), line(places.last()));
     let since = wire::moment_of(begun);
-    Err(Failure::refused(format_args!(
-        "the cards without a token of their own from line {} to line {} were sent at {since}, and the vault forgets after a \
-         day whether it took them: where their format gives the same card the same token again, run this again with \
-         --resend; else look first in the log (vaultctl audit show --action tokenize --since {since}): with no entry of this \
-         principal then they were not taken, and --resend is right; with one, --resend gives them second tokens",
-        first.reference, last.reference
-    )))
+    Failure::refused(format_args!(
+        "the cards from line {first} to line {last} were sent at {since}, and the vault forgets after a day whether it took \
+         them: where their format gives the same card the same token again, run this again with --resend; else look first \
+         in the log (vaultctl audit show --action tokenize --since {since}): with no entry of this principal then they were \
+         not taken, and --resend is right; with one, --resend gives those without a token of their own a second one, and \
+         tells the others as refused"
+    ))
+}
+
+fn is_taken(error: &ClientError) -> bool {
+    match error {
+        ClientError::Refused(failure) => {
+            failure.fields().iter().any(|(path, rule)| path.ends_with("existing_token") && rule == TAKEN)
+        }
+        _ => false,
+    }
+}
+
+/// What a line is told whose token is in use after it was sent twice.
+fn taken_before(error: &ClientError) -> String {
+    format!(
+        "{error}; but this line was sent before, and it may be this very card that was taken then with this token: look with \
+         vaultctl token inspect, and if its digits are this card's and it was made at that time, nothing is to be done"
+    )
 }
 
 fn item(card: Incoming, asked: &Import, line: u64) -> v1::TokenizeItem {
@@ -204,29 +239,32 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_part_whose_ids_may_be_forgotten_is_not_sent_again_unless_its_tokens_stay() {
-        let item = |line: u64, token: &str| v1::TokenizeItem {
-            reference: line.to_string(),
-            existing_token: token.into(),
-            ..v1::TokenizeItem::default()
-        };
-        let (bare, named) = (|line| item(line, ""), |line| item(line, "card_1"));
+    fn a_part_whose_ids_may_be_forgotten_is_not_sent_again_by_itself() {
         let now = Timestamp(1_000 * KNOWN_MS);
-        let before = |ms: u64| Some(Timestamp(now.0 - ms));
-        for (begun, items, sent) in [
-            (None, vec![bare(2)], true),
-            (before(0), vec![bare(2)], true),
-            (before(KNOWN_MS), vec![bare(2)], true),
-            (before(KNOWN_MS + 1), vec![bare(2)], false),
-            (before(KNOWN_MS + 1), vec![named(2), bare(3), named(4), bare(9), named(10)], false),
-            (before(KNOWN_MS + 1), vec![named(2), named(3)], true),
-            (Some(now.plus_ms(KNOWN_MS)), vec![bare(2)], true),
-            (Some(now.plus_ms(KNOWN_MS + 1)), vec![bare(2)], false),
+        let before = |ms: u64| Timestamp(now.0 - ms);
+        for (begun, known) in [
+            (before(0), true),
+            (before(KNOWN_MS), true),
+            (before(KNOWN_MS + 1), false),
+            (now.plus_ms(KNOWN_MS), true),
+            (now.plus_ms(KNOWN_MS + 1), false),
         ] {
-            assert_eq!(still_known(begun, now, &items).is_ok(), sent, "{begun:?} {}", items.len());
+            assert_eq!(is_known(begun, now), known, "{begun:?}");
         }
-        let items = [named(2), bare(3), bare(5), bare(9), named(10)];
-        let told = still_known(before(2 * KNOWN_MS), now, &items).unwrap_err().to_string();
+        let places = [3_u64, 5, 9].map(|line| (line, String::new(), line == 5));
+        let told = may_be_forgotten(before(2 * KNOWN_MS), &places).to_string();
         assert!(told.contains("from line 3 to line 9") && told.contains("--resend"), "{told}");
+    }
+
+    #[test]
+    fn a_part_that_is_sent_knowingly_is_known_from_then_on_only_if_the_first_send_is_surely_forgotten() {
+        let now = Timestamp(1_000 * KNOWN_MS);
+        for (begun, from) in [
+            (Timestamp(now.0 - FORGOTTEN_MS - 1), now),
+            (Timestamp(now.0 - FORGOTTEN_MS), Timestamp(now.0 - FORGOTTEN_MS)),
+            (now.plus_ms(FORGOTTEN_MS + 1), now.plus_ms(FORGOTTEN_MS + 1)),
+        ] {
+            assert_eq!(resent_at(begun, now), from, "{begun:?}");
+        }
     }
 }

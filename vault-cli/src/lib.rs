@@ -6,6 +6,7 @@
 mod audit;
 mod certs;
 mod command;
+mod custodian;
 mod demo;
 mod dial;
 mod export;

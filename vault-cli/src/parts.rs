@@ -13,11 +13,13 @@ use clap::Args;
 use ring::digest;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
-use vault_client::chunk_request_id;
+use vault_client::{ClientError, Outcome, Reason, chunk_request_id};
 use vault_core::time::Timestamp;
+use vault_proto::status::INCIDENT;
 use zeroize::Zeroizing;
 
-use crate::fail::{Failure, quiet};
+use crate::dial::Target;
+use crate::fail::{Exit, Failure, exit_of, quiet};
 use crate::progress::Progress;
 
 /// Lines of one part: the contract's batch.
@@ -57,6 +59,9 @@ pub(crate) struct Tally {
 struct State {
     /// SHA-256 of the file that is read and of what was asked with it, hexadecimal.
     of: String,
+    /// Where it goes and as whose: one file's parts must not be dealt out among merchants, nor a part be sent a second time
+    /// by a principal whose request ids are others.
+    target: Target,
     /// All parts' request ids come from it.
     request_id: String,
     /// Parts that are done.
@@ -64,6 +69,9 @@ struct State {
     /// When the part behind them was sent first, if it was, in milliseconds since 1970.
     #[serde(default)]
     begun: Option<u64>,
+    /// Whether that part was sent again when its request ids may have been forgotten.
+    #[serde(default)]
+    resent: bool,
     /// Bytes of the two files that belong to the parts that are done.
     out_bytes: u64,
     refused_bytes: u64,
@@ -71,12 +79,14 @@ struct State {
 }
 
 impl State {
-    fn new(of: &str) -> Self {
+    fn new(of: &str, target: &Target) -> Self {
         Self {
             of: of.to_owned(),
+            target: target.clone(),
             request_id: Uuid::new_v4().to_string(),
             parts: 0,
             begun: None,
+            resent: false,
             out_bytes: 0,
             refused_bytes: 0,
             tally: Tally::default(),
@@ -84,7 +94,7 @@ impl State {
     }
 
     /// None: there is no such file.
-    fn read(from: &Path, what: &str, of: &str) -> Result<Option<Self>, Failure> {
+    fn read(from: &Path, what: &str, of: &str, target: &Target) -> Result<Option<Self>, Failure> {
         let bytes = match fs::read(from) {
             Ok(bytes) => bytes,
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -92,6 +102,12 @@ impl State {
         };
         let state: Self = serde_json::from_slice(&bytes)
             .map_err(|_| Failure::refused(format_args!("{}: is no state of an {what}", from.display())))?;
+        if let Some(differs) = differs(&state.target, target) {
+            return Err(Failure::refused(format_args!(
+                "{}: is of an {what} with {differs}; finish that one as it was begun, or name another --out",
+                from.display()
+            )));
+        }
         if state.of == of {
             return Ok(Some(state));
         }
@@ -129,6 +145,23 @@ impl State {
         file.write_all(&serde_json::to_vec(self)?)?;
         file.sync_all()
     }
+}
+
+/// What of a target is another one now.
+fn differs(begun: &Target, now: &Target) -> Option<String> {
+    let Target { server, merchant, channel, principal } = begun;
+    let parts = [
+        ("server", server, &now.server),
+        ("merchant", merchant, &now.merchant),
+        ("channel", channel, &now.channel),
+        ("principal", principal, &now.principal),
+    ];
+    let told = |name: &str| if name.is_empty() { "none".to_owned() } else { name.to_owned() };
+    let differing = parts.into_iter().filter(|(_, begun, now)| begun != now);
+    let words: Vec<String> = differing
+        .map(|(part, begun, now)| format!("the {part} {}, and this is {}", told(begun), told(now)))
+        .collect();
+    (!words.is_empty()).then(|| words.join("; "))
 }
 
 /// So that a file's name is on disk, too.
@@ -185,11 +218,17 @@ pub(crate) struct Run {
 
 impl Run {
     /// Begins anew, or where an earlier run of the same was cut off. `what` is the command's name, `of` the [`identity`] of
-    /// what it does.
-    pub(crate) fn open(what: &str, out: &Path, parts: &Parts, of: &str) -> Result<Self, Failure> {
+    /// what it does, `target` where it goes.
+    pub(crate) fn open(
+        what: &str,
+        out: &Path,
+        parts: &Parts,
+        of: &str,
+        target: &Target,
+    ) -> Result<Self, Failure> {
         let refused = parts.refused.clone().unwrap_or_else(|| beside(out, ".refused"));
         let state_path = beside(out, ".state");
-        if State::read(&state_path, what, of)?.is_none() {
+        if State::read(&state_path, what, of, target)?.is_none() {
             if let Some(there) = [out, &refused].into_iter().find(|file| file.symlink_metadata().is_ok()) {
                 return Err(Failure::refused(format_args!(
                     "{} is there already; name a new file",
@@ -197,11 +236,11 @@ impl Run {
                 )));
             }
             // Before the two files: a run that was killed in between must not find them in its way.
-            State::new(of).create(&state_path)?;
+            State::new(of, target).create(&state_path)?;
         }
         let (mut out_file, mut refused_file) = (lock(out, what)?, lock(&refused, what)?);
         // Nobody else writes it from here on; until here another run may have.
-        let state = State::read(&state_path, what, of)?;
+        let state = State::read(&state_path, what, of, target)?;
         let state = state.ok_or_else(|| {
             Failure::refused(format_args!("{}: another {what} has just finished it", out.display()))
         })?;
@@ -260,10 +299,21 @@ impl Run {
         self.state.begun.map(Timestamp)
     }
 
-    /// Writes down that the part under way is sent now.
+    /// Whether a line of the part under way may be here by an earlier send of which the vault knows nothing any more.
+    pub(crate) fn resent(&self) -> bool {
+        self.state.resent
+    }
+
+    /// Writes down that the part under way is sent now for the first time.
     pub(crate) fn begin(&mut self, now: Timestamp) -> Result<(), Failure> {
         self.state.begun = Some(now.0);
         self.state.write_down(&self.state_path)
+    }
+
+    /// Writes down that it is sent again though its ids may be forgotten, and from when on they are surely known again.
+    pub(crate) fn begin_again(&mut self, begun: Timestamp) -> Result<(), Failure> {
+        self.state.resent = true;
+        self.begin(begun)
     }
 
     /// The two files' new lines first, then that they are there.
@@ -273,9 +323,9 @@ impl Run {
         };
         write(&mut self.out, &self.out_path, &done.out)?;
         write(&mut self.refused, &self.refused_path, &done.refused)?;
-        let State { parts, begun, out_bytes, refused_bytes, tally, .. } = &mut self.state;
+        let State { parts, begun, resent, out_bytes, refused_bytes, tally, .. } = &mut self.state;
         *parts += 1;
-        *begun = None;
+        (*begun, *resent) = (None, false);
         *out_bytes += done.out.len() as u64;
         *refused_bytes += done.refused.len() as u64;
         tally.lines += u64::from(lines);
@@ -315,6 +365,40 @@ impl Finished {
             return Ok(());
         }
         Err(Failure::refused(format_args!("{refused} of {lines} lines were refused")))
+    }
+}
+
+/// The first refusal that is none of its one line, so that all that follow would be refused alike, or that is only a matter
+/// of time: it ends the run, which goes on from here when it is run again.
+pub(crate) fn ending<T>(outcomes: &[Outcome<T>]) -> Option<&ClientError> {
+    let errors = || outcomes.iter().filter_map(|outcome| outcome.result.as_ref().err());
+    errors()
+        .enumerate()
+        .find(|(at, error)| ends(error) || shares_incident(error, errors().skip(at + 1)))
+        .map(|(_, e)| e)
+}
+
+/// INTERNAL of one line is a row that cannot be read, and must not keep all others back.
+fn ends(error: &ClientError) -> bool {
+    match error.reason() {
+        Some(
+            Reason::PermissionDenied | Reason::CertificateRefused | Reason::Locked | Reason::BudgetSpent,
+        ) => true,
+        Some(Reason::Internal) => false,
+        _ => exit_of(error) == Exit::Failed,
+    }
+}
+
+/// A row that cannot be read has an incident of its own; one incident of several lines is of their whole request.
+fn shares_incident<'a>(error: &ClientError, mut others: impl Iterator<Item = &'a ClientError>) -> bool {
+    let own = incident(error);
+    own.is_some() && others.any(|other| incident(other) == own)
+}
+
+fn incident(error: &ClientError) -> Option<&str> {
+    match error {
+        ClientError::Refused(failure) => failure.metadata(INCIDENT),
+        _ => None,
     }
 }
 
@@ -384,7 +468,13 @@ mod tests {
     use super::*;
 
     fn open(out: &Path, of: &str) -> Result<Run, Failure> {
-        Run::open("import", out, &Parts::default(), of)
+        Run::open("import", out, &Parts::default(), of, &target())
+    }
+
+    fn target() -> Target {
+        let [server, merchant, channel, principal] =
+            ["https://v:1", "acme", "web", "spiffe://v/importer"].map(str::to_owned);
+        Target { server, merchant, channel, principal }
     }
 
     fn done(text: &str) -> Done {
@@ -440,13 +530,85 @@ mod tests {
     }
 
     #[test]
+    fn a_run_goes_on_where_and_as_whose_it_was_begun_and_nowhere_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let out = folder.path().join("out.csv");
+        let mut run = open(&out, "a").unwrap_or_else(|e| panic!("{e}"));
+        run.write(1, &done("one\n")).unwrap();
+        drop(run);
+        for (other, words) in [
+            (
+                Target { server: "https://w:1".into(), ..target() },
+                "the server https://v:1, and this is https://w:1;",
+            ),
+            (Target { merchant: "zenith".into(), ..target() }, "the merchant acme, and this is zenith;"),
+            (Target { channel: String::new(), ..target() }, "the channel web, and this is none;"),
+            (
+                Target { principal: "spiffe://v/x".into(), ..target() },
+                "the principal spiffe://v/importer, and",
+            ),
+        ] {
+            let told = Run::open("import", &out, &Parts::default(), "a", &other).err().unwrap().to_string();
+            assert!(told.contains(words) && told.contains("another --out"), "{told}");
+        }
+        assert!(open(&out, "a").is_ok());
+    }
+
+    #[test]
+    fn a_part_that_was_sent_knowingly_is_known_as_such_until_it_is_written_down() {
+        let folder = tempfile::tempdir().unwrap();
+        let out = folder.path().join("out.csv");
+        let mut run = open(&out, "a").unwrap_or_else(|e| panic!("{e}"));
+        run.begin(Timestamp(5)).unwrap();
+        assert!(!run.resent());
+        run.begin_again(Timestamp(7)).unwrap();
+        drop(run);
+        let mut run = open(&out, "a").unwrap_or_else(|e| panic!("{e}"));
+        assert_eq!((run.resent(), run.begun()), (true, Some(Timestamp(7))));
+        run.write(1, &done("one\n")).unwrap();
+        assert_eq!((run.resent(), run.begun()), (false, None));
+    }
+
+    #[test]
+    fn what_would_be_refused_of_every_line_ends_the_run_and_a_row_that_cannot_be_read_does_not() {
+        let error = |reason| ClientError::from(vault_client::Failure::new(reason, ""));
+        for reason in Reason::ALL {
+            let of_its_line = matches!(
+                reason,
+                Reason::Malformed
+                    | Reason::IdempotencyMismatch
+                    | Reason::PolicyRefused
+                    | Reason::NotFound
+                    | Reason::SpaceExhausted
+                    | Reason::SecurityCodeGone
+                    | Reason::EpochMismatch
+                    | Reason::Custody
+                    | Reason::Internal
+            );
+            assert_eq!(ends(&error(*reason)), !of_its_line, "{}", reason.as_str());
+        }
+        let incidents = |numbers: &[&str]| {
+            let outcome = |number: &&str| {
+                let failure = vault_client::Failure::new(Reason::Internal, "").with(INCIDENT, *number);
+                Outcome::<()> { reference: String::new(), result: Err(failure.into()) }
+            };
+            let mut outcomes: Vec<_> = numbers.iter().map(outcome).collect();
+            outcomes.insert(0, Outcome { reference: String::new(), result: Ok(()) });
+            ending(&outcomes).is_some()
+        };
+        // Each row its own; then the one that a whole request came to.
+        assert!(!incidents(&["01"]) && !incidents(&["01", "02", "03"]));
+        assert!(incidents(&["01", "02", "02"]));
+    }
+
+    #[test]
     fn of_two_runs_that_begin_at_once_one_state_counts() {
         let folder = tempfile::tempdir().unwrap();
         let at = folder.path().join("out.csv.state");
-        let (one, two) = (State::new("a"), State::new("a"));
+        let (one, two) = (State::new("a", &target()), State::new("a", &target()));
         one.create(&at).unwrap();
         two.create(&at).unwrap();
-        let read = State::read(&at, "import", "a").unwrap().unwrap();
+        let read = State::read(&at, "import", "a", &target()).unwrap().unwrap();
         assert_eq!(read.request_id, one.request_id);
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
     }

@@ -48,6 +48,12 @@ impl CustodyBlock {
         w.u8(self.kind).e(&self.body);
     }
 
+    /// Which kind of custodian made it: 1 passphrase.
+    #[must_use]
+    pub fn kind(&self) -> u8 {
+        self.kind
+    }
+
     /// Reads it.
     pub fn read(r: &mut Reader<'_>) -> Result<Self, Torn> {
         Ok(Self { kind: r.u8()?, body: r.e()?.to_vec() })

@@ -1,6 +1,7 @@
 //! Watches how much each principal asks, and says when it is enough.
 //!
-//! Pure: rows and time come in as arguments. So far it holds the guess budget: a deterministic token makes `tokenize` a
+//! Pure: rows and time come in as arguments. It holds two budgets. Misses: a vaultless token has no authenticity, so whoever
+//! tries many that nobody made is stopped. Guesses: a deterministic token makes `tokenize` a
 //! guessing oracle (whoever may tokenize can try the cards of one BIN and last four and compare tokens), so the distinct
 //! cards that a principal tries in one cell are counted for a day.
 
@@ -28,6 +29,19 @@ const MEMBER: usize = 8;
 pub fn allowance(distinct_in_thirty_days: u64) -> usize {
     let mean = distinct_in_thirty_days.saturating_mul(HEADROOM) / u64::from(MEAN_DAYS) / LAST_FOURS;
     usize::try_from(mean.min(MOST)).unwrap_or(GUESSES_A_DAY).max(GUESSES_A_DAY)
+}
+
+/// Vaultless tokens a day per principal that open to no card, where nothing says that it meets more. Nobody has such a token:
+/// it was mistyped or made up, and of so many that are made up some thirty-five open.
+pub const MISSES_A_DAY: u64 = 1_000;
+
+/// Of how many vaultless tokens that a principal opened in a day one more may be a miss.
+const OPENINGS_PER_MISS: u64 = 10;
+
+/// How many misses a principal may have in a day that has opened so many vaultless tokens: a thousand, or a tenth of those.
+#[must_use]
+pub fn misses_allowed(opened_today: u64) -> u64 {
+    MISSES_A_DAY.max(opened_today / OPENINGS_PER_MISS)
 }
 
 /// A cell's row: the members of the day, eight bytes each.

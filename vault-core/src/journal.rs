@@ -6,7 +6,7 @@
 //!
 //! It mints the second proof: a [`Disclosed`] exists only for a record whose disclosure is on disk.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -128,9 +128,19 @@ pub(crate) struct ControlStep {
 type Answers = Vec<Result<Filed, NotFiled>>;
 
 enum Job {
-    File { filings: Vec<Filing>, deadline: Option<Timestamp>, answer: oneshot::Sender<Answers>, hold: Hold },
+    File(Files),
     Control { step: ControlStep, answer: oneshot::Sender<Result<Receipt, NotFiled>> },
     Stop,
+}
+
+/// What one caller wants written down.
+struct Files {
+    filings: Vec<Filing>,
+    /// Whether all of it is, or nothing.
+    together: bool,
+    deadline: Option<Timestamp>,
+    answer: oneshot::Sender<Answers>,
+    hold: Hold,
 }
 
 struct Submission {
@@ -224,12 +234,32 @@ impl Journal {
         deadline: Option<Timestamp>,
         hold: Hold,
     ) -> Result<Answers, Error> {
+        self.submit_files(filings, false, deadline, hold).await
+    }
+
+    /// The same for what belongs together: where one of it cannot be written down, none of it is.
+    pub(crate) async fn file_together(
+        &self,
+        filings: Vec<Filing>,
+        deadline: Option<Timestamp>,
+        hold: Hold,
+    ) -> Result<Answers, Error> {
+        self.submit_files(filings, true, deadline, hold).await
+    }
+
+    async fn submit_files(
+        &self,
+        filings: Vec<Filing>,
+        together: bool,
+        deadline: Option<Timestamp>,
+        hold: Hold,
+    ) -> Result<Answers, Error> {
         if filings.is_empty() {
             return Ok(Vec::new());
         }
         let room = self.room_for(&filings)?;
         let (answer, answered) = oneshot::channel();
-        self.submit(Job::File { filings, deadline, answer, hold }, Some(room))?;
+        self.submit(Job::File(Files { filings, together, deadline, answer, hold }), Some(room))?;
         answered.await.map_err(|_| Error::Store(StoreError::Away))
     }
 
@@ -415,6 +445,7 @@ impl Pending {
 
 struct Group {
     answers: Vec<Option<Result<Filed, NotFiled>>>,
+    together: bool,
     answer: oneshot::Sender<Answers>,
     room: Room,
     hold: Hold,
@@ -474,13 +505,13 @@ impl Writer {
                 Job::Control { step, answer } => {
                     let _gone = answer.send(self.change_control(step));
                 }
-                Job::File { filings, deadline, answer, hold } => {
+                Job::File(files) => {
                     let mut gathered = Gathered::default();
-                    gathered.add(filings, deadline, answer, (first.room, hold), self.clock.now());
+                    gathered.add(files, first.room, self.clock.now());
                     while gathered.pending.len() < GROUP {
                         match inbox.try_recv() {
-                            Ok(Submission { job: Job::File { filings, deadline, answer, hold }, room }) => {
-                                gathered.add(filings, deadline, answer, (room, hold), self.clock.now());
+                            Ok(Submission { job: Job::File(files), room }) => {
+                                gathered.add(files, room, self.clock.now());
                             }
                             Ok(other) => {
                                 put_back = Some(other);
@@ -497,6 +528,7 @@ impl Writer {
 
     fn write(&mut self, gathered: Gathered) {
         let Gathered { mut pending, mut groups } = gathered;
+        let together: Vec<bool> = groups.iter().map(|group| group.together).collect();
         let mut answer = |place: (usize, usize), result| {
             if let Some(slot) = groups.get_mut(place.0).and_then(|g| g.answers.get_mut(place.1)) {
                 *slot = Some(result);
@@ -538,9 +570,12 @@ impl Writer {
                 }
                 Err(CommitError::Parts(failed)) => {
                     draft.give_back(&mut pending);
+                    let of = |at: &usize| pending.get(*at).map(|p| p.place.0);
+                    let whole = |group: &usize| together.get(*group).copied().unwrap_or(false);
+                    let broken: HashSet<usize> = failed.iter().filter_map(of).filter(whole).collect();
                     let mut at = 0;
                     pending.retain(|p| {
-                        let keep = !failed.contains(&at);
+                        let keep = !failed.contains(&at) && !broken.contains(&p.place.0);
                         at += 1;
                         if !keep {
                             answer(p.place, Err(NotFiled::Stale));
@@ -564,7 +599,7 @@ impl Writer {
             }
         }
         for group in groups {
-            let Group { answers, answer, room, hold } = group;
+            let Group { answers, together: _, answer, room, hold } = group;
             let answers = answers.into_iter().map(|a| a.unwrap_or(Err(NotFiled::Stale))).collect();
             // Before the answer: who has it may ask again at once.
             drop((room, hold));
@@ -776,31 +811,26 @@ struct Gathered {
 }
 
 impl Gathered {
-    fn add(
-        &mut self,
-        filings: Vec<Filing>,
-        deadline: Option<Timestamp>,
-        answer: oneshot::Sender<Answers>,
-        (room, hold): (Room, Hold),
-        now: Timestamp,
-    ) {
+    fn add(&mut self, files: Files, room: Room, now: Timestamp) {
+        let Files { filings, together, deadline, answer, hold } = files;
         let late = deadline.is_some_and(|d| d <= now);
+        let over = |w: &Write| matches!(w, Write::Put(_, v) if v.len() > MAX_VALUE);
+        let too_large = |filing: &Filing| filing.part().writes.iter().any(over);
+        let whole_too_large = together && filings.iter().any(too_large);
         let group = self.groups.len();
         let mut answers = Vec::with_capacity(filings.len());
         for (index, filing) in filings.into_iter().enumerate() {
-            let too_large =
-                filing.part().writes.iter().any(|w| matches!(w, Write::Put(_, v) if v.len() > MAX_VALUE));
             // What was refused is written down however late it is.
             answers.push(if late && !filing.stands() {
                 Some(Err(NotFiled::Late))
-            } else if too_large {
+            } else if whole_too_large || too_large(&filing) {
                 Some(Err(NotFiled::Store(StoreError::TooLarge)))
             } else {
                 self.pending.push(Pending::of(filing, (group, index)));
                 None
             });
         }
-        self.groups.push(Group { answers, answer, room, hold });
+        self.groups.push(Group { answers, together, answer, room, hold });
     }
 }
 

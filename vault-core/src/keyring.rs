@@ -1,7 +1,8 @@
 //! What the keys of one epoch do: names rows, seals them, opens them.
 //!
 //! A card number is opened by [`Keyring::open`] alone, which takes a `Disclosed` by value. Everything else here opens
-//! outer seals, or makes names by HMAC. Every label is listed in docs/format.md and stands in this file once.
+//! outer seals, makes names by HMAC, or turns a vaultless token into another: then a number is looked at and dropped, and
+//! never given out. Every label is listed in docs/format.md and stands in this file once.
 
 use std::collections::HashMap;
 use std::sync::OnceLock;
@@ -562,6 +563,21 @@ impl Keyring {
             }
         });
         Ok(keys.idm.name_of(&message))
+    }
+
+    /// The counters of vaultless tokens that a principal opened, and of those that opened to no card.
+    pub fn vaultless_counters(
+        &self,
+        merchant: MerchantId,
+        principal: &PrincipalName,
+    ) -> Result<[[u8; 16]; 2], Error> {
+        let keys = self.of(merchant)?;
+        let name = |missed: bool| {
+            let message =
+                ctx("vaultless-count", keys.name()).e(principal.as_str().as_bytes()).u8(missed.into()).done();
+            keys.idm.name_of(&message)
+        };
+        Ok([name(false), name(true)])
     }
 
     /// The counter of used token space, by what tokens share it. Of a card: scheme, length, keep and kept digits. Of all

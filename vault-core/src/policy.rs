@@ -406,6 +406,10 @@ impl Admitted {
         if !row.restrictions.purposes.include(self.purpose) {
             return Some(Refusal::WrongPurpose);
         }
+        // Its one use is a payment: what leaves with the others may be asked for again, and would be gone then.
+        if self.purpose == Purpose::Export && row.restrictions.single_use {
+            return Some(Refusal::WrongPurpose);
+        }
         if row.restrictions.bound_to_customer && row.subject != presented.customer {
             return Some(Refusal::WrongCustomer);
         }

@@ -8,6 +8,7 @@ mod amend;
 mod blocking;
 mod cards;
 mod codes;
+mod custodians;
 mod customers;
 mod esk;
 mod guesses;
@@ -130,9 +131,11 @@ struct Inner {
     codes: codes::Cells,
     spaces: space::Watch,
     changing: tokio::sync::Mutex<()>,
+    custody: tokio::sync::Mutex<()>,
     resealing: tokio::sync::Mutex<resealing::Resealing>,
     vault: [u8; 16],
     esk: Arc<(KeyId, Esk)>,
+    esk_file: PathBuf,
 }
 
 /// A vault that is open. Cheap to clone; the last clone to be dropped lets the journal finish and closes it.
@@ -178,7 +181,8 @@ impl Vault {
         let (row, epoch) = control.seal(&vault, ctl_id, &ctl)?;
         let mut writes = Control::writes(row, &epoch);
         writes.push(Write::Put(header_key(), header.encode()));
-        esk::write(&place.esk, (esk_id, &esk), custodian, &vault)?;
+        let of = header.custody.first().ok_or_else(Error::internal)?;
+        esk::write(&place.esk, esk_id, esk::Held::by(custodian, &esk, &vault, of)?, &vault)?;
         let founding = journal::found(FIRST_LOG, &signer, &epoch, header_key(), writes, now);
         let store = place.store.clone();
         founding_commit(&store, &founding)?;
@@ -201,7 +205,8 @@ impl Vault {
         let (root, ctl) = header.unlock(custodian)?;
         let control = Control::open(&control_row, &epoch, &header.vault, header.ctl.0, &ctl)?;
         let esk_id = control.active(KeyKind::Esk, None).ok_or_else(damaged)?.id;
-        let esk = Arc::new((esk_id, esk::read(&esk_file, custodian, &header.vault, esk_id)?));
+        let esk = esk::read(&esk_file, custodian, &header.vault, (esk_id, &header.custody))?;
+        let esk = Arc::new((esk_id, esk));
         let rules = Rules::of(&control)?;
         let keyring = Keyring::unwrap(&control, &root, esk.clone())?;
         let log = control.logs.iter().find(|l| l.id == FIRST_LOG).ok_or_else(damaged)?;
@@ -236,9 +241,11 @@ impl Vault {
                 codes: codes::Cells::default(),
                 spaces: space::Watch::default(),
                 changing: tokio::sync::Mutex::new(()),
+                custody: tokio::sync::Mutex::new(()),
                 resealing: tokio::sync::Mutex::default(),
                 vault: id,
                 esk,
+                esk_file,
             }),
         };
         vault.state_of_vault(Event::VaultOpened, version).await?;

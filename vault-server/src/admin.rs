@@ -590,8 +590,8 @@ impl AdminService {
         let operator = self.operator(&request, Action::RotateKey).await?;
         let asked = request.into_inner();
         let rotate = || async {
-            let kind = asked.kind();
-            if kind == v1::KeyKind::Fpk {
+            let asked_kind = asked.kind();
+            if asked_kind == v1::KeyKind::Fpk {
                 return self.rotate_ff1(&operator, &asked).await;
             }
             if !asked.format.is_empty() || !asked.channel.is_empty() {
@@ -599,12 +599,10 @@ impl AdminService {
             }
             let merchant = optional(&asked.merchant, |text| named(text, "merchant", MerchantName::parse))?;
             let previous = self.vault.keys().into_iter().rev().find(|k| {
-                i32::from(k.kind as u8) == i32::from(kind)
-                    && k.merchant == merchant
-                    && k.state == KeyState::Active
+                kind(k.kind) == asked_kind && k.merchant == merchant && k.state == KeyState::Active
             });
             let (id, receipt) =
-                self.rotate(&operator, kind, merchant.as_ref(), asked.header.as_ref()).await?;
+                self.rotate(&operator, asked_kind, merchant.as_ref(), asked.header.as_ref()).await?;
             Ok(v1::RotateKeyResponse {
                 key: self.key_after(id),
                 previous: previous.and_then(|k| self.key_after(k.id)),

@@ -416,6 +416,16 @@ pub enum ControlChange {
         /// Its id.
         key: u32,
     },
+    /// A custodian took the root and the erasure epoch key into custody (PCI DSS 4.0.1, 3.7.8).
+    CustodyTaken {
+        /// Its kind: 1 passphrase.
+        custodian: u8,
+    },
+    /// A custodian's custody ended.
+    CustodyEnded {
+        /// Its kind, as above.
+        custodian: u8,
+    },
 }
 
 impl AuditEntry {
@@ -838,6 +848,8 @@ impl ControlChange {
             }
             Self::LockLifted { lock } => w.u8(6).u32(*lock),
             Self::KeyDrained { key } => w.u8(7).u32(*key),
+            Self::CustodyTaken { custodian } => w.u8(8).u8(*custodian),
+            Self::CustodyEnded { custodian } => w.u8(9).u8(*custodian),
         }
     }
 
@@ -854,6 +866,8 @@ impl ControlChange {
             },
             6 => Self::LockLifted { lock: r.u32()? },
             7 => Self::KeyDrained { key: r.u32()? },
+            8 => Self::CustodyTaken { custodian: r.u8()? },
+            9 => Self::CustodyEnded { custodian: r.u8()? },
             _ => return Err(Torn),
         })
     }
@@ -870,6 +884,8 @@ impl ControlChange {
             }
             Self::LockLifted { lock } => format!("lock {lock} lifted"),
             Self::KeyDrained { key } => format!("no row is under key {key} any more"),
+            Self::CustodyTaken { custodian } => format!("a custodian of kind {custodian} took custody"),
+            Self::CustodyEnded { custodian } => format!("the custody of one of kind {custodian} ended"),
         }
     }
 }
@@ -1073,6 +1089,8 @@ pub(super) mod tests {
             Event::Swept { rows: 7 },
             Event::Resealed { key: 9, rows: 256 },
             changed(ControlChange::KeyDrained { key: 5 }),
+            changed(ControlChange::CustodyTaken { custodian: 1 }),
+            changed(ControlChange::CustodyEnded { custodian: 1 }),
             Event::LogStarted { log: 1 },
         ]
     }

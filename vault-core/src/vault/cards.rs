@@ -5,6 +5,7 @@ mod vaultless;
 
 use std::sync::Arc;
 
+use self::vaultless::Tried;
 use super::codes::CodeDeed;
 use super::guesses::{self, Guess};
 use super::kept::{KEPT_DAYS, Request};
@@ -212,6 +213,9 @@ impl Vault {
         let wants = tokens.into_iter().map(want).collect();
         self.on_cards(caller, header, Action::Revoke, wants, |round, _, done| {
             let everywhere = done.card.is_revoked();
+            if everywhere {
+                round.vault.inner.codes.drop_all_of(done.card.merchant, done.card.row.record);
+            }
             let channels =
                 if everywhere { Vec::new() } else { round.merchant.granted(&done.card.row.grants) };
             Ok(RevokedToken { everywhere, channels, receipt: done.filed.receipt })
@@ -402,6 +406,8 @@ pub(super) struct Round<'a> {
     hash: [u8; 32],
     /// How each card that comes in counts in the guess budget.
     guesses: Vec<Option<Guess>>,
+    /// How many vaultless tokens the principal opened and missed; none where it may open none.
+    tried: Option<Tried>,
     pub(super) view: View,
 }
 
@@ -457,6 +463,7 @@ impl<'a> Round<'a> {
             card.map_or(Ok(None), |card| Guess::of(&state.keyring, &admitted, card, today))
         };
         let guesses = wants.iter().map(guess).collect::<Result<_, Error>>()?;
+        let tried = Tried::of(&state, &admitted, &merchant, today)?;
         let view = View::default();
         Ok(Self {
             vault,
@@ -472,6 +479,7 @@ impl<'a> Round<'a> {
             requests,
             hash,
             guesses,
+            tried,
             view,
         })
     }
@@ -492,7 +500,11 @@ impl<'a> Round<'a> {
         let mut keys: Vec<Key> = self.requests.to_vec();
         let named = || open.iter().filter_map(|place| self.names.get(*place)).map(|name| name.row_key);
         keys.extend(named().map(|key| merchant_row(rows::CARD, id, &key.0)));
+        keys.extend(self.tried.iter().flat_map(Tried::keys));
         self.view.read(store, keys).await?;
+        if let Some(tried) = &mut self.tried {
+            tried.learn(&self.view);
+        }
         if matches!(self.action, Action::Detokenize | Action::Replace) {
             let subjects = named().map(|key| {
                 let card = self.view.get(&merchant_row(rows::CARD, id, &key.0));
@@ -587,9 +599,13 @@ impl<'a> Round<'a> {
                 guess.count(&mut self.view, &mut counted);
             }
             let (filing, card) = match self.decide(want, (place, name), again, counted.clone()) {
-                Ok((filing, card, shown)) => (filing, Ok((card, shown))),
+                Ok((mut filing, card, shown)) => {
+                    self.count_opening(&card, &mut filing);
+                    (filing, Ok((card, shown)))
+                }
                 Err(refused) => {
                     let Refused(denial, told) = *refused;
+                    self.count_miss(want, name, &mut counted);
                     // The guess counts all the same.
                     (Filing::Refuse(denial, counted), Err(told))
                 }
@@ -600,7 +616,13 @@ impl<'a> Round<'a> {
         let left_out = self.leave_out(&mut filings, &mut cards);
         let carrier = if again { None } else { self.keep_request(&mut filings)? };
         let hold = hold.map(|run| run as Arc<dyn Send + Sync>);
-        let filed = self.vault.inner.journal.file(filings, self.header.deadline, hold).await?;
+        let (journal, deadline) = (&self.vault.inner.journal, self.header.deadline);
+        // What goes all or none is stale all or none, too: then all of it is decided on anew.
+        let filed = if self.wants.iter().any(|want| want.deed.is_of_a_whole()) {
+            journal.file_together(filings, deadline, hold).await?
+        } else {
+            journal.file(filings, deadline, hold).await?
+        };
         let keeps = carrier.is_some_and(|at| filed.get(at).is_some_and(Result::is_ok));
         let mut found: Vec<(usize, Found)> = left_out;
         for ((place, card), filed) in cards.into_iter().zip(filed) {
@@ -651,6 +673,7 @@ impl<'a> Round<'a> {
             | Deed::Upgrade => None,
         };
         let vaultless = if self.view.get(&key).is_none() && newest.is_none() {
+            self.check_misses(&want.token, record)?;
             self.vaultless_card(&want.token, name)
         } else {
             None
@@ -688,7 +711,7 @@ impl<'a> Round<'a> {
             Deed::Replace(replacement) => {
                 self.decide_replace(replacement, &want.token, card, (key, row_key, place), part)
             }
-            Deed::Code(deed) => self.decide_code(deed, card, key, again),
+            Deed::Code(deed) => self.decide_code(deed, card, (key, place), again),
             Deed::Revoke(only) => self.decide_revoke(only.as_ref(), card, key, row_key, again),
             Deed::Change(change) => self.decide_change(change, card, key, row_key, again),
             Deed::Upgrade => self.decide_upgrade(card, key, again),
@@ -778,10 +801,19 @@ impl<'a> Round<'a> {
     }
 
     /// A code is in memory alone: the row is only looked at, and the log says what was done.
-    fn decide_code(&mut self, deed: &CodeDeed, card: Card, key: &Key, again: bool) -> Decided {
+    fn decide_code(
+        &mut self,
+        deed: &CodeDeed,
+        card: Card,
+        (key, place): (&Key, usize),
+        again: bool,
+    ) -> Decided {
         let record = card.row.record;
         let permit = self.admitted.permit_card(&card, &self.presented(&card, Show::Nothing, again), None)?;
         match deed {
+            CodeDeed::Hold(_) if again && !self.still_holds(place, &card).unwrap_or(false) => {
+                return Err(self.admitted.deny(Refusal::CodeGone, Some(record)).into());
+            }
             CodeDeed::Hold(code) => code
                 .fits(&card.row.network)
                 .map_err(|e| Box::new(Refused(self.admitted.deny(Refusal::Malformed, Some(record)), e)))?,

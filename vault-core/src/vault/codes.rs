@@ -5,7 +5,7 @@
 //! then asked for is told by an error of its own, so that a checkout knows to ask the shopper again. A retry of a holding
 //! has the ticket that it had. Refused: a code of the wrong length for the card's network.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::fmt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -205,7 +205,7 @@ impl Vault {
         let wants = tickets.into_iter().map(|(token, ticket)| CodeDeed::Drop(ticket).of(token)).collect();
         self.on_cards(caller, header, Action::CompleteAuthorization, wants, |round, want, done| {
             let Deed::Code(CodeDeed::Drop(ticket)) = &want.deed else { return Err(Error::internal()) };
-            drop(round.vault.inner.codes.take(ticket, Owner::of(&done.card), round.now));
+            round.vault.inner.codes.drop_of(ticket, Owner::of(&done.card));
             Ok(super::request::Completed { receipt: done.filed.receipt })
         })
         .await
@@ -228,6 +228,13 @@ impl Round<'_> {
     pub(super) fn holds_code(&self, ticket: &CodeTicket, card: &Card) -> bool {
         self.vault.inner.codes.holds(ticket, Owner::of(card), self.now)
     }
+
+    /// Whether this node still holds the code that this very item brought before. One that is gone is not brought back by a
+    /// request that is sent again: it was read, or its authorization is over.
+    pub(super) fn still_holds(&self, place: usize, card: &Card) -> Result<bool, Error> {
+        let ticket = CodeTicket { node: FIRST_LOG, cell: self.item_hash(place)? };
+        Ok(self.holds_code(&ticket, card))
+    }
 }
 
 /// Whose code it is: of which of a token's cards, since a token outlives its card.
@@ -242,6 +249,11 @@ impl Owner {
     fn of(card: &Card) -> Self {
         let Card { merchant, row } = card;
         Self { merchant: *merchant, record: row.record, generation: row.generation }
+    }
+
+    /// Whichever of the token's cards it is.
+    fn token(&self) -> (MerchantId, Ref) {
+        (self.merchant, self.record)
     }
 }
 
@@ -262,6 +274,8 @@ struct Shelf {
     cells: HashMap<[u8; 16], Cell>,
     /// How many of them are whose.
     shares: HashMap<MerchantId, usize>,
+    /// Which of them are of one token.
+    of_token: HashMap<(MerchantId, Ref), HashSet<[u8; 16]>>,
     /// In the order in which their hours end; also those that were taken since.
     order: VecDeque<(Timestamp, [u8; 16])>,
 }
@@ -277,6 +291,7 @@ impl Shelf {
         drop(self.remove(&at));
         let share = self.shares.entry(cell.owner.merchant).or_insert(0);
         *share = share.saturating_add(1);
+        self.of_token.entry(cell.owner.token()).or_default().insert(at);
         self.cells.insert(at, cell);
     }
 
@@ -286,6 +301,12 @@ impl Shelf {
             *share = share.saturating_sub(1);
             if *share == 0 {
                 self.shares.remove(&cell.owner.merchant);
+            }
+        }
+        if let Some(cells) = self.of_token.get_mut(&cell.owner.token()) {
+            cells.remove(at);
+            if cells.is_empty() {
+                self.of_token.remove(&cell.owner.token());
             }
         }
         Some(cell)
@@ -335,6 +356,31 @@ impl Cells {
             return None;
         }
         self.lock().remove(&ticket.cell).map(|cell| cell.code)
+    }
+
+    /// Drops what one ticket of this token holds, whichever of its cards it was for.
+    fn drop_of(&self, ticket: &CodeTicket, owner: Owner) {
+        let mut shelf = self.lock();
+        let own = shelf.cells.get(&ticket.cell).is_some_and(|cell| cell.owner.token() == owner.token());
+        if own && ticket.node == FIRST_LOG {
+            shelf.remove(&ticket.cell);
+        }
+    }
+
+    /// Drops all that is held of one token: it has ended.
+    pub(super) fn drop_all_of(&self, merchant: MerchantId, record: Ref) {
+        self.drop_before(merchant, record, u32::MAX);
+    }
+
+    /// Drops what is held of one token's cards before the one of that generation: it has another card.
+    pub(super) fn drop_before(&self, merchant: MerchantId, record: Ref, generation: u32) {
+        let mut shelf = self.lock();
+        let cells = shelf.of_token.get(&(merchant, record)).cloned().unwrap_or_default();
+        for at in cells {
+            if shelf.cells.get(&at).is_some_and(|cell| cell.owner.generation < generation) {
+                shelf.remove(&at);
+            }
+        }
     }
 
     fn forget(&self, now: Timestamp) {
@@ -423,6 +469,24 @@ mod tests {
     }
 
     #[test]
+    fn what_is_held_of_a_token_goes_with_its_card() {
+        let (cells, now) = (Cells::default(), Timestamp(5));
+        let other = Owner { record: Ref([8; 16]), ..ACME };
+        let hold =
+            |n: u8, owner| cells.hold([n; 16], owner, code("123"), now).map(|(ticket, _)| ticket).unwrap();
+        let (first, _second, others) = (hold(1, ACME), hold(2, ACME), hold(3, other));
+        // The end of an authorization reaches the code, though the token has another card by then.
+        cells.drop_of(&first, Owner { generation: 1, ..ACME });
+        cells.drop_of(&others, ACME);
+        assert_eq!(cells.lock().cells.len(), 2, "none of another token");
+        hold(4, Owner { generation: 1, ..ACME });
+        cells.drop_before(ACME.merchant, ACME.record, 1);
+        assert_eq!(cells.lock().cells.len(), 2, "that of the card that it has now");
+        cells.drop_all_of(ACME.merchant, ACME.record);
+        assert!(cells.lock().cells.len() == 1 && cells.holds(&others, other, now));
+    }
+
+    #[test]
     fn cells_are_bounded_and_what_was_taken_makes_room() {
         let (cells, now) = (Cells::default(), Timestamp(5));
         let cell = |n: usize| u128::try_from(n).unwrap().to_be_bytes();
@@ -443,6 +507,7 @@ mod tests {
         assert!(cells.take(&first, ACME, now).is_some());
         assert!(hold(3 * MAX_CODES, ZENITH).is_ok());
         cells.forget(now.plus_ms(CODE_LIFE_MS));
-        assert!(cells.lock().cells.is_empty() && cells.lock().shares.is_empty());
+        let shelf = cells.lock();
+        assert!(shelf.cells.is_empty() && shelf.shares.is_empty() && shelf.of_token.is_empty());
     }
 }

@@ -147,7 +147,9 @@ impl Vault {
     ) -> Result<u32, Error> {
         let id = admitted.merchant_id();
         let mut filings = Vec::with_capacity(cards.len());
+        let mut ends = Vec::with_capacity(cards.len());
         for (row_key, card) in cards {
+            let record = card.row.record;
             let presented = Presented {
                 wanted: Show::Nothing,
                 customer: card.row.subject,
@@ -162,6 +164,7 @@ impl Vault {
                 Ok(permit) => permit,
                 Err(denial) => {
                     filings.push(Filing::Refuse(denial, Part::default()));
+                    ends.push(None);
                     continue;
                 }
             };
@@ -172,18 +175,21 @@ impl Vault {
             let sealed = state.keyring.seal_row(id, row_key, &row)?;
             view.put(&mut part, merchant_row(rows::CARD, id, &row_key.0), sealed);
             filings.push(Filing::Enact(permit, part, Some((id, row_key, row.version))));
+            ends.push(Some(record));
         }
-        let ends: Vec<bool> = filings.iter().map(|filing| matches!(filing, Filing::Enact(..))).collect();
         let mut ended = 0_u32;
         let mut refused = None;
         for (filed, ends) in
             self.inner.journal.file(filings, header.deadline, None).await?.into_iter().zip(ends)
         {
-            match filed {
-                Ok(_) if ends => ended = ended.saturating_add(1),
-                Ok(_) => refused = Some(Error::NotFound),
-                Err(NotFiled::Stale) => {}
-                Err(why) => return Err(why.into()),
+            match (filed, ends) {
+                (Ok(_), Some(record)) => {
+                    self.inner.codes.drop_all_of(id, record);
+                    ended = ended.saturating_add(1);
+                }
+                (Ok(_), None) => refused = Some(Error::NotFound),
+                (Err(NotFiled::Stale), _) => {}
+                (Err(why), _) => return Err(why.into()),
             }
         }
         refused.map_or(Ok(ended), Err)

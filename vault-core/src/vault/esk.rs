@@ -1,8 +1,12 @@
 //! The erasure epoch key's file, `esk`: beside the store and never in an ordinary backup of it, since what it seals is
 //! what an erasure takes away.
 //!
-//! Bytes: format u16, vault id 16, key id u32, custody block. A new one is written and flushed as `esk.new`, and takes its
-//! place only once its vault is founded: another vault's key is never overwritten.
+//! Bytes: format u16, vault id 16, key id u32, how many u8, then for each custodian the first 8 bytes of the SHA-256 of its
+//! block in the header row, and its own custody block. (Format 1 has one block and nothing before it.) Which custodians
+//! are in force is the header's to say: while one takes another's place, the file has blocks of both.
+//!
+//! A new vault's file is written and flushed as `esk.new`, and takes its place only once its vault is founded: another
+//! vault's key is never overwritten. A file in its place is replaced as a whole, by way of `esk.next`.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Read, Write as _};
@@ -14,7 +18,10 @@ use crate::envelope::{Esk, KeyId, KeyKind, KeyMaterial};
 use crate::error::Error;
 use crate::store::StoreError;
 
-const FORMAT: u16 = 1;
+const FORMAT: u16 = 2;
+
+/// The most custodians that one key is wrapped by: those in force, and one on its way.
+const MAX_BLOCKS: u8 = 8;
 
 /// The longest file that is read.
 const MAX_FILE: u64 = 64 * 1024;
@@ -29,23 +36,68 @@ pub(super) fn stands(file: &Path) -> bool {
     file.symlink_metadata().is_ok()
 }
 
-/// Writes a new vault's key beside its place. It takes its place by [`settle`], once the vault is founded.
-pub(super) fn write(
-    file: &Path,
-    (id, esk): (KeyId, &Esk),
-    custodian: &dyn Custodian,
-    vault: &[u8; 16],
-) -> Result<(), Error> {
-    let block = custodian.wrap(esk.secret(), KeyKind::Esk, vault)?;
+/// The key as one custodian holds it.
+#[derive(Clone)]
+pub(super) struct Held {
+    /// Names the custodian by its block in the header row.
+    of: [u8; 8],
+    block: CustodyBlock,
+}
+
+impl Held {
+    /// Has a custodian take the key into custody, whose block in the header row is `of`.
+    pub(super) fn by(
+        custodian: &dyn Custodian,
+        esk: &Esk,
+        vault: &[u8; 16],
+        of: &CustodyBlock,
+    ) -> Result<Self, Error> {
+        Ok(Self { of: tag(of), block: custodian.wrap(esk.secret(), KeyKind::Esk, vault)? })
+    }
+
+    /// The same custody under the name that its custodian's next block in the header row gives it.
+    pub(super) fn renamed(&self, from: &CustodyBlock, to: &CustodyBlock) -> Option<Self> {
+        (self.of == tag(from)).then(|| Self { of: tag(to), block: self.block.clone() })
+    }
+
+    /// Whether its custodian is one of those whose blocks the header has.
+    pub(super) fn is_in_force(&self, custody: &[CustodyBlock]) -> bool {
+        custody.iter().any(|block| tag(block) == self.of)
+    }
+}
+
+fn tag(of: &CustodyBlock) -> [u8; 8] {
     let mut w = Writer::default();
-    w.u16(FORMAT).fixed(vault).u32(id.0);
-    block.write(&mut w);
+    of.write(&mut w);
+    crate::envelope::first(ring::digest::digest(&ring::digest::SHA256, &w.done()).as_ref())
+}
+
+fn bytes_of(id: KeyId, held: &[Held], vault: &[u8; 16]) -> Result<Vec<u8>, Error> {
+    let count = u8::try_from(held.len()).ok().filter(|n| (1..=MAX_BLOCKS).contains(n));
+    let mut w = Writer::default();
+    w.u16(FORMAT).fixed(vault).u32(id.0).u8(count.ok_or_else(Error::internal)?);
+    for Held { of, block } in held {
+        w.fixed(of);
+        block.write(&mut w);
+    }
+    Ok(w.done())
+}
+
+/// Writes a new vault's key beside its place. It takes its place by [`settle`], once the vault is founded.
+pub(super) fn write(file: &Path, id: KeyId, held: Held, vault: &[u8; 16]) -> Result<(), Error> {
     // What waits there already may be another founding's that was killed: it is set aside, never written over.
     if stands(&waiting(file)) {
         fs::rename(waiting(file), file.with_extension("set-aside"))
             .map_err(|e| Error::Store(store_error(&e)))?;
     }
-    put(&waiting(file), &w.done()).map_err(|e| Error::Store(store_error(&e)))
+    put(&waiting(file), &bytes_of(id, &[held], vault)?).map_err(|e| Error::Store(store_error(&e)))
+}
+
+/// Puts another file of the same key in this one's place, whole or not at all.
+pub(super) fn replace(file: &Path, id: KeyId, held: &[Held], vault: &[u8; 16]) -> Result<(), Error> {
+    let next = file.with_extension("next");
+    let put = put(&next, &bytes_of(id, held, vault)?).and_then(|()| fs::rename(&next, file));
+    put.and_then(|()| sync_folder(file)).map_err(|e| Error::Store(store_error(&e)))
 }
 
 /// Gives a founded vault's key its place. Never over another key: a link, unlike a rename, refuses to replace. Where a
@@ -60,21 +112,58 @@ pub(super) fn settle(file: &Path) -> Result<(), Error> {
     settled.and_then(|()| sync_folder(file)).map_err(|e| Error::Store(store_error(&e)))
 }
 
-/// Reads a key's file. A founding that was killed just before its key took its place is finished first.
+/// Reads a key's file. A founding that was killed just before its key took its place is finished first; blocks of custodians
+/// that are in force no more are taken out, as a change that was killed would have done.
 pub(super) fn read(
     file: &Path,
     custodian: &dyn Custodian,
     vault: &[u8; 16],
-    key: KeyId,
+    (key, custody): (KeyId, &[CustodyBlock]),
 ) -> Result<Esk, Error> {
     if !stands(file) && stands(&waiting(file)) {
-        open(&waiting(file), custodian, vault, key)?;
+        open(&held(&waiting(file), vault, (key, custody))?, custodian, vault, custody)?;
         settle(file)?;
     }
-    open(file, custodian, vault, key)
+    let mut all = held(file, vault, (key, custody))?;
+    let esk = open(&all, custodian, vault, custody)?;
+    let before = all.len();
+    all.retain(|held| held.is_in_force(custody));
+    if all.len() < before {
+        replace(file, key, &all, vault)?;
+    }
+    Ok(esk)
 }
 
-fn open(file: &Path, custodian: &dyn Custodian, vault: &[u8; 16], key: KeyId) -> Result<Esk, Error> {
+/// Whether the custodian opens a key's file. Nothing is written.
+pub(super) fn check(
+    file: &Path,
+    custodian: &dyn Custodian,
+    vault: &[u8; 16],
+    (key, custody): (KeyId, &[CustodyBlock]),
+) -> Result<(), Error> {
+    let waits = !stands(file) && stands(&waiting(file));
+    let file = if waits { waiting(file) } else { file.to_owned() };
+    open(&held(&file, vault, (key, custody))?, custodian, vault, custody).map(|_| ())
+}
+
+/// The first block in force that the custodian opens.
+fn open(
+    held: &[Held],
+    custodian: &dyn Custodian,
+    vault: &[u8; 16],
+    custody: &[CustodyBlock],
+) -> Result<Esk, Error> {
+    let in_force = held.iter().filter(|held| held.is_in_force(custody));
+    let mut opened = in_force.map(|held| custodian.unwrap(&held.block, KeyKind::Esk, vault));
+    opened.find(Result::is_ok).unwrap_or(Err(Error::Custody)).map(Esk::from_secret)
+}
+
+/// What stands in a key's file, beside a header row with these blocks.
+pub(super) fn held(
+    file: &Path,
+    vault: &[u8; 16],
+    (key, custody): (KeyId, &[CustodyBlock]),
+) -> Result<Vec<Held>, Error> {
     let mut bytes = Vec::new();
     let opened = match File::open(file) {
         Err(e) if e.kind() == ErrorKind::NotFound => {
@@ -86,20 +175,36 @@ fn open(file: &Path, custodian: &dyn Custodian, vault: &[u8; 16], key: KeyId) ->
         other => other.map_err(|e| Error::Store(store_error(&e)))?,
     };
     opened.take(MAX_FILE).read_to_end(&mut bytes).map_err(|e| Error::Store(store_error(&e)))?;
-    let damaged = |Torn| Error::Store(StoreError::Corrupt);
     let mut r = Reader::new(&bytes);
+    let damaged = |Torn| Error::Store(StoreError::Corrupt);
     let format = r.u16().map_err(damaged)?;
     if format > FORMAT {
         return Err(Error::Store(StoreError::Newer(format.into(), FORMAT.into())));
     }
-    let named: [u8; 16] = r.array().map_err(damaged)?;
-    let id = KeyId(r.u32().map_err(damaged)?);
-    let block = CustodyBlock::read(&mut r).map_err(damaged)?;
-    r.end().map_err(damaged)?;
-    if format != FORMAT || named != *vault || id != key {
+    let (named, id, held) = blocks(format, r, custody).map_err(damaged)?;
+    if format == 0 || named != *vault || id != key {
         return Err(Error::Store(StoreError::Corrupt));
     }
-    custodian.unwrap(&block, KeyKind::Esk, vault).map(Esk::from_secret)
+    Ok(held)
+}
+
+fn blocks(
+    format: u16,
+    mut r: Reader<'_>,
+    custody: &[CustodyBlock],
+) -> Result<([u8; 16], KeyId, Vec<Held>), Torn> {
+    let (vault, id) = (r.array()?, KeyId(r.u32()?));
+    let held = if format == 1 {
+        // It was written with the header, which had one block.
+        let of = custody.first().map(tag).unwrap_or_default();
+        vec![Held { of, block: CustodyBlock::read(&mut r)? }]
+    } else {
+        let count = Some(r.u8()?).filter(|n| (1..=MAX_BLOCKS).contains(n)).ok_or(Torn)?;
+        let one = |r: &mut Reader<'_>| Ok(Held { of: r.array()?, block: CustodyBlock::read(r)? });
+        (0..count).map(|_| one(&mut r)).collect::<Result<_, Torn>>()?
+    };
+    r.end()?;
+    Ok((vault, id, held))
 }
 
 fn put(file: &Path, bytes: &[u8]) -> std::io::Result<()> {

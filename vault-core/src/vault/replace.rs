@@ -67,7 +67,8 @@ pub(super) struct InPlace {
 
 #[allow(clippy::unnecessary_wraps, reason = "it finishes a verb as others do, which may fail")]
 fn replaced(round: &Round<'_>, _: &Want, done: Done) -> Result<Replaced, Error> {
-    let row = done.card.row;
+    let (merchant, row) = (done.card.merchant, done.card.row);
+    round.vault.inner.codes.drop_before(merchant, row.record, row.generation);
     Ok(Replaced {
         mask: round.shown(&row),
         kept_until: row.earlier.first().map(|earlier| earlier.kept_until),

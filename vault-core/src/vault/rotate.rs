@@ -1,16 +1,15 @@
 //! A new version of a key, level by level: what every rotation has in common, and those that are over with one commit.
 //!
-//! DEK, RCV and FPK: what is sealed or made from then on is under the new key, and the one before opens what it sealed. KEK,
-//! CTL and root: the wraps below are made anew and nothing else is touched, however many cards there are; the key before
-//! is destroyed, since nothing needs it.
+//! DEK, RCV and FPK: what is sealed or made from then on is under the new key, and the one before opens what it sealed. KEK
+//! and CTL (and the root, see `custodians.rs`): the wraps below are made anew and nothing else is touched, however many
+//! cards there are; the key before is destroyed, since nothing needs it.
 
 use super::amend::{Amendment, Premise};
 use super::{Top, Vault};
 use crate::audit::entry::{ControlChange, Who};
 use crate::audit::receipt::Receipt;
 use crate::control::{Control, Header, KeyRecord, Superseded};
-use crate::custody::Custodian;
-use crate::envelope::{Dek, Kek, KeyId, KeyKind, KeyMaterial, Rcv, Root, Wraps};
+use crate::envelope::{Dek, Kek, KeyId, KeyKind, KeyMaterial, Rcv, Wraps};
 use crate::error::Error;
 use crate::name::{ChannelName, FormatName, MerchantName, PrincipalName};
 use crate::sealed::PERIOD_DAYS;
@@ -140,37 +139,6 @@ impl Vault {
         .await
     }
 
-    /// Makes a new root, wraps every key that lay under the old one under it, has every custodian of the old one take the new
-    /// one into custody, and destroys the old one. Writes Control and the header. `custodians` must open every custody
-    /// block that the header has. It may take seconds: a custodian's secret is stretched on purpose. Returns the new key's
-    /// number.
-    pub async fn rotate_root(
-        &self,
-        by: &PrincipalName,
-        custodians: &[&dyn Custodian],
-        expected: Option<u64>,
-    ) -> Result<(KeyId, Receipt), Error> {
-        self.rotated(by, expected, |premise, control| {
-            let (top, vault) = (&premise.state.top, &premise.inner.vault);
-            let root = Root::generate()?;
-            let keys = control.replace_root(top.root(), &root, premise.now)?;
-            let mut custody = Vec::with_capacity(top.header.custody.len());
-            for block in &top.header.custody {
-                let opens = |c: &&&dyn Custodian| {
-                    c.unwrap(block, KeyKind::Root, vault).is_ok_and(|held| held.same_as(top.root.secret()))
-                };
-                let custodian = custodians.iter().find(opens).ok_or(Error::Custody)?;
-                custody.push(custodian.wrap(root.secret(), KeyKind::Root, vault)?);
-            }
-            let version = control.keys.iter().find(|k| k.id == keys.new).map_or(1, |k| k.version);
-            let ctl = named_wrap(control, top.header.ctl.0)?;
-            let header = Header { custody, root: (keys.new, version), ctl, vault: *vault };
-            let top = Top { header, root: root.into(), ctl: top.ctl.clone() };
-            Ok(Amendment { top: Some(top), ..superseded(&keys) })
-        })
-        .await
-    }
-
     async fn rotated(
         &self,
         by: &PrincipalName,
@@ -200,7 +168,7 @@ where
     Ok(Amendment::of(told(key, old, KeyState::Deactivated), key))
 }
 
-fn superseded(keys: &Superseded) -> Amendment<KeyId> {
+pub(super) fn superseded(keys: &Superseded) -> Amendment<KeyId> {
     Amendment::of(told(keys.new, keys.old, KeyState::Destroyed), keys.new)
 }
 
@@ -209,7 +177,10 @@ fn told(new: KeyId, old: KeyId, state: KeyState) -> Vec<ControlChange> {
 }
 
 /// CTL as the header has it: number, version and wrap.
-fn named_wrap(control: &Control, id: KeyId) -> Result<(KeyId, u32, crate::envelope::Wrapped), Error> {
+pub(super) fn named_wrap(
+    control: &Control,
+    id: KeyId,
+) -> Result<(KeyId, u32, crate::envelope::Wrapped), Error> {
     let version = control.keys.iter().find(|k| k.id == id).ok_or_else(Error::internal)?.version;
     Ok((id, version, control.wrap_of(id)?))
 }

@@ -172,8 +172,12 @@ impl Vault {
         let mut scarcer = Vec::new();
         for page in minted.chunks(COUNTERS) {
             let keys: Vec<_> = page.iter().map(|m| merchant_row(rows::SPACE, m.merchant.id, &m.id)).collect();
-            let counters = self.inner.store.get(&keys).await?;
-            scarcer.extend(self.inner.spaces.learn(page, counters));
+            match self.inner.store.get(&keys).await {
+                Ok(counters) => scarcer.extend(self.inner.spaces.learn(page, counters)),
+                // What the pages before told is told now or never.
+                Err(_) if !scarcer.is_empty() => break,
+                Err(e) => return Err(e.into()),
+            }
         }
         Ok(scarcer)
     }

@@ -919,6 +919,10 @@ impl<'a> Round<'a> {
                 if tokens.is_empty() {
                     break;
                 }
+                // A walk may look at a million: not past the time at which nobody waits any more.
+                if self.header.deadline.is_some_and(|deadline| deadline <= self.vault.now()) {
+                    return Err(Error::DeadlineExceeded);
+                }
                 if let Some(found) = self.first_unused(tokens).await? {
                     return Ok(found);
                 }

@@ -1,19 +1,24 @@
 //! Vaultless tokens among the verbs that begin with a token: what one without a row stands for, and the verb that turns
 //! one of an old slot into the current one.
 
-use super::{Decided, Deed, Done, Name, Round, Want, one};
+use super::{Decided, Deed, Done, Name, Refused, Round, Want, one};
 use crate::error::Error;
+use crate::guard;
 use crate::journal::Filing;
+use crate::keyring::{day_row, merchant_row};
 use crate::mask::Mask;
-use crate::policy::Caller;
+use crate::policy::{Admitted, Caller, MerchantInForce};
 use crate::record::{Card, Row, Standing, SubjectId};
-use crate::store::{Key, Part};
+use crate::rows;
+use crate::store::{Key, Part, Write};
 use crate::time::Timestamp;
 use crate::token::Token;
-use crate::vault::Vault;
 use crate::vault::request::{Header, UpgradedToken};
 use crate::vault::tokenize::vaultless::usual_grants;
-use crate::words::{Action, Show};
+use crate::vault::view::View;
+use crate::vault::{State, Vault};
+use crate::vaultless::slot_of;
+use crate::words::{Action, Ref, Refusal, Show};
 
 impl Vault {
     /// Turns one vaultless token into the one that the current slot has for the same card.
@@ -48,7 +53,72 @@ impl Vault {
     }
 }
 
+/// How many vaultless tokens a principal opened today, and how many it sent that open to no card: those of others are not
+/// told apart from what is made up, so whoever sends many is stopped for the day.
+pub(super) struct Tried {
+    opened: (Key, u64),
+    missed: (Key, u64),
+}
+
+impl Tried {
+    pub(super) fn of(
+        state: &State,
+        admitted: &Admitted,
+        merchant: &MerchantInForce,
+        today: u32,
+    ) -> Result<Option<Self>, Error> {
+        if merchant.ff1_slots == 0 || !admitted.is_vaultless() {
+            return Ok(None);
+        }
+        let names = state.keyring.vaultless_counters(merchant.id, admitted.principal())?;
+        let [opened, missed] = names.map(|name| (day_row(rows::VOLUME, today, merchant.id, &name), 0));
+        Ok(Some(Self { opened, missed }))
+    }
+
+    pub(super) fn keys(&self) -> [Key; 2] {
+        [self.opened.0.clone(), self.missed.0.clone()]
+    }
+
+    pub(super) fn learn(&mut self, view: &View) {
+        for (key, count) in [&mut self.opened, &mut self.missed] {
+            *count = view.get(key).and_then(|v| v.try_into().ok()).map_or(0, u64::from_be_bytes);
+        }
+    }
+}
+
 impl Round<'_> {
+    /// Refuses a token that has no row, and may be vaultless, to who has sent too many that open to no card.
+    pub(super) fn check_misses(&self, token: &Token, record: Ref) -> Result<(), Box<Refused>> {
+        let shaped = slot_of(token, self.merchant.ff1_slots).is_some();
+        let Some(tried) = self.tried.as_ref().filter(|_| shaped) else { return Ok(()) };
+        if tried.missed.1 < guard::misses_allowed(tried.opened.1) {
+            return Ok(());
+        }
+        let midnight = Timestamp(0).plus_days(self.now.day().saturating_add(1));
+        let told = Error::Budget { retry_after_ms: midnight.ms_since(self.now) };
+        Err(Box::new(Refused(self.admitted.deny(Refusal::BudgetSpent, Some(record)), told)))
+    }
+
+    /// Counts a token that opens to no card and has no row.
+    pub(super) fn count_miss(&mut self, want: &Want, name: Name, part: &mut Part) {
+        let key = merchant_row(rows::CARD, self.merchant.id, &name.row_key.0);
+        let shaped = slot_of(&want.token, self.merchant.ff1_slots).is_some();
+        let nobodys = || self.vaultless_card(&want.token, name).is_none();
+        let missed = shaped && name.newest.is_none() && self.view.get(&key).is_none() && nobodys();
+        if let Some(Tried { missed: (key, count), .. }) = self.tried.as_mut().filter(|_| missed) {
+            *count = count.saturating_add(1);
+            part.writes.push(Write::Add(key.clone(), 1));
+        }
+    }
+
+    /// Counts a vaultless token that is opened, or whatever else is done with it.
+    pub(super) fn count_opening(&self, card: &Card, filing: &mut Filing) {
+        let Some(tried) = self.tried.as_ref().filter(|_| card.row.vaultless) else { return };
+        if let Filing::Enact(_, part, _) | Filing::Disclose(_, _, part, _) = filing {
+            part.writes.push(Write::Add(tried.opened.0.clone(), 1));
+        }
+    }
+
     /// What a token without a row stands for, if it is vaultless and opens to a number of an issuer's range.
     pub(super) fn vaultless_card(&self, token: &Token, name: Name) -> Option<Card> {
         let found = self.state.keyring.vaultless_card(self.merchant.id, token, &self.vault.inner.networks)?;

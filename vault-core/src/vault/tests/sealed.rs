@@ -416,6 +416,12 @@ fn to_leave_with_the_cards_is_a_right_of_its_own_and_never_in_the_clear() {
     assert_eq!(last_refusal(&desk.vault), "outlet_not_allowed");
     assert_eq!(desk.given("app", &header(), &token, sealed()).map(|_| ()), Err(Error::NotFound));
     assert_eq!(last_refusal(&desk.vault), "wrong_purpose");
+    // A token for one use is for a payment: it neither leaves nor is used up by that.
+    let restrictions = crate::restrictions::Restrictions { single_use: true, ..Default::default() };
+    let once = desk.tokenize("app", &header(), NewCard { restrictions, ..card(MASTERCARD) });
+    let once = once.unwrap_or_else(|e| panic!("{e}")).token;
+    assert_eq!(desk.given("app", &export(), &once, sealed()).map(|_| ()), Err(Error::NotFound));
+    assert_eq!(last_refusal(&desk.vault), "wrong_purpose");
     // Nor is it in the clear where no rule demands sealed cards.
     let desk = Desk::with(&policy().replacen(
         "actions = [\"detokenize\"]",

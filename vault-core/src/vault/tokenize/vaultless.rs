@@ -60,8 +60,10 @@ impl Round<'_> {
                 if newest.is_some_and(|newest| card.row.version < newest) {
                     return Err(Undecided::Unreadable);
                 }
-                // A card has one token here: once it is revoked, there is none left.
-                if card.is_revoked() {
+                // A card has one token here: where that works no more, there is none left.
+                let standing = card.row.standing;
+                let spent = card.row.restrictions.single_use && standing.spent.is_some();
+                if card.is_revoked() || card.is_expired(self.now) || standing.disabled || spent {
                     return Err(Undecided::Told(Error::SpaceExhausted));
                 }
                 Some(card.row)

@@ -1,0 +1,189 @@
+//! Who protects the root: a new root under the same custodians, and a custodian in another's place.
+//!
+//! The header row says who is in force, and changes in one commit with Control and the log. The erasure epoch key lies in a
+//! file of its own: before that commit the file has what both the old and the new custodians need, after it the new ones'
+//! alone. So whenever the process is killed, exactly one of the two opens the vault: the one that the header names.
+
+use super::amend::Amendment;
+use super::esk::{self, Held};
+use super::rotate::{named_wrap, superseded};
+use super::{Place, State, Top, Vault};
+use crate::audit::entry::ControlChange;
+use crate::audit::receipt::Receipt;
+use crate::control::{Control, Epoch, Header, control_key, epoch_key, header_key};
+use crate::custody::{Custodian, CustodyBlock};
+use crate::envelope::{KeyId, KeyKind, KeyMaterial as _, Root};
+use crate::error::Error;
+use crate::name::PrincipalName;
+use crate::store::StoreError;
+
+/// How often a change is prepared anew that another change of Control was faster than: stretching a secret takes long.
+const ATTEMPTS: usize = 8;
+
+/// What custody is to become.
+struct Custody {
+    /// The header row's blocks.
+    blocks: Vec<CustodyBlock>,
+    /// What the file of the erasure epoch key needs for them.
+    held: Vec<Held>,
+}
+
+impl Vault {
+    /// Makes a new root, wraps every key that lay under the old one under it, has every custodian of the old one take the
+    /// new one into custody, and destroys the old one. Writes Control and the header. `custodians` must open every custody
+    /// block that the header has. It may take seconds: a custodian's secret is stretched on purpose, before anybody is
+    /// made to wait. Returns the new key's number.
+    ///
+    /// Errors: [`Error::Custody`] for a block that none of them opens; as at [`apply_policy`](Self::apply_policy).
+    pub async fn rotate_root(
+        &self,
+        by: &PrincipalName,
+        custodians: &[&dyn Custodian],
+        expected: Option<u64>,
+    ) -> Result<(KeyId, Receipt), Error> {
+        let _one_at_a_time = self.inner.custody.lock().await;
+        for _ in 0..ATTEMPTS {
+            let state = self.state();
+            let root = std::sync::Arc::new(Root::generate()?);
+            let mut blocks = Vec::new();
+            for block in &state.top.header.custody {
+                let custodian =
+                    custodians.iter().find(|c| self.opens(&state, **c, block)).ok_or(Error::Custody)?;
+                blocks.push(custodian.wrap(root.secret(), KeyKind::Root, &self.inner.vault)?);
+            }
+            let all = self.held(&state)?;
+            let pairs = || state.top.header.custody.iter().zip(&blocks);
+            let held = all.iter().filter_map(|held| pairs().find_map(|(from, to)| held.renamed(from, to)));
+            let custody = Custody { held: held.collect(), blocks };
+            let made = self
+                .put_in_custody(by, (&state, expected), custody, |top, control, custody, now| {
+                    let keys = control.replace_root(top.root(), &root, now)?;
+                    let version = control.keys.iter().find(|k| k.id == keys.new).map_or(1, |k| k.version);
+                    let ctl = named_wrap(control, top.header.ctl.0)?;
+                    let header = Header { custody, root: (keys.new, version), ctl, vault: top.header.vault };
+                    let top = Top { header, root: root.clone(), ctl: top.ctl.clone() };
+                    Ok(Amendment { top: Some(top), ..superseded(&keys) })
+                })
+                .await;
+            match made {
+                Ok((receipt, key)) => return Ok((key, receipt)),
+                Err(Error::EpochMismatch { .. }) if expected.is_none() => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Err(Error::Overloaded)
+    }
+
+    /// Puts one custodian in the place of another, which must open its block: another passphrase, a higher cost of the same
+    /// one, another kind. The root and every other key stay. From the commit on the new one alone opens the vault.
+    ///
+    /// Errors: [`Error::Custody`] if the old one opens no block; as at [`apply_policy`](Self::apply_policy).
+    pub async fn change_custodian(
+        &self,
+        by: &PrincipalName,
+        (old, new): (&dyn Custodian, &dyn Custodian),
+        expected: Option<u64>,
+    ) -> Result<Receipt, Error> {
+        let _one_at_a_time = self.inner.custody.lock().await;
+        for _ in 0..ATTEMPTS {
+            let (state, vault) = (self.state(), &self.inner.vault);
+            let mut blocks = state.top.header.custody.clone();
+            let place =
+                blocks.iter().position(|block| self.opens(&state, old, block)).ok_or(Error::Custody)?;
+            let taken = new.wrap(state.top.root.secret(), KeyKind::Root, vault)?;
+            let held = vec![Held::by(new, &self.inner.esk.1, vault, &taken)?];
+            let (from, to) = (blocks.get(place).map_or(0, CustodyBlock::kind), taken.kind());
+            if let Some(block) = blocks.get_mut(place) {
+                *block = taken;
+            }
+            let custody = Custody { blocks, held };
+            let made = self
+                .put_in_custody(by, (&state, expected), custody, |top, _, custody, _| {
+                    let header = Header { custody, ..top.header.clone() };
+                    let top = Top { header, root: top.root.clone(), ctl: top.ctl.clone() };
+                    let changes = vec![
+                        ControlChange::CustodyTaken { custodian: to },
+                        ControlChange::CustodyEnded { custodian: from },
+                    ];
+                    Ok(Amendment { top: Some(top), ..Amendment::of(changes, ()) })
+                })
+                .await;
+            match made {
+                Ok((receipt, ())) => return Ok(receipt),
+                Err(Error::EpochMismatch { .. }) if expected.is_none() => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Err(Error::Overloaded)
+    }
+
+    /// Says whether a custodian opens the vault that lies there: the root, what Control has of it, and the erasure epoch key.
+    /// Nothing is written or served. Gives the vault's id in hexadecimal.
+    ///
+    /// Errors: [`Error::Custody`] if it does not; of the store where there is no whole vault.
+    pub async fn check_custody(place: &Place, custodian: &dyn Custodian) -> Result<String, Error> {
+        let damaged = || Error::Store(StoreError::Corrupt);
+        let rows = place.store.get(&[header_key(), control_key(), epoch_key()]).await?;
+        let [Some(header), Some(control), Some(epoch)] = rows.as_slice() else {
+            return Err(Error::Store(StoreError::Missing));
+        };
+        let header = Header::decode(header)?;
+        let epoch = Epoch::decode(epoch).map_err(|_| damaged())?;
+        let (_, ctl) = header.unlock(custodian)?;
+        let control = Control::open(control, &epoch, &header.vault, header.ctl.0, &ctl)?;
+        let id = control.active(KeyKind::Esk, None).ok_or_else(damaged)?.id;
+        esk::check(&place.esk, custodian, &header.vault, (id, &header.custody))?;
+        Ok(data_encoding::HEXLOWER.encode(&header.vault))
+    }
+
+    fn opens(&self, state: &State, custodian: &dyn Custodian, block: &CustodyBlock) -> bool {
+        let held = custodian.unwrap(block, KeyKind::Root, &self.inner.vault);
+        held.is_ok_and(|held| held.same_as(state.top.root.secret()))
+    }
+
+    /// What the file of the erasure epoch key has for the custodians in force.
+    fn held(&self, state: &State) -> Result<Vec<Held>, Error> {
+        let mut held = esk::held(
+            &self.inner.esk_file,
+            &self.inner.vault,
+            (self.inner.esk.0, &state.top.header.custody),
+        )?;
+        held.retain(|held| held.is_in_force(&state.top.header.custody));
+        Ok(held)
+    }
+
+    /// Puts other blocks in force, in the order in which a kill does no harm. Only if nobody changed Control since `state`.
+    async fn put_in_custody<T>(
+        &self,
+        by: &PrincipalName,
+        (state, expected): (&State, Option<u64>),
+        custody: Custody,
+        edit: impl Fn(
+            &Top,
+            &mut Control,
+            Vec<CustodyBlock>,
+            crate::time::Timestamp,
+        ) -> Result<Amendment<T>, Error>,
+    ) -> Result<(Receipt, T), Error> {
+        if expected.is_some_and(|epoch| epoch != state.epoch.version) {
+            return Err(Error::EpochMismatch { epoch: state.epoch.version });
+        }
+        let (file, id, vault) = (&self.inner.esk_file, self.inner.esk.0, &self.inner.vault);
+        let before = self.held(state)?;
+        let both: Vec<Held> = before.iter().chain(&custody.held).cloned().collect();
+        esk::replace(file, id, &both, vault)?;
+        let made = self
+            .change(by, Some(state.epoch.version), |premise, control| {
+                edit(&premise.state.top, control, custody.blocks.clone(), premise.now)
+            })
+            .await;
+        // What was not committed for certain may be committed all the same: then both stay, and the next opening tells.
+        let after = match &made {
+            Ok(_) => both.into_iter().filter(|held| held.is_in_force(&custody.blocks)).collect(),
+            Err(Error::EpochMismatch { .. } | Error::Overloaded) => before,
+            Err(_) => return made,
+        };
+        esk::replace(file, id, &after, vault)?;
+        made
+    }
+}
