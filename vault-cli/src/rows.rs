@@ -6,7 +6,7 @@ use std::fs::File;
 use std::io::{Chain, Read};
 use std::path::Path;
 
-use csv::{ReaderBuilder, StringRecord, Terminator, Trim};
+use csv::{ByteRecord, ReaderBuilder, StringRecord, Terminator, Trim};
 
 use crate::fail::Failure;
 
@@ -57,12 +57,13 @@ impl<R: Read> Rows<R> {
     }
 
     fn read(&mut self) -> Option<Row> {
-        let mut record = StringRecord::new();
-        match self.reader.read_record(&mut record) {
+        // As bytes, since lines are counted in what is no text, too.
+        let mut record = ByteRecord::new();
+        match self.reader.read_byte_record(&mut record) {
             Ok(false) => None,
             Ok(true) => {
-                let inside = record.iter().flat_map(str::bytes).filter(|b| *b == b'\n').count();
-                Some((self.line(inside), Some(without_return(record))))
+                let inside = record.iter().flatten().filter(|b| **b == b'\n').count();
+                Some((self.line(inside), StringRecord::from_byte_record(record).ok().map(without_return)))
             }
             Err(_) => Some((self.line(0), None)),
         }
@@ -142,6 +143,8 @@ mod tests {
             assert_eq!(read(text.as_bytes(), headers), wanted, "{text:?}");
         }
         assert_eq!(read(b"a\n\xff\nb\n", false), ["1 a", "2 unread", "3 b"]);
+        assert_eq!(read(b"a\n\"\xff\nb\n\"\nc\n", false), ["1 a", "2 unread", "5 c"]);
+        assert_eq!(read(b"a\n\"\xff\n0", false), ["1 a", "2 unread"], "a quotation that is never closed");
     }
 
     #[test]
