@@ -685,7 +685,15 @@ async fn every_field_of_every_message_is_refused_by_its_path_and_no_refusal_repe
         (v1::ReplaceItem { card: None, ..new(&token, PAN) }, "item.plain"),
         (v1::ReplaceItem { reference: PAN.to_owned(), ..new(&token, PAN) }, "item.reference"),
     ] {
-        let refusals = refusals(&client, Some(header()), Some(&item), &new(&token, PAN), &mut told).await;
+        // A token of its own for the good one each time: eight earlier cards are all that one keeps.
+        let fresh = v1::TokenizeItem {
+            valid_until: Some(Timestamp { seconds: 4_000_000_000, nanos: 0 }),
+            ..card(PAN)
+        };
+        let fresh = v1::TokenizeRequest { header: Some(header()), item: Some(fresh) };
+        let fresh: v1::TokenizeResponse = client.vault("Tokenize", &fresh).await.unwrap();
+        let good = new(&fresh.result.unwrap().token, PAN);
+        let refusals = refusals(&client, Some(header()), Some(&item), &good, &mut told).await;
         is_refused(&format!("replacement of {field}"), &refusals, Reason::Malformed, field);
     }
     for (seconds, nanos) in [(-1, 0), (253_402_300_800, 0), (1, -1)] {
