@@ -12,7 +12,7 @@ use zeroize::Zeroizing;
 use crate::account::{MAX_ACCOUNT, ROUTING_DIGITS};
 use crate::digits::{MAX_DIGIT_STRING, MIN_DIGIT_STRING};
 use crate::email::is_domain;
-use crate::iban::{self, MAX_IBAN, MIN_IBAN};
+use crate::iban::{self, Iban, MAX_IBAN, MIN_IBAN};
 pub use crate::pan::{Keep, KeepError, keep_allowed};
 use crate::pan::{MAX_DIGITS, MIN_DIGITS, MaskedPan, Pan, holds_card_number, luhn_sum, luhn_valid};
 use crate::pattern::{EMAIL_HIDDEN, LuhnPrefix, MAX_KEPT_DOMAIN, MIN_ACCOUNT_HIDDEN};
@@ -97,7 +97,7 @@ impl Token {
     /// Digits that pass the Luhn check are taken at 12 to 19 of them behind `99`, where nobody issues card numbers.
     ///
     /// What is none of these may be a token from elsewhere that an import kept: 6 to 64 of `0-9A-Za-z_-`, a letter among
-    /// them, no card number in it.
+    /// them, no card number in it, and no IBAN in letters of whatever case.
     pub fn parse(text: &str) -> Result<Self, TokenError> {
         match Self::parse_own(text) {
             Err(TokenError::Length | TokenError::Alphabet) if is_from_elsewhere(text) => {
@@ -640,7 +640,8 @@ pub(crate) fn opaque(draw: &mut impl FnMut(u64) -> Result<u64, NoRandomness>) ->
     })
 }
 
-/// Whether a text may be a token of another vault: of the shapes of none of ours, and nothing that could be a card number.
+/// Whether a text may be a token of another vault: of the shapes of none of ours, and nothing that could be a card number, or an
+/// IBAN in letters of whatever case.
 fn is_from_elsewhere(text: &str) -> bool {
     let bytes = text.as_bytes();
     (MIN_DIGIT_STRING..=MAX_ELSEWHERE).contains(&bytes.len())
@@ -648,6 +649,7 @@ fn is_from_elsewhere(text: &str) -> bool {
         && bytes.iter().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-'))
         && bytes.iter().any(u8::is_ascii_alphabetic)
         && !holds_card_number(text)
+        && Iban::parse(bytes).is_err()
 }
 
 /// Spells until it is a token that nobody takes for a card number.
@@ -851,6 +853,10 @@ mod tests {
         ] {
             assert!(Token::parse_own(elsewhere).is_err(), "{elsewhere}");
             assert!(Token::parse(elsewhere).is_ok_and(|token| token.as_str() == elsewhere), "{elsewhere}");
+        }
+        // An IBAN is read in letters of whatever case, so it is no token in any.
+        for iban in ["gB29NWBK60161331926819", "Gb29nwbk60161331926819", "aD837937933456789abzlmnm"] {
+            assert!(Token::parse(iban).is_err(), "{iban}");
         }
     }
 
