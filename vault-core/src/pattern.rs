@@ -338,8 +338,15 @@ impl Pattern {
             }
             Rule::LuhnRight => Ok(self.with_sum(self.filled(draw)?, 0)),
             Rule::NoIban => {
-                let index = draw(CHECKS - 1)?;
-                Ok(with_wrong_check(self.filled(draw)?, index))
+                for _ in 0..MAX_ATTEMPTS {
+                    let index = draw(CHECKS - 1)?;
+                    let token = with_wrong_check(self.filled(draw)?, index);
+                    // In many countries all that follows the letters are digits, one in ten of which pass the Luhn check.
+                    if !holds(token.as_bytes()) {
+                        return Ok(token);
+                    }
+                }
+                Err(NoRandomness)
             }
             Rule::WithLetter => {
                 for _ in 0..MAX_ATTEMPTS {
@@ -497,6 +504,15 @@ mod tests {
     fn draws(space: &Space, count: usize) -> Vec<String> {
         let mut dice = dice(7);
         (0..count).map(|_| space.draw(&mut dice).unwrap().as_str().to_owned()).collect()
+    }
+
+    #[test]
+    fn an_ibans_token_whose_digits_would_be_a_card_number_is_drawn_again() {
+        // All digits behind the country: sixteen of them, one in ten of which pass the Luhn check.
+        let value = Value::Iban(Iban::parse(b"FI2112345600000785").unwrap_or_else(|e| panic!("{e}")));
+        let space = Space::of(&format(Kind::Iban, Scheme::Random, &[], false), &value, 0).unwrap();
+        let tokens = draws(&space, 500);
+        assert!(tokens.len() > 400 && tokens.iter().all(|token| !holds_card_number(token)));
     }
 
     #[test]
