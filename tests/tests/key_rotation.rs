@@ -17,7 +17,7 @@ use vault_core::pan::CardExpiry;
 use vault_core::policy::Caller;
 use vault_core::reseal::Walk;
 use vault_core::rows;
-use vault_core::store::{self, Batch, CommitError, Engine, Key, Reading, Store, Value, Write};
+use vault_core::store::{self, Batch, CommitError, Engine, Key, Reading, Store, StoreError, Value, Write};
 use vault_core::token::Token;
 use vault_core::vault::{AttributesUpdate, Context, Header, KeyLine, NewCard, Place, ResealStep, Vault};
 use vault_core::words::KeyState;
@@ -124,14 +124,19 @@ fn a_root_is_replaced_by_its_own_custodians_alone() {
     assert_eq!(closed.open().unwrap().web().paid(&visa).as_deref(), Ok(VISA));
 }
 
-/// A store that counts what is written through it.
+/// A store that counts what is written through it, and writes nothing while its disk is said to be full.
 struct Counted {
     store: Arc<dyn Store>,
+    full: AtomicBool,
     rows: AtomicU64,
     bytes: AtomicU64,
 }
 
 impl Counted {
+    fn over(store: Arc<dyn Store>) -> Arc<Self> {
+        Arc::new(Self { store, full: false.into(), rows: 0.into(), bytes: 0.into() })
+    }
+
     fn taken(&self) -> (u64, u64) {
         (self.rows.swap(0, Ordering::SeqCst), self.bytes.swap(0, Ordering::SeqCst))
     }
@@ -152,6 +157,9 @@ impl Store for Counted {
     }
 
     fn commit(&self, batch: &Batch) -> Result<(), CommitError> {
+        if self.full.load(Ordering::SeqCst) {
+            return Err(CommitError::Store(StoreError::Full));
+        }
         self.store.commit(batch)?;
         for write in batch.parts.iter().flat_map(|part| &part.writes).chain(&batch.head) {
             let bytes = match write {
@@ -182,7 +190,7 @@ fn many() -> u32 {
 fn an_upper_rotation_writes_as_much_with_many_cards_as_with_few() {
     let folder = tempfile::tempdir().unwrap();
     let store = store::create(folder.path(), Engine::Redb, &OPTIONS).unwrap();
-    let counted = Arc::new(Counted { store, rows: AtomicU64::new(0), bytes: AtomicU64::new(0) });
+    let counted = Counted::over(store);
     let place = Place::new(counted.clone(), folder.path().join("esk"));
     let vault = block_on(Vault::create(place, &custodian(), policy())).unwrap_or_else(|e| panic!("{e}"));
     let import = |from: u32, to: u32| {
@@ -459,6 +467,7 @@ fn opened_by(mut closed: Closed, secrets: &[&str]) -> (Vec<String>, Closed) {
 #[test]
 fn a_passphrase_takes_the_place_of_another_and_every_key_stays() {
     const NEXT: &str = "another horse entirely";
+    const LAST: &str = "the last horse of all";
     for engine in ON_DISK {
         let desk = Desk::new(engine);
         let visa = desk.web().stored(VISA);
@@ -486,10 +495,25 @@ fn a_passphrase_takes_the_place_of_another_and_every_key_stays() {
         // A copy of the file from before the new root still serves; one from before the new passphrase says what it is.
         let esk = desk.folder().join("esk");
         let closed = desk.close();
-        let newest = std::fs::read(&esk).unwrap();
         std::fs::write(&esk, &between).unwrap();
         let (opened, closed) = opened_by(closed, &[PASSPHRASE, NEXT]);
         assert_eq!(opened, [NEXT], "{engine}");
+        // Custody goes on from such a copy.
+        let desk = closed.open_with(NEXT).unwrap_or_else(|(_, e)| panic!("{e}"));
+        let told =
+            block_on(desk.vault.rotate_root(&principal("olga"), &[&passphrase(NEXT)], None)).map(|_| ());
+        assert_eq!(told, Ok(()));
+        let (opened, closed) = opened_by(desk.close(), &[PASSPHRASE, NEXT, LAST]);
+        assert_eq!(opened, [NEXT], "{engine}");
+        std::fs::write(&esk, &between).unwrap();
+        let desk = closed.open_with(NEXT).unwrap_or_else(|(_, e)| panic!("{e}"));
+        assert_eq!(changed_custody(&desk, NEXT, passphrase(LAST)), Ok(()));
+        let (opened, closed) = opened_by(desk.close(), &[PASSPHRASE, NEXT, LAST]);
+        assert_eq!(opened, [LAST], "{engine}");
+        let desk = closed.open_with(LAST).unwrap_or_else(|(_, e)| panic!("{e}"));
+        assert_eq!(changed_custody(&desk, LAST, passphrase(NEXT)), Ok(()));
+        let closed = desk.close();
+        let newest = std::fs::read(&esk).unwrap();
         std::fs::write(&esk, &first).unwrap();
         let Err((closed, why)) = closed.open_with(NEXT) else { panic!("it opened") };
         assert!(why.to_string().contains("put back a copy that was made since"), "{why}");
@@ -548,5 +572,39 @@ fn copy(from: &Path, to: &Path) {
         } else {
             std::fs::copy(entry.path(), to).unwrap();
         }
+    }
+}
+
+#[test]
+fn a_change_of_custody_that_cannot_be_committed_leaves_the_one_before_also_beside_an_older_file() {
+    const NEXT: &str = "another horse entirely";
+    let folder = tempfile::tempdir().unwrap();
+    let esk = folder.path().join("esk");
+    let desk =
+        Desk::in_folder(folder.path(), Engine::Redb, OPTIONS, policy()).unwrap_or_else(|e| panic!("{e}"));
+    let visa = desk.web().stored(VISA);
+    let older = std::fs::read(&esk).unwrap();
+    root(&desk.vault).unwrap();
+    drop(desk.close());
+    // A copy from before the new root, as a backup may have it: none of its blocks is named by the header of now.
+    std::fs::write(&esk, older).unwrap();
+    let passphrase_changes = |vault: &Vault| {
+        let (old, new) = (custodian(), passphrase(NEXT));
+        block_on(vault.change_custodian(&principal("olga"), (&old, &new), None)).map(|_| ())
+    };
+    for changes in [passphrase_changes as Rotate, root] {
+        let counted = Counted::over(store::open(folder.path(), &OPTIONS).unwrap());
+        let place = Place::new(counted.clone(), esk.clone());
+        let vault = block_on(Vault::open(place, &custodian())).unwrap_or_else(|e| panic!("{e}"));
+        counted.full.store(true, Ordering::SeqCst);
+        assert_eq!(changes(&vault), Err(Error::Store(StoreError::Full)));
+        counted.full.store(false, Ordering::SeqCst);
+        block_on(vault.close()).unwrap();
+        drop((vault, counted));
+        let (opened, closed) = opened_by(Closed::at(folder.path(), OPTIONS), &[NEXT, PASSPHRASE]);
+        assert_eq!(opened, [PASSPHRASE]);
+        let desk = closed.open().unwrap_or_else(|e| panic!("{e}"));
+        assert_eq!(desk.web().paid(&visa).as_deref(), Ok(VISA));
+        drop(desk.close());
     }
 }

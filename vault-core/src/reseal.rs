@@ -13,6 +13,15 @@ use crate::store::{Expect, Key, Part, Store, StoreError, Value, Write};
 /// The kinds of rows that lie under a DEK, in the order in which they are walked.
 pub const KINDS: [u8; 3] = [rows::CARD, rows::FINGERPRINT, rows::SUBJECT];
 
+/// How many rows of a customer's index are read at once at the most: they have up to 100 KiB each, all others less than one.
+pub const LARGE_PAGE: usize = 64;
+
+/// How many rows of a kind are read at once where `most` may be.
+#[must_use]
+pub fn page_of(kind: u8, most: usize) -> usize {
+    if kind == rows::SUBJECT { most.min(LARGE_PAGE) } else { most }
+}
+
 /// Where a walk over one merchant's rows is.
 #[derive(Default)]
 pub struct Walk {
@@ -61,9 +70,7 @@ impl Walk {
         }
         Ok(Some((page, next)))
     }
-}
 
-impl Walk {
     /// The keys that the next rows are under, none of a row that names none, and the walk behind them.
     pub async fn count(
         &self,
@@ -86,7 +93,7 @@ impl Walk {
     ) -> Result<Option<(usize, Vec<(Key, Value)>)>, StoreError> {
         let (mut at, mut after) = (self.kinds, self.after.as_deref());
         while let Some(kind) = KINDS.get(at) {
-            let found = store.scan(&prefix(*kind, merchant), after, most).await?;
+            let found = store.scan(&prefix(*kind, merchant), after, page_of(*kind, most)).await?;
             if !found.is_empty() {
                 return Ok(Some((at, found)));
             }

@@ -233,7 +233,8 @@ impl Round<'_> {
     /// authorization is over. A request that is sent again does not bring it back.
     pub(super) fn held_before(&self, place: usize, card: &Card) -> Result<bool, Error> {
         let ticket = CodeTicket { node: FIRST_LOG, cell: self.item_hash(place)? };
-        Ok(self.vault.inner.codes.lock().seen.contains_key(&ticket.cell) && !self.holds_code(&ticket, card))
+        let seen = self.vault.inner.codes.has_seen(&ticket);
+        Ok(seen && !self.holds_code(&ticket, card))
     }
 }
 
@@ -289,6 +290,21 @@ impl Shelf {
         own < MAX_CODES.saturating_sub(self.cells.len())
     }
 
+    /// Bounds what is remembered of codes that were taken: above some forty of them a second, it is less than an hour.
+    fn forget_older_half_of_taken(&mut self) {
+        let Self { cells, order, seen, .. } = self;
+        let (mut passed, half) = (0_usize, order.len() / 2);
+        order.retain(|(until, at)| {
+            passed += 1;
+            let held = cells.get(at).is_some_and(|held| held.until == *until);
+            let kept = held || passed > half;
+            if !kept && seen.get(at) == Some(until) {
+                seen.remove(at);
+            }
+            kept
+        });
+    }
+
     fn put(&mut self, at: [u8; 16], cell: Cell) {
         drop(self.remove(&at));
         let share = self.shares.entry(cell.owner.merchant).or_insert(0);
@@ -339,9 +355,7 @@ impl Cells {
             return Err(Error::Overloaded);
         }
         if shelf.order.len() >= MAX_CODES.saturating_mul(2) {
-            let Shelf { cells, order, seen, .. } = &mut *shelf;
-            order.retain(|(until, at)| cells.get(at).is_some_and(|held| held.until == *until));
-            seen.retain(|at, _| cells.contains_key(at));
+            shelf.forget_older_half_of_taken();
         }
         shelf.put(at, Cell { owner, code, until });
         shelf.seen.insert(at, until);
@@ -353,6 +367,10 @@ impl Cells {
         let shelf = self.lock();
         let cell = shelf.cells.get(&ticket.cell).filter(|_| ticket.node == FIRST_LOG);
         cell.is_some_and(|cell| cell.is_of(owner, now))
+    }
+
+    fn has_seen(&self, ticket: &CodeTicket) -> bool {
+        self.lock().seen.contains_key(&ticket.cell)
     }
 
     fn take(&self, ticket: &CodeTicket, owner: Owner, now: Timestamp) -> Option<SecurityCode> {
@@ -491,6 +509,25 @@ mod tests {
         assert_eq!(cells.lock().cells.len(), 2, "that of the card that it has now");
         cells.drop_all_of(ACME.merchant, ACME.record);
         assert!(cells.lock().cells.len() == 1 && cells.holds(&others, other, now));
+    }
+
+    #[test]
+    fn what_was_taken_is_remembered_and_that_is_bounded() {
+        let (cells, now) = (Cells::default(), Timestamp(5));
+        let cell = |n: usize| u128::try_from(n).unwrap().to_be_bytes();
+        let mut last = None;
+        for n in 0..4 * MAX_CODES {
+            let (ticket, _) =
+                cells.hold(cell(n), ACME, code("123"), now).unwrap_or_else(|e| panic!("{n}: {e}"));
+            assert!(cells.take(&ticket, ACME, now).is_some() && cells.has_seen(&ticket));
+            // Those of late are known, however many there were.
+            assert!(last.replace(ticket).is_none_or(|before| cells.has_seen(&before)));
+        }
+        let shelf = cells.lock();
+        assert!(shelf.order.len() <= 2 * MAX_CODES && shelf.seen.len() <= shelf.order.len());
+        drop(shelf);
+        cells.forget(now.plus_ms(CODE_LIFE_MS));
+        assert!(cells.lock().seen.is_empty() && cells.lock().order.is_empty());
     }
 
     #[test]

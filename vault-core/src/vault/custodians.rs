@@ -45,16 +45,15 @@ impl Vault {
         for _ in 0..ATTEMPTS {
             let state = self.state();
             let root = std::sync::Arc::new(Root::generate()?);
-            let mut blocks = Vec::new();
+            let mut custody = Custody { blocks: Vec::new(), held: Vec::new() };
             for block in &state.top.header.custody {
+                let (esk, vault) = (&self.inner.esk.1, &self.inner.vault);
                 let custodian =
                     custodians.iter().find(|c| self.opens(&state, **c, block)).ok_or(Error::Custody)?;
-                blocks.push(custodian.wrap_like(block, root.secret(), KeyKind::Root, &self.inner.vault)?);
+                let taken = custodian.wrap_like(block, root.secret(), KeyKind::Root, vault)?;
+                custody.held.push(Held::by(*custodian, esk, vault, &taken)?);
+                custody.blocks.push(taken);
             }
-            let all = self.held(&state)?;
-            let pairs = || state.top.header.custody.iter().zip(&blocks);
-            let held = all.iter().filter_map(|held| pairs().find_map(|(from, to)| held.renamed(from, to)));
-            let custody = Custody { held: held.collect(), blocks };
             let made = self
                 .put_in_custody(by, (&state, expected), custody, |top, control, custody, now| {
                     let keys = control.replace_root(top.root(), &root, now)?;
@@ -146,15 +145,13 @@ impl Vault {
         held.is_ok_and(|held| held.same_as(state.top.root.secret()))
     }
 
-    /// What the file of the erasure epoch key has for the custodians in force.
+    /// What the file of the erasure epoch key has for the custodians in force. In a copy from before they took the root of now
+    /// into custody, nothing is named so, and all of it is theirs: the vault was opened with it.
     fn held(&self, state: &State) -> Result<Vec<Held>, Error> {
-        let mut held = esk::held(
-            &self.inner.esk_file,
-            &self.inner.vault,
-            (self.inner.esk.0, &state.top.header.custody),
-        )?;
-        held.retain(|held| held.is_in_force(&state.top.header.custody));
-        Ok(held)
+        let custody = &state.top.header.custody;
+        let all = esk::held(&self.inner.esk_file, &self.inner.vault, (self.inner.esk.0, custody))?;
+        let in_force: Vec<Held> = all.iter().filter(|held| held.is_in_force(custody)).cloned().collect();
+        Ok(if in_force.is_empty() { all } else { in_force })
     }
 
     /// Puts other blocks in force, in the order in which a kill does no harm. Only if nobody changed Control since `state`.

@@ -55,11 +55,6 @@ impl Held {
         Ok(Self { of: tag(of), block: custodian.wrap_like(of, esk.secret(), KeyKind::Esk, vault)? })
     }
 
-    /// The same custody under the name that its custodian's next block in the header row gives it.
-    pub(super) fn renamed(&self, from: &CustodyBlock, to: &CustodyBlock) -> Option<Self> {
-        (self.of == tag(from)).then(|| Self { of: tag(to), block: self.block.clone() })
-    }
-
     /// Whether its custodian is one of those whose blocks the header has.
     pub(super) fn is_in_force(&self, custody: &[CustodyBlock]) -> bool {
         custody.iter().any(|block| tag(block) == self.of)

@@ -12,6 +12,7 @@ use crate::audit::verify::{self, Report};
 use crate::codec::Reader;
 use crate::error::Error;
 use crate::record::{MerchantId, RowKey};
+use crate::reseal::page_of;
 use crate::rows;
 use crate::store::MAX_SCAN;
 use crate::words::Ref;
@@ -146,7 +147,8 @@ impl Vault {
         let state = self.state();
         let mut after: Option<Vec<u8>> = None;
         loop {
-            let page = self.inner.store.scan(&[kind], after.as_deref(), MAX_SCAN).await?;
+            let most = page_of(kind, MAX_SCAN);
+            let page = self.inner.store.scan(&[kind], after.as_deref(), most).await?;
             let Some((last, _)) = page.last() else { return Ok(()) };
             after = Some(last.clone());
             for (key, bytes) in page {
