@@ -255,7 +255,7 @@ fn work_off(vault: &Vault) -> usize {
     for _ in 0..1_000_000 {
         match step(vault) {
             ResealStep::Worked { moved, .. } => all += moved,
-            ResealStep::Drained => {}
+            ResealStep::Drained | ResealStep::Stuck { .. } => {}
             ResealStep::Idle => return all,
         }
     }

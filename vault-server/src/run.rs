@@ -397,6 +397,13 @@ async fn reseal(vault: Vault, rows: u32, mut shutdown: Shutdown) {
                 tracing::info!("no row is under an older key any more; the log says so");
                 Duration::ZERO
             }
+            Ok(ResealStep::Stuck { unreadable }) => {
+                tracing::error!(
+                    count = unreadable,
+                    "rows do not open, and keep an older key needed: stop the vault and let `vaultctl store verify` name them"
+                );
+                RESEAL_REST
+            }
             Ok(ResealStep::Idle) => RESEAL_REST,
             Err(e) => {
                 tracing::warn!(problem = %e, "rows could not be sealed anew; it is tried again");

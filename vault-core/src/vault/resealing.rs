@@ -41,6 +41,11 @@ pub enum ResealStep {
     },
     /// The older keys of a merchant are drained: the log says so.
     Drained,
+    /// Rows are left that do not open, and keep their keys needed: told once, until a restart or another rotation.
+    Stuck {
+        /// How many.
+        unreadable: u64,
+    },
 }
 
 /// How far the work for one merchant is.
@@ -231,7 +236,7 @@ impl Vault {
         }
         if job.unreadable >= left {
             stuck.insert((job.merchant.0.clone(), job.to), job.unreadable);
-            return Ok(ResealStep::Idle);
+            return Ok(ResealStep::Stuck { unreadable: job.unreadable });
         }
         job.total.get_or_insert(left);
         job.unreadable = 0;
