@@ -4,8 +4,10 @@
 //! start and once at a rotation, never per request. Each kind has its own file and its own number.
 
 mod passphrase;
+mod shares;
 
 pub use passphrase::{MAX_PASSPHRASE, MIN_MEMORY_KIB, MIN_PASSES, MIN_PASSPHRASE, Passphrase};
+pub use shares::{MAX_SHARE_TEXT, MAX_SHARES, MIN_THRESHOLD, Share, Shares, Split, SplitId};
 
 use crate::codec::{Reader, Torn, Writer};
 use crate::envelope::{KeyKind, ctx};
@@ -15,10 +17,13 @@ use crate::secret::Secret32;
 /// The number of [`Passphrase`] in a block.
 const PASSPHRASE: u8 = 1;
 
+/// The number of [`Shares`] in a block.
+const SHARES: u8 = 2;
+
 /// A key wrapped by a custodian, as it stands on disk. It holds nothing secret.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CustodyBlock {
-    /// Which kind of custodian made it: 1 passphrase.
+    /// Which kind of custodian made it: 1 passphrase, 2 shares.
     kind: u8,
     /// What that kind needs to open it.
     body: Vec<u8>,
@@ -30,7 +35,7 @@ impl CustodyBlock {
         w.u8(self.kind).e(&self.body);
     }
 
-    /// Which kind of custodian made it: 1 passphrase.
+    /// Which kind of custodian made it: 1 passphrase, 2 shares.
     #[must_use]
     pub fn kind(&self) -> u8 {
         self.kind
@@ -45,9 +50,9 @@ impl CustodyBlock {
 /// Protects the root.
 ///
 /// What `wrap` made, `unwrap` opens with the same `kind` and `vault` and never with others; a wrong secret is
-/// [`Error::Custody`], never a wrong key (the test `a_block_opens_only_by_its_own_secret_kind_and_vault`).
+/// [`Error::Custody`], never a wrong key (the tests `a_block_opens_only_by_its_own_secret_kind_and_vault` and `a_block_opens_only_for_its_own_kind_and_vault`).
 pub trait Custodian: Send + Sync {
-    /// Its name in `keys list`: `passphrase`.
+    /// Its name in `keys list`: `passphrase`, `shares`.
     fn name(&self) -> &'static str;
 
     /// Wraps a key of this kind of this vault.

@@ -418,7 +418,7 @@ pub enum ControlChange {
     },
     /// A custodian took the root and the erasure epoch key into custody (PCI DSS 4.0.1, 3.7.8).
     CustodyTaken {
-        /// Its kind: 1 passphrase.
+        /// Its kind: 1 passphrase, 2 shares.
         custodian: u8,
     },
     /// A custodian's custody ended.
