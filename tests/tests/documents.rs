@@ -243,6 +243,7 @@ fn errors() -> Vec<(&'static str, Error)> {
         Error::Store(_) => "Store",
         Error::EpochMismatch { .. } => "EpochMismatch",
         Error::Custody => "Custody",
+        Error::Sealed => "Sealed",
         Error::Config(_) => "Config",
         Error::Internal { .. } => "Internal",
     };
@@ -262,6 +263,7 @@ fn errors() -> Vec<(&'static str, Error)> {
         Error::Store(StoreError::Full),
         Error::EpochMismatch { epoch: 1 },
         Error::Custody,
+        Error::Sealed,
         Error::Config("it".into()),
         Error::internal(),
     ];

@@ -74,6 +74,8 @@ pub enum Error {
         /// Its version now.
         epoch: u64,
     },
+    /// The vault is sealed: it has no keys in memory.
+    Sealed,
     /// The secret does not open the vault (a wrong passphrase, or damaged wraps: they cannot be told apart).
     Custody,
     /// The configuration or policy is wrong: what, and where.
@@ -116,7 +118,7 @@ impl Error {
             | Self::Config(_)
             | Self::EpochMismatch { .. }
             | Self::Custody => Fault::Policy,
-            Self::Overloaded | Self::Store(_) | Self::Internal { .. } => Fault::Vault,
+            Self::Overloaded | Self::Sealed | Self::Store(_) | Self::Internal { .. } => Fault::Vault,
         }
     }
 
@@ -138,6 +140,7 @@ impl Error {
             | Self::DeadlineExceeded
             | Self::Unimplemented { .. }
             | Self::Custody
+            | Self::Sealed
             | Self::EpochMismatch { .. }
             | Self::Config(_)
             | Self::Store(
@@ -176,6 +179,9 @@ impl fmt::Display for Error {
             Self::DeadlineExceeded => f.write_str("the deadline passed; nothing was changed"),
             Self::Unimplemented { what } => write!(f, "{what} is not available in this release"),
             Self::Store(e) => write!(f, "store: {e}"),
+            Self::Sealed => {
+                f.write_str("the vault is sealed; its custodians must unseal it, ask an operator")
+            }
             Self::Custody => f.write_str("the secret does not open this vault"),
             Self::EpochMismatch { epoch } => {
                 write!(f, "control has version {epoch} by now; look at it again before you change it")

@@ -28,6 +28,7 @@ mod sweep;
 mod tests;
 mod tokenize;
 mod translate;
+mod unseal;
 mod verify;
 mod view;
 
@@ -47,6 +48,7 @@ pub use request::{
 };
 pub use resealing::{RESEAL_PAGE, ResealProgress, ResealStep};
 pub use space::{FormatSpaces, KnownSpace, NEARLY_FULL_PERCENT, SCARCE_PERCENT, SpaceState, SpaceUse};
+pub use unseal::{Entrant, Standing};
 pub use verify::{Finding, StoreReport};
 
 use crate::audit::entry::{Event, Who};
@@ -193,6 +195,15 @@ impl Vault {
     /// Opens a vault. Everything is checked before anything is written: the custodian's secret, Control against the
     /// newest checkpoint, the log's edge against its signed root.
     pub async fn open(place: Place, custodian: &dyn Custodian) -> Result<Self, Error> {
+        Self::open_if(place, custodian, |_| Ok(())).await
+    }
+
+    /// The same where what is in force allows it.
+    async fn open_if(
+        place: Place,
+        custodian: &dyn Custodian,
+        allowed: impl Fn(&Rules) -> Result<(), Error>,
+    ) -> Result<Self, Error> {
         let Place { store, esk: esk_file, clock, networks, remembered_rows } = place;
         let rows = store.get(&[header_key(), control_key(), epoch_key()]).await?;
         let mut rows = rows.into_iter();
@@ -208,6 +219,7 @@ impl Vault {
         let esk = esk::read(&esk_file, custodian, &header.vault, (esk_id, &header.custody))?;
         let esk = Arc::new((esk_id, esk));
         let rules = Rules::of(&control)?;
+        allowed(&rules)?;
         let keyring = Keyring::unwrap(&control, &root, esk.clone())?;
         let log = control.logs.iter().find(|l| l.id == FIRST_LOG).ok_or_else(damaged)?;
         let key = control.keys.iter().find(|k| k.id == log.key).ok_or_else(damaged)?;

@@ -140,6 +140,8 @@ words! {
         ReadLocks = 71 "read_locks",
         /// A request came whose certificate is no longer good; what it asked was not read.
         Connect = 72 "connect",
+        /// The vault is sealed, or custody of a share is accepted.
+        Custody = 80 "custody",
     }
 
     /// What a card is needed for. The closed list that rules are written over.

@@ -25,6 +25,7 @@ pub fn failure(error: &Error) -> Failure {
         Error::Store(_) => Reason::StoreAway,
         Error::EpochMismatch { .. } => Reason::EpochMismatch,
         Error::Custody => Reason::Custody,
+        Error::Sealed => Reason::Sealed,
         Error::Config(_) => Reason::PolicyRefused,
         Error::Internal { .. } => Reason::Internal,
     };
@@ -61,7 +62,8 @@ pub fn failure(error: &Error) -> Failure {
         | Error::Overloaded
         | Error::DeadlineExceeded
         | Error::Unimplemented { .. }
-        | Error::Custody => failure,
+        | Error::Custody
+        | Error::Sealed => failure,
     }
 }
 

@@ -4,6 +4,7 @@
 //! keeps what one peer can cost within named bounds. It decides nothing about cards: that is `vault-core`'s.
 
 pub mod admin;
+pub mod custody;
 pub mod data;
 pub mod failure;
 pub mod forward;
@@ -19,6 +20,7 @@ pub mod service;
 pub mod settings;
 pub mod shutdown;
 mod spaces;
+pub mod strongroom;
 pub mod tls;
 pub mod wire;
 

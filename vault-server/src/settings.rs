@@ -195,13 +195,16 @@ impl StoreSettings {
 }
 
 /// The `[custodian]` table: exactly one of its keys.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CustodianSettings {
     /// A file that holds the passphrase and nothing else; one final line break is not part of it.
     pub passphrase_file: Option<PathBuf>,
     /// The name of a systemd credential that holds the passphrase.
     pub passphrase_credential: Option<String>,
+    /// The custodian is people with shares: the server starts sealed, and opens once enough of them have come.
+    #[serde(default)]
+    pub shares: bool,
 }
 
 /// The `[listen]` table.
@@ -322,7 +325,7 @@ impl Settings {
     pub fn check(&self, clock: &Arc<dyn Clock>) -> Vec<Problem> {
         let mut problems = self.limits.problems();
         problems.extend(self.check_addresses());
-        problems.extend(self.custodian.read_passphrase().err());
+        problems.extend(self.check_custodian().err());
         problems.extend(self.cards.read_networks().err());
         match (self.store.engine, &self.store.policy) {
             (Engine::Memory, _) => problems.extend(self.store.read_policy().err()),
@@ -347,6 +350,20 @@ impl Settings {
             problems.extend(shared_authorities(&data, &admin));
         }
         problems
+    }
+
+    fn check_custodian(&self) -> Result<(), Problem> {
+        self.custodian.check()?;
+        let wrong = |problem, remedy| Err(Problem::new("custodian.shares", problem, remedy));
+        match (self.custodian.is_shares(), self.store.engine, &self.admin) {
+            (true, Engine::Memory, _) => {
+                wrong("is not for engine memory, which begins anew at each start", "use a passphrase")
+            }
+            (true, _, None) => {
+                wrong("leaves nobody a way in", "add [admin]: shares are entered at that listener")
+            }
+            _ => Ok(()),
+        }
     }
 
     fn check_addresses(&self) -> Vec<Problem> {
@@ -408,6 +425,25 @@ impl TlsFiles {
 }
 
 impl CustodianSettings {
+    /// Whether the custodian is people with shares, and so nothing that could be read here.
+    #[must_use]
+    pub fn is_shares(&self) -> bool {
+        self.shares
+    }
+
+    /// What is wrong with the table, as far as it shows without opening a vault.
+    pub fn check(&self) -> Result<(), Problem> {
+        match (self.shares, &self.passphrase_file, &self.passphrase_credential) {
+            (true, None, None) => Ok(()),
+            (true, ..) => Err(Problem::new(
+                "custodian",
+                "needs exactly one source",
+                "take out either shares or the passphrase",
+            )),
+            (false, ..) => self.read_passphrase().map(drop),
+        }
+    }
+
     /// The custodian that is named.
     pub fn open(&self) -> Result<Passphrase, Problem> {
         let mut passphrase = self.read_passphrase()?;
@@ -424,7 +460,7 @@ impl CustodianSettings {
                 return Err(Problem::new(
                     "custodian",
                     "needs exactly one source",
-                    "set passphrase_file or passphrase_credential",
+                    "set passphrase_file, passphrase_credential or shares",
                 ));
             }
         };
@@ -627,12 +663,17 @@ mod tests {
 
     #[test]
     fn a_passphrase_has_one_source_and_is_not_empty() {
-        let both =
-            CustodianSettings { passphrase_file: Some("a".into()), passphrase_credential: Some("b".into()) };
+        let both = CustodianSettings {
+            passphrase_file: Some("a".into()),
+            passphrase_credential: Some("b".into()),
+            ..CustodianSettings::default()
+        };
         assert_eq!(both.read_passphrase().unwrap_err().key, "custodian");
         for name in ["", "../etc/shadow", ".hidden", "a/b"] {
-            let credential =
-                CustodianSettings { passphrase_file: None, passphrase_credential: Some(name.into()) };
+            let credential = CustodianSettings {
+                passphrase_credential: Some(name.into()),
+                ..CustodianSettings::default()
+            };
             assert!(credential.read_passphrase().is_err(), "{name}");
         }
         let (rig, _) = folder(WHOLE);
@@ -640,7 +681,7 @@ mod tests {
             fs::write(rig.path("passphrase"), content).unwrap();
             let file = CustodianSettings {
                 passphrase_file: Some(rig.path("passphrase")),
-                passphrase_credential: None,
+                ..CustodianSettings::default()
             };
             assert_eq!(file.read_passphrase().is_ok(), good, "{} bytes", content.len());
         }
