@@ -327,6 +327,8 @@ async fn serve(settings: &Settings, clock: Arc<dyn Clock>) -> Result<(), StartEr
     let (trigger, shutdown) = Trigger::new();
     let (store, esk) = open_store(settings)?;
     let vault = open_vault(settings, place_of(&store, &esk, &clock, &networks)).await?;
+    // This thread waits for the end from here on, and no runtime wipes its stack: keys were expanded on it.
+    memory::scrub_stack();
     let _signals = trigger.follow_signals().map_err(machine("listening for signals"))?;
 
     let data = Tls::open(settings.tls.clone(), Door::Data, clock.clone(), metrics.clone())

@@ -446,6 +446,13 @@ impl CustodianSettings {
 
     /// The custodian that is named.
     pub fn open(&self) -> Result<Passphrase, Problem> {
+        if self.shares {
+            return Err(Problem::new(
+                "custodian.shares",
+                "is people, whom the server cannot ask by itself",
+                "stop the vault and use `vaultctl custodian split --new-root`",
+            ));
+        }
         let mut passphrase = self.read_passphrase()?;
         Passphrase::new(SecretSlice::from(std::mem::take(&mut *passphrase)))
             .map_err(|e| Problem::new("custodian", &e.to_string(), "use a passphrase of 12 to 1,024 bytes"))
@@ -659,6 +666,25 @@ mod tests {
         let keys: Vec<_> =
             Settings::read(&file).unwrap().check(&clock()).into_iter().map(|p| p.key).collect();
         assert_eq!(keys, ["custodian.passphrase_file", "tls.key", "admin.tls.key"]);
+    }
+
+    #[test]
+    fn shares_are_a_source_of_their_own_and_need_a_listener_for_operators() {
+        let shares = WHOLE.replace("passphrase_file = \"passphrase\"", "shares = true");
+        let problems = |text: &str| {
+            let (_rig, file) = folder(text);
+            let found = Settings::read(&file).unwrap().check(&clock());
+            found.into_iter().map(|p| p.key).collect::<Vec<_>>()
+        };
+        assert!(problems(&shares).is_empty());
+        let both = shares.replace("shares = true", "shares = true\npassphrase_file = \"passphrase\"");
+        assert_eq!(problems(&both), ["custodian"]);
+        assert_eq!(problems(&shares.replace("shares = true", "shares = false")), ["custodian"]);
+        let (closed, rest) = shares.split_once("[admin]").unwrap();
+        let lonely = format!("{closed}[metrics]{}", rest.split_once("[metrics]").unwrap().1);
+        assert_eq!(problems(&lonely), ["custodian.shares"]);
+        let memory = shares.replace("folder = \"store\"", "folder = \"store\"\nengine = \"memory\"");
+        assert!(problems(&memory).contains(&"custodian.shares".to_owned()));
     }
 
     #[test]

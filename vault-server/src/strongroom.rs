@@ -42,7 +42,7 @@ const SHARE_LIFE: Duration = Duration::from_hours(1);
 const TRIES: usize = 10;
 
 /// The time that [`TRIES`] are counted over.
-const TRIES_WINDOW: Duration = Duration::from_mins(10);
+const TRIES_WINDOW: Duration = Duration::from_secs(600);
 
 /// How long requests under way may take once the vault is being sealed: then they are cut.
 const FINISH: Duration = Duration::from_secs(10);

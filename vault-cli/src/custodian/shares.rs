@@ -102,6 +102,9 @@ pub(crate) struct SplitArgs {
     /// A new folder for the shares, a file for each; else each is shown alone at this terminal, and asked for again
     #[arg(long, value_name = "DIR")]
     into: Option<PathBuf>,
+    /// Make a new root as well, so that old shares and an old root open nothing that comes
+    #[arg(long)]
+    new_root: bool,
     /// In whose name: an operator of the policy
     #[arg(long, value_name = "NAME")]
     operator: String,
@@ -131,6 +134,9 @@ pub(crate) async fn split(asked: SplitArgs, out: Out) -> Result<(), Failure> {
             None => show(&shares)?,
         };
         let receipt = vault.change_custodian(&named, (old.as_ref(), &new), None).await?;
+        if asked.new_root {
+            vault.rotate_root(&named, &[&new], None).await?;
+        }
         let receipt = serde_json::from_str(&receipt.text()).unwrap_or_default();
         let split = new.public().map(|s| hex(&s.id)).unwrap_or_default();
         let (threshold, shares) = (asked.threshold, asked.shares);
