@@ -352,7 +352,9 @@ impl Constants {
                 return Some(of(self.number(file, left)?, self.number(file, right)?));
             }
         }
-        for (call, ms) in [("from_millis", 1), ("from_secs", 1_000), ("from_hours", 3_600_000)] {
+        for (call, ms) in
+            [("from_millis", 1), ("from_secs", 1_000), ("from_mins", 60_000), ("from_hours", 3_600_000)]
+        {
             let text = text.trim_start_matches("std::time::");
             if let Some(argument) = text.strip_prefix(&format!("Duration::{call}(")) {
                 return Some(self.number(file, argument.strip_suffix(')')?)? * ms);

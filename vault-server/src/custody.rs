@@ -55,16 +55,14 @@ impl CustodyService {
 
     /// What of `Admin` is answered while the vault is sealed.
     #[must_use]
-    pub fn meanwhile(&self) -> Arc<Meanwhile> {
+    pub fn meanwhile(&self) -> Meanwhile {
         let service = self.clone();
-        Arc::new(move |request: HttpRequest<Body>| {
-            if request.uri().path() != GET_STATUS {
-                return Err(request);
-            }
+        let answer = move |request: HttpRequest<Body>| {
             let status = SealedStatus(service.clone());
-            Ok(Box::pin(async move { Grpc::new(ProstCodec::default()).unary(status, request).await })
-                as Answering)
-        })
+            Box::pin(async move { Grpc::new(ProstCodec::default()).unary(status, request).await })
+                as Answering
+        };
+        Meanwhile { path: GET_STATUS, answer: Box::new(answer) }
     }
 
     async fn status(&self) -> Result<v1::GetStatusResponse, Status> {

@@ -362,14 +362,13 @@ async fn serve(settings: &Settings, clock: Arc<dyn Clock>) -> Result<(), StartEr
     };
     let room = house.strongroom(&store, esk);
     drop(store);
-    match vault {
-        Some(vault) => room.stand(vault).await,
-        None => {
-            house.clone().tell(false).await;
-            tracing::warn!(
-                "sealed: nothing is served until enough custodians have entered their shares with `vaultctl custodian unseal`"
-            );
-        }
+    if let Some(vault) = vault {
+        room.stand(vault).await;
+    } else {
+        house.clone().tell(false).await;
+        tracing::warn!(
+            "sealed: nothing is served until enough custodians have entered their shares with `vaultctl custodian unseal`"
+        );
     }
     let routes = Routes::new(Passage::data(room.clone())).add_service(health);
     let routes = reflected(routes, &[v1::vault_server::SERVICE_NAME])?;

@@ -42,7 +42,7 @@ const SHARE_LIFE: Duration = Duration::from_hours(1);
 const TRIES: usize = 10;
 
 /// The time that [`TRIES`] are counted over.
-const TRIES_WINDOW: Duration = Duration::from_secs(600);
+const TRIES_WINDOW: Duration = Duration::from_mins(10);
 
 /// How long requests under way may take once the vault is being sealed: then they are cut.
 const FINISH: Duration = Duration::from_secs(10);
@@ -365,14 +365,19 @@ impl Brought {
 pub struct Passage<S> {
     room: Arc<Strongroom>,
     to: fn(&Furnished) -> S,
-    meanwhile: Arc<Meanwhile>,
+    meanwhile: Option<Arc<Meanwhile>>,
 }
 
 /// An answer on its way.
 pub type Answering = Pin<Box<dyn Future<Output = Response<Body>> + Send>>;
 
-/// What is answered also while the vault is sealed; none for what is not.
-pub type Meanwhile = dyn Fn(Request<Body>) -> Result<Answering, Request<Body>> + Send + Sync;
+/// What is answered also while the vault is sealed.
+pub struct Meanwhile {
+    /// The one method, as a path.
+    pub path: &'static str,
+    /// Who answers it.
+    pub answer: Box<dyn Fn(Request<Body>) -> Answering + Send + Sync>,
+}
 
 impl<S> Clone for Passage<S> {
     fn clone(&self) -> Self {
@@ -384,14 +389,15 @@ impl Passage<VaultServer<VaultService>> {
     /// To the data plane: while the vault is sealed, to nothing.
     #[must_use]
     pub fn data(room: Arc<Strongroom>) -> Self {
-        Self { room, to: |furnished| furnished.data.clone(), meanwhile: Arc::new(Err) }
+        Self { room, to: |furnished| furnished.data.clone(), meanwhile: None }
     }
 }
 
 impl Passage<AdminServer<AdminService>> {
     /// To the operators' plane: while the vault is sealed, to what `meanwhile` answers.
     #[must_use]
-    pub fn admin(room: Arc<Strongroom>, meanwhile: Arc<Meanwhile>) -> Self {
+    pub fn admin(room: Arc<Strongroom>, meanwhile: Meanwhile) -> Self {
+        let meanwhile = Some(Arc::new(meanwhile));
         Self { room, to: |furnished| furnished.admin.clone(), meanwhile }
     }
 }
@@ -415,7 +421,7 @@ where
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         let found = self.room.of_open(|open| ((self.to)(&open.furnished), open.ending.clone()));
-        let meanwhile = self.meanwhile.clone();
+        let meanwhile = self.meanwhile.clone().filter(|m| m.path == request.uri().path());
         Box::pin(async move {
             let sealed = || status(&Error::Sealed).into_http();
             match found {
@@ -423,9 +429,9 @@ where
                     answer = server.call(request) => answer,
                     () = ending.stopping() => Ok(sealed()),
                 },
-                None => match meanwhile(request) {
-                    Ok(answer) => Ok(answer.await),
-                    Err(_) => Ok(sealed()),
+                None => match meanwhile {
+                    Some(meanwhile) => Ok((meanwhile.answer)(request).await),
+                    None => Ok(sealed()),
                 },
             }
         })
