@@ -32,6 +32,7 @@ mod payment_methods;
 mod proofs_cannot_be_forged;
 mod raw;
 mod refused_is_refused;
+mod renaming;
 mod sealed_cards;
 mod strangers;
 mod tampered_rows;
