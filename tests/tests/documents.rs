@@ -36,6 +36,7 @@ const SHAPES: &[&str] = &[
     "FORMAT",
     "FORMAT_BEFORE",
     "FORMAT_VERSION",
+    "LINKED_FORMAT",
     "GENERATION",
     "HALF",
     "HEADER",
