@@ -131,7 +131,12 @@ type Answers = Vec<Result<Filed, NotFiled>>;
 
 enum Job {
     File(Files),
-    Control { step: ControlStep, answer: oneshot::Sender<Result<Receipt, NotFiled>> },
+    Control {
+        step: ControlStep,
+        answer: oneshot::Sender<Result<Receipt, NotFiled>>,
+    },
+    /// Nothing more is to be written.
+    Fail,
     Stop,
 }
 
@@ -346,6 +351,12 @@ impl Journal {
         QUEUE.saturating_sub(self.room.available_permits())
     }
 
+    /// Lets nothing more be written until the vault is opened anew.
+    pub(crate) fn fail(&self) {
+        self.health.failed.store(true, Ordering::Release);
+        let _ended_already = self.submit(Job::Fail, None);
+    }
+
     /// Writes what is waiting, then ends the thread. Later filings are refused.
     pub fn close(&self) {
         let _ended_already = self.submit(Job::Stop, None);
@@ -522,6 +533,7 @@ impl Writer {
             let Some(first) = put_back.take().or_else(|| inbox.recv().ok()) else { return };
             match first.job {
                 Job::Stop => return,
+                Job::Fail => self.fail(),
                 Job::Control { step, answer } => {
                     let _gone = answer.send(self.change_control(step));
                 }
