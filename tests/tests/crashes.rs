@@ -163,9 +163,11 @@ async fn a_life_and_a_death(rig: &mut Rig, list: &Path, round: u64) -> Died {
     }
     let (rotating, rotated, dies) = (clients.clone(), ledger.clone(), dying.clone());
     workers.spawn(async move {
-        use v1::KeyKind::{Ctl, Dek, Kek, Root};
-        let mut kinds =
+        use v1::KeyKind::{Ctl, Dek, Kek, Log, Root};
+        let rest =
             [Dek, Kek, Ctl, Dek, Kek, Root].into_iter().cycle().skip(usize::try_from(round).unwrap() % 6);
+        // A log can be handed over so many times, not any number: once in a life.
+        let mut kinds = std::iter::once(Log).chain(rest);
         loop {
             let kind = kinds.next().unwrap();
             let request = Request { header: header("web"), what: What::Rotate(kind) };

@@ -125,15 +125,15 @@ fn a_root_is_replaced_by_its_own_custodians_alone() {
 }
 
 /// A store that counts what is written through it, and writes nothing while its disk is said to be full.
-struct Counted {
+pub(crate) struct Counted {
     store: Arc<dyn Store>,
-    full: AtomicBool,
+    pub(crate) full: AtomicBool,
     rows: AtomicU64,
     bytes: AtomicU64,
 }
 
 impl Counted {
-    fn over(store: Arc<dyn Store>) -> Arc<Self> {
+    pub(crate) fn over(store: Arc<dyn Store>) -> Arc<Self> {
         Arc::new(Self { store, full: false.into(), rows: 0.into(), bytes: 0.into() })
     }
 
@@ -275,7 +275,7 @@ fn destroyed(desk: &Desk, key: KeyId) -> Result<(), Error> {
 
 /// What the log says of drained keys, each proven against the log's key without the vault.
 fn certificates(desk: &Desk) -> Vec<u32> {
-    let (head, verifier) = (block_on(desk.vault.checkpoint()).unwrap(), desk.vault.verifier().unwrap());
+    let (head, verifier) = (block_on(desk.vault.checkpoint()).unwrap(), desk.vault.verifier());
     let mut found = Vec::new();
     for from in (0..head.checkpoint().size).step_by(1_000) {
         for (index, _, entry) in block_on(desk.vault.entries(from, 1_000)).unwrap() {

@@ -25,6 +25,7 @@ mod golden;
 mod idempotency_and_races;
 mod key_rotation;
 mod life_of_a_token;
+mod log_hand_over;
 mod moving_in;
 mod moving_out;
 mod over_the_wire;

@@ -31,10 +31,12 @@ pub(crate) enum KeysCommand {
     #[command(
         after_help = "dek, rcv: what was sealed under older versions stays readable. kek, ctl, root: the keys below are wrapped \
         anew, no card is touched, and the older version is destroyed; for the root the node asks its custodian, as at its \
-        start. fpk is a slot of vaultless tokens: a merchant has five in its whole life.\n\nExamples:\n  \
+        start. log: the old key signs that the log goes on with the new one, and is destroyed; what you keep of the log's key \
+        stays good (see audit keys). fpk is a slot of vaultless tokens: a merchant has five in its whole life.\n\nExamples:\n  \
         vaultctl keys rotate --profile ops.toml dek --merchant shop\n  \
         vaultctl keys rotate --profile ops.toml kek --merchant shop\n  \
         vaultctl keys rotate --profile ops.toml root\n  \
+        vaultctl keys rotate --profile ops.toml log\n  \
         vaultctl keys rotate --profile ops.toml fpk --merchant shop --format edge"
     )]
     Rotate(Rotate),

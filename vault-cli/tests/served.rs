@@ -395,6 +395,7 @@ fn the_log_proves_what_was_done(served: &Served) {
     fs::write(served.path("proof.json"), proof.replacen("\"index\":", "\"index\":1", 1)).unwrap();
     served.refused("audit check proof.json --log-key log.vkey", 1, "does not hold");
 
+    the_log_goes_on_under_another_key(served);
     let first = served.all("audit show --from 1 --limit 2", "");
     assert_eq!(first.iter().map(|e| e["index"].as_u64().unwrap()).collect::<Vec<_>>(), [1, 2]);
     let newest = served.all("audit show --limit 2", "");
@@ -402,6 +403,39 @@ fn the_log_proves_what_was_done(served: &Served) {
     let refusals = served.all("audit show --outcome refused --principal web", "");
     assert!(refusals.iter().any(|e| e["why"] == "locked"), "{refusals:?}");
     assert!(served.all("audit show --since 2090-01-01", "").is_empty());
+}
+
+fn the_log_goes_on_under_another_key(served: &Served) {
+    let rotated = served.one("keys rotate log");
+    assert_eq!(rotated["previous"]["state"], "destroyed");
+    let keys = served.one("audit keys --log-key log.vkey");
+    assert_eq!(keys["keys"][0], *served.log_key);
+    assert_eq!(keys["hand_overs"].as_array().unwrap().len(), 1);
+    let newest = keys["keys"][1].as_str().unwrap();
+    // The file of `audit keys`, in its form for people, which `--log-key` takes.
+    let lines = [newest.to_owned(), keys["hand_overs"][0].to_string()].join("\n");
+    fs::write(served.path("log.keys"), lines).unwrap();
+    let exported = served.one("audit export log2.jsonl");
+    assert_eq!(exported["log_key"], newest);
+    let proofs = served.feed("audit prove receipt.json --log-key log.vkey", "");
+    assert_eq!(proofs.status.code(), Some(0), "{}", error(&proofs));
+    fs::write(served.path("proof2.json"), &proofs.stdout).unwrap();
+    for key in ["log.vkey", "log.keys", newest] {
+        assert_eq!(served.one(&format!("audit verify --log-key {key}"))["intact"], true);
+        assert_eq!(served.one(&format!("audit verify --export log2.jsonl --log-key {key}"))["intact"], true);
+        let held = format!("audit check proof2.json --log-key {key} --receipt receipt.json");
+        assert_eq!(served.one(&held)["holds"], true);
+    }
+    // An export from before holds by its own key, and by the file that has the way from the newest to it.
+    assert_eq!(served.one("audit verify --export log.jsonl --log-key log.vkey")["intact"], true);
+    served.refused(
+        &format!("audit verify --export log.jsonl --log-key {newest}"),
+        1,
+        "not signed by the log's key",
+    );
+    let stranger = "pv1/00/0+5b4f0a3a+ARpc2QcUPDhMQegwxbzhKqiBfsVkmqq/LDE4izWy10TW";
+    fs::write(served.path("stranger.vkey"), stranger).unwrap();
+    served.refused("audit verify --log-key stranger.vkey", 64, "no log key");
 }
 
 fn the_server_ends_in_good_order_and_its_folder_is_whole(mut served: Served) {

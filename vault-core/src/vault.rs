@@ -50,7 +50,8 @@ pub use space::{FormatSpaces, KnownSpace, NEARLY_FULL_PERCENT, SCARCE_PERCENT, S
 pub use verify::{Finding, StoreReport};
 
 use crate::audit::entry::{Event, Who};
-use crate::audit::note::{LogSigner, Origin};
+use crate::audit::handover;
+use crate::audit::note::{LogSigner, LogVerifier, Origin};
 use crate::control::{Control, Epoch, Header as VaultHeader, LogRecord, control_key, epoch_key, header_key};
 use crate::custody::Custodian;
 use crate::envelope::{Ctl, Esk, KeyId, KeyKind, KeyMaterial, Log, Root};
@@ -104,6 +105,8 @@ struct State {
     rules: Rules,
     keyring: Keyring,
     top: Arc<Top>,
+    /// The public keys of the log.
+    log: Arc<LogVerifier>,
 }
 
 /// What stands above Control: the header row as it is, and the two keys that it leads to.
@@ -168,7 +171,8 @@ impl Vault {
         let (ctl_id, ctl) = control.draw::<Ctl, Root>(None, (&root, root_id), now)?;
         let (log_key, seed) = control.add_own_keys((&root, root_id), now)?;
         let signer = signer(&vault, &seed)?;
-        control.logs.push(LogRecord { id: FIRST_LOG, key: log_key, verifier: signer.verifier().to_string() });
+        let verifier = signer.verifier().to_string();
+        control.logs.push(LogRecord { id: FIRST_LOG, key: log_key, verifier, earlier: Vec::new() });
         control.apply(policy, (&root, root_id), now)?;
         Rules::of(&control)?;
 
@@ -215,7 +219,9 @@ impl Vault {
         if signer.verifier().to_string() != log.verifier {
             return Err(damaged());
         }
-        let end = journal::end_of(store.as_ref(), FIRST_LOG, &signer, &epoch).await?;
+        let verifier = handover::verifier(store.as_ref(), FIRST_LOG, &log.verifiers()).await;
+        let verifier = verifier.map_err(|_| damaged())?;
+        let end = journal::end_of(store.as_ref(), FIRST_LOG, &verifier, &epoch).await?;
         let recent = Arc::new(RecentRows::new(remembered_rows));
         let journal = Journal::open(Opening {
             store: store.clone(),
@@ -228,7 +234,8 @@ impl Vault {
         })?;
         let version = control.version;
         let (id, top) = (header.vault, Arc::new(Top { header, root: root.into(), ctl: ctl.into() }));
-        let state = RwLock::new(Arc::new(State { control, epoch, rules, keyring, top }));
+        let log = Arc::new(verifier);
+        let state = RwLock::new(Arc::new(State { control, epoch, rules, keyring, top, log }));
         let vault = Self {
             inner: Arc::new(Inner {
                 store,

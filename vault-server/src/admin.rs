@@ -173,7 +173,7 @@ impl AdminService {
 
     /// The origin of this node's log, if that is the one meant.
     fn this_log(&self, asked: &str) -> Result<String, Refused> {
-        let log = self.vault.verifier()?.origin().to_string();
+        let log = self.vault.verifier().origin().to_string();
         if asked.is_empty() || asked == log {
             Ok(log)
         } else {
@@ -487,6 +487,10 @@ fn entry(log: &str, index: u64, leaf: Vec<u8>, entry: &AuditEntry) -> v1::AuditE
             if let ControlChange::KeyDrained { key } = change {
                 told.details.insert("drained_key".to_owned(), key.to_string());
             }
+            if let ControlChange::LogHandedOver { from, to } = change {
+                told.details.insert("from_verifier".to_owned(), from.to_string());
+                told.details.insert("to_verifier".to_owned(), to.to_string());
+            }
             ("control_changed", None)
         }
         Event::Consulted { action } => ("consulted", Some(*action)),
@@ -629,11 +633,12 @@ impl AdminService {
             (v1::KeyKind::Rcv, Some(merchant)) => vault.rotate_rcv(operator, merchant, epoch).await,
             (v1::KeyKind::Kek, Some(merchant)) => vault.rotate_kek(operator, merchant, epoch).await,
             (v1::KeyKind::Ctl, None) => vault.rotate_ctl(operator, epoch).await,
+            (v1::KeyKind::Log, None) => vault.rotate_log(operator, epoch).await,
             (v1::KeyKind::Root, None) => self.rotate_root(operator, epoch).await,
             (v1::KeyKind::Dek | v1::KeyKind::Rcv | v1::KeyKind::Kek, None) => {
                 Err(Error::malformed("merchant", "is required for a key of this kind"))
             }
-            (v1::KeyKind::Ctl | v1::KeyKind::Root, Some(_)) => {
+            (v1::KeyKind::Ctl | v1::KeyKind::Root | v1::KeyKind::Log, Some(_)) => {
                 Err(Error::malformed("merchant", "is not for keys of the whole vault"))
             }
             _ => Err(Error::Unimplemented { what: "rotating a key of this kind" }),
@@ -814,7 +819,7 @@ impl v1::admin_server::Admin for AdminService {
             state: if failed { v1::ServingState::Sealed } else { v1::ServingState::Serving }.into(),
             problems,
             release: env!("CARGO_PKG_VERSION").to_owned(),
-            log: self.vault.verifier().map_or_else(|_| String::new(), |v| v.origin().to_string()),
+            log: self.vault.verifier().origin().to_string(),
             epoch: told.epoch,
             started_at: Some(wire::timestamp(self.started_at)),
             uptime: Some(seconds(self.started_at, self.clock.now())),
@@ -1154,7 +1159,8 @@ impl v1::admin_server::Admin for AdminService {
                 inclusion: proof.path().iter().map(|h| h.0.to_vec()).collect(),
                 consistency: consistency.iter().map(|h| h.0.to_vec()).collect(),
                 leaf: proof.entry().to_vec(),
-                verifier_key: self.vault.verifier()?.to_string(),
+                verifier_key: self.vault.verifier().to_string(),
+                hand_overs: self.vault.hand_overs().await?.iter().map(wire::hand_over).collect(),
             })
         };
         prove.await.map(Response::new).map_err(|e| status(&e))
@@ -1168,8 +1174,10 @@ impl v1::admin_server::Admin for AdminService {
         self.this_log(&request.get_ref().log)?;
         let get = async {
             let head = self.vault.checkpoint().await?;
-            let verifier_key = self.vault.verifier()?.to_string();
-            Ok(v1::GetCheckpointResponse { checkpoint: Some(wire::checkpoint(&head)), verifier_key })
+            let verifier_key = self.vault.verifier().to_string();
+            let hand_overs = self.vault.hand_overs().await?.iter().map(wire::hand_over).collect();
+            let checkpoint = Some(wire::checkpoint(&head));
+            Ok(v1::GetCheckpointResponse { checkpoint, verifier_key, hand_overs })
         };
         get.await.map(Response::new).map_err(|e: Error| status(&e))
     }

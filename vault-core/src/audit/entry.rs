@@ -426,6 +426,14 @@ pub enum ControlChange {
         /// Its kind, as above.
         custodian: u8,
     },
+    /// The log's key hands the log over: from the next batch on, another key signs. Stands under a checkpoint that both
+    /// signed, as its last entry.
+    LogHandedOver {
+        /// SHA-256 of the verifier key (its text) that signed until here.
+        from: Hash,
+        /// SHA-256 of the verifier key that signs from here on.
+        to: Hash,
+    },
 }
 
 impl AuditEntry {
@@ -850,6 +858,7 @@ impl ControlChange {
             Self::KeyDrained { key } => w.u8(7).u32(*key),
             Self::CustodyTaken { custodian } => w.u8(8).u8(*custodian),
             Self::CustodyEnded { custodian } => w.u8(9).u8(*custodian),
+            Self::LogHandedOver { from, to } => w.u8(20).fixed(&from.0).fixed(&to.0),
         }
     }
 
@@ -868,6 +877,7 @@ impl ControlChange {
             7 => Self::KeyDrained { key: r.u32()? },
             8 => Self::CustodyTaken { custodian: r.u8()? },
             9 => Self::CustodyEnded { custodian: r.u8()? },
+            20 => Self::LogHandedOver { from: Hash(r.array()?), to: Hash(r.array()?) },
             _ => return Err(Torn),
         })
     }
@@ -886,6 +896,9 @@ impl ControlChange {
             Self::KeyDrained { key } => format!("no row is under key {key} any more"),
             Self::CustodyTaken { custodian } => format!("a custodian of kind {custodian} took custody"),
             Self::CustodyEnded { custodian } => format!("the custody of one of kind {custodian} ended"),
+            Self::LogHandedOver { from, to } => {
+                format!("the log is handed over from verifier key {from} to {to}")
+            }
         }
     }
 }
@@ -1091,6 +1104,7 @@ pub(super) mod tests {
             changed(ControlChange::KeyDrained { key: 5 }),
             changed(ControlChange::CustodyTaken { custodian: 1 }),
             changed(ControlChange::CustodyEnded { custodian: 1 }),
+            changed(ControlChange::LogHandedOver { from: Hash([4; 32]), to: Hash([5; 32]) }),
             Event::LogStarted { log: 1 },
         ]
     }
@@ -1179,7 +1193,7 @@ pub(super) mod tests {
             [("tokenized", 76), ("disclosed", 72), ("inspected", 69), ("revoked", 73), ("refused", 73)]
         );
         let longest = every_entry().iter().map(|entry| entry.encode().len()).max();
-        assert_eq!(longest, Some(307));
+        assert_eq!(longest, Some(319));
     }
 
     #[test]

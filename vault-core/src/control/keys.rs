@@ -7,6 +7,7 @@ use data_encoding::{BASE64, HEXLOWER};
 use serde::{Deserialize, Serialize};
 
 use super::Control;
+use crate::audit::handover::MAX_HAND_OVERS;
 use crate::envelope::{
     self, Adm, Ctl, Dek, Fpk, Fpr, Idm, Idx, Kek, KeyId, KeyKind, KeyMaterial, KeyName, Log, Rcv, Ref, Root,
     Trk, Wrapped, Wraps,
@@ -231,6 +232,34 @@ impl Control {
         let (new, ctl) = self.draw::<Ctl, Root>(None, root, now)?;
         self.destroy(old);
         Ok((Superseded { new, old }, ctl))
+    }
+
+    /// Draws the next signing key of a log. The old one is destroyed: it signs once more, the hand-over, and never again.
+    /// Which verifier key goes with the new one is the caller's to say.
+    ///
+    /// Errors: malformed once the log was handed over [`MAX_HAND_OVERS`] times.
+    pub fn replace_log_key(
+        &mut self,
+        log: u32,
+        root: (&Root, KeyId),
+        now: Timestamp,
+        verifier_of: impl Fn(&Log) -> Result<String, Error>,
+    ) -> Result<(Superseded, Log), Error> {
+        let held = self.logs.iter().find(|l| l.id == log).ok_or_else(Error::internal)?;
+        if held.earlier.len() >= MAX_HAND_OVERS {
+            return Err(Error::malformed(
+                "kind",
+                "of this log was replaced 256 times, as often as it can be",
+            ));
+        }
+        let old = held.key;
+        let (new, seed) = self.draw::<Log, Root>(None, root, now)?;
+        self.destroy(old);
+        let verifier = verifier_of(&seed)?;
+        let held = self.logs.iter_mut().find(|l| l.id == log).ok_or_else(Error::internal)?;
+        held.earlier.push(std::mem::replace(&mut held.verifier, verifier));
+        held.key = new;
+        Ok((Superseded { new, old }, seed))
     }
 
     /// A key's wrap.

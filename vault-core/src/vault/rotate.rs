@@ -5,11 +5,12 @@
 //! cards there are; the key before is destroyed, since nothing needs it.
 
 use super::amend::{Amendment, Premise};
-use super::{Top, Vault};
+use super::{FIRST_LOG, Top, Vault, signer};
 use crate::audit::entry::{ControlChange, Who};
+use crate::audit::handover::hash_of;
 use crate::audit::receipt::Receipt;
 use crate::control::{Control, Header, KeyRecord, Superseded};
-use crate::envelope::{Dek, Kek, KeyId, KeyKind, KeyMaterial, Rcv, Wraps};
+use crate::envelope::{Dek, Kek, KeyId, KeyKind, KeyMaterial, Log, Rcv, Wraps};
 use crate::error::Error;
 use crate::name::{ChannelName, FormatName, MerchantName, PrincipalName};
 use crate::sealed::PERIOD_DAYS;
@@ -135,6 +136,34 @@ impl Vault {
             let header = Header { ctl: named_wrap(control, keys.new)?, ..top.header.clone() };
             let top = Top { header, root: top.root.clone(), ctl: ctl.into() };
             Ok(Amendment { top: Some(top), ..superseded(&keys) })
+        })
+        .await
+    }
+
+    /// Hands the log over to a new signing key and destroys the one before: its last signature is on the hand-over's
+    /// checkpoint, beside the new one's first. The log stays the same, and receipts given before still hold. Whoever keeps
+    /// the log's public key outside comes from any one to all others by [`hand_overs`](Self::hand_overs). Returns the new
+    /// key's number.
+    ///
+    /// Errors: malformed once the log was handed over [`MAX_HAND_OVERS`](crate::audit::handover::MAX_HAND_OVERS) times.
+    pub async fn rotate_log(
+        &self,
+        by: &PrincipalName,
+        expected: Option<u64>,
+    ) -> Result<(KeyId, Receipt), Error> {
+        self.rotated(by, expected, |premise, control| {
+            let from = premise.state.log.to_string();
+            let verifier_of = |seed: &Log| Ok(signer(&premise.inner.vault, seed)?.verifier().to_string());
+            let root = premise.state.top.root();
+            let (keys, seed) = control.replace_log_key(FIRST_LOG, root, premise.now, verifier_of)?;
+            let signer = signer(&premise.inner.vault, &seed)?;
+            let mut amendment = superseded(&keys);
+            // The last of the batch: a proof of it is a proof that nothing stands between it and the new key.
+            amendment.changes.push(ControlChange::LogHandedOver {
+                from: hash_of(&from),
+                to: hash_of(&signer.verifier().to_string()),
+            });
+            Ok(Amendment { signer: Some(signer), ..amendment })
         })
         .await
     }
