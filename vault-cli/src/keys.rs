@@ -29,7 +29,7 @@ pub(crate) enum KeysCommand {
     List(List),
     /// Make a new version of a key; what is sealed from then on is sealed under it
     #[command(
-        after_help = "dek, rcv: what was sealed under older versions stays readable. kek, ctl, root: the keys below are wrapped \
+        after_help = "dek, rcv, adm: what was sealed under older versions stays readable. kek, ctl, root: the keys below are wrapped \
         anew, no card is touched, and the older version is destroyed; for the root the node asks its custodian, as at its \
         start. log: the old key signs that the log goes on with the new one, and is destroyed; what you keep of the log's key \
         stays good (see audit keys). fpk is a slot of vaultless tokens: a merchant has five in its whole life.\n\nExamples:\n  \

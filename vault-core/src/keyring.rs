@@ -151,7 +151,8 @@ impl Receiver {
 pub struct Keyring {
     merchants: HashMap<MerchantId, MerchantKeys>,
     esk: std::sync::Arc<(KeyId, Esk)>,
-    adm: (KeyId, Adm),
+    /// The administration key that seals, and all that open.
+    adm: (KeyId, HashMap<KeyId, Adm>),
 }
 
 impl Keyring {
@@ -161,8 +162,10 @@ impl Keyring {
         for (name, numbers) in &control.numbers {
             merchants.insert(numbers.id, MerchantKeys::unwrap(control, name, root)?);
         }
-        let adm = control.active(KeyKind::Adm, None).ok_or(Error::Custody)?;
-        let adm = (adm.id, adm.unwrap(root)?);
+        let alive = |k: &&KeyRecord| k.kind == KeyKind::Adm && k.state != KeyState::Destroyed;
+        let opened = control.keys.iter().filter(alive).map(|k| Ok((k.id, k.unwrap(root)?)));
+        let adm = control.active(KeyKind::Adm, None).ok_or(Error::Custody)?.id;
+        let adm = (adm, opened.collect::<Result<_, Error>>()?);
         Ok(Self { merchants, esk, adm })
     }
 
@@ -622,18 +625,17 @@ impl Keyring {
     /// Seals an operator's note: ADM id u32, XAES message. The log names it by the hash of these bytes, which tells
     /// nobody whether a guessed text is right.
     pub fn seal_note(&self, text: &str) -> Result<Vec<u8>, Error> {
-        let (id, adm) = &self.adm;
+        let (id, keys) = &self.adm;
+        let adm = keys.get(id).ok_or_else(Error::internal)?;
         let sealed = adm.seal(&ctx("note", "").u32(id.0).done(), text.as_bytes())?;
         Ok(Writer::default().u32(id.0).fixed(&sealed).done())
     }
 
     /// Opens an operator's note.
     pub fn open_note(&self, bytes: &[u8]) -> Result<String, Unopened> {
-        let (id, adm) = &self.adm;
         let mut r = Reader::new(bytes);
-        if r.u32().map_err(|_| Unopened)? != id.0 {
-            return Err(Unopened);
-        }
+        let id = KeyId(r.u32().map_err(|_| Unopened)?);
+        let adm = self.adm.1.get(&id).ok_or(Unopened)?;
         let text = adm.open(&ctx("note", "").u32(id.0).done(), r.rest())?;
         String::from_utf8(text.to_vec()).map_err(|_| Unopened)
     }

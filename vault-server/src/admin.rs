@@ -634,11 +634,12 @@ impl AdminService {
             (v1::KeyKind::Kek, Some(merchant)) => vault.rotate_kek(operator, merchant, epoch).await,
             (v1::KeyKind::Ctl, None) => vault.rotate_ctl(operator, epoch).await,
             (v1::KeyKind::Log, None) => vault.rotate_log(operator, epoch).await,
+            (v1::KeyKind::Adm, None) => vault.rotate_adm(operator, epoch).await,
             (v1::KeyKind::Root, None) => self.rotate_root(operator, epoch).await,
             (v1::KeyKind::Dek | v1::KeyKind::Rcv | v1::KeyKind::Kek, None) => {
                 Err(Error::malformed("merchant", "is required for a key of this kind"))
             }
-            (v1::KeyKind::Ctl | v1::KeyKind::Root | v1::KeyKind::Log, Some(_)) => {
+            (v1::KeyKind::Ctl | v1::KeyKind::Root | v1::KeyKind::Log | v1::KeyKind::Adm, Some(_)) => {
                 Err(Error::malformed("merchant", "is not for keys of the whole vault"))
             }
             _ => Err(Error::Unimplemented { what: "rotating a key of this kind" }),

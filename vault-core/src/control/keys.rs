@@ -286,7 +286,8 @@ impl Control {
         drained.for_each(|k| k.drained_at = Some(now));
     }
 
-    /// Destroys a key that nothing needs: a data encryption key that was drained.
+    /// Destroys a key that nothing needs: a data encryption key that was drained, or an administration key that no note is
+    /// under.
     ///
     /// Errors: malformed for a key that is not there, that seals, that rows may be under, or of a kind that has no such end.
     pub fn destroy_drained(&mut self, id: KeyId) -> Result<(), Error> {
@@ -300,10 +301,13 @@ impl Control {
             (KeyKind::Dek, _, None) => {
                 refused("may still be needed: rows are sealed anew in the background, see `keys status`")
             }
-            (KeyKind::Dek, _, Some(_)) => {
+            (KeyKind::Dek | KeyKind::Adm, _, Some(_)) => {
                 key.destroy();
                 Ok(())
             }
+            (KeyKind::Adm, _, None) => refused(
+                "is kept for reading: operators' notes are under it, which the log names by their sealed bytes",
+            ),
             _ => refused("is of a kind that is not destroyed by itself"),
         }
     }

@@ -1,6 +1,6 @@
 //! A new version of a key, level by level: what every rotation has in common, and those that are over with one commit.
 //!
-//! DEK, RCV and FPK: what is sealed or made from then on is under the new key, and the one before opens what it sealed. KEK
+//! DEK, RCV, ADM and FPK: what is sealed or made from then on is under the new key, and the one before opens what it sealed. KEK
 //! and CTL (and the root, see `custodians.rs`): the wraps below are made anew and nothing else is touched, however many
 //! cards there are; the key before is destroyed, since nothing needs it.
 
@@ -10,7 +10,7 @@ use crate::audit::entry::{ControlChange, Who};
 use crate::audit::handover::hash_of;
 use crate::audit::receipt::Receipt;
 use crate::control::{Control, Header, KeyRecord, Superseded};
-use crate::envelope::{Dek, Kek, KeyId, KeyKind, KeyMaterial, Log, Rcv, Wraps};
+use crate::envelope::{Adm, Dek, Kek, KeyId, KeyKind, KeyMaterial, Log, Rcv, Root, Wraps};
 use crate::error::Error;
 use crate::name::{ChannelName, FormatName, MerchantName, PrincipalName};
 use crate::sealed::PERIOD_DAYS;
@@ -136,6 +136,22 @@ impl Vault {
             let header = Header { ctl: named_wrap(control, keys.new)?, ..top.header.clone() };
             let top = Top { header, root: top.root.clone(), ctl: ctl.into() };
             Ok(Amendment { top: Some(top), ..superseded(&keys) })
+        })
+        .await
+    }
+
+    /// Makes a new administration key (`expected` as at [`apply_policy`](Self::apply_policy)): operators' notes are sealed under
+    /// it from this commit on. The one before is kept for reading: the log names a note by the hash of its sealed bytes, so
+    /// notes are never sealed anew. Returns the new key's number.
+    pub async fn rotate_adm(
+        &self,
+        by: &PrincipalName,
+        expected: Option<u64>,
+    ) -> Result<(KeyId, Receipt), Error> {
+        self.rotated(by, expected, |premise, control| {
+            let old = control.active(KeyKind::Adm, None).ok_or(Error::Custody)?.id;
+            let (key, _) = control.draw::<Adm, Root>(None, premise.state.top.root(), premise.now)?;
+            Ok(Amendment::of(told(key, old, KeyState::Deactivated), key))
         })
         .await
     }
