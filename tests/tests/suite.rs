@@ -18,6 +18,7 @@ mod canary;
 mod crashes;
 mod documents;
 mod engines;
+mod erasure;
 mod foreign_clients;
 mod formats;
 mod forward;

@@ -15,7 +15,7 @@ use serde::Serialize;
 use tokio::sync::mpsc;
 use vault_client::v1::verify_log_response::Step;
 use vault_client::{AdminClient, v1};
-use vault_core::audit::entry::AuditEntry;
+use vault_core::audit::entry::{AuditEntry, ControlChange, Event};
 use vault_core::audit::handover::HandOver;
 use vault_core::audit::note::LogVerifier;
 use vault_core::audit::receipt::{Proof, Proven, Receipt};
@@ -69,6 +69,14 @@ pub(crate) enum AuditCommand {
         vaultctl audit check proof.json --log-key log.vkey\n  \
         vaultctl audit check proof.json --log-key log.vkey --receipt receipt.json")]
     Check(Check),
+    /// Certify an erasure: the key that older copies of the store need is destroyed
+    #[command(
+        after_help = "The receipt is what the erasure was answered with. Exit code 1: the key is not destroyed yet.\n\nExamples:\n  \
+        vaultctl audit erasure --profile ops.toml receipt.json --log-key log.vkey\n  \
+        vaultctl audit erasure --profile ops.toml receipt.json --log-key log.vkey --key-backup-days 30\n  \
+        vaultctl --json audit erasure --profile ops.toml receipt.json --log-key log.vkey > certificate.json"
+    )]
+    Erasure(Erasure),
     /// Write down the log's public keys, first to newest, and how each was handed the log
     #[command(
         after_help = "Everywhere, --log-key takes any one of these keys, or this file. Compare the first or the newest with \
@@ -157,6 +165,22 @@ pub(crate) struct Check {
     receipt: Option<PathBuf>,
 }
 
+/// `audit erasure`.
+#[derive(Debug, Args)]
+pub(crate) struct Erasure {
+    /// The receipt of an erasure; - is standard input
+    #[arg(value_name = "RECEIPT")]
+    file: PathBuf,
+    /// The log's key, or a file that holds it; else the key that the vault names
+    #[arg(long, value_name = "KEY")]
+    log_key: Option<String>,
+    /// For how many days you keep backups of the esk file: then the certificate names the day on which the last is gone
+    #[arg(long, value_name = "DAYS", value_parser = clap::value_parser!(u32).range(0..=36_500))]
+    key_backup_days: Option<u32>,
+    #[command(flatten)]
+    admin: AdminOptions,
+}
+
 /// `audit keys`.
 #[derive(Debug, Args)]
 pub(crate) struct Keys {
@@ -235,6 +259,7 @@ pub(crate) fn run(command: AuditCommand, out: Out) -> Result<(), Failure> {
         AuditCommand::Verify(Verify { admin, .. }) => dial::run(verify_there(admin, out)),
         AuditCommand::Prove(asked) => dial::run(prove(asked)),
         AuditCommand::Check(asked) => check(&asked, out),
+        AuditCommand::Erasure(asked) => dial::run(erasure(asked, out)),
         AuditCommand::Keys(asked) => dial::run(keys(asked, out)),
         AuditCommand::Export(asked) => dial::run(export(asked, out)),
     }
@@ -506,7 +531,8 @@ async fn prove(asked: Prove) -> Result<(), Failure> {
             Some(key) => followed(key, &hand_overs, &answer.verifier_key)?,
             None => LogVerifier::parse(&answer.verifier_key).map_err(Failure::failed)?,
         };
-        let proof = proof_text(&receipt, &answer, &hand_overs)?;
+        let wire = receipt.to_wire()?;
+        let proof = proof_text((&wire.log, wire.leaf_index), &answer, &hand_overs)?;
         // Shown only if it holds: a proof that nobody can check proves nothing.
         checked(&proof, &key, Some(&receipt))?;
         output::write(format!("{proof}\n").as_bytes())?;
@@ -516,7 +542,7 @@ async fn prove(asked: Prove) -> Result<(), Failure> {
 
 /// The proof as the library has it, from what the vault answered to a receipt.
 fn proof_text(
-    receipt: &ReceiptText,
+    (log, index): (&str, u64),
     answer: &v1::ProveReceiptResponse,
     hand_overs: &[HandOver],
 ) -> Result<String, Failure> {
@@ -532,14 +558,13 @@ fn proof_text(
         hand_overs: &'a [HandOver],
     }
     let broken = || Failure::failed("the vault's proof breaks the contract; report this");
-    let wire = receipt.to_wire()?;
     let head = answer.checkpoint.as_ref().ok_or_else(broken)?;
     let path: Option<Vec<Hash>> =
         answer.inclusion.iter().map(|hash| hash.as_slice().try_into().ok().map(Hash)).collect();
     let text = Text {
         version: VERSION,
-        log: wire::log_number(&wire.log).ok_or_else(broken)?,
-        index: wire.leaf_index,
+        log: wire::log_number(log).ok_or_else(broken)?,
+        index,
         entry: BASE64.encode(&answer.leaf),
         path: path.ok_or_else(broken)?,
         checkpoint: &head.note,
@@ -597,6 +622,118 @@ fn check(asked: &Check, out: Out) -> Result<(), Failure> {
         out.tell(&held, |h| format!("holds: entry {} of {}: {}", h.index, h.size, h.entry.line()))?;
     }
     Ok(())
+}
+
+/// An erasure's certificate as it is told.
+#[derive(Debug, Serialize)]
+struct Certificate {
+    /// The customer's name in the log.
+    customer: String,
+    erased_at: String,
+    erased_entry: u64,
+    erasure_key: u32,
+    destroyed_at: String,
+    destroyed_entry: u64,
+    /// When the last backup of the key's file is gone, if it was said how long they are kept.
+    backups_gone_by: Option<String>,
+    /// What each kind of custodian can say of a destroyed key.
+    custodians: Vec<&'static str>,
+    /// The two proofs, for `audit check`.
+    proofs: [serde_json::Value; 2],
+}
+
+impl Certificate {
+    fn text(&self) -> String {
+        let Self { customer, erased_at, erased_entry, erasure_key, destroyed_at, destroyed_entry, .. } = self;
+        let backups = match &self.backups_gone_by {
+            Some(day) => {
+                format!("no later than {day}, if backups of the esk file are kept as long as you said")
+            }
+            None => format!("{destroyed_at} plus the time for which backups of the esk file are kept"),
+        };
+        let custodians: Vec<String> = self.custodians.iter().map(|says| format!("\n* {says}")).collect();
+        format!(
+            "Certificate of erasure\ncustomer {customer} (the name in the log), erased at {erased_at} (entry {erased_entry})\n\
+             erasure key {erasure_key}, destroyed at {destroyed_at} (entry {destroyed_entry})\n\
+             The live store: erased since {erased_at}. Live copies of it: unreadable since {destroyed_at}.\n\
+             Copies of the store in backups: unreadable from {backups}: until then a copy of the store and a copy of the \
+             esk file, both from before, still open together.{}",
+            custodians.concat()
+        )
+    }
+}
+
+/// What a kind of custodian can honestly say of a destroyed key.
+fn honest(kind: u8) -> &'static str {
+    match kind {
+        1 => {
+            "passphrase: destroyed by policy only: who kept an old esk file and knows the passphrase of its time opens it"
+        }
+        2 => {
+            "shares: destroyed by policy only: who kept an old esk file and enough shares of its time opens it"
+        }
+        3 => {
+            "pkcs11: destroyed by policy only, until the device's own key is destroyed: it opens an old esk file"
+        }
+        4 => {
+            "kms: destroyed by policy only, until the service's own key is destroyed: it opens an old esk file"
+        }
+        _ => {
+            "a custodian of a kind that this release does not know: ask its maker what destruction means there"
+        }
+    }
+}
+
+async fn erasure(asked: Erasure, out: Out) -> Result<(), Failure> {
+    let known = asked.log_key.as_deref().map(log_key).transpose()?;
+    let receipt = ReceiptText::parse(&input::small_text(&asked.file)?)?;
+    let vault = asked.admin.connect().await?;
+    let wire = receipt.to_wire()?;
+    let request = v1::GetErasureCertificateRequest { receipt: Some(wire.clone()) };
+    let answer = vault.get_erasure_certificate(request).await?;
+    let broken = || Failure::failed("the vault's certificate breaks the contract; report this");
+    let proven = |answer: &v1::ProveReceiptResponse, index, receipt: Option<&ReceiptText>| {
+        let hand_overs = hand_overs(&answer.hand_overs)?;
+        let key = match &known {
+            Some(key) => followed(key, &hand_overs, &answer.verifier_key)?,
+            None => LogVerifier::parse(&answer.verifier_key).map_err(Failure::failed)?,
+        };
+        let proof = proof_text((&wire.log, index), answer, &hand_overs)?;
+        let proven = checked(&proof, &key, receipt)?;
+        Ok::<_, Failure>((proven.entry, serde_json::from_str(&proof).map_err(Failure::failed)?))
+    };
+    let (erased, first) =
+        proven(answer.erasure.as_ref().ok_or_else(broken)?, wire.leaf_index, Some(&receipt))?;
+    let Some(destruction) = &answer.destruction else {
+        let begins = wire::moment(answer.begins_at.as_ref());
+        let begins = begins.map_or_else(|| "soon".to_owned(), |at| format!("at {at}"));
+        return Err(Failure::refused(format_args!(
+            "the customer is erased in the live store, but the key for older copies of it is not destroyed yet: the vault \
+             begins {begins}; `vaultctl keys rotate esk` does it now"
+        )));
+    };
+    let (ended, second) = proven(destruction, answer.destruction_index, None)?;
+    let (Event::Erased { subject, .. }, Event::ControlChanged { change, .. }) = (&erased.event, &ended.event)
+    else {
+        return Err(broken());
+    };
+    // What the proofs say decides, not the vault: the key was replaced after this erasure, and is gone.
+    let ControlChange::ErasureKeyDestroyed { key, before, custodians } = change else { return Err(broken()) };
+    if erased.epoch >= *before {
+        return Err(Failure::refused("the vault gave a certificate from before this erasure; report this"));
+    }
+    let certificate = Certificate {
+        customer: subject.to_string(),
+        erased_at: wire::moment_of(erased.at),
+        erased_entry: wire.leaf_index,
+        erasure_key: *key,
+        destroyed_at: wire::moment_of(ended.at),
+        destroyed_entry: answer.destruction_index,
+        backups_gone_by: asked.key_backup_days.map(|days| wire::moment_of(ended.at.plus_days(days))),
+        custodians: custodians.iter().map(|kind| honest(*kind)).collect(),
+        proofs: [first, second],
+    };
+    out.tell(&certificate, Certificate::text)
 }
 
 async fn keys(asked: Keys, out: Out) -> Result<(), Failure> {

@@ -396,6 +396,7 @@ fn the_log_proves_what_was_done(served: &Served) {
     served.refused("audit check proof.json --log-key log.vkey", 1, "does not hold");
 
     the_log_goes_on_under_another_key(served);
+    an_erasure_is_certified_once_its_key_is_gone(served);
     let first = served.all("audit show --from 1 --limit 2", "");
     assert_eq!(first.iter().map(|e| e["index"].as_u64().unwrap()).collect::<Vec<_>>(), [1, 2]);
     let newest = served.all("audit show --limit 2", "");
@@ -403,6 +404,30 @@ fn the_log_proves_what_was_done(served: &Served) {
     let refusals = served.all("audit show --outcome refused --principal web", "");
     assert!(refusals.iter().any(|e| e["why"] == "locked"), "{refusals:?}");
     assert!(served.all("audit show --since 2090-01-01", "").is_empty());
+}
+
+fn an_erasure_is_certified_once_its_key_is_gone(served: &Served) {
+    let erased = served.one("token erase --customer anna");
+    fs::write(served.path("erased.json"), erased.to_string()).unwrap();
+    served.refused("audit erasure erased.json --log-key log.vkey", 1, "not destroyed yet");
+    assert_eq!(served.one("keys status")["erasure"]["moving"], false);
+    let rotated = served.one("keys rotate esk");
+    while !served.one("keys status")["erasure"].is_null() {
+        std::thread::sleep(std::time::Duration::from_millis(100));
+    }
+    let told = served.one("audit erasure erased.json --log-key log.vkey --key-backup-days 30");
+    assert_eq!(told["erasure_key"].to_string(), rotated["previous"]["id"].as_str().unwrap());
+    assert!(told["custodians"][0].as_str().unwrap().contains("by policy only"), "{told}");
+    assert!(told["backups_gone_by"].as_str() > told["destroyed_at"].as_str(), "{told}");
+    // What it holds can be checked by anybody.
+    let proofs: Vec<String> = told["proofs"].as_array().unwrap().iter().map(Value::to_string).collect();
+    fs::write(served.path("certificate.json"), proofs.join("\n")).unwrap();
+    let held = served.all("audit check certificate.json --log-key log.vkey", "");
+    assert!(
+        held[0]["entry"]["event"] == "erased"
+            && held[1]["entry"]["change"]["kind"] == "erasure_key_destroyed"
+    );
+    served.refused("audit erasure receipt.json --log-key log.vkey", 1, "is not of an erasure");
 }
 
 fn the_log_goes_on_under_another_key(served: &Served) {

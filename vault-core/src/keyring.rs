@@ -12,9 +12,7 @@ use zeroize::Zeroizing;
 use crate::aead::{self, Unopened, Xaes};
 use crate::codec::{Reader, Writer};
 use crate::control::{Control, KeyRecord};
-use crate::envelope::{
-    self, Adm, Esk, Fpk, Fpr, Idm, Idx, Kek, KeyId, KeyKind, KeyMaterial, Rcv, Root, Trk, ctx,
-};
+use crate::envelope::{self, Adm, Fpk, Fpr, Idm, Idx, Kek, KeyId, KeyKind, KeyMaterial, Rcv, Root, Trk, ctx};
 use crate::error::Error;
 use crate::hpke;
 use crate::journal::Disclosed;
@@ -29,6 +27,7 @@ use crate::rows;
 use crate::sealed::{OVERLAP_DAYS, SealedCard, info_in};
 use crate::secret::{Secret32, same_bytes};
 use crate::store::Key;
+use crate::survivors::Esks;
 use crate::time::Timestamp;
 use crate::token::{MAX_TOKEN, Scheme, Token};
 use crate::value::Value;
@@ -150,14 +149,14 @@ impl Receiver {
 /// The keys of one epoch, unwrapped and prepared.
 pub struct Keyring {
     merchants: HashMap<MerchantId, MerchantKeys>,
-    esk: std::sync::Arc<(KeyId, Esk)>,
+    esks: std::sync::Arc<Esks>,
     /// The administration key that seals, and all that open.
     adm: (KeyId, HashMap<KeyId, Adm>),
 }
 
 impl Keyring {
     /// Unwraps every key that Control has not destroyed.
-    pub fn unwrap(control: &Control, root: &Root, esk: std::sync::Arc<(KeyId, Esk)>) -> Result<Self, Error> {
+    pub fn unwrap(control: &Control, root: &Root, esks: std::sync::Arc<Esks>) -> Result<Self, Error> {
         let mut merchants = HashMap::new();
         for (name, numbers) in &control.numbers {
             merchants.insert(numbers.id, MerchantKeys::unwrap(control, name, root)?);
@@ -166,7 +165,7 @@ impl Keyring {
         let opened = control.keys.iter().filter(alive).map(|k| Ok((k.id, k.unwrap(root)?)));
         let adm = control.active(KeyKind::Adm, None).ok_or(Error::Custody)?.id;
         let adm = (adm, opened.collect::<Result<_, Error>>()?);
-        Ok(Self { merchants, esk, adm })
+        Ok(Self { merchants, esks, adm })
     }
 
     fn of(&self, merchant: MerchantId) -> Result<&MerchantKeys, Error> {
@@ -375,10 +374,8 @@ impl Keyring {
         secret: &SubjectSecret,
     ) -> Result<SubjectIndex, Error> {
         let keys = self.of(merchant)?;
-        let (id, esk) = self.esk.as_ref();
-        let sealed_secret =
-            esk.seal(&subject_secret_aad(keys.name(), subject, *id), secret.0.expose_bytes())?;
-        Ok(SubjectIndex { esk: *id, sealed_secret, cards: Vec::new(), fingerprints: Vec::new() })
+        let (esk, sealed_secret) = self.esks.seal(keys.name(), subject, &secret.0)?;
+        Ok(SubjectIndex { esk, sealed_secret, cards: Vec::new(), fingerprints: Vec::new() })
     }
 
     /// A subject's secret.
@@ -389,12 +386,8 @@ impl Keyring {
         index: &SubjectIndex,
     ) -> Result<SubjectSecret, Unopened> {
         let keys = self.merchants.get(&merchant).ok_or(Unopened)?;
-        let (id, esk) = self.esk.as_ref();
-        if *id != index.esk {
-            return Err(Unopened);
-        }
-        let mut opened = esk.open(&subject_secret_aad(keys.name(), subject, *id), &index.sealed_secret)?;
-        Secret32::take(&mut opened).map(SubjectSecret).ok_or(Unopened)
+        let sealed = (index.esk, index.sealed_secret.as_slice());
+        self.esks.open(keys.name(), subject, sealed).map(SubjectSecret)
     }
 
     /// Seals a subject's index row.
@@ -849,10 +842,6 @@ fn reuse_aad(merchant: &str, fingerprint: &Fingerprint, trk: KeyId) -> Vec<u8> {
 
 fn answer_aad(merchant: &str, trk: KeyId) -> Vec<u8> {
     ctx("idem-seal", merchant).u32(trk.0).done()
-}
-
-fn subject_secret_aad(merchant: &str, subject: SubjectId, esk: KeyId) -> Vec<u8> {
-    ctx("sub-key", merchant).fixed(&subject.0).u32(esk.0).done()
 }
 
 fn length(pan: &Pan) -> u8 {

@@ -47,6 +47,12 @@ impl OuterKeys {
         Ok(Self { merchant: merchant.clone(), active, keys })
     }
 
+    /// Whose they are.
+    #[must_use]
+    pub fn merchant(&self) -> &str {
+        self.merchant.as_str()
+    }
+
     /// The key that seals.
     #[must_use]
     pub fn active(&self) -> KeyId {

@@ -42,6 +42,12 @@ pub struct KeyRecord {
     /// When all rows had been counted and none was under it; none while some may be, and of keys that no rows are under.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub drained_at: Option<Timestamp>,
+    /// Of an erasure epoch key that took another's place: the epoch since which it seals.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub made_in: Option<u64>,
+    /// Of an erasure epoch key: the epoch in which it was destroyed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub destroyed_in: Option<u64>,
 }
 
 impl KeyRecord {
@@ -157,6 +163,8 @@ impl Control {
             wrapped: BASE64.encode(&wrapped.bytes),
             check: HEXLOWER.encode(&wrapped.check),
             drained_at: None,
+            made_in: None,
+            destroyed_in: None,
         });
         id
     }
@@ -260,6 +268,37 @@ impl Control {
         held.earlier.push(std::mem::replace(&mut held.verifier, verifier));
         held.key = new;
         Ok((Superseded { new, old }, seed))
+    }
+
+    /// The erasure epoch key that customers are being moved from.
+    #[must_use]
+    pub fn older_esk(&self) -> Option<&KeyRecord> {
+        self.keys.iter().find(|k| {
+            k.kind == KeyKind::Esk && matches!(k.state, KeyState::Deactivated | KeyState::Compromised)
+        })
+    }
+
+    /// Notes the next erasure epoch key, which customers' secrets are sealed under from this version on. Those under the one
+    /// before are to be moved. It must get the number `id`, which its file has.
+    pub fn follow_esk(&mut self, check: [u8; 8], id: KeyId, now: Timestamp) -> Result<Superseded, Error> {
+        let old = self.active(KeyKind::Esk, None).ok_or(Error::Custody)?.id;
+        let (new, version) = (self.note_held(KeyKind::Esk, check, now), self.version);
+        if new != id {
+            return Err(Error::internal());
+        }
+        self.keys.iter_mut().filter(|k| k.id == new).for_each(|k| k.made_in = Some(version));
+        Ok(Superseded { new, old })
+    }
+
+    /// Notes that an erasure epoch key is destroyed. Gives the epoch in which the next one took its place.
+    pub fn end_esk(&mut self, id: KeyId) -> Result<u64, Error> {
+        let version = self.version;
+        let next = self.keys.iter().find(|k| k.kind == KeyKind::Esk && k.id > id).and_then(|k| k.made_in);
+        let ended = self.keys.iter_mut().find(|k| k.id == id && k.kind == KeyKind::Esk);
+        let ended = ended.ok_or_else(Error::internal)?;
+        ended.destroy();
+        ended.destroyed_in = Some(version);
+        next.ok_or_else(Error::internal)
     }
 
     /// A key's wrap.

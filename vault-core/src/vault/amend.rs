@@ -17,6 +17,7 @@ use crate::keyring::Keyring;
 use crate::name::PrincipalName;
 use crate::policy::Rules;
 use crate::store::{Expect, Key, Part, Write};
+use crate::survivors::Esks;
 use crate::time::Timestamp;
 
 /// What a change begins with.
@@ -36,6 +37,8 @@ pub(super) struct Amendment<T> {
     pub(super) top: Option<Top>,
     /// Who signs the log from then on, if that changes.
     pub(super) signer: Option<LogSigner>,
+    /// The erasure epoch keys from then on, if they change.
+    pub(super) esks: Option<Arc<Esks>>,
     /// What is told to who asked for it.
     pub(super) value: T,
 }
@@ -43,7 +46,7 @@ pub(super) struct Amendment<T> {
 impl<T> Amendment<T> {
     /// One that changes nothing but Control.
     pub(super) fn of(changes: Vec<ControlChange>, value: T) -> Self {
-        Self { changes, writes: Vec::new(), top: None, signer: None, value }
+        Self { changes, writes: Vec::new(), top: None, signer: None, esks: None, value }
     }
 }
 
@@ -78,11 +81,12 @@ impl Vault {
             control.version = control.version.saturating_add(1);
             control.made_at = now;
             let premise = Premise { inner: &self.inner, state: &before, now };
-            let Amendment { changes, mut writes, top, signer, value } = edit(&premise, &mut control)?;
+            let Amendment { changes, mut writes, top, signer, esks, value } = edit(&premise, &mut control)?;
             writes.extend(top.iter().map(|top| Write::Put(header_key(), top.header.encode())));
             let top = top.map_or_else(|| before.top.clone(), Arc::new);
+            let esks = esks.unwrap_or_else(|| before.esks.clone());
             let rules = Rules::of(&control)?;
-            let keyring = Keyring::unwrap(&control, &top.root, self.inner.esk.clone())?;
+            let keyring = Keyring::unwrap(&control, &top.root, esks.clone())?;
             let (row, epoch) = control.seal(&self.inner.vault, top.header.ctl.0, &top.ctl)?;
             let mut part = Part { expects: Vec::<Expect>::new(), writes: Control::writes(row, &epoch) };
             part.writes.extend(writes);
@@ -90,7 +94,7 @@ impl Vault {
             let inner = Arc::downgrade(&self.inner);
             let next = signer.as_ref().map(|signer| signer.verifier().clone());
             let hand_over = signer.map(|signer| NextSigner { signer, row: hand_over_row(&control) });
-            let mut state = State { control, epoch, rules, keyring, top, log: before.log.clone() };
+            let mut state = State { control, epoch, rules, keyring, top, esks, log: before.log.clone() };
             let step = ControlStep {
                 from: before.epoch,
                 epoch,

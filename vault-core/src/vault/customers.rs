@@ -5,6 +5,8 @@
 use super::request::{Header, Listed, ListedToken};
 use super::view::View;
 use super::{MAX_ROUNDS, State, Vault};
+use crate::codec::Writer;
+use crate::envelope::KeyId;
 use crate::error::Error;
 use crate::journal::{Filing, NotFiled};
 use crate::keyring::{SubjectIndex, merchant_row};
@@ -93,6 +95,7 @@ impl Vault {
                 Err(denial) => return Err(self.inner.journal.refuse(denial, header.deadline).await),
             };
             let mut part = Part::default();
+            self.note_erasure(&state, &mut view, &mut part).await?;
             if let Some((key, index)) = subject {
                 // A card that comes in meanwhile rewrites this row: then all of it is looked at anew.
                 view.rely(&mut part, &key);
@@ -110,6 +113,16 @@ impl Vault {
             }
         }
         Err(Error::Overloaded)
+    }
+
+    /// Notes that somebody was erased under the erasure epoch key in force, if it is the first: that key is to go.
+    async fn note_erasure(&self, state: &State, view: &mut View, part: &mut Part) -> Result<(), Error> {
+        let key = erasure_key(state.esks.active());
+        view.read(self.inner.store.as_ref(), vec![key.clone()]).await?;
+        if view.get(&key).is_none() {
+            view.put(part, key, Writer::default().u64(self.now().0).done());
+        }
+        Ok(())
     }
 
     /// The first step of a verb that begins with neither a token nor a card to keep.
@@ -233,6 +246,11 @@ impl Vault {
         }
         Ok(cards)
     }
+}
+
+/// The row that says that erasures wait for the end of this erasure epoch key.
+pub(super) fn erasure_key(esk: KeyId) -> Key {
+    Writer::default().u8(rows::ERASURE).u32(esk.0).done()
 }
 
 /// The customer that a request names.
