@@ -140,7 +140,7 @@ impl Walk {
             }
             page.older += 1;
             let moved = esks.moved(keys.merchant(), subject, &plain);
-            match moved.and_then(|plain| keys.seal(rows::SUBJECT, &subject.0, &plain).ok()) {
+            match moved.and_then(|plain| keys.seal(rows::SUBJECT, (&subject.0, 1), &plain).ok()) {
                 Some(sealed) => {
                     page.part.expects.push(Expect::Is(key.clone(), bytes));
                     page.part.writes.push(Write::Put(key, sealed));

@@ -11,7 +11,7 @@ use tonic_health::server::HealthReporter;
 use vault_core::custody::Passphrase;
 use vault_core::error::Error;
 use vault_core::network::Networks;
-use vault_core::store;
+use vault_core::store::{self, StoreError};
 use vault_core::time::{Clock, SystemClock};
 use vault_core::vault::{ErasureStep, Place, ResealStep, Vault};
 use vault_proto::status::{Failure, Reason};
@@ -84,6 +84,8 @@ const METHODS: &[&str] = &[
     "/vault.v1.Admin/GetStatus",
     "/vault.v1.Admin/ListKeys",
     "/vault.v1.Admin/RotateKey",
+    "/vault.v1.Admin/GetKeyWork",
+    "/vault.v1.Admin/DestroyKey",
     "/vault.v1.Admin/SetLock",
     "/vault.v1.Admin/ListLocks",
     "/vault.v1.Admin/LiftLock",
@@ -505,12 +507,17 @@ async fn housekeeping(
                 let (_, commits, _) = vault.load();
                 metrics.commits.inc_by(commits.saturating_sub(counted));
                 counted = commits;
+                if let Err(Error::Store(StoreError::Corrupt)) = vault.watch_frame().await
+                    && !failed
+                {
+                    tracing::error!("the Control document or the header was changed in the store behind the vault's back");
+                }
                 // A store that cannot be read says so below, and where it is asked for a card.
                 warned.tell(vault.watch_spaces().await.unwrap_or_default(), clock.now());
                 vault.format_spaces().iter().for_each(|of| metrics.spaces(of));
                 if vault.has_failed() && !failed {
                     failed = true;
-                    tracing::error!("the store failed a flush; nothing is written any more: start the server again");
+                    tracing::error!("nothing is written any more, since the store failed a flush or was tampered with: start the server again");
                     reporter.set_not_serving::<v1::vault_server::VaultServer<VaultService>>().await;
                     reporter.set_service_status("", ServingStatus::NotServing).await;
                 }

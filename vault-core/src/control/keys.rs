@@ -310,11 +310,15 @@ impl Control {
         self.keys.iter_mut().filter(move |k| k.under == Some(parent) && k.state != KeyState::Destroyed)
     }
 
-    /// A merchant's data encryption keys that seal no more and that rows may still be under.
-    pub fn undrained<'c>(&'c self, merchant: &'c MerchantName) -> impl Iterator<Item = KeyId> + 'c {
-        let open = |k: &&KeyRecord| {
+    /// A merchant's keys of a kind that rows lie under, that are used for new rows no more and that rows may still be under.
+    pub fn undrained<'c>(
+        &'c self,
+        merchant: &'c MerchantName,
+        kind: KeyKind,
+    ) -> impl Iterator<Item = KeyId> + 'c {
+        let open = move |k: &&KeyRecord| {
             let over = matches!(k.state, KeyState::Deactivated | KeyState::Compromised);
-            k.kind == KeyKind::Dek && over && k.drained_at.is_none()
+            k.kind == kind && over && k.drained_at.is_none()
         };
         self.keys.iter().filter(move |k| k.merchant.as_ref() == Some(merchant)).filter(open).map(|k| k.id)
     }
@@ -339,6 +343,9 @@ impl Control {
             (_, KeyState::Active, _) => refused("is in use; rotate it first"),
             (KeyKind::Dek, _, None) => {
                 refused("may still be needed: rows are sealed anew in the background, see `keys status`")
+            }
+            (KeyKind::Idx | KeyKind::Fpr, ..) => {
+                refused("is a link of the chain of names, which every row's name is made with")
             }
             (KeyKind::Dek | KeyKind::Adm, _, Some(_)) => {
                 key.destroy();
