@@ -239,11 +239,8 @@ impl Program {
         .await;
         let expiry = v1::CardExpiry { year: 2031, month: 5 };
         self.does("update", "", |c, h| {
-            let i = v1::UpdateAttributesItem {
-                token: item(),
-                card_expiry: Some(expiry.clone()),
-                ..Default::default()
-            };
+            let i =
+                v1::UpdateAttributesItem { token: item(), card_expiry: Some(expiry), ..Default::default() };
             async move { c.update_attributes(h, i).await }
         })
         .await;

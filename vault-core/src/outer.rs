@@ -75,6 +75,12 @@ impl OuterKeys {
         })
     }
 
+    /// Whose they are.
+    #[must_use]
+    pub fn merchant(&self) -> &str {
+        self.merchant.as_str()
+    }
+
     /// The key that seals.
     #[must_use]
     pub fn active(&self) -> KeyId {

@@ -14,7 +14,7 @@ use vault_core::error::Error;
 use vault_core::network::Networks;
 use vault_core::store::{self, Store, StoreError};
 use vault_core::time::{Clock, SystemClock};
-use vault_core::vault::{Place, ResealStep, Vault};
+use vault_core::vault::{ErasureStep, Place, ResealStep, Vault};
 use vault_proto::status::{Failure, Reason};
 use vault_proto::v1;
 
@@ -101,6 +101,7 @@ const METHODS: &[&str] = &[
     "/vault.v1.Admin/ListTokenSpaces",
     "/vault.v1.Admin/ListAuditEntries",
     "/vault.v1.Admin/ProveReceipt",
+    "/vault.v1.Admin/GetErasureCertificate",
     "/vault.v1.Admin/GetCheckpoint",
     "/vault.v1.Admin/VerifyLog",
     "/vault.v1.Custody/GetSeal",
@@ -274,6 +275,7 @@ impl House {
         let counting = (self.metrics.clone(), self.counted.clone());
         let tasks = vec![
             tokio::spawn(reseal(vault.clone(), settings.limits.reseal_rows, ending.clone())),
+            tokio::spawn(erase(vault.clone(), settings.custodian.clone(), ending.clone())),
             tokio::spawn(housekeeping(
                 vault.clone(),
                 clock.clone(),
@@ -539,6 +541,75 @@ async fn reseal(vault: Vault, rows: u32, mut shutdown: Shutdown) {
             () = shutdown.draining() => return,
         }
     }
+}
+
+/// How long the work behind erasures rests where there is none.
+const ERASE_REST: Duration = Duration::from_secs(2);
+
+/// How long it rests after a failure: a custodian stretches its secret for seconds, or is asked over a network.
+const ERASE_RETRY: Duration = Duration::from_mins(1);
+
+/// How often it is said that people with shares are waited for.
+const ERASE_WAIT: Duration = Duration::from_hours(1);
+
+/// Within a day of an erasure puts a new erasure epoch key in force, moves all other customers to it and ends the old one.
+async fn erase(vault: Vault, custodian: CustodianSettings, mut shutdown: Shutdown) {
+    loop {
+        let step = vault.erasing().await;
+        let waits = step == Ok(ErasureStep::Due) && custodian.is_shares();
+        let step = match step {
+            Ok(ErasureStep::Due) if custodian.is_shares() => {
+                tracing::warn!(
+                    "customers were erased, and a new erasure key waits for the custodians: seal the vault and let them unseal it"
+                );
+                Ok(ErasureStep::Idle)
+            }
+            Ok(ErasureStep::Due) => follow_esk(&vault, &custodian).await.map(|()| ErasureStep::Due),
+            other => other,
+        };
+        let rest = match step {
+            Ok(ErasureStep::Idle) if waits => ERASE_WAIT,
+            Ok(ErasureStep::Idle) => ERASE_REST,
+            Ok(ErasureStep::Worked { .. } | ErasureStep::Drained) => Duration::from_millis(10),
+            Ok(ErasureStep::Due) => {
+                tracing::info!(
+                    "a new erasure key is in force, since customers were erased; the others move to it"
+                );
+                Duration::ZERO
+            }
+            Ok(ErasureStep::Destroyed) => {
+                tracing::info!("an older erasure key is destroyed; the log has the certificate");
+                Duration::ZERO
+            }
+            Ok(ErasureStep::Stuck { unreadable }) => {
+                tracing::error!(
+                    count = unreadable,
+                    "customers' rows do not open, and keep an older erasure key needed: stop the vault and let `vaultctl store verify` name them"
+                );
+                ERASE_REST
+            }
+            Err(e) => {
+                tracing::error!(problem = %e, "what follows an erasure could not be done; it is tried again in a minute");
+                ERASE_RETRY
+            }
+        };
+        tokio::select! {
+            () = tokio::time::sleep(rest) => {}
+            () = shutdown.draining() => return,
+        }
+    }
+}
+
+async fn follow_esk(vault: &Vault, custodian: &CustodianSettings) -> Result<(), Error> {
+    let custodian = custodian.open().map_err(|problem| Error::Config(problem.to_string()))?;
+    let (vault, runtime) = (vault.clone(), tokio::runtime::Handle::current());
+    let follow = move || {
+        let followed = runtime.block_on(vault.follow_esk(&[&custodian])).map(|_| ());
+        drop(custodian);
+        memory::scrub_stack();
+        followed
+    };
+    tokio::task::spawn_blocking(follow).await.map_err(|_| Error::internal())?
 }
 
 /// Sweeps, counts, and watches whether the journal still writes.

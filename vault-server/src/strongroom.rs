@@ -25,7 +25,7 @@ use vault_core::error::Error;
 use vault_core::name::PrincipalName;
 use vault_core::store::Store;
 use vault_core::time::{Clock, Timestamp};
-use vault_core::vault::{Entrant, Place, Vault};
+use vault_core::vault::{Entrant, ErasureStep, Place, Vault};
 use vault_proto::v1::{admin_server::AdminServer, vault_server::VaultServer};
 
 use crate::admin::AdminService;
@@ -284,7 +284,16 @@ impl Strongroom {
         let place = (self.parts.place)();
         let runtime = tokio::runtime::Handle::current();
         let opening = move || {
-            let opened = runtime.block_on(Vault::unseal(place, custodian.as_ref(), &by));
+            let opened = runtime.block_on(async {
+                let vault = Vault::unseal(place, custodian.as_ref(), &by).await?;
+                // What waits for the custodian is done while it is here: people with shares are not asked again.
+                if let Ok(ErasureStep::Due) = vault.erasing().await
+                    && let Err(e) = vault.follow_esk(&[custodian.as_ref()]).await
+                {
+                    tracing::error!(problem = %e, "a new erasure key could not be put in force");
+                }
+                Ok::<_, Error>(vault)
+            });
             drop(custodian);
             scrub_stack();
             opened
