@@ -40,5 +40,6 @@ mod rotation_under_traffic;
 mod sealed_cards;
 mod strangers;
 mod tampered_rows;
+mod token_root;
 mod token_space;
 mod vaultless_tokens;

@@ -370,6 +370,14 @@ pub enum Event {
         /// How many.
         rows: u32,
     },
+    /// The record keys of tokens that an operator brought were wrapped anew under the token root key that wraps now. No card
+    /// was opened.
+    Rewrapped {
+        /// That key's id.
+        key: u32,
+        /// How many tokens.
+        rows: u32,
+    },
     /// Rows were sealed anew under the data encryption key that seals now.
     Resealed {
         /// That key's id.
@@ -536,7 +544,8 @@ impl Event {
             | Self::VaultClosed
             | Self::LogStarted { .. }
             | Self::Swept { .. }
-            | Self::Resealed { .. } => None,
+            | Self::Resealed { .. }
+            | Self::Rewrapped { .. } => None,
         }
     }
 
@@ -569,6 +578,7 @@ impl Event {
             Self::LogStarted { .. } => 98,
             Self::Swept { .. } => 99,
             Self::Resealed { .. } => 100,
+            Self::Rewrapped { .. } => 110,
         }
     }
 
@@ -643,7 +653,7 @@ impl Event {
             Self::VaultOpened | Self::VaultClosed => w,
             Self::LogStarted { log } => w.u32(*log),
             Self::Swept { rows } => w.u32(*rows),
-            Self::Resealed { key, rows } => w.u32(*key).u32(*rows),
+            Self::Resealed { key, rows } | Self::Rewrapped { key, rows } => w.u32(*key).u32(*rows),
         };
     }
 
@@ -771,6 +781,7 @@ impl Event {
             98 => Self::LogStarted { log: r.u32()? },
             99 => Self::Swept { rows: r.u32()? },
             100 => Self::Resealed { key: r.u32()?, rows: r.u32()? },
+            110 => Self::Rewrapped { key: r.u32()?, rows: r.u32()? },
             _ => return Err(Torn),
         })
     }
@@ -848,6 +859,7 @@ impl Event {
             Self::VaultClosed => "closed the vault".into(),
             Self::LogStarted { log } => format!("started log {log}"),
             Self::Swept { rows } => format!("deleted {rows} rows whose time was over"),
+            Self::Rewrapped { key, rows } => format!("wrapped {rows} tokens' keys anew under key {key}"),
             Self::Resealed { key, rows } => format!("sealed {rows} rows anew under key {key}"),
         }
     }
@@ -1127,6 +1139,7 @@ pub(super) mod tests {
             Event::VaultClosed,
             Event::Swept { rows: 7 },
             Event::Resealed { key: 9, rows: 256 },
+            Event::Rewrapped { key: 9, rows: 1_000 },
             changed(ControlChange::KeyDrained { key: 5 }),
             changed(ControlChange::CustodyTaken { custodian: 1 }),
             changed(ControlChange::CustodyEnded { custodian: 1 }),
