@@ -42,5 +42,6 @@ mod sealed_cards;
 mod sealed_vault;
 mod strangers;
 mod tampered_rows;
+mod token_root;
 mod token_space;
 mod vaultless_tokens;

@@ -69,6 +69,10 @@ calls! {
     destroy_key(DestroyKeyRequest) -> DestroyKeyResponse;
     /// Locks a merchant, a channel or a principal.
     set_lock(SetLockRequest) -> SetLockResponse;
+    /// Wraps what opens these tokens' cards under the merchant's token root key of now.
+    upgrade_tokens(UpgradeTokensRequest) -> UpgradeTokensResponse;
+    /// Counts what still needs which of a merchant's token root keys.
+    count_token_roots(CountTokenRootsRequest) -> CountTokenRootsResponse;
     /// Lists locks, newest first.
     list_locks(ListLocksRequest) -> ListLocksResponse;
     /// Lifts one lock.

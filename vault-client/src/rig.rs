@@ -656,6 +656,8 @@ impl Admin for Desk {
         get_status(GetStatusRequest) -> GetStatusResponse;
         list_keys(ListKeysRequest) -> ListKeysResponse;
         get_key_work(GetKeyWorkRequest) -> GetKeyWorkResponse;
+        upgrade_tokens(UpgradeTokensRequest) -> UpgradeTokensResponse;
+        count_token_roots(CountTokenRootsRequest) -> CountTokenRootsResponse;
         list_locks(ListLocksRequest) -> ListLocksResponse;
         get_policy(GetPolicyRequest) -> GetPolicyResponse;
         check_policy(CheckPolicyRequest) -> CheckPolicyResponse;

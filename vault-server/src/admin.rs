@@ -1,7 +1,7 @@
 //! `vault.v1.Admin` over the core, on a listener and under authorities of its own. Each call is an operator's: it is
 //! named in the log, readings too.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,8 +23,9 @@ use vault_core::plan::Kept;
 use vault_core::policy::{Asked, Caller, MAX_POLICY, Policy};
 use vault_core::sealed::PERIOD_DAYS;
 use vault_core::time::{Clock, Timestamp};
+use vault_core::token::Token;
 use vault_core::vault::{
-    self, ERASURE_DELAY_HOURS, KeyLine, KnownSpace, MAX_ENTRIES, RequestId, SpaceState, Vault,
+    self, ERASURE_DELAY_HOURS, KeyLine, KnownSpace, MAX_BATCH, MAX_ENTRIES, RequestId, SpaceState, Vault,
 };
 use vault_core::words::{Action, Initiator, KeyState, LockReason, Purpose, RecordChange, Ref, Show};
 use vault_proto::status::{Failure, Reason};
@@ -576,6 +577,11 @@ fn entry(log: &str, index: u64, leaf: Vec<u8>, entry: &AuditEntry) -> v1::AuditE
             told.details.insert("share".to_owned(), share.to_string());
             ("custody_accepted", None)
         }
+        Event::Rewrapped { key, rows } => {
+            told.details.insert("key".to_owned(), key.to_string());
+            told.details.insert("rows".to_owned(), rows.to_string());
+            ("rewrapped", None)
+        }
         Event::Resealed { key, rows } => {
             told.details.insert("key".to_owned(), key.to_string());
             told.details.insert("rows".to_owned(), rows.to_string());
@@ -715,6 +721,7 @@ impl AdminService {
             (v1::KeyKind::Dek, Some(merchant)) => vault.rotate_dek(operator, merchant, epoch).await,
             (v1::KeyKind::Idx, Some(merchant)) => vault.rotate_idx(operator, merchant, epoch).await,
             (v1::KeyKind::Fpr, Some(merchant)) => vault.rotate_fpr(operator, merchant, epoch).await,
+            (v1::KeyKind::Trk, Some(merchant)) => vault.rotate_trk(operator, merchant, epoch).await,
             (v1::KeyKind::Rcv, Some(merchant)) => vault.rotate_rcv(operator, merchant, epoch).await,
             (v1::KeyKind::Kek, Some(merchant)) => vault.rotate_kek(operator, merchant, epoch).await,
             (v1::KeyKind::Ctl, None) => vault.rotate_ctl(operator, epoch).await,
@@ -722,7 +729,12 @@ impl AdminService {
             (v1::KeyKind::Adm, None) => vault.rotate_adm(operator, epoch).await,
             (v1::KeyKind::Root | v1::KeyKind::Esk, None) => self.rotate_held(kind, operator, epoch).await,
             (
-                v1::KeyKind::Dek | v1::KeyKind::Idx | v1::KeyKind::Fpr | v1::KeyKind::Rcv | v1::KeyKind::Kek,
+                v1::KeyKind::Dek
+                | v1::KeyKind::Idx
+                | v1::KeyKind::Fpr
+                | v1::KeyKind::Trk
+                | v1::KeyKind::Rcv
+                | v1::KeyKind::Kek,
                 None,
             ) => Err(Error::malformed("merchant", "is required for a key of this kind")),
             (
@@ -971,6 +983,57 @@ impl v1::admin_server::Admin for AdminService {
             moved_customers: work.moved,
         });
         Ok(Response::new(v1::GetKeyWorkResponse { work, epoch: self.epoch(), erasure }))
+    }
+
+    async fn upgrade_tokens(
+        &self,
+        request: Request<v1::UpgradeTokensRequest>,
+    ) -> Result<Response<v1::UpgradeTokensResponse>, Status> {
+        let operator = self.operator(&request, Action::RotateKey).await?;
+        let (vault, asked) = (self.vault.clone(), request.into_inner());
+        let upgrade = async move {
+            let merchant = named(&asked.merchant, "merchant", MerchantName::parse)?;
+            if !(1..=MAX_BATCH).contains(&asked.tokens.len()) {
+                return Err(Error::malformed("tokens", "must be 1 to 1,000"));
+            }
+            // What is no token is a token of nobody: a file may have a line that was cut.
+            let tokens: Vec<Token> = asked.tokens.iter().filter_map(|t| Token::parse(t).ok()).collect();
+            let odd = u64::try_from(asked.tokens.len().saturating_sub(tokens.len())).unwrap_or(0);
+            let told = vault.upgrade_tokens(&operator, &merchant, &tokens).await?;
+            Ok(v1::UpgradeTokensResponse {
+                upgraded: told.upgraded,
+                current: told.current,
+                unknown: told.unknown.saturating_add(odd),
+                unreadable: told.unreadable,
+            })
+        };
+        detached(async move { upgrade.await.map(Response::new).map_err(|e: Error| status(&e)) }).await
+    }
+
+    async fn count_token_roots(
+        &self,
+        request: Request<v1::CountTokenRootsRequest>,
+    ) -> Result<Response<v1::CountTokenRootsResponse>, Status> {
+        self.reads(&request, Action::ReadKeys).await?;
+        let walk = self.walking.clone().try_acquire_owned().map_err(|_| status(&Error::Overloaded))?;
+        let count = async {
+            let _walk = walk;
+            let merchant = named(&request.get_ref().merchant, "merchant", MerchantName::parse)?;
+            let told = self.vault.token_roots(&merchant).await?;
+            let ids: BTreeSet<KeyId> = told.cards.keys().chain(told.fingerprints.keys()).copied().collect();
+            let keys = ids.into_iter().map(|id| v1::TokenRootCount {
+                key: id.0.to_string(),
+                cards: told.cards.get(&id).copied().unwrap_or(0),
+                fingerprints: told.fingerprints.get(&id).copied().unwrap_or(0),
+            });
+            Ok(v1::CountTokenRootsResponse {
+                keys: keys.collect(),
+                unreadable: told.unreadable,
+                drained: told.drained.iter().map(|id| id.0.to_string()).collect(),
+                epoch: self.epoch(),
+            })
+        };
+        count.await.map(Response::new).map_err(|e: Error| status(&e))
     }
 
     async fn set_lock(

@@ -89,6 +89,8 @@ const METHODS: &[&str] = &[
     "/vault.v1.Admin/RotateKey",
     "/vault.v1.Admin/GetKeyWork",
     "/vault.v1.Admin/DestroyKey",
+    "/vault.v1.Admin/UpgradeTokens",
+    "/vault.v1.Admin/CountTokenRoots",
     "/vault.v1.Admin/SetLock",
     "/vault.v1.Admin/ListLocks",
     "/vault.v1.Admin/LiftLock",

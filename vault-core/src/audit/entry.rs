@@ -386,6 +386,14 @@ pub enum Event {
         /// Its number, from 1.
         share: u8,
     },
+    /// The record keys of tokens that an operator brought were wrapped anew under the token root key that wraps now. No card
+    /// was opened.
+    Rewrapped {
+        /// That key's id.
+        key: u32,
+        /// How many tokens.
+        rows: u32,
+    },
     /// Rows were sealed anew under the data encryption key that seals now.
     Resealed {
         /// That key's id.
@@ -556,7 +564,8 @@ impl Event {
             | Self::Unsealed
             | Self::Sealed
             | Self::CustodyAccepted { .. }
-            | Self::Resealed { .. } => None,
+            | Self::Resealed { .. }
+            | Self::Rewrapped { .. } => None,
         }
     }
 
@@ -593,6 +602,7 @@ impl Event {
             Self::Unsealed => 105,
             Self::Sealed => 106,
             Self::CustodyAccepted { .. } => 107,
+            Self::Rewrapped { .. } => 110,
         }
     }
 
@@ -669,7 +679,7 @@ impl Event {
             Self::CustodyAccepted { split, share } => w.fixed(split).u8(*share),
             Self::LogStarted { log } => w.u32(*log),
             Self::Swept { rows } => w.u32(*rows),
-            Self::Resealed { key, rows } => w.u32(*key).u32(*rows),
+            Self::Resealed { key, rows } | Self::Rewrapped { key, rows } => w.u32(*key).u32(*rows),
         };
     }
 
@@ -698,6 +708,17 @@ impl Event {
                 redelivered: flag(r)?,
                 to: Outlet::decode(r)?,
             },
+            _ => return Err(Torn),
+        })
+    }
+
+    /// The events of who opens and closes the vault.
+    fn decode_custody(id: u8, r: &mut Reader<'_>) -> Result<Self, Torn> {
+        Ok(match id {
+            104 => Self::ShareEntered { share: r.u8()? },
+            105 => Self::Unsealed,
+            106 => Self::Sealed,
+            107 => Self::CustodyAccepted { split: r.array()?, share: r.u8()? },
             _ => return Err(Torn),
         })
     }
@@ -797,10 +818,8 @@ impl Event {
             98 => Self::LogStarted { log: r.u32()? },
             99 => Self::Swept { rows: r.u32()? },
             100 => Self::Resealed { key: r.u32()?, rows: r.u32()? },
-            104 => Self::ShareEntered { share: r.u8()? },
-            105 => Self::Unsealed,
-            106 => Self::Sealed,
-            107 => Self::CustodyAccepted { split: r.array()?, share: r.u8()? },
+            104..=107 => Self::decode_custody(id, r)?,
+            110 => Self::Rewrapped { key: r.u32()?, rows: r.u32()? },
             _ => return Err(Torn),
         })
     }
@@ -887,6 +906,7 @@ impl Event {
                     data_encoding::HEXLOWER.encode(split)
                 )
             }
+            Self::Rewrapped { key, rows } => format!("wrapped {rows} tokens' keys anew under key {key}"),
             Self::Resealed { key, rows } => format!("sealed {rows} rows anew under key {key}"),
         }
     }
@@ -1170,6 +1190,7 @@ pub(super) mod tests {
             Event::Unsealed,
             Event::Sealed,
             Event::CustodyAccepted { split: [1, 2, 3, 4], share: 2 },
+            Event::Rewrapped { key: 9, rows: 1_000 },
             changed(ControlChange::KeyDrained { key: 5 }),
             changed(ControlChange::CustodyTaken { custodian: 1 }),
             changed(ControlChange::CustodyEnded { custodian: 1 }),

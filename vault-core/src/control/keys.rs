@@ -347,10 +347,13 @@ impl Control {
             (KeyKind::Idx | KeyKind::Fpr, ..) => {
                 refused("is a link of the chain of names, which every row's name is made with")
             }
-            (KeyKind::Dek | KeyKind::Adm, _, Some(_)) => {
+            (KeyKind::Dek | KeyKind::Trk | KeyKind::Adm, _, Some(_)) => {
                 key.destroy();
                 Ok(())
             }
+            (KeyKind::Trk, _, None) => refused(
+                "is needed by tokens or cards that were not used since it was replaced: see `keys upgrade`",
+            ),
             (KeyKind::Adm, _, None) => refused(
                 "is kept for reading: operators' notes are under it, which the log names by their sealed bytes",
             ),
