@@ -27,6 +27,7 @@ use crate::recent::RecentRows;
 use crate::record::{MerchantId, RowKey, SealedRecord};
 use crate::store::{Batch, CommitError, Expect, Key, MAX_VALUE, Part, Store, StoreError, Write};
 use crate::time::{Clock, Timestamp};
+use crate::uses::{Counter, Uses};
 use crate::words::{Action, Refusal, Show};
 
 /// How much may wait or be being written, in kilobytes (each filing begun counts as one): beyond it, work is refused at
@@ -129,7 +130,12 @@ type Answers = Vec<Result<Filed, NotFiled>>;
 
 enum Job {
     File(Files),
-    Control { step: ControlStep, answer: oneshot::Sender<Result<Receipt, NotFiled>> },
+    Control {
+        step: ControlStep,
+        answer: oneshot::Sender<Result<Receipt, NotFiled>>,
+    },
+    /// Counters run low: the next blocks of uses are put on disk.
+    Reserve,
     Stop,
 }
 
@@ -185,13 +191,17 @@ pub(crate) struct Opening {
     pub(crate) clock: Arc<dyn Clock>,
     /// Is told of every card row that a commit changed.
     pub(crate) recent: Arc<RecentRows>,
+    /// Where keys' uses are counted.
+    pub(crate) uses: Uses,
+    /// Counts the signatures of its checkpoints.
+    pub(crate) signatures: Arc<Counter>,
 }
 
 impl Journal {
     /// Starts the journal's thread.
     pub(crate) fn open(opening: Opening) -> Result<Self, Error> {
         let (submissions, inbox) = channel();
-        let Opening { store, log, signer, end, epoch, clock, recent } = opening;
+        let Opening { store, log, signer, end, epoch, clock, recent, uses, signatures } = opening;
         let health = Arc::new(Health::default());
         let (edge, head) = match end {
             Some((edge, head)) => (edge, Some(head)),
@@ -199,7 +209,12 @@ impl Journal {
         };
         let newest = head.as_ref().map_or(Timestamp(0), |h| h.checkpoint().time);
         health.newest.store(newest.0, Ordering::Release);
+        let wakes = submissions.clone();
+        // A journal that has ended reserves nothing more, and nobody waits for it.
+        uses.on_low(move || drop(wakes.send(Submission { job: Job::Reserve, room: None })));
         let mut writer = Writer {
+            uses,
+            signatures,
             store,
             log,
             signer,
@@ -452,6 +467,8 @@ struct Group {
 }
 
 struct Writer {
+    uses: Uses,
+    signatures: Arc<Counter>,
     store: Arc<dyn Store>,
     log: u32,
     signer: LogSigner,
@@ -505,6 +522,7 @@ impl Writer {
                 Job::Control { step, answer } => {
                     let _gone = answer.send(self.change_control(step));
                 }
+                Job::Reserve => self.uses.low().iter().for_each(|counter| self.reserve(counter)),
                 Job::File(files) => {
                     let mut gathered = Gathered::default();
                     gathered.add(files, first.room, self.clock.now());
@@ -654,6 +672,7 @@ impl Writer {
             time: now,
         }
         .sign(&self.signer);
+        self.signatures.note();
         let head_row = checkpoint::head_key(self.log);
         let guard = vec![
             match &self.head {
@@ -746,6 +765,39 @@ impl Writer {
             Err(CommitError::Store(e)) => {
                 self.fail();
                 Err(NotFiled::Store(e))
+            }
+        }
+    }
+}
+
+impl Writer {
+    /// Puts a key's next block of uses on disk. What fails is asked for again by the next use.
+    fn reserve(&mut self, counter: &Counter) {
+        let reservation = counter.reservation().filter(|_| self.failed.is_none());
+        let Some((mut part, upto)) = reservation else { return counter.refused() };
+        let now = self.clock.now().max(self.newest);
+        let mut lines = Lines::new(self.log, self.edge.size());
+        let line = AuditEntry {
+            at: now,
+            epoch: self.epoch.version,
+            principal: Who::Vault,
+            merchant: None,
+            channel: None,
+            event: Event::UsesReserved { key: counter.key().0, upto },
+        };
+        let at = lines.add(&line, &mut part);
+        let draft = self.finish(&lines, vec![part], vec![at], now, self.epoch);
+        match self.store.commit(&draft.batch) {
+            Ok(()) => {
+                self.committed(draft.edge, draft.head);
+                counter.granted(upto);
+            }
+            Err(CommitError::Parts(_) | CommitError::Store(StoreError::Full | StoreError::TooLarge)) => {
+                counter.refused();
+            }
+            Err(CommitError::Guard | CommitError::Store(_)) => {
+                self.fail();
+                counter.refused();
             }
         }
     }

@@ -31,6 +31,7 @@ use crate::secret::{Secret32, same_bytes};
 use crate::store::Key;
 use crate::time::Timestamp;
 use crate::token::{MAX_TOKEN, Scheme, Token};
+use crate::uses::Uses;
 use crate::value::Value;
 use crate::vaultless::{SLOTS, Served, Slot, slot_of};
 use crate::words::{KeyState, Kind, Ref};
@@ -152,18 +153,24 @@ pub struct Keyring {
     merchants: HashMap<MerchantId, MerchantKeys>,
     esk: std::sync::Arc<(KeyId, Esk)>,
     adm: (KeyId, Adm),
+    uses: Uses,
 }
 
 impl Keyring {
-    /// Unwraps every key that Control has not destroyed.
-    pub fn unwrap(control: &Control, root: &Root, esk: std::sync::Arc<(KeyId, Esk)>) -> Result<Self, Error> {
+    /// Unwraps every key that Control has not destroyed. What is sealed is counted in `uses`.
+    pub fn unwrap(
+        control: &Control,
+        root: &Root,
+        esk: std::sync::Arc<(KeyId, Esk)>,
+        uses: &Uses,
+    ) -> Result<Self, Error> {
         let mut merchants = HashMap::new();
         for (name, numbers) in &control.numbers {
-            merchants.insert(numbers.id, MerchantKeys::unwrap(control, name, root)?);
+            merchants.insert(numbers.id, MerchantKeys::unwrap(control, name, root, uses)?);
         }
         let adm = control.active(KeyKind::Adm, None).ok_or(Error::Custody)?;
         let adm = (adm.id, adm.unwrap(root)?);
-        Ok(Self { merchants, esk, adm })
+        Ok(Self { merchants, esk, adm, uses: uses.clone() })
     }
 
     fn of(&self, merchant: MerchantId) -> Result<&MerchantKeys, Error> {
@@ -248,6 +255,7 @@ impl Keyring {
     ) -> Result<InnerSeal, Error> {
         let keys = self.of(merchant)?;
         let trk = keys.trks.get(&keys.trk).ok_or_else(Error::internal)?;
+        self.uses.take(keys.trk)?;
         let record_key = Secret32::random()?;
         let aad = value_aad(keys.name(), value.kind(), record);
         let sealed = aead::seal_once(&record_key, &aad, &value.expose_padded());
@@ -339,6 +347,7 @@ impl Keyring {
     ) -> Result<Vec<u8>, Error> {
         let keys = self.of(merchant)?;
         let trk = keys.trks.get(&keys.trk).ok_or_else(Error::internal)?;
+        self.uses.take(keys.trk)?;
         let aad = reuse_aad(keys.name(), fingerprint, keys.trk);
         let inner = reuse_key(trk, keys.name(), like, value).seal(&aad, &pad(token, generation))?;
         let plain = Writer::default().u32(keys.trk.0).fixed(&inner).done();
@@ -373,6 +382,7 @@ impl Keyring {
     ) -> Result<SubjectIndex, Error> {
         let keys = self.of(merchant)?;
         let (id, esk) = self.esk.as_ref();
+        self.uses.take(*id)?;
         let sealed_secret =
             esk.seal(&subject_secret_aad(keys.name(), subject, *id), secret.0.expose_bytes())?;
         Ok(SubjectIndex { esk: *id, sealed_secret, cards: Vec::new(), fingerprints: Vec::new() })
@@ -475,6 +485,7 @@ impl Keyring {
     ) -> Result<Vec<u8>, Error> {
         let keys = self.of(merchant)?;
         let trk = keys.trks.get(&keys.trk).ok_or_else(Error::internal)?;
+        self.uses.take(keys.trk)?;
         let sealed =
             answer_key(trk, keys.name(), request, bytes).seal(&answer_aad(keys.name(), keys.trk), answer)?;
         Ok(Writer::default().u32(keys.trk.0).fixed(&sealed).done())
@@ -623,6 +634,7 @@ impl Keyring {
     /// nobody whether a guessed text is right.
     pub fn seal_note(&self, text: &str) -> Result<Vec<u8>, Error> {
         let (id, adm) = &self.adm;
+        self.uses.take(*id)?;
         let sealed = adm.seal(&ctx("note", "").u32(id.0).done(), text.as_bytes())?;
         Ok(Writer::default().u32(id.0).fixed(&sealed).done())
     }
@@ -665,7 +677,7 @@ impl Keyring {
 }
 
 impl MerchantKeys {
-    fn unwrap(control: &Control, name: &MerchantName, root: &Root) -> Result<Self, Error> {
+    fn unwrap(control: &Control, name: &MerchantName, root: &Root, uses: &Uses) -> Result<Self, Error> {
         let alive = |kind| {
             let mine = move |k: &&KeyRecord| {
                 k.kind == kind && k.merchant.as_ref() == Some(name) && k.state != KeyState::Destroyed
@@ -680,7 +692,7 @@ impl MerchantKeys {
         let active = |kind| control.active(kind, Some(name)).ok_or(Error::Custody);
         let mut keys = Self {
             name: name.clone(),
-            outer: OuterKeys::unwrap(control, name, root)?,
+            outer: OuterKeys::unwrap(control, name, root, uses)?,
             idx: Vec::new(),
             fpr: Vec::new(),
             trk: active(KeyKind::Trk)?.id,

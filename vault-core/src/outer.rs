@@ -13,6 +13,7 @@ use crate::control::Control;
 use crate::envelope::{Dek, Kek, KeyId, KeyKind, Root, ctx};
 use crate::error::Error;
 use crate::name::MerchantName;
+use crate::uses::Uses;
 use crate::words::KeyState;
 
 /// Version byte in front of every sealed row.
@@ -23,11 +24,18 @@ pub struct OuterKeys {
     merchant: MerchantName,
     active: KeyId,
     keys: HashMap<KeyId, Dek>,
+    uses: Uses,
 }
 
 impl OuterKeys {
-    /// Unwraps a merchant's KEK, and with it the DEKs that are not destroyed; no other key.
-    pub fn unwrap(control: &Control, merchant: &MerchantName, root: &Root) -> Result<Self, Error> {
+    /// Unwraps a merchant's KEK, and with it the DEKs that are not destroyed; no other key. What is sealed is counted in
+    /// `uses`.
+    pub fn unwrap(
+        control: &Control,
+        merchant: &MerchantName,
+        root: &Root,
+        uses: &Uses,
+    ) -> Result<Self, Error> {
         let alive = |kind: KeyKind| {
             control.keys.iter().filter(move |k| {
                 k.kind == kind && k.merchant.as_ref() == Some(merchant) && k.state != KeyState::Destroyed
@@ -44,7 +52,7 @@ impl OuterKeys {
         if !keys.contains_key(&active) {
             return Err(Error::Custody);
         }
-        Ok(Self { merchant: merchant.clone(), active, keys })
+        Ok(Self { merchant: merchant.clone(), active, keys, uses: uses.clone() })
     }
 
     /// The key that seals.
@@ -57,6 +65,7 @@ impl OuterKeys {
     /// row's 16 bytes of key, and key id.
     pub fn seal(&self, kind: u8, key: &[u8; 16], plain: &[u8]) -> Result<Vec<u8>, Error> {
         let dek = self.keys.get(&self.active).ok_or_else(Error::internal)?;
+        self.uses.take(self.active)?;
         let sealed = dek.seal(&self.aad(kind, key, self.active), plain)?;
         Ok(Writer::with_capacity(5 + sealed.len()).u8(ROW_FORMAT).u32(self.active.0).fixed(&sealed).done())
     }

@@ -272,6 +272,24 @@ words! {
         Destroyed = 4 "destroyed",
     }
 
+    /// Why a key is taken for known to somebody else. Details stand in a sealed note that the log names by hash.
+    CompromiseReason {
+        /// A copy of the store or of a backup is in the wrong hands, and with it perhaps what opens it.
+        StolenCopy = 1 "stolen_copy",
+        /// Somebody with access to the machine may have read it from memory.
+        MemoryExposed = 2 "memory_exposed",
+        /// A custodian's passphrase, share or device was lost or stolen.
+        CustodianExposed = 3 "custodian_exposed",
+        /// Who had access leaves in anger, or was found out.
+        Insider = 4 "insider",
+        /// It was made, or its seals were, in a way that is found to be weak.
+        Weakness = 5 "weakness",
+        /// There are signs, and nobody knows yet how.
+        Suspected = 6 "suspected",
+        /// A rehearsal.
+        Drill = 7 "drill",
+    }
+
     /// What is kept under a token. docs/methods.md has a row for each.
     Kind {
         /// A card number.

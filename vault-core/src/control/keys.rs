@@ -7,6 +7,7 @@ use data_encoding::{BASE64, HEXLOWER};
 use serde::{Deserialize, Serialize};
 
 use super::Control;
+use crate::audit::tree::Hash;
 use crate::envelope::{
     self, Adm, Ctl, Dek, Fpk, Fpr, Idm, Idx, Kek, KeyId, KeyKind, KeyMaterial, KeyName, Log, Rcv, Ref, Root,
     Trk, Wrapped, Wraps,
@@ -14,7 +15,7 @@ use crate::envelope::{
 use crate::error::Error;
 use crate::name::MerchantName;
 use crate::time::Timestamp;
-use crate::words::KeyState;
+use crate::words::{CompromiseReason, KeyState};
 
 /// A key's line in Control.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -41,6 +42,30 @@ pub struct KeyRecord {
     /// When all rows had been counted and none was under it; none while some may be, and of keys that no rows are under.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub drained_at: Option<Timestamp>,
+    /// When it left the active state; none while it is active, and of a key that did before this was written down.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deactivated_at: Option<Timestamp>,
+    /// In which epoch it was made; none if it was before this was written down.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub made_in: Option<u64>,
+    /// Since when, and why, somebody else may have it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub compromised: Option<Compromised>,
+}
+
+/// What is known of a compromise.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Compromised {
+    /// When an operator said so.
+    pub at: Timestamp,
+    /// From which epoch on nothing new is protected by it.
+    pub epoch: u64,
+    /// Why.
+    pub reason: CompromiseReason,
+    /// SHA-256 of the sealed note, if there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub note: Option<Hash>,
 }
 
 impl KeyRecord {
@@ -73,6 +98,12 @@ impl KeyRecord {
         self.wrapped = BASE64.encode(&wrapped.bytes);
         self.under = Some(id);
         Ok(())
+    }
+
+    /// It protects nothing new from now on.
+    pub(super) fn retire(&mut self, now: Timestamp) {
+        self.state = KeyState::Deactivated;
+        self.deactivated_at = Some(now);
     }
 
     /// No wrap of it is left here: what is sealed under it opens no more, unless a copy was kept elsewhere.
@@ -140,7 +171,7 @@ impl Control {
             let alone = kind != KeyKind::Fpk;
             if alone && key.kind == kind && key.merchant.as_ref() == merchant && key.state == KeyState::Active
             {
-                key.state = KeyState::Deactivated;
+                key.retire(now);
             }
         }
         let id = KeyId(self.next_key);
@@ -156,6 +187,9 @@ impl Control {
             wrapped: BASE64.encode(&wrapped.bytes),
             check: HEXLOWER.encode(&wrapped.check),
             drained_at: None,
+            deactivated_at: None,
+            made_in: Some(self.version),
+            compromised: None,
         });
         id
     }
@@ -276,6 +310,68 @@ impl Control {
                 Ok(())
             }
             _ => refused("is of a kind that is not destroyed by itself"),
+        }
+    }
+
+    /// Notes that somebody else may have a key. It is no longer active by then, unless it is of a kind that is never
+    /// replaced: such a one goes on as it is.
+    pub fn compromise(&mut self, id: KeyId, reason: CompromiseReason, note: Option<Hash>, now: Timestamp) {
+        let epoch = self.version;
+        for key in self.keys.iter_mut().filter(|k| k.id == id) {
+            key.compromised = Some(Compromised { at: now, epoch, reason, note });
+            if key.state == KeyState::Deactivated {
+                key.state = KeyState::Compromised;
+            }
+        }
+    }
+
+    /// How often a key wraps: once for each key that lies or lay under it.
+    #[must_use]
+    pub fn wraps(&self, id: KeyId) -> u64 {
+        self.keys.iter().filter(|k| k.under == Some(id)).fold(0, |count, _| count.saturating_add(1))
+    }
+
+    /// How many rows are left unreadable on purpose is the caller's to know and to say: the key is destroyed.
+    ///
+    /// Errors: as [`check_shred`](Self::check_shred).
+    pub fn shred(&mut self, id: KeyId) -> Result<(), Error> {
+        self.check_shred(id)?;
+        self.destroy(id);
+        Ok(())
+    }
+
+    /// Whether a key may be destroyed with what is under it.
+    ///
+    /// Errors: malformed for a key that is not there or gone already, that is in use, or that more hangs on than its rows.
+    pub fn check_shred(&self, id: KeyId) -> Result<&KeyRecord, Error> {
+        let refused = |rule| Err(Error::malformed("key", rule));
+        let Some(key) = self.keys.iter().find(|k| k.id == id) else {
+            return refused("names no key");
+        };
+        match (key.kind, key.state) {
+            (_, KeyState::Destroyed) => refused("is destroyed already"),
+            (_, KeyState::Active) => {
+                refused("is in use: what comes in now would be lost with it; rotate it first")
+            }
+            (KeyKind::Dek | KeyKind::Trk | KeyKind::Rcv, KeyState::Deactivated | KeyState::Compromised) => {
+                Ok(key)
+            }
+            (KeyKind::Fpk, KeyState::Deactivated | KeyState::Compromised) => refused(
+                "is a slot of vaultless tokens, which may be out there in any number: lock the format's channels instead",
+            ),
+            (
+                KeyKind::Root
+                | KeyKind::Esk
+                | KeyKind::Ctl
+                | KeyKind::Log
+                | KeyKind::Adm
+                | KeyKind::Kek
+                | KeyKind::Idx
+                | KeyKind::Fpr
+                | KeyKind::Ref
+                | KeyKind::Idm,
+                KeyState::Deactivated | KeyState::Compromised,
+            ) => refused("is of a kind that more hangs on than its own rows: it is not shredded"),
         }
     }
 

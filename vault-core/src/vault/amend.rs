@@ -16,6 +16,7 @@ use crate::name::PrincipalName;
 use crate::policy::Rules;
 use crate::store::{Expect, Part, Write};
 use crate::time::Timestamp;
+use crate::uses::Begun;
 
 /// What a change begins with.
 pub(super) struct Premise<'a> {
@@ -78,19 +79,23 @@ impl Vault {
             writes.extend(top.iter().map(|top| Write::Put(header_key(), top.header.encode())));
             let top = top.map_or_else(|| before.top.clone(), Arc::new);
             let rules = Rules::of(&control)?;
-            let keyring = Keyring::unwrap(&control, &top.root, self.inner.esk.clone())?;
+            let (uses, blocks, begun) = before.uses.begin(&control);
+            let keyring = Keyring::unwrap(&control, &top.root, self.inner.esk.clone(), &uses)?;
             let (row, epoch) = control.seal(&self.inner.vault, top.header.ctl.0, &top.ctl)?;
             let mut part = Part { expects: Vec::<Expect>::new(), writes: Control::writes(row, &epoch) };
             part.writes.extend(writes);
+            part.expects.extend(blocks.expects);
+            part.writes.extend(blocks.writes);
             // Not an owner: the journal's thread must never be the one that closes the vault.
             let inner = Arc::downgrade(&self.inner);
-            let state = State { control, epoch, rules, keyring, top };
+            let state = State { control, epoch, rules, keyring, top, uses };
             let step = ControlStep {
                 from: before.epoch,
                 epoch,
                 part,
                 changes: changes.into_iter().map(|change| (by.clone(), change)).collect(),
                 in_force: Box::new(move || {
+                    begun.iter().for_each(Begun::granted);
                     if let Some(inner) = inner.upgrade() {
                         Self::put_in_force(&inner, state);
                     }

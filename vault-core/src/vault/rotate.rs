@@ -6,14 +6,12 @@
 
 use super::amend::{Amendment, Premise};
 use super::{Top, Vault};
-use crate::audit::entry::{ControlChange, Who};
+use crate::audit::entry::ControlChange;
 use crate::audit::receipt::Receipt;
-use crate::control::{Control, Header, KeyRecord, Superseded};
+use crate::control::{Control, Header, Superseded};
 use crate::envelope::{Dek, Kek, KeyId, KeyKind, KeyMaterial, Rcv, Wraps};
 use crate::error::Error;
 use crate::name::{ChannelName, FormatName, MerchantName, PrincipalName};
-use crate::sealed::PERIOD_DAYS;
-use crate::time::Timestamp;
 use crate::token::Scheme;
 use crate::vaultless::{SLOTS, Served};
 use crate::words::KeyState;
@@ -40,32 +38,6 @@ impl Vault {
         expected: Option<u64>,
     ) -> Result<(KeyId, Receipt), Error> {
         self.rotated(by, expected, |premise, control| draw_next::<Rcv>(premise, control, merchant)).await
-    }
-
-    /// Replaces every key for sealed cards that is [`PERIOD_DAYS`] old, as the vault itself. Returns how many there were.
-    pub async fn replace_old_keys(&self) -> Result<usize, Error> {
-        let old = |control: &Control, now: Timestamp| -> Vec<MerchantName> {
-            let due = |k: &&KeyRecord| {
-                k.kind == KeyKind::Rcv
-                    && k.state == KeyState::Active
-                    && k.made_at.plus_days(PERIOD_DAYS) <= now
-            };
-            control.keys.iter().filter(due).filter_map(|k| k.merchant.clone()).collect()
-        };
-        if old(&self.state().control, self.now()).is_empty() {
-            return Ok(0);
-        }
-        let (_, replaced) = self
-            .change_by(&Who::Vault, None, |premise, control| {
-                let merchants = old(control, premise.now);
-                let mut all = Vec::with_capacity(merchants.len() * 2);
-                for merchant in &merchants {
-                    all.extend(draw_next::<Rcv>(premise, control, merchant)?.changes);
-                }
-                Ok(Amendment::of(all, merchants.len()))
-            })
-            .await?;
-        Ok(replaced)
     }
 
     /// Opens the next vaultless slot for a format with a new key: new tokens are made in it from this commit on, those of
@@ -129,14 +101,7 @@ impl Vault {
         by: &PrincipalName,
         expected: Option<u64>,
     ) -> Result<(KeyId, Receipt), Error> {
-        self.rotated(by, expected, |premise, control| {
-            let top = &premise.state.top;
-            let (keys, ctl) = control.replace_ctl(top.root(), premise.now)?;
-            let header = Header { ctl: named_wrap(control, keys.new)?, ..top.header.clone() };
-            let top = Top { header, root: top.root.clone(), ctl: ctl.into() };
-            Ok(Amendment { top: Some(top), ..superseded(&keys) })
-        })
-        .await
+        self.rotated(by, expected, replace_ctl).await
     }
 
     async fn rotated(
@@ -151,7 +116,7 @@ impl Vault {
 }
 
 /// Draws a merchant's next key of a kind; the one before is deactivated.
-fn draw_next<K>(
+pub(super) fn draw_next<K>(
     premise: &Premise<'_>,
     control: &mut Control,
     merchant: &MerchantName,
@@ -166,6 +131,15 @@ where
     let kek: Kek = record.unwrap(&*premise.state.top.root)?;
     let (key, _) = control.draw::<K, Kek>(Some(merchant), (&kek, record.id), premise.now)?;
     Ok(Amendment::of(told(key, old, KeyState::Deactivated), key))
+}
+
+/// Draws the next key of Control itself, with what the header has of it.
+pub(super) fn replace_ctl(premise: &Premise<'_>, control: &mut Control) -> Result<Amendment<KeyId>, Error> {
+    let top = &premise.state.top;
+    let (keys, ctl) = control.replace_ctl(top.root(), premise.now)?;
+    let header = Header { ctl: named_wrap(control, keys.new)?, ..top.header.clone() };
+    let top = Top { header, root: top.root.clone(), ctl: ctl.into() };
+    Ok(Amendment { top: Some(top), ..superseded(&keys) })
 }
 
 pub(super) fn superseded(keys: &Superseded) -> Amendment<KeyId> {
