@@ -9,7 +9,7 @@ mod codec {
     pub use vault_core::codec::{Reader, Writer};
 }
 mod control {
-    pub use vault_core::control::Control;
+    pub use vault_core::control::{Control, KeyRecord};
 }
 mod envelope {
     pub use vault_core::envelope::{Dek, Kek, KeyId, KeyKind, Root, ctx};
@@ -32,6 +32,9 @@ mod rows {
 }
 mod store {
     pub use vault_core::store::{Expect, Key, Part, Store, StoreError, Value, Write};
+}
+mod uses {
+    pub use vault_core::uses::Uses;
 }
 mod words {
     pub use vault_core::words::KeyState;

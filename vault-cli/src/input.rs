@@ -4,7 +4,7 @@
 //! line is told by its number and the rule that it breaks, never by its content.
 
 use std::fs::File;
-use std::io::{self, IsTerminal as _, Read};
+use std::io::{self, BufRead as _, IsTerminal as _, Read};
 use std::path::Path;
 
 use data_encoding::BASE64;
@@ -20,6 +20,9 @@ const MAX_LINES_FILE: u64 = 64 << 20;
 
 /// Bytes of any other file that is read whole.
 const MAX_SMALL_FILE: u64 = 4 << 20;
+
+/// The longest answer to a question, in bytes: a key's number has ten digits.
+const MAX_ANSWER: u64 = 64;
 
 /// A card as it was given.
 pub struct Card {
@@ -308,6 +311,23 @@ pub(crate) fn small_text(file: &Path) -> Result<String, Failure> {
     let bytes = bounded(file, MAX_SMALL_FILE)?;
     String::from_utf8(bytes.to_vec())
         .map_err(|_| Failure::usage(format_args!("{}: is not UTF-8 text", file.display())))
+}
+
+/// A line that somebody types at the terminal in answer to a question, shown as it is typed.
+///
+/// Errors: usage where there is no terminal.
+pub(crate) fn typed(question: &str) -> Result<String, Failure> {
+    if !io::stdin().is_terminal() {
+        return Err(Failure::usage("there is no terminal to ask at; give the answer with --confirm"));
+    }
+    crate::output::ask(question);
+    let mut line = String::new();
+    io::stdin()
+        .lock()
+        .take(MAX_ANSWER)
+        .read_line(&mut line)
+        .map_err(|e| Failure::failed(format_args!("the terminal: {e}")))?;
+    Ok(line.trim().to_owned())
 }
 
 fn hidden(prompt: &str) -> Result<String, Failure> {

@@ -109,8 +109,8 @@ fn words(report: &StoreReport, log_key: &str) -> String {
         None => "the log was not read".to_owned(),
     };
     let mut text = format!(
-        "{log}\ncards: {} good, {} missing, {} put back, {} unreadable, {} unknown to the log\n",
-        report.good, report.missing, report.rolled_back, report.unreadable, report.extra
+        "{log}\ncards: {} good, {} missing, {} put back, {} unreadable, {} unknown to the log; {} shredded\n",
+        report.good, report.missing, report.rolled_back, report.unreadable, report.extra, report.shredded
     );
     for finding in &report.named {
         text = text + "  " + &named(finding) + "\n";

@@ -65,8 +65,14 @@ calls! {
     rotate_key(RotateKeyRequest) -> RotateKeyResponse;
     /// Says how far the work behind rotations is.
     get_key_work(GetKeyWorkRequest) -> GetKeyWorkResponse;
-    /// Destroys a data encryption key that no row is under any more.
+    /// Destroys a key that nothing needs any more.
     destroy_key(DestroyKeyRequest) -> DestroyKeyResponse;
+    /// One key version, and what is under it.
+    describe_key(DescribeKeyRequest) -> DescribeKeyResponse;
+    /// Notes that somebody else may have a key.
+    compromise_key(CompromiseKeyRequest) -> CompromiseKeyResponse;
+    /// Destroys a key with what is under it.
+    shred_key(ShredKeyRequest) -> ShredKeyResponse;
     /// Locks a merchant, a channel or a principal.
     set_lock(SetLockRequest) -> SetLockResponse;
     /// Lists locks, newest first.

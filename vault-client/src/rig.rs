@@ -647,6 +647,8 @@ impl Admin for Desk {
     changes! {
         rotate_key(RotateKeyRequest) -> RotateKeyResponse;
         destroy_key(DestroyKeyRequest) -> DestroyKeyResponse;
+        compromise_key(CompromiseKeyRequest) -> CompromiseKeyResponse;
+        shred_key(ShredKeyRequest) -> ShredKeyResponse;
         set_lock(SetLockRequest) -> SetLockResponse;
         lift_lock(LiftLockRequest) -> LiftLockResponse;
         apply_policy(ApplyPolicyRequest) -> ApplyPolicyResponse;
@@ -656,6 +658,7 @@ impl Admin for Desk {
         get_status(GetStatusRequest) -> GetStatusResponse;
         list_keys(ListKeysRequest) -> ListKeysResponse;
         get_key_work(GetKeyWorkRequest) -> GetKeyWorkResponse;
+        describe_key(DescribeKeyRequest) -> DescribeKeyResponse;
         list_locks(ListLocksRequest) -> ListLocksResponse;
         get_policy(GetPolicyRequest) -> GetPolicyResponse;
         check_policy(CheckPolicyRequest) -> CheckPolicyResponse;

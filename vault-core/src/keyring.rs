@@ -20,7 +20,7 @@ use crate::hpke;
 use crate::journal::Disclosed;
 use crate::name::{ChannelName, FormatName, MerchantName, PrincipalName};
 use crate::network::Networks;
-use crate::outer::OuterKeys;
+use crate::outer::{OuterKeys, key_of};
 use crate::pan::{MaskedPan, PADDED, Pan};
 use crate::pattern::Space;
 use crate::random::NoRandomness;
@@ -668,6 +668,14 @@ impl Keyring {
         bytes: &[u8],
     ) -> Result<Zeroizing<Vec<u8>>, Unopened> {
         self.merchants.get(&merchant).ok_or(Unopened)?.outer.open(kind, key, bytes)
+    }
+
+    /// Whether a row was left under a key that is destroyed: nobody opens it again, and what it was for may begin anew.
+    #[must_use]
+    pub fn is_shredded(&self, merchant: MerchantId, bytes: &[u8]) -> bool {
+        let key = key_of(bytes);
+        let keys = self.merchants.get(&merchant);
+        keys.zip(key).is_some_and(|(keys, key)| keys.outer.is_destroyed(key))
     }
 
     /// A merchant's outer seals alone.

@@ -3,13 +3,13 @@
 //! What is opened here is a row, in which a card number is still sealed under keys that this module does not have: whoever
 //! has an [`OuterKeys`] can move rows from one DEK to the next, and cannot open a card.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use zeroize::Zeroizing;
 
 use crate::aead::Unopened;
 use crate::codec::{Reader, Writer};
-use crate::control::Control;
+use crate::control::{Control, KeyRecord};
 use crate::envelope::{Dek, Kek, KeyId, KeyKind, Root, ctx};
 use crate::error::Error;
 use crate::name::MerchantName;
@@ -24,6 +24,8 @@ pub struct OuterKeys {
     merchant: MerchantName,
     active: KeyId,
     keys: HashMap<KeyId, Dek>,
+    /// Those that were: rows may name them that were left under them on purpose.
+    destroyed: HashSet<KeyId>,
     uses: Uses,
 }
 
@@ -52,13 +54,23 @@ impl OuterKeys {
         if !keys.contains_key(&active) {
             return Err(Error::Custody);
         }
-        Ok(Self { merchant: merchant.clone(), active, keys, uses: uses.clone() })
+        let gone = |k: &&KeyRecord| {
+            k.kind == KeyKind::Dek && k.merchant.as_ref() == Some(merchant) && k.state == KeyState::Destroyed
+        };
+        let destroyed = control.keys.iter().filter(gone).map(|k| k.id).collect();
+        Ok(Self { merchant: merchant.clone(), active, keys, destroyed, uses: uses.clone() })
     }
 
     /// The key that seals.
     #[must_use]
     pub fn active(&self) -> KeyId {
         self.active
+    }
+
+    /// Whether a key is destroyed: what was left under it is no work to be done.
+    #[must_use]
+    pub fn is_destroyed(&self, key: KeyId) -> bool {
+        self.destroyed.contains(&key)
     }
 
     /// Seals a row's plaintext under the active key: version u8, DEK id u32, XAES message; bound to row kind, merchant, the

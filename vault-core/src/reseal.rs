@@ -5,6 +5,7 @@
 //! disk: begun again, it passes over the rows that are done, which their first bytes tell.
 
 use crate::envelope::KeyId;
+use crate::error::Error;
 use crate::outer::{OuterKeys, key_of};
 use crate::record::MerchantId;
 use crate::rows;
@@ -51,7 +52,7 @@ impl Walk {
         merchant: MerchantId,
         keys: &OuterKeys,
         most: usize,
-    ) -> Result<Option<(Page, Self)>, StoreError> {
+    ) -> Result<Option<(Page, Self)>, Error> {
         let Some((kinds, found)) = self.page(store, merchant, most).await? else { return Ok(None) };
         let kind = KINDS.get(kinds).copied().unwrap_or_default();
         let next = Self { kinds, after: found.last().map(|(key, _)| key.clone()) };
@@ -60,7 +61,10 @@ impl Walk {
             if key_of(&bytes) == Some(keys.active()) {
                 continue;
             }
-            match resealed(keys, kind, &key, &bytes) {
+            if key_of(&bytes).is_some_and(|id| keys.is_destroyed(id)) {
+                continue;
+            }
+            match resealed(keys, kind, &key, &bytes)? {
                 Some(sealed) => {
                     page.part.expects.push(Expect::Is(key.clone(), bytes));
                     page.part.writes.push(Write::Put(key, sealed));
@@ -103,10 +107,11 @@ impl Walk {
     }
 }
 
-fn resealed(keys: &OuterKeys, kind: u8, key: &[u8], bytes: &[u8]) -> Option<Vec<u8>> {
-    let name: &[u8; 16] = key.last_chunk()?;
-    let plain = keys.open(kind, name, bytes).ok()?;
-    keys.seal(kind, name, &plain).ok()
+/// A row under the key that seals; none if it does not open.
+fn resealed(keys: &OuterKeys, kind: u8, key: &[u8], bytes: &[u8]) -> Result<Option<Vec<u8>>, Error> {
+    let Some(name) = key.last_chunk::<16>() else { return Ok(None) };
+    let Ok(plain) = keys.open(kind, name, bytes) else { return Ok(None) };
+    keys.seal(kind, name, &plain).map(Some)
 }
 
 /// What the keys of a merchant's rows of a kind begin with: kind u8, merchant u32.

@@ -72,12 +72,11 @@ impl Term {
     pub fn longest(kind: KeyKind) -> Self {
         use Renewal::{ByItself, Never, Warned};
         let (days, uses, renewal) = match kind {
-            // Wraps are counted by Control, which has them all.
             KeyKind::Root => (Some(PERIOD_ROOT_DAYS), Some(MAX_SEALS), Warned),
-            KeyKind::Kek => (Some(PERIOD_SEALING_DAYS), Some(MAX_SEALS), ByItself),
-            // Control's own versions count its seals.
-            KeyKind::Ctl => (Some(PERIOD_SEALING_DAYS), Some(MAX_SEALS), ByItself),
-            KeyKind::Dek => (Some(PERIOD_SEALING_DAYS), Some(MAX_SEALS), ByItself),
+            // Wraps are counted by Control, which has them all; the seals of Control are its versions.
+            KeyKind::Kek | KeyKind::Ctl | KeyKind::Dek => {
+                (Some(PERIOD_SEALING_DAYS), Some(MAX_SEALS), ByItself)
+            }
             // What it sealed moves only when its token is used: an operator decides when.
             KeyKind::Trk => (Some(PERIOD_DERIVING_DAYS), Some(MAX_SEALS), Warned),
             KeyKind::Esk | KeyKind::Adm => (Some(PERIOD_OWN_DAYS), Some(MAX_SEALS), Warned),
@@ -85,10 +84,8 @@ impl Term {
             KeyKind::Log => (Some(PERIOD_SIGNING_DAYS), None, Warned),
             // An HMAC under 256 bits does not wear out; a rotation adds a link to a chain of sixteen.
             KeyKind::Idx | KeyKind::Fpr => (Some(PERIOD_NAMING_DAYS), None, Warned),
-            // Names in the log and public fingerprints are for good.
-            KeyKind::Ref => (None, None, Never),
-            // Its rows live days, and its counters of used space are for good.
-            KeyKind::Idm => (None, None, Never),
+            // Names in the log, public fingerprints, and the counters of used space are for good.
+            KeyKind::Ref | KeyKind::Idm => (None, None, Never),
             // Each opening has a shared secret of its own (RFC 9180): nothing to count.
             KeyKind::Rcv => (Some(PERIOD_DAYS), None, ByItself),
             // FF1 has no nonce; a slot spent is gone, and there are five.

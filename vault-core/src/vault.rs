@@ -8,6 +8,7 @@ mod amend;
 mod blocking;
 mod cards;
 mod codes;
+mod compromise;
 mod custodians;
 mod customers;
 mod esk;
@@ -37,6 +38,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 pub use blocking::Blocking;
 pub use codes::{CODE_LIFE_MS, CodeTicket, MAX_CODES, SecurityCode};
+pub use compromise::{Compromise, Healing, MAX_COUNTED_CUSTOMERS, Shredded, Under, healing};
 pub use customers::MAX_LISTED;
 pub use keys::KeyLine;
 pub use operate::{MAX_ENTRIES, MAX_NOTE, PolicyChange, Status};

@@ -14,6 +14,7 @@ use crate::envelope::{
 };
 use crate::error::Error;
 use crate::name::MerchantName;
+use crate::sealed::OVERLAP_DAYS;
 use crate::time::Timestamp;
 use crate::words::{CompromiseReason, KeyState};
 
@@ -285,32 +286,74 @@ impl Control {
         self.keys.iter().filter(move |k| k.merchant.as_ref() == Some(merchant)).filter(open).map(|k| k.id)
     }
 
+    /// Whether somebody else may have a key.
+    #[must_use]
+    pub fn is_compromised(&self, id: KeyId) -> bool {
+        self.keys.iter().any(|k| k.id == id && k.compromised.is_some())
+    }
+
     /// Notes that no row is under these keys any more.
     pub fn drain(&mut self, keys: &[KeyId], now: Timestamp) {
         let drained = self.keys.iter_mut().filter(|k| keys.contains(&k.id));
         drained.for_each(|k| k.drained_at = Some(now));
     }
 
-    /// Destroys a key that nothing needs: a data encryption key that was drained.
+    /// Destroys a key that nothing needs: a data encryption key that was drained, a key for sealed cards that opens no more.
     ///
-    /// Errors: malformed for a key that is not there, that seals, that rows may be under, or of a kind that has no such end.
-    pub fn destroy_drained(&mut self, id: KeyId) -> Result<(), Error> {
+    /// Errors: malformed for a key that is not there, that seals, that something needs, or of a kind that has no such end; it
+    /// says what needs it.
+    pub fn destroy_unneeded(&mut self, id: KeyId, now: Timestamp) -> Result<(), Error> {
         let refused = |rule| Err(Error::malformed("key", rule));
-        let Some(key) = self.keys.iter_mut().find(|k| k.id == id) else {
+        let Some(key) = self.keys.iter().find(|k| k.id == id) else {
             return refused("names no key");
         };
-        match (key.kind, key.state, key.drained_at) {
-            (_, KeyState::Destroyed, _) => refused("is destroyed already"),
-            (_, KeyState::Active, _) => refused("is in use; rotate it first"),
-            (KeyKind::Dek, _, None) => {
-                refused("may still be needed: rows are sealed anew in the background, see `keys status`")
+        match (key.kind, key.state) {
+            (_, KeyState::Destroyed) => return refused("is destroyed already"),
+            (_, KeyState::Active) => return refused("is in use; rotate it first"),
+            (KeyKind::Dek, _) if key.drained_at.is_none() => {
+                return refused(
+                    "may still be needed: rows are sealed anew in the background, see `keys status`",
+                );
             }
-            (KeyKind::Dek, _, Some(_)) => {
-                key.destroy();
-                Ok(())
+            (KeyKind::Rcv, KeyState::Deactivated) if self.opens_sealed_cards(key, now) => {
+                return refused(
+                    "may still be needed: cards that were sealed to it before it was replaced may come in for seven days",
+                );
             }
-            _ => refused("is of a kind that is not destroyed by itself"),
+            (KeyKind::Dek | KeyKind::Rcv, _) => {}
+            (KeyKind::Fpk, _) => {
+                return refused("is needed by the vaultless tokens of its slot, which nobody has counted");
+            }
+            (KeyKind::Idx | KeyKind::Fpr, _) => {
+                return refused("is needed by the names that later versions are built on");
+            }
+            (KeyKind::Trk, _) => {
+                return refused("is needed by the cards whose tokens were not used since it was replaced");
+            }
+            (
+                KeyKind::Root
+                | KeyKind::Esk
+                | KeyKind::Ctl
+                | KeyKind::Log
+                | KeyKind::Adm
+                | KeyKind::Kek
+                | KeyKind::Ref
+                | KeyKind::Idm,
+                _,
+            ) => return refused("is of a kind that is not destroyed by itself"),
         }
+        self.destroy(id);
+        Ok(())
+    }
+
+    /// Whether a key for sealed cards that was replaced still opens: until [`OVERLAP_DAYS`] after its successor was made.
+    fn opens_sealed_cards(&self, key: &KeyRecord, now: Timestamp) -> bool {
+        let next = self.keys.iter().find(|next| {
+            next.kind == key.kind
+                && next.merchant == key.merchant
+                && next.version == key.version.saturating_add(1)
+        });
+        next.is_none_or(|next| now < next.made_at.plus_days(OVERLAP_DAYS))
     }
 
     /// Notes that somebody else may have a key. It is no longer active by then, unless it is of a kind that is never
@@ -353,9 +396,7 @@ impl Control {
             (_, KeyState::Active) => {
                 refused("is in use: what comes in now would be lost with it; rotate it first")
             }
-            (KeyKind::Dek | KeyKind::Trk | KeyKind::Rcv, KeyState::Deactivated | KeyState::Compromised) => {
-                Ok(key)
-            }
+            (KeyKind::Dek | KeyKind::Rcv, KeyState::Deactivated | KeyState::Compromised) => Ok(key),
             (KeyKind::Fpk, KeyState::Deactivated | KeyState::Compromised) => refused(
                 "is a slot of vaultless tokens, which may be out there in any number: lock the format's channels instead",
             ),
@@ -368,6 +409,7 @@ impl Control {
                 | KeyKind::Kek
                 | KeyKind::Idx
                 | KeyKind::Fpr
+                | KeyKind::Trk
                 | KeyKind::Ref
                 | KeyKind::Idm,
                 KeyState::Deactivated | KeyState::Compromised,

@@ -42,6 +42,11 @@ impl<T> Amendment<T> {
     pub(super) fn of(changes: Vec<ControlChange>, value: T) -> Self {
         Self { changes, writes: Vec::new(), top: None, value }
     }
+
+    /// The same with something else to tell.
+    pub(super) fn map<U>(self, told: impl FnOnce(T) -> U) -> Amendment<U> {
+        Amendment { changes: self.changes, writes: self.writes, top: self.top, value: told(self.value) }
+    }
 }
 
 impl Vault {

@@ -370,7 +370,7 @@ impl Vault {
     }
 }
 
-fn checked_note(text: &str) -> Result<&str, Error> {
+pub(super) fn checked_note(text: &str) -> Result<&str, Error> {
     if text.is_empty() || text.len() > MAX_NOTE {
         return Err(Error::malformed("note", "must have 1 to 1,024 bytes"));
     }
@@ -380,7 +380,7 @@ fn checked_note(text: &str) -> Result<&str, Error> {
     Ok(text)
 }
 
-fn note_key(hash: &Hash) -> Key {
+pub(super) fn note_key(hash: &Hash) -> Key {
     let mut key = vec![rows::NOTE];
     key.extend_from_slice(&hash.0);
     key

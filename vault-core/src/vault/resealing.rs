@@ -150,7 +150,7 @@ impl Vault {
         let under_way = job.insert(under_way);
         match under_way.pass {
             Pass::Move => self.move_rows(under_way, &state).await,
-            Pass::Count { left } => self.count_rows(under_way, left, stuck).await,
+            Pass::Count { left } => self.count_rows(under_way, left, (&state, stuck)).await,
         }
     }
 
@@ -185,7 +185,7 @@ impl Vault {
         })
     }
 
-    /// Destroys a data encryption key that no row is under any more (`expected` as at
+    /// Destroys a key that nothing needs any more: see [`Control::destroy_unneeded`](crate::control::Control::destroy_unneeded) (`expected` as at
     /// [`apply_policy`](Self::apply_policy)).
     pub async fn destroy_key(
         &self,
@@ -193,8 +193,8 @@ impl Vault {
         key: KeyId,
         expected: Option<u64>,
     ) -> Result<Receipt, Error> {
-        let destroyed = self.change(by, expected, |_, control| {
-            control.destroy_drained(key)?;
+        let destroyed = self.change(by, expected, |premise, control| {
+            control.destroy_unneeded(key, premise.now)?;
             let state = KeyState::Destroyed;
             Ok(Amendment::of(vec![ControlChange::KeyState { key: key.0, state }], ()))
         });
@@ -221,12 +221,14 @@ impl Vault {
         &self,
         job: &mut Job,
         left: u64,
-        stuck: &mut HashMap<(MerchantName, KeyId), u64>,
+        (state, stuck): (&State, &mut HashMap<(MerchantName, KeyId), u64>),
     ) -> Result<ResealStep, Error> {
+        let outer = state.keyring.outer(job.merchant.1)?;
         let store = self.inner.store.as_ref();
         if let Some((keys, next)) = job.walk.count(store, job.merchant.1, COUNT_PAGE).await? {
             let seen = keys.len();
-            let old = keys.into_iter().filter(|key| *key != Some(job.to)).count();
+            let gone = |key: &Option<KeyId>| key.is_some_and(|key| outer.is_destroyed(key));
+            let old = keys.into_iter().filter(|key| *key != Some(job.to) && !gone(key)).count();
             job.pass = Pass::Count { left: left.saturating_add(u64::try_from(old).unwrap_or(u64::MAX)) };
             job.walk = next;
             return Ok(ResealStep::Worked { seen, moved: 0 });
@@ -288,7 +290,16 @@ impl Vault {
             // Only what was deactivated when the counting began: a key that was since has rows of its own.
             let keys: Vec<KeyId> = control.undrained(&merchant).filter(|key| from.contains(key)).collect();
             control.drain(&keys, premise.now);
-            Ok(Amendment::of(keys.iter().map(|key| ControlChange::KeyDrained { key: key.0 }).collect(), ()))
+            let mut changes: Vec<_> =
+                keys.iter().map(|key| ControlChange::KeyDrained { key: key.0 }).collect();
+            // What somebody else may have is kept no longer than it is needed.
+            for key in keys {
+                if control.is_compromised(key) {
+                    control.destroy_unneeded(key, premise.now)?;
+                    changes.push(ControlChange::KeyState { key: key.0, state: KeyState::Destroyed });
+                }
+            }
+            Ok(Amendment::of(changes, ()))
         });
         noted.await?;
         Ok(ResealStep::Drained)
@@ -304,7 +315,13 @@ fn due(
     let of = |name: &MerchantName| {
         open(state, name).filter(|(name, to, _)| !stuck.contains_key(&(name.clone(), *to)))
     };
-    job.and_then(|job| of(&job.merchant.0)).or_else(|| state.control.numbers.keys().find_map(of))
+    let names = || state.control.numbers.keys();
+    let urgent =
+        names().filter(|name| state.control.undrained(name).any(|key| state.control.is_compromised(key)));
+    let under_way = || job.map(|job| &job.merchant.0);
+    // What somebody else may open comes first: of the merchant under way, of any, then all the rest.
+    let under_way_first = urgent.clone().filter(|name| under_way() == Some(*name));
+    under_way_first.chain(urgent).chain(under_way()).chain(names()).find_map(of)
 }
 
 /// A merchant that has keys which rows may still be under, beside the one that seals: that one and those.

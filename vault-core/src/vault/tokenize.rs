@@ -381,7 +381,8 @@ impl<'a> Round<'a> {
             if self.subjects.contains_key(&subject) {
                 continue;
             }
-            let found = if let Some(bytes) = self.view.get(&merchant_row(rows::SUBJECT, id, &subject.0)) {
+            let row = self.view.get(&merchant_row(rows::SUBJECT, id, &subject.0));
+            let found = if let Some(bytes) = row.filter(|row| !state.keyring.is_shredded(id, row)) {
                 let index = state.keyring.open_subject(id, subject, bytes).map_err(|_| Error::internal())?;
                 let secret =
                     state.keyring.subject_secret(id, subject, &index).map_err(|_| Error::internal())?;
@@ -715,7 +716,8 @@ impl<'a> Round<'a> {
     fn known_token(&self, item: &Item<'_>) -> Result<Option<(Token, u32)>, Unopened> {
         let Some(fingerprint) = &item.fingerprint else { return Ok(None) };
         let id = self.merchant.id;
-        let Some(row) = self.view.get(&merchant_row(rows::FINGERPRINT, id, &fingerprint.row)) else {
+        let row = self.view.get(&merchant_row(rows::FINGERPRINT, id, &fingerprint.row));
+        let Some(row) = row.filter(|row| !self.state.keyring.is_shredded(id, row)) else {
             return Ok(None);
         };
         let like = self.likeness(item).map_err(|_| Unopened)?;
@@ -768,6 +770,9 @@ impl<'a> Round<'a> {
         let Some(bytes) = self.view.get(&store_key) else {
             return if newest.is_some() { Err(Undecided::Unreadable) } else { Ok(None) };
         };
+        if state.keyring.is_shredded(id, bytes) {
+            return Ok(None);
+        }
         let card = state.keyring.card(id, row_key, bytes).map_err(|Unopened| Undecided::Unreadable)?;
         if newest.is_some_and(|newest| card.row.version < *newest) {
             return Err(Undecided::Unreadable);

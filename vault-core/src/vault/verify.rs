@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use serde::Serialize;
 
 use super::{FIRST_LOG, Vault};
-use crate::audit::entry::AuditEntry;
+use crate::audit::entry::{AuditEntry, ControlChange, Event};
 use crate::audit::note::LogVerifier;
 use crate::audit::tree::entry_key;
 use crate::audit::verify::{self, Report};
@@ -33,6 +33,8 @@ pub struct StoreReport {
     pub rolled_back: u64,
     /// Rows that do not open: flipped, cut, moved or replaced.
     pub unreadable: u64,
+    /// Rows whose key was destroyed with them on purpose, as the log says. They are no fault.
+    pub shredded: u64,
     /// The first hundred of these, each with its record's name in the log or, where none can be read, its row's key.
     pub named: Vec<Finding>,
     /// The log itself.
@@ -108,7 +110,7 @@ impl Vault {
     /// changes meanwhile may be counted as a finding.
     pub async fn verify_store(&self, progress: verify::Progress<'_>) -> Result<StoreReport, Error> {
         let log = self.verify_log(progress).await?;
-        let mut logged = self.logged_versions(log.entries).await?;
+        let (mut logged, shredded) = self.logged_versions(log.entries).await?;
         let mut report = StoreReport { log: Some(log), ..StoreReport::default() };
         let state = self.state();
         let mut after: Option<Vec<u8>> = None;
@@ -118,6 +120,10 @@ impl Vault {
             after = Some(last.clone());
             for (key, bytes) in page {
                 let named = row_key(rows::CARD, &key);
+                if named.is_some_and(|(merchant, _)| state.keyring.is_shredded(merchant, &bytes)) {
+                    report.shredded += 1;
+                    continue;
+                }
                 let card = named.and_then(|(merchant, row)| state.keyring.card(merchant, row, &bytes).ok());
                 let Some(card) = card else {
                     report.note(Finding::Unreadable { row: data_encoding::HEXLOWER.encode(&key) });
@@ -133,12 +139,21 @@ impl Vault {
                 }
             }
         }
-        for record in logged.into_keys() {
-            report.note(Finding::Missing { record });
+        // A shredded row does not tell which record it was: so many of those that no row tells of are accounted for.
+        let cards = usize::try_from(report.shredded).unwrap_or(usize::MAX);
+        if cards == 0 {
+            for record in logged.into_keys() {
+                report.note(Finding::Missing { record });
+            }
+        } else {
+            let missing = logged.len().saturating_sub(cards);
+            report.missing = report.missing.saturating_add(u64::try_from(missing).unwrap_or(u64::MAX));
         }
         for kind in [rows::FINGERPRINT, rows::SUBJECT] {
             self.unreadable_of(kind, &mut report).await?;
         }
+        // More than the log says were shredded: somebody wrote such rows.
+        report.unreadable = report.unreadable.saturating_add(report.shredded.saturating_sub(shredded));
         Ok(report)
     }
 
@@ -153,6 +168,10 @@ impl Vault {
             after = Some(last.clone());
             for (key, bytes) in page {
                 let named = row_key(kind, &key);
+                if named.is_some_and(|(merchant, _)| state.keyring.is_shredded(merchant, &bytes)) {
+                    report.shredded += 1;
+                    continue;
+                }
                 let opened = named.and_then(|(merchant, RowKey(name))| {
                     state.keyring.outer(merchant).ok()?.open(kind, &name, &bytes).ok()
                 });
@@ -163,9 +182,9 @@ impl Vault {
         }
     }
 
-    /// The newest version of each record that the log speaks of.
-    async fn logged_versions(&self, entries: u64) -> Result<HashMap<Ref, u32>, Error> {
-        let mut versions = HashMap::new();
+    /// The newest version of each record that the log speaks of, and how many rows it says were shredded.
+    async fn logged_versions(&self, entries: u64) -> Result<(HashMap<Ref, u32>, u64), Error> {
+        let (mut versions, mut shredded) = (HashMap::new(), 0_u64);
         let page = u64::try_from(MAX_SCAN).unwrap_or(u64::MAX);
         let mut from = 0;
         while from < entries {
@@ -177,10 +196,15 @@ impl Vault {
                     let newest = versions.entry(record).or_insert(0);
                     *newest = version.max(*newest);
                 }
+                if let Event::ControlChanged { change: ControlChange::KeyShredded { rows, .. }, .. } =
+                    entry.event
+                {
+                    shredded = shredded.saturating_add(rows);
+                }
             }
             from = from.saturating_add(page);
         }
-        Ok(versions)
+        Ok((versions, shredded))
     }
 }
 
