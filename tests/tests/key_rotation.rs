@@ -224,7 +224,7 @@ fn an_upper_rotation_writes_as_much_with_many_cards_as_with_few() {
 }
 
 /// A vault with cards, customers' indexes and fingerprints of two merchants, and the tokens of acme's cards.
-fn furnished(engine: Engine, cards: u32) -> (Desk, Vec<(Token, String)>) {
+pub(crate) fn furnished(engine: Engine, cards: u32) -> (Desk, Vec<(Token, String)>) {
     let desk = Desk::new(engine);
     let numbers: Vec<String> = (0..cards).map(|n| number("4", 16, n)).collect();
     let mut held = Vec::new();
@@ -241,17 +241,25 @@ fn furnished(engine: Engine, cards: u32) -> (Desk, Vec<(Token, String)>) {
     (desk, held)
 }
 
-fn dek(vault: &Vault) -> KeyId {
+pub(crate) fn dek(vault: &Vault) -> KeyId {
     let (key, _) = block_on(vault.rotate_dek(&principal("olga"), &merchant_name("acme"), None)).unwrap();
     key
 }
 
-fn step(vault: &Vault) -> ResealStep {
+pub(crate) fn idx(vault: &Vault) -> Result<KeyId, Error> {
+    block_on(vault.rotate_idx(&principal("olga"), &merchant_name("acme"), None)).map(|(key, _)| key)
+}
+
+pub(crate) fn fpr(vault: &Vault) -> Result<KeyId, Error> {
+    block_on(vault.rotate_fpr(&principal("olga"), &merchant_name("acme"), None)).map(|(key, _)| key)
+}
+
+pub(crate) fn step(vault: &Vault) -> ResealStep {
     block_on(vault.reseal()).unwrap_or_else(|e| panic!("{e}"))
 }
 
 /// Works until there is nothing to do, and tells how many rows were moved.
-fn work_off(vault: &Vault) -> usize {
+pub(crate) fn work_off(vault: &Vault) -> usize {
     let mut all = 0;
     for _ in 0..1_000_000 {
         match step(vault) {
@@ -263,19 +271,25 @@ fn work_off(vault: &Vault) -> usize {
     panic!("it never ends");
 }
 
-fn rows_under(desk: &Desk) -> Vec<(KeyId, u64)> {
+/// How many of acme's rows are under which key of a kind.
+pub(crate) fn rows_under_any(desk: &Desk, kind: KeyKind) -> Vec<(KeyId, u64)> {
     let by_key = block_on(desk.vault.rows_by_key(&merchant_name("acme"))).unwrap();
-    let mut rows: Vec<_> = by_key.into_iter().collect();
+    let of_kind = |id: KeyId| desk.vault.keys().iter().any(|k| k.id == id && k.kind == kind);
+    let mut rows: Vec<_> = by_key.into_iter().filter(|(id, _)| of_kind(*id)).collect();
     rows.sort();
     rows
 }
 
-fn destroyed(desk: &Desk, key: KeyId) -> Result<(), Error> {
+fn rows_under(desk: &Desk) -> Vec<(KeyId, u64)> {
+    rows_under_any(desk, KeyKind::Dek)
+}
+
+pub(crate) fn destroyed(desk: &Desk, key: KeyId) -> Result<(), Error> {
     block_on(desk.vault.destroy_key(&principal("olga"), key, None)).map(|_| ())
 }
 
 /// What the log says of drained keys, each proven against the log's key without the vault.
-fn certificates(desk: &Desk) -> Vec<u32> {
+pub(crate) fn certificates(desk: &Desk) -> Vec<u32> {
     let (head, verifier) = (block_on(desk.vault.checkpoint()).unwrap(), desk.vault.verifier().unwrap());
     let mut found = Vec::new();
     for from in (0..head.checkpoint().size).step_by(1_000) {
@@ -316,7 +330,7 @@ fn rows_move_to_the_new_key_and_the_log_certifies_that_none_is_left() {
             assert!(matches!(step(&desk.vault), ResealStep::Worked { .. }));
         }
         let seen = block_on(desk.vault.reseal_progress()).unwrap();
-        assert_eq!((seen.to, seen.from.as_slice(), seen.unreadable), (new, &[old][..], 0));
+        assert_eq!((&seen.to[..], &seen.from[..], seen.unreadable), (&[new][..], &[old][..], 0));
         assert!(seen.moved > 0 && seen.total == Some(rows), "{seen:?}");
         assert!(certificates(&desk).is_empty());
         let desk = desk.reopened();
@@ -372,8 +386,12 @@ fn every_answer_is_right_while_rows_move() {
                 })
             })
             .collect();
-        for _ in 0..rotations {
+        for round in 0..rotations {
             dek(&desk.vault);
+            if round > 0 {
+                idx(&desk.vault).unwrap();
+                fpr(&desk.vault).unwrap();
+            }
             work_off(&desk.vault);
         }
         stop.store(true, Ordering::SeqCst);
@@ -381,7 +399,7 @@ fn every_answer_is_right_while_rows_move() {
         assert!(asked > 30, "{asked}");
     });
     assert_eq!(rows_under(&desk).len(), 1);
-    assert_eq!(certificates(&desk).len(), rotations);
+    assert_eq!(certificates(&desk).len(), rotations * 3 - 2);
     desk.assert_whole(held.len() + 1);
 }
 

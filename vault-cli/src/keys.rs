@@ -31,7 +31,8 @@ pub(crate) enum KeysCommand {
     List(List),
     /// Make a new version of a key; what is sealed from then on is sealed under it
     #[command(
-        after_help = "dek, rcv: what was sealed under older versions stays readable. kek, ctl, root: the keys below are wrapped \
+        after_help = "dek, rcv: what was sealed under older versions stays readable. idx, fpr: rows get new names in the \
+        background and are found all the while; a card's public fingerprint does not change. kek, ctl, root: the keys below are wrapped \
         anew, no card is touched, and the older version is destroyed; for the root the node asks its custodian, as at its \
         start. fpk is a slot of vaultless tokens: a merchant has five in its whole life.\n\nExamples:\n  \
         vaultctl keys rotate --profile ops.toml dek --merchant shop\n  \
@@ -40,7 +41,7 @@ pub(crate) enum KeysCommand {
         vaultctl keys rotate --profile ops.toml fpk --merchant shop --format edge"
     )]
     Rotate(Rotate),
-    /// Show how far the work behind rotations is: rows that are sealed anew under the newest DEK
+    /// Show how far the work behind rotations is: rows that are sealed anew, and rows that are renamed
     #[command(
         after_help = "The server does this work by itself, so many rows a second as its setting limits.reseal_rows says. With --watch \
         it is followed to its end.\n\nExamples:\n  \
@@ -139,7 +140,7 @@ pub(crate) struct List {
     /// Only this merchant's keys
     #[arg(long, value_name = "NAME")]
     merchant: Option<String>,
-    /// Count the rows under each DEK and TRK: reads all rows, once for each
+    /// Count the rows that each DEK seals and each IDX and FPR names: reads all rows
     #[arg(long)]
     rows: bool,
     #[command(flatten)]
@@ -340,7 +341,12 @@ async fn rotate(asked: Rotate, out: Out) -> Result<(), Failure> {
             );
         }
         let destroyed = rotated.previous.as_ref().is_some_and(|key| key.state == "destroyed");
-        let before = if destroyed { "is destroyed, nothing needs it" } else { "opens what it sealed" };
+        let links = matches!(kind, v1::KeyKind::Idx | v1::KeyKind::Fpr);
+        let before = match (destroyed, links) {
+            (true, _) => "is destroyed, nothing needs it",
+            (false, true) => "stays a link of the names' chain",
+            (false, false) => "opens what it sealed",
+        };
         format!(
             "{} {} is primary since epoch {}; {} {before}",
             kind.word(),
@@ -356,7 +362,7 @@ async fn rotate(asked: Rotate, out: Out) -> Result<(), Failure> {
 struct Work {
     working: bool,
     merchant: String,
-    to: String,
+    to: Vec<String>,
     from: Vec<String>,
     total_rows: Option<u64>,
     moved_rows: u64,
@@ -390,14 +396,14 @@ impl Work {
 
     fn line(&self) -> String {
         if !self.working {
-            return "no row is on its way: every row is under its merchant's newest DEK".to_owned();
+            return "no row is on its way: every row is under its merchant's newest keys".to_owned();
         }
         let total = self.total_rows.map_or_else(|| "? (being counted)".to_owned(), |rows| rows.to_string());
         let mut parts = vec![format!(
             "{}: rows move from {} to {}: {} of {total}",
             self.merchant,
             self.from.join(", "),
-            self.to,
+            self.to.join(", "),
             self.moved_rows
         )];
         parts.extend(self.rows_per_second.map(|rate| format!("{rate} a second")));
@@ -420,10 +426,10 @@ async fn status(asked: KeyStatus, out: Out) -> Result<(), Failure> {
         Ok(answer.work.map(|work| Work::of(work, SystemClock.now())).unwrap_or_default())
     };
     let mut work = look().await?;
-    let mut bar = (String::new(), Progress::of("rows sealed anew"));
+    let mut bar = (String::new(), Progress::of("rows moved"));
     while watch && work.working && !work.stuck {
         if bar.0 != work.merchant {
-            bar = (work.merchant.clone(), Progress::of("rows sealed anew"));
+            bar = (work.merchant.clone(), Progress::of("rows moved"));
         }
         if let Some(total) = work.total_rows {
             bar.1.step(work.moved_rows, total);

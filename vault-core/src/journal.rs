@@ -71,6 +71,8 @@ pub(crate) enum Filing {
     Disclose(Permit, SealedRecord, Part, Changed),
     /// A refusal, and what it counts against the caller all the same.
     Refuse(Denial, Part),
+    /// The same of what was found, or not, with the keys of one epoch: stale under any other.
+    RefuseFound(Denial, Part),
     /// What the vault or an operator did.
     State(Statement, Part),
     /// What the vault does to rows by itself, with the keys of one epoch: stale under any other.
@@ -306,7 +308,23 @@ impl Journal {
         deadline: Option<Timestamp>,
     ) -> Error {
         let told = denial.error();
-        match self.file(vec![Filing::Refuse(denial, counted)], deadline, None).await {
+        self.told(told, Filing::Refuse(denial, counted), deadline).await
+    }
+
+    /// Writes down a refusal of what was found, or not, with the keys of one epoch. Overloaded if another is in force by now:
+    /// whoever decides anew then may find something else.
+    pub(crate) async fn refuse_found(
+        &self,
+        denial: Denial,
+        counted: Part,
+        deadline: Option<Timestamp>,
+    ) -> Error {
+        let told = denial.error();
+        self.told(told, Filing::RefuseFound(denial, counted), deadline).await
+    }
+
+    async fn told(&self, told: Error, filing: Filing, deadline: Option<Timestamp>) -> Error {
+        match self.file(vec![filing], deadline, None).await {
             Err(e) => e,
             Ok(answers) => match answers.into_iter().next() {
                 Some(Ok(_)) => told,
@@ -370,6 +388,7 @@ impl Filing {
             Self::Enact(_, part, _)
             | Self::Disclose(_, _, part, _)
             | Self::Refuse(_, part)
+            | Self::RefuseFound(_, part)
             | Self::State(_, part)
             | Self::Upkeep(_, part, _) => part,
         }
@@ -393,15 +412,16 @@ impl Filing {
     fn who(&self) -> Who {
         match self {
             Self::Enact(permit, ..) | Self::Disclose(permit, ..) => permit.who().clone(),
-            Self::Refuse(denial, _) => denial.who().clone(),
+            Self::Refuse(denial, _) | Self::RefuseFound(denial, _) => denial.who().clone(),
             Self::State(statement, _) | Self::Upkeep(statement, ..) => statement.who.clone(),
         }
     }
 
-    /// Whether it stands whatever changes meanwhile: what was refused or done is said under the epoch of its entry.
+    /// Whether it stands whatever changes meanwhile: what was refused before anything was looked for, or done, is said under
+    /// the epoch of its entry.
     fn stands(&self) -> bool {
         match self {
-            Self::Enact(..) | Self::Disclose(..) | Self::Upkeep(..) => false,
+            Self::Enact(..) | Self::Disclose(..) | Self::RefuseFound(..) | Self::Upkeep(..) => false,
             Self::Refuse(..) | Self::State(..) => true,
         }
     }
@@ -445,7 +465,7 @@ impl Pending {
                 let sealed = (agrees && says).then_some((sealed, way));
                 Self { statement, part, sealed, changed, stands, place }
             }
-            Filing::Refuse(denial, part) => {
+            Filing::Refuse(denial, part) | Filing::RefuseFound(denial, part) => {
                 Self { statement: denial.into_statement(), part, sealed: None, changed: None, stands, place }
             }
             Filing::State(statement, part) => {

@@ -2,7 +2,7 @@
 //!
 //! A card number is opened by [`Keyring::open`] alone, which takes a `Disclosed` by value. Everything else here opens
 //! outer seals, makes names by HMAC, or turns a vaultless token into another: then a number is looked at and dropped, and
-//! never given out. Every label is listed in docs/format.md and stands in this file once.
+//! never given out. Every label is listed in docs/format.md and stands in one file once.
 
 use std::collections::HashMap;
 use std::sync::OnceLock;
@@ -10,17 +10,17 @@ use std::sync::OnceLock;
 use zeroize::Zeroizing;
 
 use crate::aead::{self, Unopened, Xaes};
+pub use crate::chain::merchant_row;
+use crate::chain::{Name, Place, Places};
 use crate::codec::{Reader, Writer};
 use crate::control::{Control, KeyRecord};
-use crate::envelope::{
-    self, Adm, Esk, Fpk, Fpr, Idm, Idx, Kek, KeyId, KeyKind, KeyMaterial, Rcv, Root, Trk, ctx,
-};
+use crate::envelope::{self, Adm, Esk, Fpk, Idm, Kek, KeyId, KeyKind, KeyMaterial, Rcv, Root, Trk, ctx};
 use crate::error::Error;
 use crate::hpke;
 use crate::journal::Disclosed;
 use crate::name::{ChannelName, FormatName, MerchantName, PrincipalName};
 use crate::network::Networks;
-use crate::outer::{OuterKeys, key_of};
+use crate::outer::OuterKeys;
 use crate::pan::{MaskedPan, PADDED, Pan};
 use crate::pattern::Space;
 use crate::random::NoRandomness;
@@ -73,7 +73,7 @@ pub struct SubjectIndex {
     /// Its card rows.
     pub cards: Vec<RowKey>,
     /// Its fingerprint rows.
-    pub fingerprints: Vec<[u8; 16]>,
+    pub fingerprints: Vec<Fingerprint>,
 }
 
 /// What makes two cards the same for `reuse`.
@@ -88,14 +88,9 @@ pub struct Likeness<'a> {
     pub restrictions: &'a [u8],
 }
 
-/// A card's fingerprint. The row is named by the chain's newest link; what only the card's holder opens is bound to the
-/// first, so that a rotation needs no card to move it.
+/// A card's fingerprint: what its row was named first, to which what only the card's holder opens is bound.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub struct Fingerprint {
-    first: [u8; 16],
-    /// The 16 bytes that name the row.
-    pub row: [u8; 16],
-}
+pub struct Fingerprint(pub Name);
 
 /// A request, as its idempotency rows know it.
 pub struct RequestKey<'a> {
@@ -120,8 +115,6 @@ pub struct Vaultless {
 struct MerchantKeys {
     name: MerchantName,
     outer: OuterKeys,
-    idx: Vec<Idx>,
-    fpr: Vec<Fpr>,
     trk: KeyId,
     trks: HashMap<KeyId, Trk>,
     reference: envelope::Ref,
@@ -177,15 +170,24 @@ impl Keyring {
         self.merchants.get(&merchant).ok_or_else(Error::internal)
     }
 
-    /// The key of a token's card row: r1 = HMAC(IDX1, ctx("row") e(token)), r(n+1) = HMAC(IDX(n+1), ctx("row+") e(r(n))).
-    /// All vaultless tokens of one card in one format and scope have one row: the [`namesake`](MerchantKeys::namesake)'s.
+    /// The key of a token's card row, which is its name for good: r1 = HMAC(IDX1, ctx("row") e(token)). Where the row lies
+    /// [`card_places`](Self::card_places) says. All vaultless tokens of one card in one format and scope have one row: the
+    /// [`namesake`](MerchantKeys::namesake)'s.
     pub fn row_key(&self, merchant: MerchantId, token: &Token) -> Result<RowKey, Error> {
         let keys = self.of(merchant)?;
         let namesake = keys.namesake(token);
         let token = namesake.as_ref().unwrap_or(token);
-        let message = ctx("row", keys.name()).e(token.as_bytes()).done();
-        let first = keys.idx.first().ok_or_else(Error::internal)?.name_of(&message);
-        Ok(RowKey(links(&keys.idx, first, "row+", keys.name(), Idx::name_of)))
+        Ok(RowKey(keys.outer.card_name(&ctx("row", keys.name()).e(token.as_bytes()).done())))
+    }
+
+    /// Where a card row may lie: r(n+1) = HMAC(IDX(n+1), ctx("row+") e(r(n))).
+    pub fn card_places(&self, merchant: MerchantId, key: RowKey) -> Result<Places, Error> {
+        Ok(self.of(merchant)?.outer.card_places(merchant, key.0))
+    }
+
+    /// Where a fingerprint row may lie: chained over FPR as card rows are over IDX, label "fpr+".
+    pub fn fingerprint_places(&self, merchant: MerchantId, of: Fingerprint) -> Result<Places, Error> {
+        Ok(self.of(merchant)?.outer.fingerprint_places(merchant, of.0))
     }
 
     /// The record's name in the log: HMAC(REF, ctx("ref") e(token)). One for one row, as [`row_key`](Self::row_key) says.
@@ -203,7 +205,7 @@ impl Keyring {
         Ok(SubjectId(keys.reference.name_of(&message)))
     }
 
-    /// The name of a value's fingerprint row, chained over FPR as row keys are over IDX.
+    /// The name of a value's fingerprint row, for good: HMAC(FPR1, ctx("fpr") ...), of other data than cards "fpr-value".
     pub fn fingerprint(
         &self,
         merchant: MerchantId,
@@ -221,8 +223,7 @@ impl Keyring {
             .e(like.restrictions)
             .e(&value.expose_identity());
         let message = Zeroizing::new(w.done());
-        let first = keys.fpr.first().ok_or_else(Error::internal)?.name_of(&message);
-        Ok(Fingerprint { first, row: links(&keys.fpr, first, "fpr+", keys.name(), Fpr::name_of) })
+        Ok(Fingerprint(keys.outer.fingerprint_name(&message)))
     }
 
     /// A card's public fingerprint: HMAC(REF, ctx("fpr-public") e(PAN))[..16]. The same for every token of the card, and for
@@ -233,14 +234,19 @@ impl Keyring {
         Ok(keys.reference.name_of(&message))
     }
 
-    /// Seals a card row: version u8, DEK id u32, XAES message; bound to kind, merchant, row key and key id.
-    pub fn seal_row(&self, merchant: MerchantId, key: RowKey, row: &Row) -> Result<Vec<u8>, Error> {
-        self.seal_outer(merchant, rows::CARD, &key.0, &row.encode())
+    /// Seals a card row for its place: see [`OuterKeys::seal`].
+    pub fn seal_row(&self, merchant: MerchantId, place: &Place, row: &Row) -> Result<Vec<u8>, Error> {
+        self.of(merchant)?.outer.seal_at(rows::CARD, place, &row.encode())
     }
 
-    /// Opens a card row's outer seal.
-    pub fn card(&self, merchant: MerchantId, key: RowKey, bytes: &[u8]) -> Result<Card, Unopened> {
-        let row = self.open_outer(merchant, rows::CARD, &key.0, bytes)?;
+    /// Opens the outer seal of the card row at a place.
+    pub fn card(&self, merchant: MerchantId, place: &Place, bytes: &[u8]) -> Result<Card, Unopened> {
+        self.card_named(merchant, &place.name, bytes)
+    }
+
+    /// Opens the outer seal of a card row that lies under this name.
+    pub fn card_named(&self, merchant: MerchantId, name: &Name, bytes: &[u8]) -> Result<Card, Unopened> {
+        let row = self.merchants.get(&merchant).ok_or(Unopened)?.outer.open(rows::CARD, name, bytes)?;
         Ok(Card { merchant, row: Row::decode(&row).map_err(|_| Unopened)? })
     }
 
@@ -340,7 +346,7 @@ impl Keyring {
     pub fn seal_reuse(
         &self,
         merchant: MerchantId,
-        fingerprint: &Fingerprint,
+        place: &Place,
         like: &Likeness<'_>,
         value: &Value,
         (token, generation): (&Token, u32),
@@ -348,27 +354,27 @@ impl Keyring {
         let keys = self.of(merchant)?;
         let trk = keys.trks.get(&keys.trk).ok_or_else(Error::internal)?;
         self.uses.take(keys.trk)?;
-        let aad = reuse_aad(keys.name(), fingerprint, keys.trk);
+        let aad = reuse_aad(keys.name(), place, keys.trk);
         let inner = reuse_key(trk, keys.name(), like, value).seal(&aad, &pad(token, generation))?;
         let plain = Writer::default().u32(keys.trk.0).fixed(&inner).done();
-        self.seal_outer(merchant, rows::FINGERPRINT, &fingerprint.row, &plain)
+        keys.outer.seal_at(rows::FINGERPRINT, place, &plain)
     }
 
     /// Opens a fingerprint row with the card in hand.
     pub fn open_reuse(
         &self,
         merchant: MerchantId,
-        fingerprint: &Fingerprint,
+        place: &Place,
         like: &Likeness<'_>,
         value: &Value,
         bytes: &[u8],
     ) -> Result<(Token, u32), Unopened> {
-        let plain = self.open_outer(merchant, rows::FINGERPRINT, &fingerprint.row, bytes)?;
+        let keys = self.merchants.get(&merchant).ok_or(Unopened)?;
+        let plain = keys.outer.open(rows::FINGERPRINT, &place.name, bytes)?;
         let mut r = Reader::new(&plain);
         let id = KeyId(r.u32().map_err(|_| Unopened)?);
-        let keys = self.merchants.get(&merchant).ok_or(Unopened)?;
         let trk = keys.trks.get(&id).ok_or(Unopened)?;
-        let aad = reuse_aad(keys.name(), fingerprint, id);
+        let aad = reuse_aad(keys.name(), place, id);
         let padded = reuse_key(trk, keys.name(), like, value).open(&aad, r.rest())?;
         unpad(&padded)
     }
@@ -419,9 +425,9 @@ impl Keyring {
         }
         w.u16(u16::try_from(index.fingerprints.len()).map_err(|_| Error::internal())?);
         for key in &index.fingerprints {
-            w.fixed(key);
+            w.fixed(&key.0);
         }
-        self.seal_outer(merchant, rows::SUBJECT, &subject.0, &w.done())
+        self.of(merchant)?.outer.seal(rows::SUBJECT, (&subject.0, 1), &w.done())
     }
 
     /// Opens a subject's index row.
@@ -431,13 +437,14 @@ impl Keyring {
         subject: SubjectId,
         bytes: &[u8],
     ) -> Result<SubjectIndex, Unopened> {
-        let plain = self.open_outer(merchant, rows::SUBJECT, &subject.0, bytes)?;
+        let keys = self.merchants.get(&merchant).ok_or(Unopened)?;
+        let plain = keys.outer.open(rows::SUBJECT, &subject.0, bytes)?;
         let read = || -> Result<SubjectIndex, crate::codec::Torn> {
             let mut r = Reader::new(&plain);
             let esk = KeyId(r.u32()?);
             let sealed_secret = r.e()?.to_vec();
             let cards = (0..r.u16()?).map(|_| r.array().map(RowKey)).collect::<Result<_, _>>()?;
-            let fingerprints = (0..r.u16()?).map(|_| r.array()).collect::<Result<_, _>>()?;
+            let fingerprints = (0..r.u16()?).map(|_| r.array().map(Fingerprint)).collect::<Result<_, _>>()?;
             r.end()?;
             Ok(SubjectIndex { esk, sealed_secret, cards, fingerprints })
         };
@@ -650,32 +657,10 @@ impl Keyring {
         String::from_utf8(text.to_vec()).map_err(|_| Unopened)
     }
 
-    fn seal_outer(
-        &self,
-        merchant: MerchantId,
-        kind: u8,
-        key: &[u8; 16],
-        plain: &[u8],
-    ) -> Result<Vec<u8>, Error> {
-        self.of(merchant)?.outer.seal(kind, key, plain)
-    }
-
-    fn open_outer(
-        &self,
-        merchant: MerchantId,
-        kind: u8,
-        key: &[u8; 16],
-        bytes: &[u8],
-    ) -> Result<Zeroizing<Vec<u8>>, Unopened> {
-        self.merchants.get(&merchant).ok_or(Unopened)?.outer.open(kind, key, bytes)
-    }
-
     /// Whether a row was left under a key that is destroyed: nobody opens it again, and what it was for may begin anew.
     #[must_use]
     pub fn is_shredded(&self, merchant: MerchantId, bytes: &[u8]) -> bool {
-        let key = key_of(bytes);
-        let keys = self.merchants.get(&merchant);
-        keys.zip(key).is_some_and(|(keys, key)| keys.outer.is_destroyed(key))
+        self.merchants.get(&merchant).is_some_and(|keys| keys.outer.is_shredded(bytes))
     }
 
     /// A merchant's outer seals alone.
@@ -701,8 +686,6 @@ impl MerchantKeys {
         let mut keys = Self {
             name: name.clone(),
             outer: OuterKeys::unwrap(control, name, root, uses)?,
-            idx: Vec::new(),
-            fpr: Vec::new(),
             trk: active(KeyKind::Trk)?.id,
             trks: HashMap::new(),
             reference: active(KeyKind::Ref).and_then(|k| k.unwrap(under(k)?))?,
@@ -721,12 +704,6 @@ impl MerchantKeys {
         }
         for record in alive(KeyKind::Trk) {
             keys.trks.insert(record.id, record.unwrap(under(record)?)?);
-        }
-        for record in alive(KeyKind::Idx) {
-            keys.idx.push(record.unwrap(under(record)?)?);
-        }
-        for record in alive(KeyKind::Fpr) {
-            keys.fpr.push(record.unwrap(under(record)?)?);
         }
         for record in alive(KeyKind::Rcv).filter(|k| k.state != KeyState::Compromised) {
             let (seed, pair) = (record.unwrap(under(record)?)?, OnceLock::new());
@@ -792,27 +769,10 @@ impl MerchantKeys {
     }
 }
 
-/// Every store key of a card, fingerprint or subject row: kind u8, merchant u32, 16 bytes.
-#[must_use]
-pub fn merchant_row(kind: u8, merchant: MerchantId, name: &[u8; 16]) -> Key {
-    Writer::with_capacity(21).u8(kind).u32(merchant.0).fixed(name).done()
-}
-
 /// Every store key of a row that lives by the day: kind u8, day u32, merchant u32, 16 bytes.
 #[must_use]
 pub fn day_row(kind: u8, day: u32, merchant: MerchantId, name: &[u8; 16]) -> Key {
     Writer::with_capacity(25).u8(kind).u32(day).u32(merchant.0).fixed(name).done()
-}
-
-/// The later links of a chain: each over the one before.
-fn links<K>(
-    keys: &[K],
-    first: [u8; 16],
-    label: &str,
-    merchant: &str,
-    mac: fn(&K, &[u8]) -> [u8; 16],
-) -> [u8; 16] {
-    keys.iter().skip(1).fold(first, |link, key| mac(key, &ctx(label, merchant).e(&link).done()))
 }
 
 /// W = HMAC(TRK, ctx("tok") e(token) e(SUB)), prepared.
@@ -861,8 +821,8 @@ fn record_key_aad(merchant: &str, record: Ref, trk: KeyId) -> Vec<u8> {
     ctx("rkey", merchant).fixed(&record.0).u32(trk.0).done()
 }
 
-fn reuse_aad(merchant: &str, fingerprint: &Fingerprint, trk: KeyId) -> Vec<u8> {
-    ctx("reuse-seal", merchant).fixed(&fingerprint.first).u32(trk.0).done()
+fn reuse_aad(merchant: &str, place: &Place, trk: KeyId) -> Vec<u8> {
+    ctx("reuse-seal", merchant).fixed(&place.first).u32(trk.0).done()
 }
 
 fn answer_aad(merchant: &str, trk: KeyId) -> Vec<u8> {

@@ -36,6 +36,7 @@ pub mod account;
 pub mod aead;
 pub mod attributes;
 pub mod audit;
+pub mod chain;
 pub mod codec;
 pub mod control;
 pub mod custody;

@@ -1,12 +1,14 @@
-//! Moves a merchant's rows from older data encryption keys to the one that seals now, while they are in use.
+//! Moves a merchant's rows to where they would be put now, and under the key that seals now, while they are in use.
 //!
-//! It opens outer seals and makes them anew. It has no key that opens a card and no name for one: a test compiles this
-//! file where there is neither card number, token root key nor proof of disclosure to be named. A walk keeps nothing on
-//! disk: begun again, it passes over the rows that are done, which their first bytes tell.
+//! It opens outer seals and makes them anew, and makes a row's next name of its last. It has no key that opens a card and
+//! no name for one: a test compiles this file where there is neither card number, token root key nor proof of disclosure to
+//! be named. A walk keeps nothing on disk: begun again, it passes over the rows that are done, which their first bytes tell.
 
-use crate::envelope::KeyId;
+use std::collections::HashSet;
+
+use crate::chain::{Name, merchant_row};
 use crate::error::Error;
-use crate::outer::{OuterKeys, key_of};
+use crate::outer::{OuterKeys, Under};
 use crate::record::MerchantId;
 use crate::rows;
 use crate::store::{Expect, Key, Part, Store, StoreError, Value, Write};
@@ -37,10 +39,19 @@ pub struct Walk {
 pub struct Page {
     /// How many rows were looked at.
     pub seen: usize,
-    /// The rows to seal anew: as one part, which expects each of them as it was read.
+    /// How many of them move.
+    pub moved: usize,
+    /// What moves them: one part, which expects each of them as it was read, and nothing where it goes to.
     pub part: Part,
-    /// How many rows do not open under the key that they name. They stay as they are, and keep their key needed.
+    /// How many rows do not open under the key that they name, or find another in their new place. They stay as they are,
+    /// and keep their keys needed.
     pub unreadable: u64,
+}
+
+/// A row that is to move: where it is, as it is there, and where it goes, as it will be.
+struct Move {
+    from: (Key, Value),
+    to: (Key, Value),
 }
 
 impl Walk {
@@ -57,35 +68,51 @@ impl Walk {
         let kind = KINDS.get(kinds).copied().unwrap_or_default();
         let next = Self { kinds, after: found.last().map(|(key, _)| key.clone()) };
         let mut page = Page { seen: found.len(), ..Page::default() };
+        let mut moves = Vec::with_capacity(found.len());
         for (key, bytes) in found {
-            if key_of(&bytes) == Some(keys.active()) {
+            let under = keys.under(kind, &bytes);
+            if under == keys.now(kind, under) {
                 continue;
             }
-            if key_of(&bytes).is_some_and(|id| keys.is_destroyed(id)) {
-                continue;
-            }
-            match resealed(keys, kind, &key, &bytes)? {
-                Some(sealed) => {
-                    page.part.expects.push(Expect::Is(key.clone(), bytes));
-                    page.part.writes.push(Write::Put(key, sealed));
-                }
+            match renewed(keys, (kind, merchant), &key, &bytes)? {
+                Some(to) => moves.push(Move { from: (key, bytes), to }),
                 None => page.unreadable += 1,
             }
+        }
+        let taken = taken(store, &moves).await?;
+        for Move { from: (key, bytes), to: (place, sealed) } in moves {
+            if taken.contains(&place) {
+                page.unreadable += 1;
+                continue;
+            }
+            page.moved += 1;
+            page.part.expects.push(Expect::Is(key.clone(), bytes));
+            if place != key {
+                page.part.expects.push(Expect::Absent(place.clone()));
+                page.part.writes.push(Write::Delete(key));
+            }
+            page.part.writes.push(Write::Put(place, sealed));
         }
         Ok(Some((page, next)))
     }
 
-    /// The keys that the next rows are under, none of a row that names none, and the walk behind them.
+    /// The keys that the next rows are under, each with those that its kind would be put under now, and the walk behind them.
     pub async fn count(
         &self,
         store: &dyn Store,
         merchant: MerchantId,
+        keys: &OuterKeys,
         most: usize,
-    ) -> Result<Option<(Vec<Option<KeyId>>, Self)>, StoreError> {
+    ) -> Result<Option<(Vec<(Under, Under)>, Self)>, StoreError> {
         let Some((kinds, found)) = self.page(store, merchant, most).await? else { return Ok(None) };
+        let kind = KINDS.get(kinds).copied().unwrap_or_default();
         let after = found.last().map(|(key, _)| key.clone());
-        let keys = found.iter().map(|(_, bytes)| key_of(bytes)).collect();
-        Ok(Some((keys, Self { kinds, after })))
+        let under = found.iter().map(|(_, bytes)| {
+            let under = keys.under(kind, bytes);
+            (under, keys.now(kind, under))
+        });
+        let under = under.collect();
+        Ok(Some((under, Self { kinds, after })))
     }
 
     /// The next rows, and the kind under way.
@@ -107,11 +134,28 @@ impl Walk {
     }
 }
 
-/// A row under the key that seals; none if it does not open.
-fn resealed(keys: &OuterKeys, kind: u8, key: &[u8], bytes: &[u8]) -> Result<Option<Vec<u8>>, Error> {
-    let Some(name) = key.last_chunk::<16>() else { return Ok(None) };
-    let Ok(plain) = keys.open(kind, name, bytes) else { return Ok(None) };
-    keys.seal(kind, name, &plain).map(Some)
+/// A row where it goes, as it will be; none if it does not open.
+fn renewed(
+    keys: &OuterKeys,
+    (kind, merchant): (u8, MerchantId),
+    key: &[u8],
+    bytes: &[u8],
+) -> Result<Option<(Key, Value)>, Error> {
+    let Some(name) = key.last_chunk::<{ size_of::<Name>() }>() else { return Ok(None) };
+    let renewed = keys.renewed(kind, name, bytes)?;
+    Ok(renewed.map(|(name, sealed)| (merchant_row(kind, merchant, &name), sealed)))
+}
+
+/// The places that rows are to move to and that are not free. Nothing comes to lie there but by a move: whatever does was
+/// put there by hand.
+async fn taken(store: &dyn Store, moves: &[Move]) -> Result<HashSet<Key>, StoreError> {
+    let renamed = moves.iter().filter(|row| row.to.0 != row.from.0);
+    let keys: Vec<Key> = renamed.map(|row| row.to.0.clone()).collect();
+    if keys.is_empty() {
+        return Ok(HashSet::new());
+    }
+    let held = store.get(&keys).await?;
+    Ok(keys.into_iter().zip(held).filter(|(_, row)| row.is_some()).map(|(key, _)| key).collect())
 }
 
 /// What the keys of a merchant's rows of a kind begin with: kind u8, merchant u32.

@@ -300,6 +300,13 @@ impl Vault {
         self.inner.state.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// Whether what was decided came to nothing for being decided with the keys of an epoch that is over: rows are sealed and
+    /// named by keys that it did not have.
+    fn is_over(&self, state: &State, told: &Error) -> bool {
+        matches!(told, Error::Overloaded | Error::Internal { .. })
+            && self.state().epoch.version != state.epoch.version
+    }
+
     fn put_in_force(inner: &Inner, state: State) {
         state.uses.limit(&state.control);
         *inner.state.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(state);

@@ -650,13 +650,16 @@ impl AdminService {
         match (kind, merchant) {
             (v1::KeyKind::Unspecified, _) => Err(Error::malformed("kind", "is required")),
             (v1::KeyKind::Dek, Some(merchant)) => vault.rotate_dek(operator, merchant, epoch).await,
+            (v1::KeyKind::Idx, Some(merchant)) => vault.rotate_idx(operator, merchant, epoch).await,
+            (v1::KeyKind::Fpr, Some(merchant)) => vault.rotate_fpr(operator, merchant, epoch).await,
             (v1::KeyKind::Rcv, Some(merchant)) => vault.rotate_rcv(operator, merchant, epoch).await,
             (v1::KeyKind::Kek, Some(merchant)) => vault.rotate_kek(operator, merchant, epoch).await,
             (v1::KeyKind::Ctl, None) => vault.rotate_ctl(operator, epoch).await,
             (v1::KeyKind::Root, None) => self.rotate_root(operator, epoch).await,
-            (v1::KeyKind::Dek | v1::KeyKind::Rcv | v1::KeyKind::Kek, None) => {
-                Err(Error::malformed("merchant", "is required for a key of this kind"))
-            }
+            (
+                v1::KeyKind::Dek | v1::KeyKind::Idx | v1::KeyKind::Fpr | v1::KeyKind::Rcv | v1::KeyKind::Kek,
+                None,
+            ) => Err(Error::malformed("merchant", "is required for a key of this kind")),
             (v1::KeyKind::Ctl | v1::KeyKind::Root, Some(_)) => {
                 Err(Error::malformed("merchant", "is not for keys of the whole vault"))
             }
@@ -917,7 +920,7 @@ impl v1::admin_server::Admin for AdminService {
         self.reads(&request, Action::ReadKeys).await?;
         let work = self.vault.reseal_progress().await.map(|progress| v1::KeyWork {
             merchant: progress.merchant.to_string(),
-            to: progress.to.0.to_string(),
+            to: progress.to.iter().map(|key| key.0.to_string()).collect(),
             from: progress.from.iter().map(|key| key.0.to_string()).collect(),
             total_rows: progress.total,
             moved_rows: progress.moved,

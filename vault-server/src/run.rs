@@ -86,6 +86,8 @@ const METHODS: &[&str] = &[
     "/vault.v1.Admin/GetStatus",
     "/vault.v1.Admin/ListKeys",
     "/vault.v1.Admin/RotateKey",
+    "/vault.v1.Admin/GetKeyWork",
+    "/vault.v1.Admin/DestroyKey",
     "/vault.v1.Admin/SetLock",
     "/vault.v1.Admin/ListLocks",
     "/vault.v1.Admin/LiftLock",

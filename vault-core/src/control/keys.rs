@@ -277,11 +277,15 @@ impl Control {
         self.keys.iter_mut().filter(move |k| k.under == Some(parent) && k.state != KeyState::Destroyed)
     }
 
-    /// A merchant's data encryption keys that seal no more and that rows may still be under.
-    pub fn undrained<'c>(&'c self, merchant: &'c MerchantName) -> impl Iterator<Item = KeyId> + 'c {
-        let open = |k: &&KeyRecord| {
+    /// A merchant's keys of a kind that rows lie under, that are used for new rows no more and that rows may still be under.
+    pub fn undrained<'c>(
+        &'c self,
+        merchant: &'c MerchantName,
+        kind: KeyKind,
+    ) -> impl Iterator<Item = KeyId> + 'c {
+        let open = move |k: &&KeyRecord| {
             let over = matches!(k.state, KeyState::Deactivated | KeyState::Compromised);
-            k.kind == KeyKind::Dek && over && k.drained_at.is_none()
+            k.kind == kind && over && k.drained_at.is_none()
         };
         self.keys.iter().filter(move |k| k.merchant.as_ref() == Some(merchant)).filter(open).map(|k| k.id)
     }

@@ -9,18 +9,18 @@ use std::collections::{BTreeMap, HashSet};
 use super::amend::{Amendment, Premise};
 use super::keys::{KeyLine, line};
 use super::operate::{checked_note, note_key};
-use super::rotate::{draw_next, replace_ctl, superseded};
+use super::rotate::{draw_link, draw_next, replace_ctl, superseded};
 use super::{State, Vault};
 use crate::audit::entry::ControlChange;
 use crate::audit::receipt::Receipt;
 use crate::audit::tree::Hash;
+use crate::chain::Name;
 use crate::codec::Reader;
 use crate::control::{Control, KeyRecord};
 use crate::custody::Custodian;
-use crate::envelope::{Dek, KeyId, KeyKind, Rcv};
+use crate::envelope::{Dek, Fpr, Idx, KeyId, KeyKind, Rcv};
 use crate::error::Error;
 use crate::name::{ChannelName, MerchantName, PrincipalName};
-use crate::outer::key_of;
 use crate::record::{Grants, MerchantId, Row, SubjectId};
 use crate::reseal::{KINDS, page_of};
 use crate::rows;
@@ -240,13 +240,12 @@ fn standing(
     (merchant, kind): (MerchantId, u8),
     (name, bytes): &(Key, Value),
 ) -> Option<Stands> {
-    let sealed_by = key_of(bytes);
+    let outer = state.keyring.outer(merchant).ok()?;
     // Of another DEK's rows nothing need be opened.
-    if key.kind == KeyKind::Dek && sealed_by != Some(key.id) {
+    if key.kind == KeyKind::Dek && outer.under(kind, bytes).dek != Some(key.id) {
         return Some(Stands::Apart);
     }
-    let name: &[u8; 16] = name.last_chunk()?;
-    let plain = state.keyring.outer(merchant).ok()?.open(kind, name, bytes).ok()?;
+    let plain = outer.open(kind, name.last_chunk::<{ size_of::<Name>() }>()?, bytes).ok()?;
     if kind == rows::CARD {
         let row = Row::decode(&plain).ok()?;
         let stands = hangs_on(key, kind, |trk| {
@@ -309,7 +308,9 @@ fn replaced(
         // The names that they made are for good: there is nothing to put in their place.
         KeyKind::Ref | KeyKind::Idm => return Ok(Amendment::of(Vec::new(), None)),
         KeyKind::Root => Err(Error::internal()),
-        KeyKind::Esk | KeyKind::Log | KeyKind::Adm | KeyKind::Idx | KeyKind::Fpr | KeyKind::Trk => {
+        KeyKind::Idx => draw_link::<Idx>(premise, control, merchant()?),
+        KeyKind::Fpr => draw_link::<Fpr>(premise, control, merchant()?),
+        KeyKind::Esk | KeyKind::Log | KeyKind::Adm | KeyKind::Trk => {
             Err(Error::Unimplemented { what: "replacing a key of this kind, and so noting its compromise," })
         }
     }?;

@@ -1,6 +1,7 @@
 //! A new version of a key, level by level: what every rotation has in common, and those that are over with one commit.
 //!
-//! DEK, RCV and FPK: what is sealed or made from then on is under the new key, and the one before opens what it sealed. KEK
+//! DEK, RCV and FPK: what is sealed or made from then on is under the new key, and the one before opens what it sealed. IDX
+//! and FPR: the new key is the next link of the chain of names. KEK
 //! and CTL (and the root, see `custodians.rs`): the wraps below are made anew and nothing else is touched, however many
 //! cards there are; the key before is destroyed, since nothing needs it.
 
@@ -8,8 +9,9 @@ use super::amend::{Amendment, Premise};
 use super::{Top, Vault};
 use crate::audit::entry::ControlChange;
 use crate::audit::receipt::Receipt;
-use crate::control::{Control, Header, Superseded};
-use crate::envelope::{Dek, Kek, KeyId, KeyKind, KeyMaterial, Rcv, Wraps};
+use crate::chain::MAX_LINKS;
+use crate::control::{Control, Header, KeyRecord, Superseded};
+use crate::envelope::{Dek, Fpr, Idx, Kek, KeyId, KeyKind, KeyMaterial, Rcv, Wraps};
 use crate::error::Error;
 use crate::name::{ChannelName, FormatName, MerchantName, PrincipalName};
 use crate::token::Scheme;
@@ -26,6 +28,30 @@ impl Vault {
         expected: Option<u64>,
     ) -> Result<(KeyId, Receipt), Error> {
         self.rotated(by, expected, |premise, control| draw_next::<Dek>(premise, control, merchant)).await
+    }
+
+    /// Makes a new key that names a merchant's card rows (`expected` as at [`apply_policy`](Self::apply_policy)): rows are put
+    /// under names that it makes from this commit on. Older ones are renamed by [`reseal`](Self::reseal), and found all the
+    /// while. The key before stays a link of the names' chain, and so is never destroyed. Returns the new key's number.
+    ///
+    /// Errors: malformed while rows are still being renamed after the rotation before, and at [`MAX_LINKS`] versions.
+    pub async fn rotate_idx(
+        &self,
+        by: &PrincipalName,
+        merchant: &MerchantName,
+        expected: Option<u64>,
+    ) -> Result<(KeyId, Receipt), Error> {
+        self.rotated(by, expected, |premise, control| draw_link::<Idx>(premise, control, merchant)).await
+    }
+
+    /// The same for fingerprint rows: [`rotate_idx`](Self::rotate_idx). The public fingerprint of a card does not change.
+    pub async fn rotate_fpr(
+        &self,
+        by: &PrincipalName,
+        merchant: &MerchantName,
+        expected: Option<u64>,
+    ) -> Result<(KeyId, Receipt), Error> {
+        self.rotated(by, expected, |premise, control| draw_link::<Fpr>(premise, control, merchant)).await
     }
 
     /// Makes a new key for cards that are sealed to the vault (`expected` as at [`apply_policy`](Self::apply_policy)): it is
@@ -140,6 +166,29 @@ pub(super) fn replace_ctl(premise: &Premise<'_>, control: &mut Control) -> Resul
     let header = Header { ctl: named_wrap(control, keys.new)?, ..top.header.clone() };
     let top = Top { header, root: top.root.clone(), ctl: ctl.into() };
     Ok(Amendment { top: Some(top), ..superseded(&keys) })
+}
+
+/// Draws the next link of a merchant's chain of names, if it may have one.
+pub(super) fn draw_link<K>(
+    premise: &Premise<'_>,
+    control: &mut Control,
+    merchant: &MerchantName,
+) -> Result<Amendment<KeyId>, Error>
+where
+    K: KeyMaterial,
+    Kek: Wraps<K>,
+{
+    if control.undrained(merchant, K::KIND).next().is_some() {
+        return Err(Error::malformed(
+            "key",
+            "was rotated, and rows are still being renamed; wait until `keys status` shows none",
+        ));
+    }
+    let mine = |k: &&KeyRecord| k.kind == K::KIND && k.merchant.as_ref() == Some(merchant);
+    if control.keys.iter().filter(mine).count() >= usize::from(MAX_LINKS) {
+        return Err(Error::malformed("key", "has 16 versions, which is as long as a chain of names may be"));
+    }
+    draw_next::<K>(premise, control, merchant)
 }
 
 pub(super) fn superseded(keys: &Superseded) -> Amendment<KeyId> {

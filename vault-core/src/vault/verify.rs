@@ -9,9 +9,10 @@ use crate::audit::entry::{AuditEntry, ControlChange, Event};
 use crate::audit::note::LogVerifier;
 use crate::audit::tree::entry_key;
 use crate::audit::verify::{self, Report};
+use crate::chain::Name;
 use crate::codec::Reader;
 use crate::error::Error;
-use crate::record::{MerchantId, RowKey};
+use crate::record::MerchantId;
 use crate::reseal::page_of;
 use crate::rows;
 use crate::store::MAX_SCAN;
@@ -119,12 +120,15 @@ impl Vault {
             let Some((last, _)) = page.last() else { break };
             after = Some(last.clone());
             for (key, bytes) in page {
-                let named = row_key(rows::CARD, &key);
+                let named = name_in(rows::CARD, &key);
                 if named.is_some_and(|(merchant, _)| state.keyring.is_shredded(merchant, &bytes)) {
                     report.shredded += 1;
                     continue;
                 }
-                let card = named.and_then(|(merchant, row)| state.keyring.card(merchant, row, &bytes).ok());
+                let card = named.and_then(|(merchant, name)| {
+                    let reached = state.keyring.outer(merchant).ok()?.is_reached(rows::CARD, &bytes);
+                    reached.then(|| state.keyring.card_named(merchant, &name, &bytes).ok())?
+                });
                 let Some(card) = card else {
                     report.note(Finding::Unreadable { row: data_encoding::HEXLOWER.encode(&key) });
                     continue;
@@ -167,13 +171,14 @@ impl Vault {
             let Some((last, _)) = page.last() else { return Ok(()) };
             after = Some(last.clone());
             for (key, bytes) in page {
-                let named = row_key(kind, &key);
+                let named = name_in(kind, &key);
                 if named.is_some_and(|(merchant, _)| state.keyring.is_shredded(merchant, &bytes)) {
                     report.shredded += 1;
                     continue;
                 }
-                let opened = named.and_then(|(merchant, RowKey(name))| {
-                    state.keyring.outer(merchant).ok()?.open(kind, &name, &bytes).ok()
+                let opened = named.and_then(|(merchant, name)| {
+                    let outer = state.keyring.outer(merchant).ok()?;
+                    outer.is_reached(kind, &bytes).then(|| outer.open(kind, &name, &bytes).ok())?
                 });
                 if opened.is_none() {
                     report.note(Finding::Unreadable { row: data_encoding::HEXLOWER.encode(&key) });
@@ -209,9 +214,9 @@ impl Vault {
 }
 
 /// Merchant and name of a row of this kind, from its key.
-fn row_key(of: u8, key: &[u8]) -> Option<(MerchantId, RowKey)> {
+fn name_in(of: u8, key: &[u8]) -> Option<(MerchantId, Name)> {
     let mut r = Reader::new(key);
     r.u8().ok().filter(|kind| *kind == of)?;
-    let found = (MerchantId(r.u32().ok()?), RowKey(r.array().ok()?));
+    let found = (MerchantId(r.u32().ok()?), r.array().ok()?);
     r.end().ok().map(|()| found)
 }

@@ -2,6 +2,8 @@
 //!
 //! Refused: a destruction that does not name its key twice.
 
+use std::collections::{BTreeSet, HashMap};
+
 use tonic::{Request, Response, Status};
 use vault_core::control::Compromised;
 use vault_core::custody::Custodian;
@@ -11,7 +13,7 @@ use vault_core::name::PrincipalName;
 use vault_core::terms::{Renewal, Standing};
 use vault_core::time::Timestamp;
 use vault_core::vault::{Compromise, KeyLine, MAX_COUNTED_CUSTOMERS, Under, healing};
-use vault_core::words::{Action, CompromiseReason, KeyState};
+use vault_core::words::{Action, CompromiseReason};
 use vault_proto::v1;
 
 use super::{AdminService, expected, key, kind};
@@ -71,17 +73,22 @@ fn under(under: &Under) -> v1::KeyUnder {
 impl AdminService {
     /// The key versions as they are now, with what is asked for of their rows.
     pub(super) async fn listed_keys(&self, rows: bool) -> Result<Vec<v1::Key>, Error> {
-        let mut told = Vec::new();
-        for line in self.vault.keys() {
-            let mut key = key(&line, self.clock.now());
-            let countable =
-                matches!(line.kind, KeyKind::Dek | KeyKind::Trk) && line.state != KeyState::Destroyed;
-            if rows && countable && line.drained_at.is_none() {
-                key.rows = Some(self.vault.under(line.id).await?.rows);
+        let (keys, now) = (self.vault.keys(), self.clock.now());
+        let mut counted = HashMap::new();
+        if rows {
+            let merchants: BTreeSet<_> = keys.iter().filter_map(|line| line.merchant.as_ref()).collect();
+            for merchant in merchants {
+                counted.extend(self.vault.rows_by_key(merchant).await?);
             }
-            told.push(key);
         }
-        Ok(told)
+        let told = keys.iter().map(|line| {
+            let key = key(line, now);
+            // Which keys rows name is in their first bytes: no other kind's rows can be told without opening them.
+            let named = matches!(line.kind, KeyKind::Dek | KeyKind::Idx | KeyKind::Fpr);
+            let rows = (rows && named).then(|| counted.get(&line.id).copied().unwrap_or(0));
+            v1::Key { rows: rows.or(key.rows), ..key }
+        });
+        Ok(told.collect())
     }
 
     pub(super) async fn describe_key_once(
