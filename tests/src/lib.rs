@@ -19,6 +19,7 @@ pub mod cards;
 pub mod desk;
 pub mod disk;
 pub mod golden;
+pub mod runbook;
 pub mod server;
 
 pub use desk::{At, Closed, Desk};

@@ -704,6 +704,9 @@ impl<'a> Round<'a> {
             let why = if newest.is_some() { Refusal::Unreadable } else { Refusal::Unknown };
             return Err(self.admitted.deny(why, Some(record)).into());
         };
+        if self.state.keyring.is_shredded(id, bytes) {
+            return Err(self.admitted.deny(Refusal::Shredded, Some(record)).into());
+        }
         let card = self.state.keyring.card(id, &at.place, bytes).map_err(|_| self.unreadable(record))?;
         if card.row.record != record || newest.is_some_and(|newest| card.row.version < newest) {
             return Err(self.unreadable(record).into());

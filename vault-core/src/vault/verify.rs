@@ -4,13 +4,14 @@ use std::collections::HashMap;
 
 use serde::Serialize;
 
-use super::{FIRST_LOG, Vault};
+use super::{FIRST_LOG, Vault, uses_of};
 use crate::audit::entry::{AuditEntry, ControlChange, Event};
 use crate::audit::note::LogVerifier;
 use crate::audit::tree::entry_key;
 use crate::audit::verify::{self, Report};
 use crate::chain::Name;
 use crate::codec::Reader;
+use crate::envelope::KeyId;
 use crate::error::Error;
 use crate::record::MerchantId;
 use crate::reseal::page_of;
@@ -34,6 +35,8 @@ pub struct StoreReport {
     pub rolled_back: u64,
     /// Rows that do not open: flipped, cut, moved or replaced.
     pub unreadable: u64,
+    /// Counters of a key's uses that are behind what the log says was reserved: put back, or deleted.
+    pub uses_put_back: u64,
     /// Rows whose key was destroyed with them on purpose, as the log says. They are no fault.
     pub shredded: u64,
     /// The first hundred of these, each with its record's name in the log or, where none can be read, its row's key.
@@ -72,11 +75,22 @@ pub enum Finding {
     },
 }
 
+/// What the log says of rows.
+#[derive(Default)]
+struct Logged {
+    /// The newest version of each record.
+    versions: HashMap<Ref, u32>,
+    /// How many rows were shredded.
+    shredded: u64,
+    /// Up to where the uses of each key were reserved, by its number.
+    reserved: HashMap<u32, u64>,
+}
+
 impl StoreReport {
     /// Whether everything is as the log says.
     #[must_use]
     pub fn is_whole(&self) -> bool {
-        let rows = self.missing + self.extra + self.rolled_back + self.unreadable;
+        let rows = self.missing + self.extra + self.rolled_back + self.unreadable + self.uses_put_back;
         rows == 0 && self.log.as_ref().is_some_and(|log| log.fault.is_none())
     }
 
@@ -111,7 +125,7 @@ impl Vault {
     /// changes meanwhile may be counted as a finding.
     pub async fn verify_store(&self, progress: verify::Progress<'_>) -> Result<StoreReport, Error> {
         let log = self.verify_log(progress).await?;
-        let (mut logged, shredded) = self.logged_versions(log.entries).await?;
+        let Logged { versions: mut logged, shredded, reserved } = self.logged(log.entries).await?;
         let mut report = StoreReport { log: Some(log), ..StoreReport::default() };
         let state = self.state();
         let mut after: Option<Vec<u8>> = None;
@@ -158,6 +172,9 @@ impl Vault {
         }
         // More than the log says were shredded: somebody wrote such rows.
         report.unreadable = report.unreadable.saturating_add(report.shredded.saturating_sub(shredded));
+        let now = uses_of(self.inner.store.as_ref()).await?;
+        let behind = reserved.iter().filter(|(key, upto)| now.uses(KeyId(**key)).unwrap_or(0) < **upto);
+        report.uses_put_back = u64::try_from(behind.count()).unwrap_or(u64::MAX);
         Ok(report)
     }
 
@@ -187,9 +204,9 @@ impl Vault {
         }
     }
 
-    /// The newest version of each record that the log speaks of, and how many rows it says were shredded.
-    async fn logged_versions(&self, entries: u64) -> Result<(HashMap<Ref, u32>, u64), Error> {
-        let (mut versions, mut shredded) = (HashMap::new(), 0_u64);
+    /// What the log says of rows.
+    async fn logged(&self, entries: u64) -> Result<Logged, Error> {
+        let mut logged = Logged::default();
         let page = u64::try_from(MAX_SCAN).unwrap_or(u64::MAX);
         let mut from = 0;
         while from < entries {
@@ -198,18 +215,22 @@ impl Vault {
             for bytes in self.inner.store.get(&keys).await?.into_iter().flatten() {
                 let Ok(entry) = AuditEntry::decode(&bytes) else { continue };
                 if let Some((record, version)) = entry.event.row_version() {
-                    let newest = versions.entry(record).or_insert(0);
+                    let newest = logged.versions.entry(record).or_insert(0);
                     *newest = version.max(*newest);
+                }
+                if let Event::UsesReserved { key, upto } = entry.event {
+                    let most = logged.reserved.entry(key).or_insert(0);
+                    *most = upto.max(*most);
                 }
                 if let Event::ControlChanged { change: ControlChange::KeyShredded { rows, .. }, .. } =
                     entry.event
                 {
-                    shredded = shredded.saturating_add(rows);
+                    logged.shredded = logged.shredded.saturating_add(rows);
                 }
             }
             from = from.saturating_add(page);
         }
-        Ok((versions, shredded))
+        Ok(logged)
     }
 }
 
