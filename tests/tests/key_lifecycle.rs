@@ -12,7 +12,7 @@ use vault_core::policy::Policy;
 use vault_core::rows;
 use vault_core::store::Engine;
 use vault_core::terms::{LEAST_SEALS, MAX_SEALS, Renewal, Standing, Term};
-use vault_core::vault::{Compromise, Context, Header, KeyLine, ResealStep, Under, healing};
+use vault_core::vault::{Compromise, Context, Header, KeyLine, ResealStep, Revocation, Under, healing};
 use vault_core::words::{CompromiseReason, KeyState, Refusal};
 use vault_tests::cards::{AMEX, MASTERCARD, VISA, card, number};
 use vault_tests::desk::{Desk, custodian, header, merchant_name, policy_text, principal};
@@ -180,6 +180,22 @@ fn a_dek_is_replaced_by_its_uses_long_before_it_is_used_up() {
     work_off(&desk.vault);
     assert_eq!(rows_under_any(&desk, KeyKind::Dek).len(), 1);
     assert_eq!(desk.web().paid(&visa).as_deref(), Ok(VISA));
+}
+
+#[test]
+fn a_spent_key_tells_nothing_of_a_token() {
+    let desk = Desk::with(Engine::Redb, with("[[cryptoperiod]]\nkind = \"dek\"\nuses = 1048576\n"));
+    let (visa, dek) = (desk.web().stored(VISA), active(&desk, KeyKind::Dek).id);
+    put_count(&desk, dek, LEAST_SEALS);
+    let desk = desk.reopened();
+    let unknown = desk::token("tok_0000000000000000000000");
+    for token in [&visa, &unknown] {
+        let revoked = desk.web().revoke(&header(), token, Revocation::Everywhere);
+        assert_eq!(revoked.map(|_| ()), Err(Error::KeySpent { key: dek.0, kind: "dek" }));
+    }
+    assert_eq!(desk.web().paid(&visa).as_deref(), Ok(VISA), "what opens goes on");
+    assert_eq!(block_on(desk.vault.replace_used_keys()), Ok(1));
+    desk.web().revoked(&visa);
 }
 
 #[test]

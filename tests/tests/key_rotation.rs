@@ -290,12 +290,16 @@ pub(crate) fn destroyed(desk: &Desk, key: KeyId) -> Result<(), Error> {
 
 /// What the log says of drained keys, each proven against the log's key without the vault.
 pub(crate) fn certificates(desk: &Desk) -> Vec<u32> {
-    let (head, verifier) = (block_on(desk.vault.checkpoint()).unwrap(), desk.vault.verifier().unwrap());
+    certificates_of(&desk.vault)
+}
+
+pub(crate) fn certificates_of(vault: &Vault) -> Vec<u32> {
+    let (head, verifier) = (block_on(vault.checkpoint()).unwrap(), vault.verifier().unwrap());
     let mut found = Vec::new();
     for from in (0..head.checkpoint().size).step_by(1_000) {
-        for (index, _, entry) in block_on(desk.vault.entries(from, 1_000)).unwrap() {
+        for (index, _, entry) in block_on(vault.entries(from, 1_000)).unwrap() {
             if let Event::ControlChanged { change: ControlChange::KeyDrained { key }, .. } = entry.event {
-                let proof = block_on(desk.vault.prove(index, &head)).unwrap().unwrap();
+                let proof = block_on(vault.prove(index, &head)).unwrap().unwrap();
                 let proof = Proof::parse(&proof.text()).unwrap_or_else(|e| panic!("{e}"));
                 let proven = proof.check(&verifier).unwrap_or_else(|e| panic!("{e}"));
                 let drained = ControlChange::KeyDrained { key };

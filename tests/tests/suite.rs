@@ -35,6 +35,7 @@ mod proofs_cannot_be_forged;
 mod raw;
 mod refused_is_refused;
 mod renaming;
+mod rotation_under_traffic;
 mod sealed_cards;
 mod strangers;
 mod tampered_rows;

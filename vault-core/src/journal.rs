@@ -138,6 +138,8 @@ enum Job {
     },
     /// Counters run low: the next blocks of uses are put on disk.
     Reserve,
+    /// Nothing more is to be written.
+    Fail,
     Stop,
 }
 
@@ -361,6 +363,12 @@ impl Journal {
         QUEUE.saturating_sub(self.room.available_permits())
     }
 
+    /// Lets nothing more be written until the vault is opened anew.
+    pub(crate) fn fail(&self) {
+        self.health.failed.store(true, Ordering::Release);
+        let _ended_already = self.submit(Job::Fail, None);
+    }
+
     /// Writes what is waiting, then ends the thread. Later filings are refused.
     pub fn close(&self) {
         let _ended_already = self.submit(Job::Stop, None);
@@ -539,6 +547,7 @@ impl Writer {
             let Some(first) = put_back.take().or_else(|| inbox.recv().ok()) else { return };
             match first.job {
                 Job::Stop => return,
+                Job::Fail => self.fail(),
                 Job::Control { step, answer } => {
                     let _gone = answer.send(self.change_control(step));
                 }

@@ -79,9 +79,22 @@ impl Counter {
         }
         match took {
             Ok(_) => Ok(()),
-            Err(_) if self.is_spent() => Err(Error::KeySpent { key: self.key.0, kind: self.kind.as_str() }),
+            Err(_) if self.is_spent() => Err(self.spent()),
             Err(_) => Err(Error::Overloaded),
         }
+    }
+
+    /// Whether anything may still be sealed, as far as the limit goes: what is asked before a token is looked for, so that a
+    /// spent key tells nothing of the token.
+    ///
+    /// Errors: [`Error::KeySpent`].
+    pub fn check(&self) -> Result<(), Error> {
+        let over = self.used.load(Ordering::Relaxed) >= self.reserved.load(Ordering::Acquire);
+        if over && self.is_spent() { Err(self.spent()) } else { Ok(()) }
+    }
+
+    fn spent(&self) -> Error {
+        Error::KeySpent { key: self.key.0, kind: self.kind.as_str() }
     }
 
     /// Counts a use that nothing stops: that of a key without a limit. It may be ahead of its block by the few that are made
@@ -249,6 +262,11 @@ impl Uses {
     /// Errors: as [`Counter::take`]; internal for a key that is not counted.
     pub fn take(&self, key: KeyId) -> Result<(), Error> {
         self.counters.get(&key).ok_or_else(Error::internal)?.take()
+    }
+
+    /// Whether a key may still seal, as far as its limit goes: see [`Counter::check`].
+    pub fn check(&self, key: KeyId) -> Result<(), Error> {
+        self.counters.get(&key).ok_or_else(Error::internal)?.check()
     }
 
     /// A key's counter; none of a key that is not counted or seals no more since before the vault was opened.

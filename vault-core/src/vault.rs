@@ -291,6 +291,27 @@ impl Vault {
         self.inner.journal.has_failed()
     }
 
+    /// Looks whether header and Control lie in the store as they are in force. If not, somebody changed them by hand: from then
+    /// on nothing is written, and so nothing disclosed, until the vault is opened anew, which looks as well.
+    ///
+    /// Whoever keeps a vault open calls it now and then; the server does each second. Errors: [`StoreError::Corrupt`] if not.
+    pub async fn watch_frame(&self) -> Result<(), Error> {
+        let state = self.state();
+        let rows = self.inner.store.get(&[header_key(), control_key(), epoch_key()]).await?;
+        let [header, control, epoch] = rows.as_slice() else { return Err(Error::internal()) };
+        // A version that comes into force at this moment is looked at the next time; what every commit expects the journal
+        // looks at itself.
+        if epoch.as_deref() != Some(&state.epoch.encode()[..]) {
+            return Ok(());
+        }
+        let control = control.as_ref().is_some_and(|row| Epoch::of(state.epoch.version, row) == state.epoch);
+        if control && header.as_deref() == Some(&state.top.header.encode()[..]) {
+            return Ok(());
+        }
+        self.inner.journal.fail();
+        Err(Error::Store(StoreError::Corrupt))
+    }
+
     /// What time it is: never before the newest entry of the log.
     fn now(&self) -> Timestamp {
         self.inner.clock.now().max(self.inner.journal.newest())

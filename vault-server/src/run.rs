@@ -12,7 +12,7 @@ use vault_core::custody::Passphrase;
 use vault_core::error::Error;
 use vault_core::name::MerchantName;
 use vault_core::network::Networks;
-use vault_core::store;
+use vault_core::store::{self, StoreError};
 use vault_core::terms::Standing;
 use vault_core::time::{Clock, SystemClock};
 use vault_core::vault::{KeyLine, Place, ResealStep, Vault};
@@ -480,6 +480,11 @@ async fn housekeeping(
                 let (_, commits, _) = vault.load();
                 metrics.commits.inc_by(commits.saturating_sub(counted));
                 counted = commits;
+                if let Err(Error::Store(StoreError::Corrupt)) = vault.watch_frame().await
+                    && !failed
+                {
+                    tracing::error!("the Control document or the header was changed in the store behind the vault's back");
+                }
                 // A store that cannot be read says so below, and where it is asked for a card.
                 warned.tell(vault.watch_spaces().await.unwrap_or_default(), clock.now());
                 vault.format_spaces().iter().for_each(|of| metrics.spaces(of));
@@ -490,7 +495,7 @@ async fn housekeeping(
                 }
                 if vault.has_failed() && !failed {
                     failed = true;
-                    tracing::error!("the store failed a flush; nothing is written any more: start the server again");
+                    tracing::error!("nothing is written any more, since the store failed a flush or was tampered with: start the server again");
                     reporter.set_not_serving::<v1::vault_server::VaultServer<VaultService>>().await;
                     reporter.set_service_status("", ServingStatus::NotServing).await;
                 }
