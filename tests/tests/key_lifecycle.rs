@@ -385,8 +385,8 @@ fn a_key_is_destroyed_when_nothing_needs_it_and_is_told_what_does() {
     idx(&desk.vault).unwrap();
     fpr(&desk.vault).unwrap();
     work_off(&desk.vault);
-    says(&desk, first_idx, "later versions");
-    says(&desk, first_fpr, "later versions");
+    says(&desk, first_idx, "chain of names");
+    says(&desk, first_fpr, "chain of names");
     says(&desk, KeyId(999), "names no key");
     let old = active(&desk, KeyKind::Dek).id;
     dek(&desk.vault);

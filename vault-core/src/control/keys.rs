@@ -329,7 +329,7 @@ impl Control {
                 return refused("is needed by the vaultless tokens of its slot, which nobody has counted");
             }
             (KeyKind::Idx | KeyKind::Fpr, _) => {
-                return refused("is needed by the names that later versions are built on");
+                return refused("is a link of the chain of names, which every row's name is made with");
             }
             (KeyKind::Trk, _) => {
                 return refused("is needed by the cards whose tokens were not used since it was replaced");
