@@ -163,11 +163,10 @@ async fn a_life_and_a_death(rig: &mut Rig, list: &Path, round: u64) -> Died {
     }
     let (rotating, rotated, dies) = (clients.clone(), ledger.clone(), dying.clone());
     workers.spawn(async move {
-        use v1::KeyKind::{Ctl, Dek, Fpr, Idx, Kek, Root};
-        let mut kinds = [Dek, Idx, Kek, Ctl, Fpr, Dek, Kek, Root]
-            .into_iter()
-            .cycle()
-            .skip(usize::try_from(round).unwrap() % 8);
+        use v1::KeyKind::{Ctl, Dek, Fpr, Idx, Kek, Log, Root};
+        let rest = [Dek, Idx, Kek, Ctl, Fpr, Dek, Kek, Root].into_iter().cycle();
+        // A log can be handed over so many times, not any number: once in a life.
+        let mut kinds = std::iter::once(Log).chain(rest.skip(usize::try_from(round).unwrap() % 8));
         loop {
             let kind = kinds.next().unwrap();
             let request = Request { header: header("web"), what: What::Rotate(kind) };

@@ -8,7 +8,7 @@ use std::thread;
 use pollster::block_on;
 use vault_core::audit::entry::{ControlChange, Event, Who};
 use vault_core::audit::receipt::Proof;
-use vault_core::control::{self, header_key};
+use vault_core::control::{self, LockTarget, header_key};
 use vault_core::custody::{Custodian, Passphrase};
 use vault_core::envelope::{KeyId, KeyKind};
 use vault_core::error::Error;
@@ -21,7 +21,7 @@ use vault_core::store::{self, Batch, CommitError, Engine, Key, Reading, Store, S
 use vault_core::token::Token;
 use vault_core::uses::{Begun, Uses};
 use vault_core::vault::{AttributesUpdate, Context, Header, KeyLine, NewCard, Place, ResealStep, Vault};
-use vault_core::words::KeyState;
+use vault_core::words::{KeyState, LockReason};
 use vault_tests::ON_DISK;
 use vault_tests::cards::{AMEX, MASTERCARD, VISA, card, number};
 use vault_tests::desk::{
@@ -125,16 +125,44 @@ fn a_root_is_replaced_by_its_own_custodians_alone() {
     assert_eq!(closed.open().unwrap().web().paid(&visa).as_deref(), Ok(VISA));
 }
 
+#[test]
+fn operators_notes_open_under_the_key_of_their_time_which_stays_as_long_as_they_do() {
+    let desk = Desk::new(Engine::Redb);
+    let rotate = || block_on(desk.vault.rotate_adm(&principal("olga"), None)).unwrap().0;
+    let locked = |text: &str| {
+        let target = LockTarget::Merchant { merchant: merchant_name("zenith") };
+        let (by, why) = (principal("olga"), LockReason::Drill);
+        block_on(desk.vault.set_lock(&by, target, why, Some(text), None)).unwrap().0
+    };
+    let notes = |vault: &Vault| -> Vec<Option<String>> {
+        vault.locks().iter().map(|lock| block_on(vault.note_of(lock)).unwrap()).collect()
+    };
+    let first = desk.vault.keys().iter().find(|k| k.kind == KeyKind::Adm).unwrap().id;
+    locked("under the first");
+    let unused = rotate();
+    rotate();
+    locked("under the third");
+    let both = [Some("under the first".to_owned()), Some("under the third".to_owned())];
+    assert_eq!(notes(&desk.vault), both);
+    let destroyed = |key| block_on(desk.vault.destroy_key(&principal("olga"), key, None)).map(|_| ());
+    let Err(Error::Malformed { rule, .. }) = destroyed(first) else { panic!("a note's key was destroyed") };
+    assert!(rule.contains("kept for reading"), "{rule}");
+    assert_eq!(destroyed(unused), Ok(()));
+    use KeyState::{Active, Deactivated, Destroyed};
+    assert_eq!(states(&desk, KeyKind::Adm), [Deactivated, Destroyed, Active]);
+    assert_eq!(notes(&desk.reopened().vault), both);
+}
+
 /// A store that counts what is written through it, and writes nothing while its disk is said to be full.
-struct Counted {
+pub(crate) struct Counted {
     store: Arc<dyn Store>,
-    full: AtomicBool,
+    pub(crate) full: AtomicBool,
     rows: AtomicU64,
     bytes: AtomicU64,
 }
 
 impl Counted {
-    fn over(store: Arc<dyn Store>) -> Arc<Self> {
+    pub(crate) fn over(store: Arc<dyn Store>) -> Arc<Self> {
         Arc::new(Self { store, full: false.into(), rows: 0.into(), bytes: 0.into() })
     }
 
@@ -294,7 +322,7 @@ pub(crate) fn certificates(desk: &Desk) -> Vec<u32> {
 }
 
 pub(crate) fn certificates_of(vault: &Vault) -> Vec<u32> {
-    let (head, verifier) = (block_on(vault.checkpoint()).unwrap(), vault.verifier().unwrap());
+    let (head, verifier) = (block_on(vault.checkpoint()).unwrap(), vault.verifier());
     let mut found = Vec::new();
     for from in (0..head.checkpoint().size).step_by(1_000) {
         for (index, _, entry) in block_on(vault.entries(from, 1_000)).unwrap() {

@@ -21,7 +21,7 @@ use vault_core::secret::Secret32;
 use vault_core::store::{self, Batch, CommitError, Engine, Key, Reading, Store, StoreError, Value};
 use vault_core::time::ManualClock;
 use vault_core::token::Token;
-use vault_core::vault::{CardToDelete, Context, Header, NewCard, Place, ResealStep, Vault};
+use vault_core::vault::{CardToDelete, Context, ErasureStep, Header, NewCard, Place, ResealStep, Vault};
 use vault_core::words::KeyState;
 use vault_tests::cards::{number, pan};
 use vault_tests::desk::{Desk, OPTIONS, START, channel, header, in_format, merchant_name, policy, principal};
@@ -437,7 +437,7 @@ impl World {
     }
 
     fn rotate(&mut self) {
-        let which = self.dice.below(8);
+        let which = self.dice.below(11);
         let pending = |desk: &Desk, kind: KeyKind| {
             let acme = merchant_name("acme");
             let old = |k: &&vault_core::vault::KeyLine| k.kind == kind && k.merchant.as_ref() == Some(&acme);
@@ -449,6 +449,11 @@ impl World {
         let before = match which {
             1 => pending(self.desk(), KeyKind::Idx),
             2 => pending(self.desk(), KeyKind::Fpr),
+            3 => {
+                let esk = |k: &vault_core::vault::KeyLine| k.kind == KeyKind::Esk;
+                let keys = self.vault().keys();
+                keys.iter().filter(|k| esk(k) && k.state == KeyState::Deactivated).count()
+            }
             _ => 0,
         };
         let other = 3 - self.custodian;
@@ -459,10 +464,13 @@ impl World {
                     0 => vault.rotate_dek(&olga, &acme, None).await.map(|_| ()),
                     1 => vault.rotate_idx(&olga, &acme, None).await.map(|_| ()),
                     2 => vault.rotate_fpr(&olga, &acme, None).await.map(|_| ()),
-                    3 => vault.rotate_kek(&olga, &acme, None).await.map(|_| ()),
-                    4 => vault.rotate_ctl(&olga, None).await.map(|_| ()),
-                    5 => vault.rotate_root(&olga, &[&Open(who)], None).await.map(|_| ()),
-                    6 => vault.rotate_rcv(&olga, &acme, None).await.map(|_| ()),
+                    3 => vault.rotate_esk(&olga, &[&Open(who)], None).await.map(|_| ()),
+                    4 => vault.rotate_kek(&olga, &acme, None).await.map(|_| ()),
+                    5 => vault.rotate_ctl(&olga, None).await.map(|_| ()),
+                    6 => vault.rotate_root(&olga, &[&Open(who)], None).await.map(|_| ()),
+                    7 => vault.rotate_rcv(&olga, &acme, None).await.map(|_| ()),
+                    8 => vault.rotate_log(&olga, None).await.map(|_| ()),
+                    9 => vault.rotate_adm(&olga, None).await.map(|_| ()),
                     // Asked again, it may be done.
                     _ if who == other => Ok(()),
                     _ => vault.change_custodian(&olga, (&Open(who), &Open(other)), None).await.map(|_| ()),
@@ -473,7 +481,7 @@ impl World {
             Ok(()) => assert_eq!(before, 0, "{}", self.seed),
             Err(e) => assert!(before > 0 || again, "{}: {which} {e}", self.seed),
         }
-        if which > 6 {
+        if which > 9 {
             self.custodian = other;
         }
     }
@@ -483,6 +491,9 @@ impl World {
             let (told, _) = self.ask(|desk, _| block_on(desk.vault.reseal()));
             let step = told.unwrap_or_else(|e| panic!("{}: {e}", self.seed));
             assert!(!matches!(step, ResealStep::Stuck { .. }), "{}", self.seed);
+            let (told, _) = self.ask(|desk, _| block_on(desk.vault.erasing()));
+            let step = told.unwrap_or_else(|e| panic!("{}: {e}", self.seed));
+            assert!(!matches!(step, ErasureStep::Stuck { .. }), "{}", self.seed);
         }
     }
 
@@ -561,6 +572,7 @@ impl World {
     fn end(&mut self) {
         self.mortal.left.store(-1, Ordering::SeqCst);
         crate::key_rotation::work_off(self.vault());
+        while !matches!(block_on(self.vault().erasing()).unwrap(), ErasureStep::Idle | ErasureStep::Due) {}
         self.restart();
         for at in 0..self.tokens.len() {
             self.check(at);

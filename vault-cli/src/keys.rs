@@ -31,13 +31,17 @@ pub(crate) enum KeysCommand {
     List(List),
     /// Make a new version of a key; what is sealed from then on is sealed under it
     #[command(
-        after_help = "dek, rcv: what was sealed under older versions stays readable. idx, fpr: rows get new names in the \
+        after_help = "dek, rcv, adm: what was sealed under older versions stays readable. idx, fpr: rows get new names in the \
         background and are found all the while; a card's public fingerprint does not change. kek, ctl, root: the keys below are wrapped \
         anew, no card is touched, and the older version is destroyed; for the root the node asks its custodian, as at its \
-        start. fpk is a slot of vaultless tokens: a merchant has five in its whole life.\n\nExamples:\n  \
+        start. log: the old key signs that the log goes on with the new one, and is destroyed; what you keep of the log's key \
+        stays good (see audit keys). esk: every customer moves to the new erasure key in the background, then the old one is \
+        destroyed, and with it what was erased; the vault does so by itself within a day of an erasure. fpk is a slot of vaultless tokens: a merchant has five in its whole life.\n\nExamples:\n  \
         vaultctl keys rotate --profile ops.toml dek --merchant shop\n  \
         vaultctl keys rotate --profile ops.toml kek --merchant shop\n  \
         vaultctl keys rotate --profile ops.toml root\n  \
+        vaultctl keys rotate --profile ops.toml log\n  \
+        vaultctl keys rotate --profile ops.toml esk\n  \
         vaultctl keys rotate --profile ops.toml fpk --merchant shop --format edge"
     )]
     Rotate(Rotate),
@@ -371,6 +375,7 @@ struct Work {
     since: Option<String>,
     rows_per_second: Option<u64>,
     seconds_left: Option<u64>,
+    erasure: Option<ErasureWork>,
 }
 
 impl Work {
@@ -391,10 +396,16 @@ impl Work {
             since: wire::moment(work.since.as_ref()),
             rows_per_second: rate,
             seconds_left: rate.zip(left).map(|(rate, left)| left.div_ceil(rate)),
+            erasure: None,
         }
     }
 
     fn line(&self) -> String {
+        let erasure = self.erasure.as_ref().map_or_else(String::new, |work| format!("\n{}", work.line()));
+        self.rows_line() + &erasure
+    }
+
+    fn rows_line(&self) -> String {
         if !self.working {
             return "no row is on its way: every row is under its merchant's newest keys".to_owned();
         }
@@ -418,12 +429,41 @@ impl Work {
     }
 }
 
+/// The work behind erasures as it is told.
+#[derive(Debug, Serialize)]
+struct ErasureWork {
+    key: String,
+    pending_since: Option<String>,
+    moving: bool,
+    moved_customers: u64,
+}
+
+impl ErasureWork {
+    fn of(work: v1::ErasureWork) -> Self {
+        let pending_since = wire::moment(work.pending_since.as_ref());
+        Self { key: work.key, pending_since, moving: work.moving, moved_customers: work.moved_customers }
+    }
+
+    fn line(&self) -> String {
+        let Self { key, moved_customers, .. } = self;
+        let since = self.pending_since.as_deref().map_or_else(String::new, |at| format!(", since {at}"));
+        if self.moving {
+            return format!(
+                "customers move from erasure key {key}: {moved_customers} moved; then it is destroyed"
+            );
+        }
+        format!("erasures wait for the end of erasure key {key}{since}: it begins half a day after the first")
+    }
+}
+
 async fn status(asked: KeyStatus, out: Out) -> Result<(), Failure> {
     let KeyStatus { watch, admin } = asked;
     let vault = admin.connect().await?;
     let look = async || -> Result<Work, Failure> {
         let answer = vault.get_key_work(v1::GetKeyWorkRequest {}).await?;
-        Ok(answer.work.map(|work| Work::of(work, SystemClock.now())).unwrap_or_default())
+        let mut work = answer.work.map(|work| Work::of(work, SystemClock.now())).unwrap_or_default();
+        work.erasure = answer.erasure.map(ErasureWork::of);
+        Ok(work)
     };
     let mut work = look().await?;
     let mut bar = (String::new(), Progress::of("rows moved"));

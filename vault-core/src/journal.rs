@@ -16,7 +16,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use crate::audit::checkpoint::{self, Checkpoint, SignedCheckpoint};
 use crate::audit::entry::{AuditEntry, ControlChange, Event, Who};
-use crate::audit::note::LogSigner;
+use crate::audit::note::{LogSigner, LogVerifier};
 use crate::audit::receipt::Receipt;
 use crate::audit::tree::{self, Edge, Hash};
 use crate::control::Epoch;
@@ -124,8 +124,21 @@ pub(crate) struct ControlStep {
     pub(crate) part: Part,
     /// What the log says, each with who did it.
     pub(crate) changes: Vec<(Who, ControlChange)>,
-    /// Puts it in force in this process: called between its flush and the next batch.
-    pub(crate) in_force: Box<dyn FnOnce() + Send>,
+    /// Who signs the log from the next batch on, if that changes.
+    pub(crate) hand_over: Option<NextSigner>,
+    /// Puts it in force in this process: called with the head that it was committed with, between its flush and the next
+    /// batch.
+    pub(crate) in_force: Box<dyn FnOnce(&SignedCheckpoint) + Send>,
+}
+
+/// The key that the log is handed over to, and the row that keeps the checkpoint that both keys sign.
+pub(crate) struct NextSigner {
+    /// The key.
+    pub(crate) signer: LogSigner,
+    /// Counts its signatures.
+    pub(crate) signatures: Arc<Counter>,
+    /// The row.
+    pub(crate) row: Key,
 }
 
 type Answers = Vec<Result<Filed, NotFiled>>;
@@ -692,6 +705,18 @@ impl Writer {
         now: Timestamp,
         epoch: Epoch,
     ) -> Draft {
+        self.signed(lines, parts, indices, (now, epoch), None)
+    }
+
+    /// The same, signed also by the key that takes the log over, if it is handed over.
+    fn signed(
+        &self,
+        lines: &Lines,
+        parts: Vec<Part>,
+        indices: Vec<(u64, Hash)>,
+        (now, epoch): (Timestamp, Epoch),
+        next: Option<&NextSigner>,
+    ) -> Draft {
         let (edge, tiles) = self.edge.with(&lines.leaves);
         let head = Checkpoint {
             size: edge.size(),
@@ -699,9 +724,15 @@ impl Writer {
             epoch: epoch.version,
             control: Hash(epoch.hash),
             time: now,
-        }
-        .sign(&self.signer);
+        };
         self.signatures.note();
+        let head = match next {
+            Some(next) => {
+                next.signatures.note();
+                head.sign_over(&self.signer, &next.signer)
+            }
+            None => head.sign(&self.signer),
+        };
         let head_row = checkpoint::head_key(self.log);
         let guard = vec![
             match &self.head {
@@ -712,6 +743,7 @@ impl Writer {
         ];
         let mut writes = tiles;
         writes.push(head.write(self.log));
+        writes.extend(next.map(|next| Write::Put(next.row.clone(), head.note().as_bytes().to_vec())));
         let batch = Batch { guard, parts, head: writes };
         Draft { batch, edge, head, indices, lined: Vec::new(), refusals: self.refusals.clone() }
     }
@@ -758,7 +790,7 @@ impl Writer {
             return Err(NotFiled::Store(e.clone()));
         }
         let now = self.clock.now().max(self.newest);
-        let ControlStep { from, epoch, mut part, changes, in_force } = step;
+        let ControlStep { from, epoch, mut part, changes, hand_over, in_force } = step;
         if self.epoch != from {
             return Err(NotFiled::Stale);
         }
@@ -777,12 +809,18 @@ impl Writer {
             last = Some(lines.add(&line, &mut part));
         }
         let Some((index, leaf)) = last else { return Err(NotFiled::Stale) };
-        let draft = self.finish(&lines, vec![part], vec![(index, leaf)], now, epoch);
+        let next = hand_over.as_ref();
+        let draft = self.signed(&lines, vec![part], vec![(index, leaf)], (now, epoch), next);
         match self.store.commit(&draft.batch) {
             Ok(()) => {
                 self.committed(draft.edge, draft.head.clone());
                 self.epoch = epoch;
-                in_force();
+                // The old key's last signature is on disk beside the new one's first: it signs no more.
+                if let Some(next) = hand_over {
+                    self.signer = next.signer;
+                    self.signatures = next.signatures;
+                }
+                in_force(&draft.head);
                 Ok(Receipt { log: self.log, index, leaf, checkpoint: draft.head })
             }
             Err(CommitError::Parts(_)) => Err(NotFiled::Stale),
@@ -922,14 +960,12 @@ impl Gathered {
 pub(crate) async fn end_of(
     store: &dyn Store,
     log: u32,
-    signer: &LogSigner,
+    verifier: &LogVerifier,
     epoch: &Epoch,
 ) -> Result<(Edge, SignedCheckpoint), Error> {
     let damaged = || Error::Store(StoreError::Corrupt);
-    let opened = crate::audit::open(store, log, signer.verifier())
-        .await
-        .map_err(|_| damaged())?
-        .ok_or_else(damaged)?;
+    let opened =
+        crate::audit::open(store, log, verifier).await.map_err(|_| damaged())?.ok_or_else(damaged)?;
     let said = opened.head.checkpoint();
     if said.epoch != epoch.version || said.control != Hash(epoch.hash) {
         return Err(damaged());

@@ -14,7 +14,7 @@ pub use crate::chain::merchant_row;
 use crate::chain::{Name, Place, Places};
 use crate::codec::{Reader, Writer};
 use crate::control::{Control, KeyRecord};
-use crate::envelope::{self, Adm, Esk, Fpk, Idm, Kek, KeyId, KeyKind, KeyMaterial, Rcv, Root, Trk, ctx};
+use crate::envelope::{self, Adm, Fpk, Idm, Kek, KeyId, KeyKind, KeyMaterial, Rcv, Root, Trk, ctx};
 use crate::error::Error;
 use crate::hpke;
 use crate::journal::Disclosed;
@@ -29,6 +29,7 @@ use crate::rows;
 use crate::sealed::{OVERLAP_DAYS, SealedCard, info_in};
 use crate::secret::{Secret32, same_bytes};
 use crate::store::Key;
+use crate::survivors::Esks;
 use crate::time::Timestamp;
 use crate::token::{MAX_TOKEN, Scheme, Token};
 use crate::uses::Uses;
@@ -144,8 +145,9 @@ impl Receiver {
 /// The keys of one epoch, unwrapped and prepared.
 pub struct Keyring {
     merchants: HashMap<MerchantId, MerchantKeys>,
-    esk: std::sync::Arc<(KeyId, Esk)>,
-    adm: (KeyId, Adm),
+    esks: std::sync::Arc<Esks>,
+    /// The administration key that seals, and all that open.
+    adm: (KeyId, HashMap<KeyId, Adm>),
     uses: Uses,
 }
 
@@ -154,16 +156,18 @@ impl Keyring {
     pub fn unwrap(
         control: &Control,
         root: &Root,
-        esk: std::sync::Arc<(KeyId, Esk)>,
+        esks: std::sync::Arc<Esks>,
         uses: &Uses,
     ) -> Result<Self, Error> {
         let mut merchants = HashMap::new();
         for (name, numbers) in &control.numbers {
             merchants.insert(numbers.id, MerchantKeys::unwrap(control, name, root, uses)?);
         }
-        let adm = control.active(KeyKind::Adm, None).ok_or(Error::Custody)?;
-        let adm = (adm.id, adm.unwrap(root)?);
-        Ok(Self { merchants, esk, adm, uses: uses.clone() })
+        let alive = |k: &&KeyRecord| k.kind == KeyKind::Adm && k.state != KeyState::Destroyed;
+        let opened = control.keys.iter().filter(alive).map(|k| Ok((k.id, k.unwrap(root)?)));
+        let adm = control.active(KeyKind::Adm, None).ok_or(Error::Custody)?.id;
+        let adm = (adm, opened.collect::<Result<_, Error>>()?);
+        Ok(Self { merchants, esks, adm, uses: uses.clone() })
     }
 
     fn of(&self, merchant: MerchantId) -> Result<&MerchantKeys, Error> {
@@ -387,11 +391,9 @@ impl Keyring {
         secret: &SubjectSecret,
     ) -> Result<SubjectIndex, Error> {
         let keys = self.of(merchant)?;
-        let (id, esk) = self.esk.as_ref();
-        self.uses.take(*id)?;
-        let sealed_secret =
-            esk.seal(&subject_secret_aad(keys.name(), subject, *id), secret.0.expose_bytes())?;
-        Ok(SubjectIndex { esk: *id, sealed_secret, cards: Vec::new(), fingerprints: Vec::new() })
+        self.uses.take(self.esks.active())?;
+        let (esk, sealed_secret) = self.esks.seal(keys.name(), subject, &secret.0)?;
+        Ok(SubjectIndex { esk, sealed_secret, cards: Vec::new(), fingerprints: Vec::new() })
     }
 
     /// A subject's secret.
@@ -402,12 +404,8 @@ impl Keyring {
         index: &SubjectIndex,
     ) -> Result<SubjectSecret, Unopened> {
         let keys = self.merchants.get(&merchant).ok_or(Unopened)?;
-        let (id, esk) = self.esk.as_ref();
-        if *id != index.esk {
-            return Err(Unopened);
-        }
-        let mut opened = esk.open(&subject_secret_aad(keys.name(), subject, *id), &index.sealed_secret)?;
-        Secret32::take(&mut opened).map(SubjectSecret).ok_or(Unopened)
+        let sealed = (index.esk, index.sealed_secret.as_slice());
+        self.esks.open(keys.name(), subject, sealed).map(SubjectSecret)
     }
 
     /// Seals a subject's index row.
@@ -640,7 +638,8 @@ impl Keyring {
     /// Seals an operator's note: ADM id u32, XAES message. The log names it by the hash of these bytes, which tells
     /// nobody whether a guessed text is right.
     pub fn seal_note(&self, text: &str) -> Result<Vec<u8>, Error> {
-        let (id, adm) = &self.adm;
+        let (id, keys) = &self.adm;
+        let adm = keys.get(id).ok_or_else(Error::internal)?;
         self.uses.take(*id)?;
         let sealed = adm.seal(&ctx("note", "").u32(id.0).done(), text.as_bytes())?;
         Ok(Writer::default().u32(id.0).fixed(&sealed).done())
@@ -648,11 +647,9 @@ impl Keyring {
 
     /// Opens an operator's note.
     pub fn open_note(&self, bytes: &[u8]) -> Result<String, Unopened> {
-        let (id, adm) = &self.adm;
         let mut r = Reader::new(bytes);
-        if r.u32().map_err(|_| Unopened)? != id.0 {
-            return Err(Unopened);
-        }
+        let id = KeyId(r.u32().map_err(|_| Unopened)?);
+        let adm = self.adm.1.get(&id).ok_or(Unopened)?;
         let text = adm.open(&ctx("note", "").u32(id.0).done(), r.rest())?;
         String::from_utf8(text.to_vec()).map_err(|_| Unopened)
     }
@@ -827,10 +824,6 @@ fn reuse_aad(merchant: &str, place: &Place, trk: KeyId) -> Vec<u8> {
 
 fn answer_aad(merchant: &str, trk: KeyId) -> Vec<u8> {
     ctx("idem-seal", merchant).u32(trk.0).done()
-}
-
-fn subject_secret_aad(merchant: &str, subject: SubjectId, esk: KeyId) -> Vec<u8> {
-    ctx("sub-key", merchant).fixed(&subject.0).u32(esk.0).done()
 }
 
 fn length(pan: &Pan) -> u8 {

@@ -72,6 +72,7 @@ pub mod rows;
 pub mod sealed;
 pub mod secret;
 pub mod store;
+pub mod survivors;
 pub mod table;
 pub mod terms;
 pub mod time;

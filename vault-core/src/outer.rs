@@ -89,6 +89,12 @@ impl OuterKeys {
         })
     }
 
+    /// Whose they are.
+    #[must_use]
+    pub fn merchant(&self) -> &str {
+        self.merchant.as_str()
+    }
+
     /// The key that seals.
     #[must_use]
     pub fn active(&self) -> KeyId {
@@ -150,6 +156,11 @@ impl OuterKeys {
             _ => None,
         };
         Under { dek, named_by }
+    }
+
+    /// Counts one use of another key, which seals something that goes into a row.
+    pub fn count_use(&self, key: KeyId) -> Result<(), Error> {
+        self.uses.take(key)
     }
 
     /// Whether a row was left under a key that is destroyed: nobody opens it again.

@@ -79,8 +79,12 @@ impl Term {
             }
             // What it sealed moves only when its token is used: an operator decides when.
             KeyKind::Trk => (Some(PERIOD_DERIVING_DAYS), Some(MAX_SEALS), Warned),
-            KeyKind::Esk | KeyKind::Adm => (Some(PERIOD_OWN_DAYS), Some(MAX_SEALS), Warned),
-            // Ed25519 takes no nonce from dice (RFC 8032), so nothing wears out: signatures are counted and not limited.
+            // Its file and its custodian are asked.
+            KeyKind::Esk => (Some(PERIOD_OWN_DAYS), Some(MAX_SEALS), Warned),
+            // Older notes stay readable under the older one.
+            KeyKind::Adm => (Some(PERIOD_OWN_DAYS), Some(MAX_SEALS), ByItself),
+            // Ed25519 takes no nonce from dice (RFC 8032), so nothing wears out: signatures are counted and not limited. Whoever
+            // keeps the log's public key is to be told of a new one.
             KeyKind::Log => (Some(PERIOD_SIGNING_DAYS), None, Warned),
             // An HMAC under 256 bits does not wear out; a rotation adds a link to a chain of sixteen.
             KeyKind::Idx | KeyKind::Fpr => (Some(PERIOD_NAMING_DAYS), None, Warned),

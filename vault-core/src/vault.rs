@@ -11,6 +11,7 @@ mod codes;
 mod compromise;
 mod custodians;
 mod customers;
+mod erasing;
 mod esk;
 mod guesses;
 mod kept;
@@ -40,6 +41,7 @@ pub use blocking::Blocking;
 pub use codes::{CODE_LIFE_MS, CodeTicket, MAX_CODES, SecurityCode};
 pub use compromise::{Compromise, Healing, MAX_COUNTED_CUSTOMERS, Shredded, Under, healing};
 pub use customers::MAX_LISTED;
+pub use erasing::{ERASURE_DELAY_HOURS, ErasureStep, ErasureWork};
 pub use keys::KeyLine;
 pub use operate::{MAX_ENTRIES, MAX_NOTE, PolicyChange, Status};
 pub use request::{
@@ -54,7 +56,8 @@ pub use space::{FormatSpaces, KnownSpace, NEARLY_FULL_PERCENT, SCARCE_PERCENT, S
 pub use verify::{Finding, StoreReport};
 
 use crate::audit::entry::{Event, Who};
-use crate::audit::note::{LogSigner, Origin};
+use crate::audit::handover;
+use crate::audit::note::{LogSigner, LogVerifier, Origin};
 use crate::control::{Control, Epoch, Header as VaultHeader, LogRecord, control_key, epoch_key, header_key};
 use crate::custody::Custodian;
 use crate::envelope::{Ctl, Esk, KeyId, KeyKind, KeyMaterial, Log, Root};
@@ -66,6 +69,7 @@ use crate::policy::{Policy, Rules, Statement};
 use crate::recent::{REMEMBERED_ROWS, RecentRows};
 use crate::rows;
 use crate::store::{MAX_SCAN, Part, Store, StoreError, Write};
+use crate::survivors::Esks;
 use crate::time::{Clock, SystemClock, Timestamp};
 use crate::uses::{Begun, Uses};
 
@@ -111,6 +115,10 @@ struct State {
     keyring: Keyring,
     top: Arc<Top>,
     uses: Uses,
+    /// The public keys of the log.
+    log: Arc<LogVerifier>,
+    /// The erasure epoch keys.
+    esks: Arc<Esks>,
 }
 
 /// What stands above Control: the header row as it is, and the two keys that it leads to.
@@ -141,8 +149,8 @@ struct Inner {
     changing: tokio::sync::Mutex<()>,
     custody: tokio::sync::Mutex<()>,
     resealing: tokio::sync::Mutex<resealing::Resealing>,
+    erasing: tokio::sync::Mutex<erasing::Erasing>,
     vault: [u8; 16],
-    esk: Arc<(KeyId, Esk)>,
     esk_file: PathBuf,
 }
 
@@ -176,7 +184,8 @@ impl Vault {
         let (ctl_id, ctl) = control.draw::<Ctl, Root>(None, (&root, root_id), now)?;
         let (log_key, seed) = control.add_own_keys((&root, root_id), now)?;
         let signer = signer(&vault, &seed)?;
-        control.logs.push(LogRecord { id: FIRST_LOG, key: log_key, verifier: signer.verifier().to_string() });
+        let verifier = signer.verifier().to_string();
+        control.logs.push(LogRecord { id: FIRST_LOG, key: log_key, verifier, earlier: Vec::new() });
         control.apply(policy, (&root, root_id), now)?;
         Rules::of(&control)?;
 
@@ -213,18 +222,21 @@ impl Vault {
         let (root, ctl) = header.unlock(custodian)?;
         let control = Control::open(&control_row, &epoch, &header.vault, header.ctl.0, &ctl)?;
         let esk_id = control.active(KeyKind::Esk, None).ok_or_else(damaged)?.id;
-        let esk = esk::read(&esk_file, custodian, &header.vault, (esk_id, &header.custody))?;
-        let esk = Arc::new((esk_id, esk));
+        let older = control.older_esk().map(|k| (k.id, k.drained_at.is_some()));
+        let esks = esk::read_all(&esk_file, custodian, &header.vault, (esk_id, older), &header.custody)?;
+        let esks = Arc::new(esks);
         let rules = Rules::of(&control)?;
         let (uses, blocks, begun) = uses_of(store.as_ref()).await?.begin(&control);
-        let keyring = Keyring::unwrap(&control, &root, esk.clone(), &uses)?;
+        let keyring = Keyring::unwrap(&control, &root, esks.clone(), &uses)?;
         let log = control.logs.iter().find(|l| l.id == FIRST_LOG).ok_or_else(damaged)?;
         let key = control.keys.iter().find(|k| k.id == log.key).ok_or_else(damaged)?;
         let signer = signer(&header.vault, &key.unwrap::<Log, Root>(&root)?)?;
         if signer.verifier().to_string() != log.verifier {
             return Err(damaged());
         }
-        let end = journal::end_of(store.as_ref(), FIRST_LOG, &signer, &epoch).await?;
+        let verifier = handover::verifier(store.as_ref(), FIRST_LOG, &log.verifiers()).await;
+        let verifier = verifier.map_err(|_| damaged())?;
+        let end = journal::end_of(store.as_ref(), FIRST_LOG, &verifier, &epoch).await?;
         let recent = Arc::new(RecentRows::new(remembered_rows));
         let journal = Journal::open(Opening {
             store: store.clone(),
@@ -239,7 +251,8 @@ impl Vault {
         })?;
         let version = control.version;
         let (id, top) = (header.vault, Arc::new(Top { header, root: root.into(), ctl: ctl.into() }));
-        let state = RwLock::new(Arc::new(State { control, epoch, rules, keyring, top, uses }));
+        let log = Arc::new(verifier);
+        let state = RwLock::new(Arc::new(State { control, epoch, rules, keyring, top, uses, log, esks }));
         let vault = Self {
             inner: Arc::new(Inner {
                 store,
@@ -255,8 +268,8 @@ impl Vault {
                 changing: tokio::sync::Mutex::new(()),
                 custody: tokio::sync::Mutex::new(()),
                 resealing: tokio::sync::Mutex::default(),
+                erasing: tokio::sync::Mutex::default(),
                 vault: id,
-                esk,
                 esk_file,
             }),
         };

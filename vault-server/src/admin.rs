@@ -24,7 +24,9 @@ use vault_core::name::{ChannelName, FormatName, MerchantName, PrincipalName, Rec
 use vault_core::plan::Kept;
 use vault_core::policy::{Asked, Caller, MAX_POLICY, Policy};
 use vault_core::time::{Clock, Timestamp};
-use vault_core::vault::{self, KeyLine, KnownSpace, MAX_ENTRIES, RequestId, SpaceState, Vault};
+use vault_core::vault::{
+    self, ERASURE_DELAY_HOURS, KeyLine, KnownSpace, MAX_ENTRIES, RequestId, SpaceState, Vault,
+};
 use vault_core::words::{Action, Initiator, KeyState, LockReason, Purpose, RecordChange, Ref, Show};
 use vault_proto::status::{Failure, Reason};
 use vault_proto::v1;
@@ -174,12 +176,37 @@ impl AdminService {
 
     /// The origin of this node's log, if that is the one meant.
     fn this_log(&self, asked: &str) -> Result<String, Refused> {
-        let log = self.vault.verifier()?.origin().to_string();
+        let log = self.vault.verifier().origin().to_string();
         if asked.is_empty() || asked == log {
             Ok(log)
         } else {
             Err(Refused::NotFound("no such log in this vault"))
         }
+    }
+
+    /// The proof of a receipt's entry, and that the log has only grown since.
+    async fn proven(&self, receipt: Option<&v1::Receipt>) -> Result<v1::ProveReceiptResponse, Error> {
+        let receipt = receipt.ok_or_else(|| Error::malformed("receipt", "is required"))?;
+        let proof = self.proof_of(receipt.leaf_index, receipt.tree_size).await?;
+        if vault_core::audit::tree::leaf_hash(&proof.leaf).0.as_slice() != receipt.leaf_hash {
+            return Err(Error::malformed("receipt.leaf_hash", "is not that of the entry at this index"));
+        }
+        Ok(proof)
+    }
+
+    /// The proof of the entry at a place, and that the log's first `grown_from` entries are still its beginning.
+    async fn proof_of(&self, index: u64, grown_from: u64) -> Result<v1::ProveReceiptResponse, Error> {
+        let head = self.vault.checkpoint().await?;
+        let proof = self.vault.prove(index, &head).await?.ok_or_else(Error::internal)?;
+        let consistency = self.vault.consistency(grown_from, &head).await?;
+        Ok(v1::ProveReceiptResponse {
+            checkpoint: Some(wire::checkpoint(&head)),
+            inclusion: proof.path().iter().map(|h| h.0.to_vec()).collect(),
+            consistency: consistency.iter().map(|h| h.0.to_vec()).collect(),
+            leaf: proof.entry().to_vec(),
+            verifier_key: self.vault.verifier().to_string(),
+            hand_overs: self.vault.hand_overs().await?.iter().map(wire::hand_over).collect(),
+        })
     }
 
     fn epoch(&self) -> u64 {
@@ -503,8 +530,18 @@ fn entry(log: &str, index: u64, leaf: Vec<u8>, entry: &AuditEntry) -> v1::AuditE
                 | ControlChange::KeyState { .. }
                 | ControlChange::LockSet { .. }
                 | ControlChange::LockLifted { .. }
+                | ControlChange::LogHandedOver { .. }
+                | ControlChange::ErasureKeyDestroyed { .. }
                 | ControlChange::CustodyTaken { .. }
                 | ControlChange::CustodyEnded { .. } => {}
+            }
+            if let ControlChange::ErasureKeyDestroyed { key, before, .. } = change {
+                told.details.insert("destroyed_key".to_owned(), key.to_string());
+                told.details.insert("erased_before_epoch".to_owned(), before.to_string());
+            }
+            if let ControlChange::LogHandedOver { from, to } = change {
+                told.details.insert("from_verifier".to_owned(), from.to_string());
+                told.details.insert("to_verifier".to_owned(), to.to_string());
             }
             ("control_changed", None)
         }
@@ -655,29 +692,36 @@ impl AdminService {
             (v1::KeyKind::Rcv, Some(merchant)) => vault.rotate_rcv(operator, merchant, epoch).await,
             (v1::KeyKind::Kek, Some(merchant)) => vault.rotate_kek(operator, merchant, epoch).await,
             (v1::KeyKind::Ctl, None) => vault.rotate_ctl(operator, epoch).await,
-            (v1::KeyKind::Root, None) => self.rotate_root(operator, epoch).await,
+            (v1::KeyKind::Log, None) => vault.rotate_log(operator, epoch).await,
+            (v1::KeyKind::Adm, None) => vault.rotate_adm(operator, epoch).await,
+            (v1::KeyKind::Root | v1::KeyKind::Esk, None) => self.rotate_held(kind, operator, epoch).await,
             (
                 v1::KeyKind::Dek | v1::KeyKind::Idx | v1::KeyKind::Fpr | v1::KeyKind::Rcv | v1::KeyKind::Kek,
                 None,
             ) => Err(Error::malformed("merchant", "is required for a key of this kind")),
-            (v1::KeyKind::Ctl | v1::KeyKind::Root, Some(_)) => {
-                Err(Error::malformed("merchant", "is not for keys of the whole vault"))
-            }
+            (
+                v1::KeyKind::Ctl | v1::KeyKind::Root | v1::KeyKind::Esk | v1::KeyKind::Log | v1::KeyKind::Adm,
+                Some(_),
+            ) => Err(Error::malformed("merchant", "is not for keys of the whole vault")),
             _ => Err(Error::Unimplemented { what: "rotating a key of this kind" }),
         }
     }
 
-    /// Rotates the root with the custodian that the settings name, read anew: its secret is not kept. It is stretched on a
-    /// thread of its own, so that nobody else waits.
-    async fn rotate_root(
+    /// Rotates the root or the erasure epoch key with the custodian that the settings name, read anew: its secret is not kept.
+    /// It is stretched on a thread of its own, so that nobody else waits.
+    async fn rotate_held(
         &self,
+        kind: v1::KeyKind,
         operator: &PrincipalName,
         epoch: Option<u64>,
     ) -> Result<(KeyId, Receipt), Error> {
         let custodian = self.custodian.open().map_err(|problem| Error::Config(problem.to_string()))?;
         let (vault, operator) = (self.vault.clone(), operator.clone());
         let runtime = tokio::runtime::Handle::current();
-        let rotation = move || runtime.block_on(vault.rotate_root(&operator, &[&custodian], epoch));
+        let rotation = move || match kind {
+            v1::KeyKind::Esk => runtime.block_on(vault.rotate_esk(&operator, &[&custodian], epoch)),
+            _ => runtime.block_on(vault.rotate_root(&operator, &[&custodian], epoch)),
+        };
         tokio::task::spawn_blocking(rotation).await.map_err(|_| Error::internal())?
     }
 
@@ -841,7 +885,7 @@ impl v1::admin_server::Admin for AdminService {
             state: if failed { v1::ServingState::Sealed } else { v1::ServingState::Serving }.into(),
             problems,
             release: env!("CARGO_PKG_VERSION").to_owned(),
-            log: self.vault.verifier().map_or_else(|_| String::new(), |v| v.origin().to_string()),
+            log: self.vault.verifier().origin().to_string(),
             epoch: told.epoch,
             started_at: Some(wire::timestamp(self.started_at)),
             uptime: Some(seconds(self.started_at, self.clock.now())),
@@ -928,7 +972,14 @@ impl v1::admin_server::Admin for AdminService {
             since: Some(wire::timestamp(progress.since)),
             stuck: progress.stuck,
         });
-        Ok(Response::new(v1::GetKeyWorkResponse { work, epoch: self.epoch() }))
+        let erasure = self.vault.erasure_work().await.map_err(|e| status(&e))?;
+        let erasure = erasure.map(|work| v1::ErasureWork {
+            key: work.key.0.to_string(),
+            pending_since: work.pending_since.map(wire::timestamp),
+            moving: work.moving,
+            moved_customers: work.moved,
+        });
+        Ok(Response::new(v1::GetKeyWorkResponse { work, epoch: self.epoch(), erasure }))
     }
 
     async fn set_lock(
@@ -1191,24 +1242,36 @@ impl v1::admin_server::Admin for AdminService {
     ) -> Result<Response<v1::ProveReceiptResponse>, Status> {
         self.reads(&request, Action::ReadAudit).await?;
         let asked = request.into_inner();
-        let prove = async {
-            let receipt = asked.receipt.ok_or_else(|| Error::malformed("receipt", "is required"))?;
+        self.proven(asked.receipt.as_ref()).await.map(Response::new).map_err(|e| status(&e))
+    }
+
+    async fn get_erasure_certificate(
+        &self,
+        request: Request<v1::GetErasureCertificateRequest>,
+    ) -> Result<Response<v1::GetErasureCertificateResponse>, Status> {
+        self.reads(&request, Action::ReadAudit).await?;
+        let asked = request.into_inner();
+        let certify = async {
+            let receipt = asked.receipt.as_ref();
+            let erasure = self.proven(receipt).await?;
+            let certificate = self.vault.erasure_certificate(receipt.map_or(0, |r| r.leaf_index)).await?;
             let head = self.vault.checkpoint().await?;
-            let proof = self.vault.prove(receipt.leaf_index, &head).await?.ok_or_else(Error::internal)?;
-            let leaf = vault_core::audit::tree::leaf_hash(proof.entry());
-            if leaf.0.as_slice() != receipt.leaf_hash {
-                return Err(Error::malformed("receipt.leaf_hash", "is not that of the entry at this index"));
-            }
-            let consistency = self.vault.consistency(receipt.tree_size, &head).await?;
-            Ok(v1::ProveReceiptResponse {
-                checkpoint: Some(wire::checkpoint(&head)),
-                inclusion: proof.path().iter().map(|h| h.0.to_vec()).collect(),
-                consistency: consistency.iter().map(|h| h.0.to_vec()).collect(),
-                leaf: proof.entry().to_vec(),
-                verifier_key: self.vault.verifier()?.to_string(),
+            let destruction = match certificate {
+                Some(index) => Some(self.proof_of(index, head.checkpoint().size).await?),
+                None => None,
+            };
+            let delay = u64::from(ERASURE_DELAY_HOURS) * 3_600_000;
+            let begins = self.vault.erasure_work().await?.and_then(|work| work.pending_since);
+            Ok(v1::GetErasureCertificateResponse {
+                erasure: Some(erasure),
+                begins_at: begins
+                    .filter(|_| certificate.is_none())
+                    .map(|at| wire::timestamp(at.plus_ms(delay))),
+                destruction,
+                destruction_index: certificate.unwrap_or(0),
             })
         };
-        prove.await.map(Response::new).map_err(|e| status(&e))
+        certify.await.map(Response::new).map_err(|e: Error| status(&e))
     }
 
     async fn get_checkpoint(
@@ -1219,8 +1282,10 @@ impl v1::admin_server::Admin for AdminService {
         self.this_log(&request.get_ref().log)?;
         let get = async {
             let head = self.vault.checkpoint().await?;
-            let verifier_key = self.vault.verifier()?.to_string();
-            Ok(v1::GetCheckpointResponse { checkpoint: Some(wire::checkpoint(&head)), verifier_key })
+            let verifier_key = self.vault.verifier().to_string();
+            let hand_overs = self.vault.hand_overs().await?.iter().map(wire::hand_over).collect();
+            let checkpoint = Some(wire::checkpoint(&head));
+            Ok(v1::GetCheckpointResponse { checkpoint, verifier_key, hand_overs })
         };
         get.await.map(Response::new).map_err(|e: Error| status(&e))
     }

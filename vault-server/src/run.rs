@@ -15,7 +15,7 @@ use vault_core::network::Networks;
 use vault_core::store::{self, StoreError};
 use vault_core::terms::Standing;
 use vault_core::time::{Clock, SystemClock};
-use vault_core::vault::{KeyLine, Place, ResealStep, Vault};
+use vault_core::vault::{ErasureStep, KeyLine, Place, ResealStep, Vault};
 use vault_proto::status::{Failure, Reason};
 use vault_proto::v1;
 
@@ -29,7 +29,7 @@ use crate::memory;
 use crate::metrics::{self, Door, Health, Metrics};
 use crate::request::TurnedAway;
 use crate::service::VaultService;
-use crate::settings::{Engine, Problem, Settings};
+use crate::settings::{CustodianSettings, Engine, Problem, Settings};
 use crate::shutdown::{Shutdown, Trigger};
 use crate::spaces::Warned;
 use crate::tls::{self, Tls};
@@ -100,6 +100,7 @@ const METHODS: &[&str] = &[
     "/vault.v1.Admin/ListTokenSpaces",
     "/vault.v1.Admin/ListAuditEntries",
     "/vault.v1.Admin/ProveReceipt",
+    "/vault.v1.Admin/GetErasureCertificate",
     "/vault.v1.Admin/GetCheckpoint",
     "/vault.v1.Admin/VerifyLog",
 ];
@@ -288,6 +289,7 @@ async fn serve(settings: &Settings, clock: Arc<dyn Clock>) -> Result<(), StartEr
         tokio::spawn(metrics::serve(socket, metrics.clone(), health, shutdown.clone()));
     }
     tokio::spawn(reseal(vault.clone(), settings.limits.reseal_rows, shutdown.clone()));
+    tokio::spawn(erase(vault.clone(), settings.custodian.clone(), shutdown.clone()));
     tokio::spawn(housekeeping(vault.clone(), clock.clone(), metrics, reporter.clone(), shutdown.clone()));
 
     let mut draining = shutdown.clone();
@@ -444,6 +446,58 @@ fn near_its_end(line: &KeyLine, standing: Standing) {
             "a key's days or uses are over: vaultctl keys rotate it now; one that is used up seals nothing more, and requests fail with KEY_SPENT"
         ),
     }
+}
+
+/// How long the work behind erasures rests where there is none.
+const ERASE_REST: Duration = Duration::from_secs(2);
+
+/// How long it rests after a failure: a custodian stretches its secret for seconds, or is asked over a network.
+const ERASE_RETRY: Duration = Duration::from_mins(1);
+
+/// Within a day of an erasure puts a new erasure epoch key in force, moves all other customers to it and ends the old one.
+async fn erase(vault: Vault, custodian: CustodianSettings, mut shutdown: Shutdown) {
+    loop {
+        let step = match vault.erasing().await {
+            Ok(ErasureStep::Due) => follow_esk(&vault, &custodian).await.map(|()| ErasureStep::Due),
+            other => other,
+        };
+        let rest = match step {
+            Ok(ErasureStep::Idle) => ERASE_REST,
+            Ok(ErasureStep::Worked { .. } | ErasureStep::Drained) => Duration::from_millis(10),
+            Ok(ErasureStep::Due) => {
+                tracing::info!(
+                    "a new erasure key is in force, since customers were erased; the others move to it"
+                );
+                Duration::ZERO
+            }
+            Ok(ErasureStep::Destroyed) => {
+                tracing::info!("an older erasure key is destroyed; the log has the certificate");
+                Duration::ZERO
+            }
+            Ok(ErasureStep::Stuck { unreadable }) => {
+                tracing::error!(
+                    count = unreadable,
+                    "customers' rows do not open, and keep an older erasure key needed: stop the vault and let `vaultctl store verify` name them"
+                );
+                ERASE_REST
+            }
+            Err(e) => {
+                tracing::error!(problem = %e, "what follows an erasure could not be done; it is tried again in a minute");
+                ERASE_RETRY
+            }
+        };
+        tokio::select! {
+            () = tokio::time::sleep(rest) => {}
+            () = shutdown.draining() => return,
+        }
+    }
+}
+
+async fn follow_esk(vault: &Vault, custodian: &CustodianSettings) -> Result<(), Error> {
+    let custodian = custodian.open().map_err(|problem| Error::Config(problem.to_string()))?;
+    let (vault, runtime) = (vault.clone(), tokio::runtime::Handle::current());
+    let follow = move || runtime.block_on(vault.follow_esk(&[&custodian])).map(|_| ());
+    tokio::task::spawn_blocking(follow).await.map_err(|_| Error::internal())?
 }
 
 /// Sweeps, counts, and watches whether the journal still writes.

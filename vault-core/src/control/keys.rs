@@ -7,6 +7,7 @@ use data_encoding::{BASE64, HEXLOWER};
 use serde::{Deserialize, Serialize};
 
 use super::Control;
+use crate::audit::handover::MAX_HAND_OVERS;
 use crate::audit::tree::Hash;
 use crate::envelope::{
     self, Adm, Ctl, Dek, Fpk, Fpr, Idm, Idx, Kek, KeyId, KeyKind, KeyMaterial, KeyName, Log, Rcv, Ref, Root,
@@ -52,6 +53,9 @@ pub struct KeyRecord {
     /// Since when, and why, somebody else may have it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub compromised: Option<Compromised>,
+    /// Of an erasure epoch key: the epoch in which it was destroyed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub destroyed_in: Option<u64>,
 }
 
 /// What is known of a compromise.
@@ -191,6 +195,7 @@ impl Control {
             deactivated_at: None,
             made_in: Some(self.version),
             compromised: None,
+            destroyed_in: None,
         });
         id
     }
@@ -268,6 +273,64 @@ impl Control {
         Ok((Superseded { new, old }, ctl))
     }
 
+    /// Draws the next signing key of a log. The old one is destroyed: it signs once more, the hand-over, and never again.
+    /// Which verifier key goes with the new one is the caller's to say.
+    ///
+    /// Errors: malformed once the log was handed over [`MAX_HAND_OVERS`] times.
+    pub fn replace_log_key(
+        &mut self,
+        log: u32,
+        root: (&Root, KeyId),
+        now: Timestamp,
+        verifier_of: impl Fn(&Log) -> Result<String, Error>,
+    ) -> Result<(Superseded, Log), Error> {
+        let held = self.logs.iter().find(|l| l.id == log).ok_or_else(Error::internal)?;
+        if held.earlier.len() >= MAX_HAND_OVERS {
+            return Err(Error::malformed(
+                "kind",
+                "of this log was replaced 256 times, as often as it can be",
+            ));
+        }
+        let old = held.key;
+        let (new, seed) = self.draw::<Log, Root>(None, root, now)?;
+        self.destroy(old);
+        let verifier = verifier_of(&seed)?;
+        let held = self.logs.iter_mut().find(|l| l.id == log).ok_or_else(Error::internal)?;
+        held.earlier.push(std::mem::replace(&mut held.verifier, verifier));
+        held.key = new;
+        Ok((Superseded { new, old }, seed))
+    }
+
+    /// The erasure epoch key that customers are being moved from.
+    #[must_use]
+    pub fn older_esk(&self) -> Option<&KeyRecord> {
+        self.keys.iter().find(|k| {
+            k.kind == KeyKind::Esk && matches!(k.state, KeyState::Deactivated | KeyState::Compromised)
+        })
+    }
+
+    /// Notes the next erasure epoch key, which customers' secrets are sealed under from this version on. Those under the one
+    /// before are to be moved. It must get the number `id`, which its file has.
+    pub fn follow_esk(&mut self, check: [u8; 8], id: KeyId, now: Timestamp) -> Result<Superseded, Error> {
+        let old = self.active(KeyKind::Esk, None).ok_or(Error::Custody)?.id;
+        let new = self.note_held(KeyKind::Esk, check, now);
+        if new != id {
+            return Err(Error::internal());
+        }
+        Ok(Superseded { new, old })
+    }
+
+    /// Notes that an erasure epoch key is destroyed. Gives the epoch in which the next one took its place.
+    pub fn end_esk(&mut self, id: KeyId) -> Result<u64, Error> {
+        let version = self.version;
+        let next = self.keys.iter().find(|k| k.kind == KeyKind::Esk && k.id > id).and_then(|k| k.made_in);
+        let ended = self.keys.iter_mut().find(|k| k.id == id && k.kind == KeyKind::Esk);
+        let ended = ended.ok_or_else(Error::internal)?;
+        ended.destroy();
+        ended.destroyed_in = Some(version);
+        next.ok_or_else(Error::internal)
+    }
+
     /// A key's wrap.
     pub fn wrap_of(&self, id: KeyId) -> Result<Wrapped, Error> {
         self.keys.iter().find(|k| k.id == id).ok_or_else(Error::internal)?.wrap()
@@ -302,7 +365,8 @@ impl Control {
         drained.for_each(|k| k.drained_at = Some(now));
     }
 
-    /// Destroys a key that nothing needs: a data encryption key that was drained, a key for sealed cards that opens no more.
+    /// Destroys a key that nothing needs: a data encryption key that was drained, an administration key that no note is
+    /// under, a key for sealed cards that opens no more.
     ///
     /// Errors: malformed for a key that is not there, that seals, that something needs, or of a kind that has no such end; it
     /// says what needs it.
@@ -324,7 +388,12 @@ impl Control {
                     "may still be needed: cards that were sealed to it before it was replaced may come in for seven days",
                 );
             }
-            (KeyKind::Dek | KeyKind::Rcv, _) => {}
+            (KeyKind::Adm, _) if key.drained_at.is_none() => {
+                return refused(
+                    "is kept for reading: operators' notes are under it, which the log names by their sealed bytes",
+                );
+            }
+            (KeyKind::Dek | KeyKind::Rcv | KeyKind::Adm, _) => {}
             (KeyKind::Fpk, _) => {
                 return refused("is needed by the vaultless tokens of its slot, which nobody has counted");
             }
@@ -339,7 +408,6 @@ impl Control {
                 | KeyKind::Esk
                 | KeyKind::Ctl
                 | KeyKind::Log
-                | KeyKind::Adm
                 | KeyKind::Kek
                 | KeyKind::Ref
                 | KeyKind::Idm,

@@ -5,18 +5,21 @@
 
 use std::sync::Arc;
 
-use super::{Inner, MAX_ROUNDS, State, Top, Vault};
+use super::{FIRST_LOG, Inner, MAX_ROUNDS, State, Top, Vault};
 use crate::audit::entry::{ControlChange, Who};
+use crate::audit::handover::hand_over_key;
+use crate::audit::note::LogSigner;
 use crate::audit::receipt::Receipt;
 use crate::control::{Control, header_key};
 use crate::error::Error;
-use crate::journal::{ControlStep, NotFiled};
+use crate::journal::{ControlStep, NextSigner, NotFiled};
 use crate::keyring::Keyring;
 use crate::name::PrincipalName;
 use crate::policy::Rules;
 use crate::store::{Expect, Part, Write};
+use crate::survivors::Esks;
 use crate::time::Timestamp;
-use crate::uses::Begun;
+use crate::uses::{Begun, Uses};
 
 /// What a change begins with.
 pub(super) struct Premise<'a> {
@@ -33,6 +36,10 @@ pub(super) struct Amendment<T> {
     pub(super) writes: Vec<Write>,
     /// What stands above Control from then on, if that changes.
     pub(super) top: Option<Top>,
+    /// Who signs the log from then on, if that changes.
+    pub(super) signer: Option<LogSigner>,
+    /// The erasure epoch keys from then on, if they change.
+    pub(super) esks: Option<Arc<Esks>>,
     /// What is told to who asked for it.
     pub(super) value: T,
 }
@@ -40,12 +47,13 @@ pub(super) struct Amendment<T> {
 impl<T> Amendment<T> {
     /// One that changes nothing but Control.
     pub(super) fn of(changes: Vec<ControlChange>, value: T) -> Self {
-        Self { changes, writes: Vec::new(), top: None, value }
+        Self { changes, writes: Vec::new(), top: None, signer: None, esks: None, value }
     }
 
     /// The same with something else to tell.
     pub(super) fn map<U>(self, told: impl FnOnce(T) -> U) -> Amendment<U> {
-        Amendment { changes: self.changes, writes: self.writes, top: self.top, value: told(self.value) }
+        let Self { changes, writes, top, signer, esks, value } = self;
+        Amendment { changes, writes, top, signer, esks, value: told(value) }
     }
 }
 
@@ -80,12 +88,13 @@ impl Vault {
             control.version = control.version.saturating_add(1);
             control.made_at = now;
             let premise = Premise { inner: &self.inner, state: &before, now };
-            let Amendment { changes, mut writes, top, value } = edit(&premise, &mut control)?;
+            let Amendment { changes, mut writes, top, signer, esks, value } = edit(&premise, &mut control)?;
             writes.extend(top.iter().map(|top| Write::Put(header_key(), top.header.encode())));
             let top = top.map_or_else(|| before.top.clone(), Arc::new);
+            let esks = esks.unwrap_or_else(|| before.esks.clone());
             let rules = Rules::of(&control)?;
             let (uses, blocks, begun) = before.uses.begin(&control);
-            let keyring = Keyring::unwrap(&control, &top.root, self.inner.esk.clone(), &uses)?;
+            let keyring = Keyring::unwrap(&control, &top.root, esks.clone(), &uses)?;
             let (row, epoch) = control.seal(&self.inner.vault, top.header.ctl.0, &top.ctl)?;
             let mut part = Part { expects: Vec::<Expect>::new(), writes: Control::writes(row, &epoch) };
             part.writes.extend(writes);
@@ -93,14 +102,21 @@ impl Vault {
             part.writes.extend(blocks.writes);
             // Not an owner: the journal's thread must never be the one that closes the vault.
             let inner = Arc::downgrade(&self.inner);
-            let state = State { control, epoch, rules, keyring, top, uses };
+            let next = signer.as_ref().map(|signer| signer.verifier().clone());
+            let hand_over = signer.map(|signer| next_signer(signer, &control, &uses)).transpose()?;
+            let log = before.log.clone();
+            let mut state = State { control, epoch, rules, keyring, top, uses, log, esks };
             let step = ControlStep {
                 from: before.epoch,
                 epoch,
                 part,
                 changes: changes.into_iter().map(|change| (by.clone(), change)).collect(),
-                in_force: Box::new(move || {
+                hand_over,
+                in_force: Box::new(move |head| {
                     begun.iter().for_each(Begun::granted);
+                    if let Some(next) = next {
+                        state.log = Arc::new(state.log.handed_over(&next, head));
+                    }
                     if let Some(inner) = inner.upgrade() {
                         Self::put_in_force(&inner, state);
                     }
@@ -114,4 +130,12 @@ impl Vault {
         }
         Err(Error::Overloaded)
     }
+}
+
+/// Who signs the log from then on, and where the checkpoint of this hand-over is kept.
+fn next_signer(signer: LogSigner, control: &Control, uses: &Uses) -> Result<NextSigner, Error> {
+    let log = control.logs.iter().find(|log| log.id == FIRST_LOG).ok_or_else(Error::internal)?;
+    let which = u32::try_from(log.earlier.len()).unwrap_or(u32::MAX).saturating_sub(1);
+    let signatures = uses.counter(log.key).ok_or_else(Error::internal)?;
+    Ok(NextSigner { signer, signatures, row: hand_over_key(FIRST_LOG, which) })
 }

@@ -9,9 +9,9 @@ use std::collections::{BTreeMap, HashSet};
 use super::amend::{Amendment, Premise};
 use super::keys::{KeyLine, line};
 use super::operate::{checked_note, note_key};
-use super::rotate::{draw_link, draw_next, replace_ctl, superseded};
+use super::rotate::{draw_link, draw_next, replace_adm, replace_ctl, replace_log, superseded};
 use super::{State, Vault};
-use crate::audit::entry::ControlChange;
+use crate::audit::entry::{ControlChange, Who};
 use crate::audit::receipt::Receipt;
 use crate::audit::tree::Hash;
 use crate::chain::Name;
@@ -98,17 +98,26 @@ impl Vault {
     ) -> Result<Compromise, Error> {
         let note = note.map(checked_note).transpose()?;
         // What was under it is counted before any of it moves.
-        let _nothing_moves = self.inner.resealing.lock().await;
+        let _no_row_moves = self.inner.resealing.lock().await;
         let told = |premise: &Premise<'_>, control: &mut Control, made: Amendment<Option<KeyId>>| {
             note_compromise(premise, control, key, (reason, note), made)
         };
         let record = known(&self.state().control, key)?.clone();
+        let held = |premise: &Premise<'_>, control: &mut Control, made: Amendment<KeyId>| {
+            told(premise, control, made.map(Some))
+        };
+        let is_active = record.state == KeyState::Active;
+        let customers = (record.kind == KeyKind::Esk).then(|| self.inner.erasing.lock());
+        let _no_customer_moves = match customers {
+            Some(moves) => Some(moves.await),
+            None => None,
+        };
         let (receipt, next) = if record.kind == KeyKind::Root {
-            let (next, receipt) = self
-                .rotate_root_with(by, custodians, expected, |premise, control, made| {
-                    told(premise, control, made.map(Some))
-                })
-                .await?;
+            let (next, receipt) = self.rotate_root_with(by, custodians, expected, held).await?;
+            (receipt, next)
+        } else if record.kind == KeyKind::Esk && is_active {
+            let by = Who::Listed(by.clone());
+            let (next, receipt) = self.next_esk_with(&by, custodians, expected, held).await?;
             (receipt, next)
         } else {
             self.change(by, expected, |premise, control| {
@@ -307,10 +316,13 @@ fn replaced(
         KeyKind::Fpk => next_slot(premise, control, key, merchant()?),
         // The names that they made are for good: there is nothing to put in their place.
         KeyKind::Ref | KeyKind::Idm => return Ok(Amendment::of(Vec::new(), None)),
-        KeyKind::Root => Err(Error::internal()),
+        KeyKind::Log => replace_log(premise, control),
+        KeyKind::Adm => replace_adm(premise, control),
+        // These are their custodians'.
+        KeyKind::Root | KeyKind::Esk => Err(Error::internal()),
         KeyKind::Idx => draw_link::<Idx>(premise, control, merchant()?),
         KeyKind::Fpr => draw_link::<Fpr>(premise, control, merchant()?),
-        KeyKind::Esk | KeyKind::Log | KeyKind::Adm | KeyKind::Trk => {
+        KeyKind::Trk => {
             Err(Error::Unimplemented { what: "replacing a key of this kind, and so noting its compromise," })
         }
     }?;
@@ -344,6 +356,8 @@ fn note_compromise(
     // What became of the old version is said once, by this.
     made.changes.retain(|change| !matches!(change, ControlChange::KeyState { key: of, state } if *of == key.0 && *state == KeyState::Deactivated));
     made.changes.push(ControlChange::KeyCompromised { key: key.0, reason, note: hash });
+    // A hand-over of the log is the last of its batch: a proof of it is a proof that nothing stands behind it.
+    made.changes.sort_by_key(|change| matches!(change, ControlChange::LogHandedOver { .. }));
     made.writes.extend(hash.zip(sealed).map(|(hash, sealed)| Write::Put(note_key(&hash), sealed)));
     Ok(made)
 }

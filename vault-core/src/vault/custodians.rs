@@ -12,7 +12,7 @@ use crate::audit::entry::ControlChange;
 use crate::audit::receipt::Receipt;
 use crate::control::{Control, Epoch, Header, control_key, epoch_key, header_key};
 use crate::custody::{Custodian, CustodyBlock};
-use crate::envelope::{KeyId, KeyKind, KeyMaterial as _, Root};
+use crate::envelope::{Esk, KeyId, KeyKind, KeyMaterial as _, Root};
 use crate::error::Error;
 use crate::name::PrincipalName;
 use crate::store::StoreError;
@@ -28,7 +28,26 @@ struct Custody {
     held: Vec<Held>,
 }
 
+impl State {
+    /// The erasure epoch key that seals.
+    fn esk(&self) -> Result<&Esk, Error> {
+        self.esks.get(self.esks.active()).ok_or_else(Error::internal)
+    }
+}
+
 impl Vault {
+    /// The only one who changes custody, and with it the file of the one erasure epoch key that there is.
+    async fn one_esk_in_custody(&self) -> Result<tokio::sync::MutexGuard<'_, ()>, Error> {
+        for _ in 0..ATTEMPTS {
+            self.one_esk().await?;
+            let only = self.inner.custody.lock().await;
+            if self.state().control.older_esk().is_none() {
+                return Ok(only);
+            }
+        }
+        Err(Error::Overloaded)
+    }
+
     /// Makes a new root, wraps every key that lay under the old one under it, has every custodian of the old one take the
     /// new one into custody, and destroys the old one. Writes Control and the header. `custodians` must open every custody
     /// block that the header has. It may take seconds: a custodian's secret is stretched on purpose, before anybody is
@@ -52,13 +71,13 @@ impl Vault {
         expected: Option<u64>,
         also: impl Fn(&Premise<'_>, &mut Control, Amendment<KeyId>) -> Result<Amendment<T>, Error>,
     ) -> Result<(T, Receipt), Error> {
-        let _one_at_a_time = self.inner.custody.lock().await;
+        let _one_at_a_time = self.one_esk_in_custody().await?;
         for _ in 0..ATTEMPTS {
             let state = self.state();
             let root = std::sync::Arc::new(Root::generate()?);
             let mut custody = Custody { blocks: Vec::new(), held: Vec::new() };
             for block in &state.top.header.custody {
-                let (esk, vault) = (&self.inner.esk.1, &self.inner.vault);
+                let (esk, vault) = (state.esk()?, &self.inner.vault);
                 let custodian =
                     custodians.iter().find(|c| self.opens(&state, **c, block)).ok_or(Error::Custody)?;
                 let taken = custodian.wrap_like(block, root.secret(), KeyKind::Root, vault)?;
@@ -95,7 +114,7 @@ impl Vault {
         (old, new): (&dyn Custodian, &dyn Custodian),
         expected: Option<u64>,
     ) -> Result<Receipt, Error> {
-        let _one_at_a_time = self.inner.custody.lock().await;
+        let _one_at_a_time = self.one_esk_in_custody().await?;
         for _ in 0..ATTEMPTS {
             let (state, vault) = (self.state(), &self.inner.vault);
             let mut blocks = state.top.header.custody.clone();
@@ -107,7 +126,7 @@ impl Vault {
                 Err(Error::Custody) => new.wrap(root, KeyKind::Root, vault)?,
                 taken => taken?,
             };
-            let held = vec![Held::by(new, &self.inner.esk.1, vault, &taken)?];
+            let held = vec![Held::by(new, state.esk()?, vault, &taken)?];
             let (from, to) = (blocks.get(place).map_or(0, CustodyBlock::kind), taken.kind());
             if let Some(block) = blocks.get_mut(place) {
                 *block = taken;
@@ -149,11 +168,12 @@ impl Vault {
         let (_, ctl) = header.unlock(custodian)?;
         let control = Control::open(control, &epoch, &header.vault, header.ctl.0, &ctl)?;
         let id = control.active(KeyKind::Esk, None).ok_or_else(damaged)?.id;
-        esk::check(&place.esk, custodian, &header.vault, (id, &header.custody))?;
+        let older = control.older_esk().map(|k| (k.id, k.drained_at.is_some()));
+        esk::check_all(&place.esk, custodian, &header.vault, (id, older), &header.custody)?;
         Ok(data_encoding::HEXLOWER.encode(&header.vault))
     }
 
-    fn opens(&self, state: &State, custodian: &dyn Custodian, block: &CustodyBlock) -> bool {
+    pub(super) fn opens(&self, state: &State, custodian: &dyn Custodian, block: &CustodyBlock) -> bool {
         let held = custodian.unwrap(block, KeyKind::Root, &self.inner.vault);
         held.is_ok_and(|held| held.same_as(state.top.root.secret()))
     }
@@ -162,7 +182,7 @@ impl Vault {
     /// into custody, nothing is named so, and all of it is theirs: the vault was opened with it.
     fn held(&self, state: &State) -> Result<Vec<Held>, Error> {
         let custody = &state.top.header.custody;
-        let all = esk::held(&self.inner.esk_file, &self.inner.vault, (self.inner.esk.0, custody))?;
+        let all = esk::held(&self.inner.esk_file, &self.inner.vault, (state.esks.active(), custody))?;
         let in_force: Vec<Held> = all.iter().filter(|held| held.is_in_force(custody)).cloned().collect();
         Ok(if in_force.is_empty() { all } else { in_force })
     }
@@ -178,7 +198,7 @@ impl Vault {
         if expected.is_some_and(|epoch| epoch != state.epoch.version) {
             return Err(Error::EpochMismatch { epoch: state.epoch.version });
         }
-        let (file, id, vault) = (&self.inner.esk_file, self.inner.esk.0, &self.inner.vault);
+        let (file, id, vault) = (&self.inner.esk_file, state.esks.active(), &self.inner.vault);
         let before = self.held(state)?;
         let both: Vec<Held> = before.iter().chain(&custody.held).cloned().collect();
         esk::replace(file, id, &both, vault)?;

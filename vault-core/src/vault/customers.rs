@@ -8,6 +8,8 @@ use super::view::View;
 use super::{MAX_ROUNDS, State, Vault};
 use crate::aead::Unopened;
 use crate::chain::Places;
+use crate::codec::Writer;
+use crate::envelope::KeyId;
 use crate::error::Error;
 use crate::journal::{Filing, NotFiled};
 use crate::keyring::{Fingerprint, SubjectIndex, merchant_row};
@@ -104,6 +106,16 @@ impl Vault {
         Err(Error::Overloaded)
     }
 
+    /// Notes that somebody was erased under the erasure epoch key in force, if it is the first: that key is to go.
+    async fn note_erasure(&self, state: &State, view: &mut View, part: &mut Part) -> Result<(), Error> {
+        let key = erasure_key(state.esks.active());
+        view.read(self.inner.store.as_ref(), vec![key.clone()]).await?;
+        if view.get(&key).is_none() {
+            view.put(part, key, Writer::default().u64(self.now().0).done());
+        }
+        Ok(())
+    }
+
     /// Ends what is found alive; once nothing is, the customer's secret and fingerprints.
     async fn erase_round(
         &self,
@@ -129,6 +141,7 @@ impl Vault {
             Err(denial) => return Err(self.inner.journal.refuse(denial, header.deadline).await),
         };
         let mut part = Part::default();
+        self.note_erasure(state, &mut view, &mut part).await?;
         if let Some((key, index)) = subject {
             // A card that comes in meanwhile rewrites this row: then all of it is looked at anew.
             view.rely(&mut part, &key);
@@ -272,6 +285,11 @@ impl Vault {
         }
         Ok(cards)
     }
+}
+
+/// The row that says that erasures wait for the end of this erasure epoch key.
+pub(super) fn erasure_key(esk: KeyId) -> Key {
+    Writer::default().u8(rows::ERASURE).u32(esk.0).done()
 }
 
 /// The customer that a request names.

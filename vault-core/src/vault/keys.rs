@@ -9,7 +9,7 @@ use std::sync::{Mutex, PoisonError};
 use serde::Serialize;
 
 use super::amend::{Amendment, Premise};
-use super::rotate::{draw_next, replace_ctl, superseded};
+use super::rotate::{draw_next, replace_adm, replace_ctl, superseded};
 use super::{State, Vault};
 use crate::audit::entry::Who;
 use crate::control::{Compromised, Control, KeyRecord};
@@ -169,11 +169,11 @@ fn successor(
             Ok(superseded(&control.replace_kek(merchant()?, premise.state.top.root(), premise.now)?))
         }
         KeyKind::Ctl => replace_ctl(premise, control),
+        KeyKind::Adm => replace_adm(premise, control),
         // Of these `Term::longest` says that they are not replaced by the vault itself.
         KeyKind::Root
         | KeyKind::Esk
         | KeyKind::Log
-        | KeyKind::Adm
         | KeyKind::Idx
         | KeyKind::Fpr
         | KeyKind::Trk

@@ -12,6 +12,7 @@ use super::amend::Amendment;
 use super::{State, Vault};
 use crate::audit::entry::{ControlChange, Event, Who};
 use crate::audit::receipt::Receipt;
+use crate::control::KeyRecord;
 use crate::envelope::{KeyId, KeyKind};
 use crate::error::Error;
 use crate::journal::{Filing, NotFiled};
@@ -19,6 +20,8 @@ use crate::name::{MerchantName, PrincipalName};
 use crate::policy::Statement;
 use crate::record::MerchantId;
 use crate::reseal::{Page, Walk};
+use crate::rows;
+use crate::store::Key;
 use crate::time::Timestamp;
 use crate::words::KeyState;
 
@@ -188,7 +191,8 @@ impl Vault {
         })
     }
 
-    /// Destroys a key that nothing needs any more: see [`Control::destroy_unneeded`](crate::control::Control::destroy_unneeded) (`expected` as at
+    /// Destroys a key that nothing needs any more: see
+    /// [`Control::destroy_unneeded`](crate::control::Control::destroy_unneeded) (`expected` as at
     /// [`apply_policy`](Self::apply_policy)).
     pub async fn destroy_key(
         &self,
@@ -196,12 +200,34 @@ impl Vault {
         key: KeyId,
         expected: Option<u64>,
     ) -> Result<Receipt, Error> {
+        let unused = self.is_unused_adm(key).await?;
         let destroyed = self.change(by, expected, |premise, control| {
+            if unused {
+                control.drain(&[key], premise.now);
+            }
             control.destroy_unneeded(key, premise.now)?;
             let state = KeyState::Destroyed;
             Ok(Amendment::of(vec![ControlChange::KeyState { key: key.0, state }], ()))
         });
         destroyed.await.map(|(receipt, ())| receipt)
+    }
+
+    /// Whether this is an administration key that seals no more and that no note is under. No note ever will be: one that is
+    /// written is decided under the epoch in force.
+    async fn is_unused_adm(&self, key: KeyId) -> Result<bool, Error> {
+        let of = |k: &&KeyRecord| k.id == key && k.kind == KeyKind::Adm && k.state == KeyState::Deactivated;
+        if !self.state().control.keys.iter().any(|k| of(&k)) {
+            return Ok(false);
+        }
+        let mut after: Option<Key> = None;
+        loop {
+            let page = self.inner.store.scan(&[rows::NOTE], after.as_deref(), COUNT_PAGE).await?;
+            let Some((last, _)) = page.last() else { return Ok(true) };
+            if page.iter().any(|(_, note)| note.starts_with(&key.0.to_be_bytes())) {
+                return Ok(false);
+            }
+            after = Some(last.clone());
+        }
     }
 
     /// How many rows of a merchant are under which of its keys: each under the one that seals it, and under the one that

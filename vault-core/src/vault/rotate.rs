@@ -1,17 +1,18 @@
 //! A new version of a key, level by level: what every rotation has in common, and those that are over with one commit.
 //!
-//! DEK, RCV and FPK: what is sealed or made from then on is under the new key, and the one before opens what it sealed. IDX
-//! and FPR: the new key is the next link of the chain of names. KEK
+//! DEK, RCV, ADM and FPK: what is sealed or made from then on is under the new key, and the one before opens what it sealed.
+//! IDX and FPR: the new key is the next link of the chain of names. LOG: the old one signs for the new one. KEK
 //! and CTL (and the root, see `custodians.rs`): the wraps below are made anew and nothing else is touched, however many
 //! cards there are; the key before is destroyed, since nothing needs it.
 
 use super::amend::{Amendment, Premise};
-use super::{Top, Vault};
+use super::{FIRST_LOG, Top, Vault, signer};
 use crate::audit::entry::ControlChange;
+use crate::audit::handover::hash_of;
 use crate::audit::receipt::Receipt;
 use crate::chain::MAX_LINKS;
 use crate::control::{Control, Header, KeyRecord, Superseded};
-use crate::envelope::{Dek, Fpr, Idx, Kek, KeyId, KeyKind, KeyMaterial, Rcv, Wraps};
+use crate::envelope::{Adm, Dek, Fpr, Idx, Kek, KeyId, KeyKind, KeyMaterial, Log, Rcv, Root, Wraps};
 use crate::error::Error;
 use crate::name::{ChannelName, FormatName, MerchantName, PrincipalName};
 use crate::token::Scheme;
@@ -130,6 +131,31 @@ impl Vault {
         self.rotated(by, expected, replace_ctl).await
     }
 
+    /// Makes a new administration key (`expected` as at [`apply_policy`](Self::apply_policy)): operators' notes are sealed under
+    /// it from this commit on. The one before is kept for reading: the log names a note by the hash of its sealed bytes, so
+    /// notes are never sealed anew. Returns the new key's number.
+    pub async fn rotate_adm(
+        &self,
+        by: &PrincipalName,
+        expected: Option<u64>,
+    ) -> Result<(KeyId, Receipt), Error> {
+        self.rotated(by, expected, replace_adm).await
+    }
+
+    /// Hands the log over to a new signing key and destroys the one before: its last signature is on the hand-over's
+    /// checkpoint, beside the new one's first. The log stays the same, and receipts given before still hold. Whoever keeps
+    /// the log's public key outside comes from any one to all others by [`hand_overs`](Self::hand_overs). Returns the new
+    /// key's number.
+    ///
+    /// Errors: malformed once the log was handed over [`MAX_HAND_OVERS`](crate::audit::handover::MAX_HAND_OVERS) times.
+    pub async fn rotate_log(
+        &self,
+        by: &PrincipalName,
+        expected: Option<u64>,
+    ) -> Result<(KeyId, Receipt), Error> {
+        self.rotated(by, expected, replace_log).await
+    }
+
     async fn rotated(
         &self,
         by: &PrincipalName,
@@ -166,6 +192,29 @@ pub(super) fn replace_ctl(premise: &Premise<'_>, control: &mut Control) -> Resul
     let header = Header { ctl: named_wrap(control, keys.new)?, ..top.header.clone() };
     let top = Top { header, root: top.root.clone(), ctl: ctl.into() };
     Ok(Amendment { top: Some(top), ..superseded(&keys) })
+}
+
+/// Draws the next administration key; the one before opens what it sealed.
+pub(super) fn replace_adm(premise: &Premise<'_>, control: &mut Control) -> Result<Amendment<KeyId>, Error> {
+    let old = control.active(KeyKind::Adm, None).ok_or(Error::Custody)?.id;
+    let (key, _) = control.draw::<Adm, Root>(None, premise.state.top.root(), premise.now)?;
+    Ok(Amendment::of(told(key, old, KeyState::Deactivated), key))
+}
+
+/// Hands the log over to a new signing key.
+pub(super) fn replace_log(premise: &Premise<'_>, control: &mut Control) -> Result<Amendment<KeyId>, Error> {
+    let from = premise.state.log.to_string();
+    let verifier_of = |seed: &Log| Ok(signer(&premise.inner.vault, seed)?.verifier().to_string());
+    let root = premise.state.top.root();
+    let (keys, seed) = control.replace_log_key(FIRST_LOG, root, premise.now, verifier_of)?;
+    let signer = signer(&premise.inner.vault, &seed)?;
+    let mut amendment = superseded(&keys);
+    // The last of the batch: a proof of it is a proof that nothing stands between it and the new key.
+    amendment.changes.push(ControlChange::LogHandedOver {
+        from: hash_of(&from),
+        to: hash_of(&signer.verifier().to_string()),
+    });
+    Ok(Amendment { signer: Some(signer), ..amendment })
 }
 
 /// Draws the next link of a merchant's chain of names, if it may have one.

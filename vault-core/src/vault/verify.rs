@@ -4,8 +4,9 @@ use std::collections::HashMap;
 
 use serde::Serialize;
 
-use super::{FIRST_LOG, Vault, uses_of};
+use super::{FIRST_LOG, MAX_ROUNDS, Vault, uses_of};
 use crate::audit::entry::{AuditEntry, ControlChange, Event};
+use crate::audit::handover::{self, HandOver};
 use crate::audit::note::LogVerifier;
 use crate::audit::tree::entry_key;
 use crate::audit::verify::{self, Report};
@@ -108,17 +109,31 @@ impl StoreReport {
 }
 
 impl Vault {
-    /// The public key that this vault's log is verified with, as a C2SP verifier key.
-    pub fn verifier(&self) -> Result<LogVerifier, Error> {
-        let state = self.state();
-        let log = state.control.logs.iter().find(|l| l.id == FIRST_LOG).ok_or_else(Error::internal)?;
-        LogVerifier::parse(&log.verifier).map_err(|_| Error::internal())
+    /// The public keys that this vault's log is verified with: all that it has had, of which its text is the newest.
+    #[must_use]
+    pub fn verifier(&self) -> LogVerifier {
+        LogVerifier::clone(&self.state().log)
+    }
+
+    /// How the log's key was handed over, oldest first: what whoever knows one of the keys needs to trust the others.
+    pub async fn hand_overs(&self) -> Result<Vec<HandOver>, Error> {
+        let verifier = self.verifier();
+        let read = handover::hand_overs(self.inner.store.as_ref(), FIRST_LOG, &verifier).await;
+        read.map_err(|_| Error::internal())
     }
 
     /// Walks the log from its first entry.
     pub async fn verify_log(&self, progress: verify::Progress<'_>) -> Result<Report, Error> {
-        let verifier = self.verifier()?;
-        Ok(verify::verify_store(self.inner.store.as_ref(), FIRST_LOG, &verifier, progress).await?)
+        for _ in 0..MAX_ROUNDS {
+            let verifier = self.verifier();
+            let report =
+                verify::verify_store(self.inner.store.as_ref(), FIRST_LOG, &verifier, progress).await?;
+            // Handed over while it was walked: the head is signed by a key that was none of the log's before.
+            if report.fault.is_none() || verifier == self.verifier() {
+                return Ok(report);
+            }
+        }
+        Err(Error::Overloaded)
     }
 
     /// Walks the log, then every card row, and compares; then every other row that lies under a DEK. Opens outer seals only. Meant for a vault at rest: what

@@ -139,7 +139,7 @@ impl AdminService {
         self.once(&operator, asked.header.as_ref(), &asked, note).await
     }
 
-    /// Of the root the custodian is asked, as at its rotation: on a thread of its own, so that nobody else waits.
+    /// Of the root and the erasure epoch key the custodian is asked, as at its rotation: on a thread of its own, so that nobody else waits.
     async fn compromise(
         &self,
         operator: &PrincipalName,
@@ -147,8 +147,8 @@ impl AdminService {
         (reason, note): (CompromiseReason, Option<String>),
         epoch: Option<u64>,
     ) -> Result<Compromise, Error> {
-        let is_root = self.vault.keys().iter().any(|k| k.id == id && k.kind == KeyKind::Root);
-        if !is_root {
+        let held = |k: &KeyLine| k.id == id && matches!(k.kind, KeyKind::Root | KeyKind::Esk);
+        if !self.vault.keys().iter().any(held) {
             return self.vault.compromise_key(operator, id, (reason, note.as_deref()), &[], epoch).await;
         }
         let custodian = self.custodian.open().map_err(|problem| Error::Config(problem.to_string()))?;
