@@ -8,7 +8,7 @@ use std::time::Duration;
 use tonic::service::Routes;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
-use vault_core::custody::Passphrase;
+use vault_core::custody::Custodian;
 use vault_core::error::Error;
 use vault_core::network::Networks;
 use vault_core::store;
@@ -84,6 +84,7 @@ const METHODS: &[&str] = &[
     "/vault.v1.Admin/GetStatus",
     "/vault.v1.Admin/ListKeys",
     "/vault.v1.Admin/RotateKey",
+    "/vault.v1.Admin/ChangeCustodian",
     "/vault.v1.Admin/SetLock",
     "/vault.v1.Admin/ListLocks",
     "/vault.v1.Admin/LiftLock",
@@ -157,18 +158,13 @@ pub fn run(settings: &Settings) -> Result<(), StartError> {
     served
 }
 
-/// The custodian that the settings name.
-pub fn custodian(settings: &Settings) -> Result<Passphrase, StartError> {
-    settings.custodian.open().map_err(|p| StartError::Settings(vec![p]))
-}
-
 /// Opens the vault that the settings name. A memory store begins empty, with the policy that the settings name.
 async fn open_vault(
     settings: &Settings,
     clock: &Arc<dyn Clock>,
     networks: &Arc<Networks>,
 ) -> Result<Vault, StartError> {
-    let custodian = custodian(settings)?;
+    let custodian = settings.custodian.open().map_err(|p| StartError::Settings(vec![p]))?;
     let folder: &Path = &settings.store.folder;
     let options = store::Options::default();
     let opened = match settings.store.engine {
@@ -194,7 +190,13 @@ async fn open_vault(
         ..Place::new(opened.clone(), esk)
     };
     Ok(match settings.store.engine {
-        Engine::Redb | Engine::Sled => Vault::open(place(folder.join("esk")), &custodian).await?,
+        Engine::Redb | Engine::Sled => {
+            let place = || place(folder.join("esk"));
+            match Vault::open(place(), &*custodian).await {
+                Err(Error::Custody) => open_by_other(settings, place()).await?,
+                opened => opened?,
+            }
+        }
         Engine::Memory => {
             let policy = settings.store.read_policy().map_err(|p| StartError::Settings(vec![p]))?;
             std::fs::create_dir_all(folder).map_err(machine("store.folder cannot be made"))?;
@@ -203,9 +205,20 @@ async fn open_vault(
             if esk.exists() {
                 std::fs::remove_file(&esk).map_err(machine("store.folder"))?;
             }
-            Vault::create(place(esk), &custodian, policy).await?
+            Vault::create(place(esk), &*custodian, policy).await?
         }
     })
+}
+
+/// Opens a vault that the custodian of the settings opens no more, since the other one took its place while the vault ran.
+async fn open_by_other(settings: &Settings, place: Place) -> Result<Vault, StartError> {
+    let Some(other) = settings.custodian.open_other() else { return Err(Error::Custody.into()) };
+    let other: Box<dyn Custodian> = other.map_err(|p| StartError::Settings(vec![p]))?;
+    let vault = Vault::open(place, &*other).await?;
+    tracing::warn!(
+        "the custodian of [custodian] opens nothing, that of [custodian.other] does: put it in the first one's place"
+    );
+    Ok(vault)
 }
 
 async fn serve(settings: &Settings, clock: Arc<dyn Clock>) -> Result<(), StartError> {
@@ -257,13 +270,8 @@ async fn serve(settings: &Settings, clock: Arc<dyn Clock>) -> Result<(), StartEr
     tracing::info!(address = %at, door = "data", "serving");
 
     if let Some((address, tls)) = admin {
-        let service = AdminService::new(
-            vault.clone(),
-            clock.clone(),
-            doors.clone(),
-            metrics.clone(),
-            settings.custodian.clone(),
-        );
+        let service =
+            AdminService::new(vault.clone(), clock.clone(), doors.clone(), metrics.clone(), settings.into());
         // A policy may have four megabytes; an operator's listener takes one with room to spare.
         let service = v1::admin_server::AdminServer::new(service)
             .max_decoding_message_size(vault_core::policy::MAX_POLICY + message)
