@@ -278,6 +278,13 @@ impl Desk {
         Ok(Self { vault, clock: closed.clock.clone(), store, closed })
     }
 
+    /// A vault that was opened otherwise, over this store.
+    pub fn of(vault: Vault, store: Arc<dyn Store>, clock: Arc<ManualClock>, folder: &Path) -> Self {
+        let closed =
+            Closed { folder: folder.to_owned(), clock: clock.clone(), options: OPTIONS, _kept: None };
+        Self { vault, clock, store, closed }
+    }
+
     /// The folder.
     pub fn folder(&self) -> &Path {
         &self.closed.folder

@@ -163,9 +163,10 @@ async fn a_life_and_a_death(rig: &mut Rig, list: &Path, round: u64) -> Died {
     }
     let (rotating, rotated, dies) = (clients.clone(), ledger.clone(), dying.clone());
     workers.spawn(async move {
-        use v1::KeyKind::{Ctl, Dek, Kek, Root};
-        let mut kinds =
-            [Dek, Kek, Ctl, Dek, Kek, Root].into_iter().cycle().skip(usize::try_from(round).unwrap() % 6);
+        use v1::KeyKind::{Ctl, Dek, Fpr, Idx, Kek, Log, Root};
+        let rest = [Dek, Idx, Kek, Ctl, Fpr, Dek, Kek, Root].into_iter().cycle();
+        // A log can be handed over so many times, not any number: once in a life.
+        let mut kinds = std::iter::once(Log).chain(rest.skip(usize::try_from(round).unwrap() % 8));
         loop {
             let kind = kinds.next().unwrap();
             let request = Request { header: header("web"), what: What::Rotate(kind) };
@@ -464,6 +465,10 @@ fn learn(held: &mut Vec<Held>, fact: &Fact) {
     }
 }
 
+fn is_chained(kind: v1::KeyKind) -> bool {
+    matches!(kind, v1::KeyKind::Idx | v1::KeyKind::Fpr)
+}
+
 /// The principals' connections. None of them sends anything twice by itself.
 struct Clients {
     shop: Vec<VaultClient>,
@@ -569,11 +574,17 @@ impl Clients {
                 let request = v1::RotateKeyRequest {
                     header: Some(change),
                     kind: (*kind).into(),
-                    merchant: if matches!(kind, v1::KeyKind::Dek | v1::KeyKind::Kek) { "acme" } else { "" }
+                    merchant: if matches!(kind, v1::KeyKind::Ctl | v1::KeyKind::Root) { "" } else { "acme" }
                         .to_owned(),
                     ..v1::RotateKeyRequest::default()
                 };
-                let answer = self.operator.rotate_key(request).await?;
+                let answer = match self.operator.rotate_key(request).await {
+                    // Rows are still being renamed behind the one before, or the chain is as long as it may be.
+                    Err(e) if e.reason() == Some(Reason::Malformed) && is_chained(*kind) => {
+                        return Ok(Told { facts: vec![Fact::Done], size: 0 });
+                    }
+                    answer => answer?,
+                };
                 Ok(Told { facts: vec![Fact::Done], size: size(answer.receipt.as_ref()) })
             }
         }

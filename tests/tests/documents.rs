@@ -37,6 +37,7 @@ const SHAPES: &[&str] = &[
     "FORMAT",
     "FORMAT_BEFORE",
     "FORMAT_VERSION",
+    "LINKED_FORMAT",
     "GENERATION",
     "HALF",
     "HEADER",
@@ -197,7 +198,7 @@ fn every_label_of_a_derivation_stands_in_the_format_and_none_that_is_not_used() 
             used.extend(labels.filter(|label| !label.is_empty()).map(str::to_owned));
         }
         // The later links of a chain have their label as an argument.
-        for call in code.split("links(&").skip(1) {
+        for call in code.split("Chain::unwrap(").skip(1) {
             used.insert(quoted(call.split_once('"').unwrap().1).to_owned());
         }
     }

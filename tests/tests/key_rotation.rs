@@ -8,7 +8,7 @@ use std::thread;
 use pollster::block_on;
 use vault_core::audit::entry::{ControlChange, Event, Who};
 use vault_core::audit::receipt::Proof;
-use vault_core::control::{self, header_key};
+use vault_core::control::{self, LockTarget, header_key};
 use vault_core::custody::{Custodian, Passphrase};
 use vault_core::envelope::{KeyId, KeyKind};
 use vault_core::error::Error;
@@ -20,7 +20,7 @@ use vault_core::rows;
 use vault_core::store::{self, Batch, CommitError, Engine, Key, Reading, Store, StoreError, Value, Write};
 use vault_core::token::Token;
 use vault_core::vault::{AttributesUpdate, Context, Header, KeyLine, NewCard, Place, ResealStep, Vault};
-use vault_core::words::KeyState;
+use vault_core::words::{KeyState, LockReason};
 use vault_tests::ON_DISK;
 use vault_tests::cards::{AMEX, MASTERCARD, VISA, card, number};
 use vault_tests::desk::{
@@ -124,16 +124,44 @@ fn a_root_is_replaced_by_its_own_custodians_alone() {
     assert_eq!(closed.open().unwrap().web().paid(&visa).as_deref(), Ok(VISA));
 }
 
+#[test]
+fn operators_notes_open_under_the_key_of_their_time_which_stays_as_long_as_they_do() {
+    let desk = Desk::new(Engine::Redb);
+    let rotate = || block_on(desk.vault.rotate_adm(&principal("olga"), None)).unwrap().0;
+    let locked = |text: &str| {
+        let target = LockTarget::Merchant { merchant: merchant_name("zenith") };
+        let (by, why) = (principal("olga"), LockReason::Drill);
+        block_on(desk.vault.set_lock(&by, target, why, Some(text), None)).unwrap().0
+    };
+    let notes = |vault: &Vault| -> Vec<Option<String>> {
+        vault.locks().iter().map(|lock| block_on(vault.note_of(lock)).unwrap()).collect()
+    };
+    let first = desk.vault.keys().iter().find(|k| k.kind == KeyKind::Adm).unwrap().id;
+    locked("under the first");
+    let unused = rotate();
+    rotate();
+    locked("under the third");
+    let both = [Some("under the first".to_owned()), Some("under the third".to_owned())];
+    assert_eq!(notes(&desk.vault), both);
+    let destroyed = |key| block_on(desk.vault.destroy_key(&principal("olga"), key, None)).map(|_| ());
+    let Err(Error::Malformed { rule, .. }) = destroyed(first) else { panic!("a note's key was destroyed") };
+    assert!(rule.contains("kept for reading"), "{rule}");
+    assert_eq!(destroyed(unused), Ok(()));
+    use KeyState::{Active, Deactivated, Destroyed};
+    assert_eq!(states(&desk, KeyKind::Adm), [Deactivated, Destroyed, Active]);
+    assert_eq!(notes(&desk.reopened().vault), both);
+}
+
 /// A store that counts what is written through it, and writes nothing while its disk is said to be full.
-struct Counted {
+pub(crate) struct Counted {
     store: Arc<dyn Store>,
-    full: AtomicBool,
+    pub(crate) full: AtomicBool,
     rows: AtomicU64,
     bytes: AtomicU64,
 }
 
 impl Counted {
-    fn over(store: Arc<dyn Store>) -> Arc<Self> {
+    pub(crate) fn over(store: Arc<dyn Store>) -> Arc<Self> {
         Arc::new(Self { store, full: false.into(), rows: 0.into(), bytes: 0.into() })
     }
 
@@ -223,7 +251,7 @@ fn an_upper_rotation_writes_as_much_with_many_cards_as_with_few() {
 }
 
 /// A vault with cards, customers' indexes and fingerprints of two merchants, and the tokens of acme's cards.
-fn furnished(engine: Engine, cards: u32) -> (Desk, Vec<(Token, String)>) {
+pub(crate) fn furnished(engine: Engine, cards: u32) -> (Desk, Vec<(Token, String)>) {
     let desk = Desk::new(engine);
     let numbers: Vec<String> = (0..cards).map(|n| number("4", 16, n)).collect();
     let mut held = Vec::new();
@@ -240,17 +268,25 @@ fn furnished(engine: Engine, cards: u32) -> (Desk, Vec<(Token, String)>) {
     (desk, held)
 }
 
-fn dek(vault: &Vault) -> KeyId {
+pub(crate) fn dek(vault: &Vault) -> KeyId {
     let (key, _) = block_on(vault.rotate_dek(&principal("olga"), &merchant_name("acme"), None)).unwrap();
     key
 }
 
-fn step(vault: &Vault) -> ResealStep {
+pub(crate) fn idx(vault: &Vault) -> Result<KeyId, Error> {
+    block_on(vault.rotate_idx(&principal("olga"), &merchant_name("acme"), None)).map(|(key, _)| key)
+}
+
+pub(crate) fn fpr(vault: &Vault) -> Result<KeyId, Error> {
+    block_on(vault.rotate_fpr(&principal("olga"), &merchant_name("acme"), None)).map(|(key, _)| key)
+}
+
+pub(crate) fn step(vault: &Vault) -> ResealStep {
     block_on(vault.reseal()).unwrap_or_else(|e| panic!("{e}"))
 }
 
 /// Works until there is nothing to do, and tells how many rows were moved.
-fn work_off(vault: &Vault) -> usize {
+pub(crate) fn work_off(vault: &Vault) -> usize {
     let mut all = 0;
     for _ in 0..1_000_000 {
         match step(vault) {
@@ -262,25 +298,35 @@ fn work_off(vault: &Vault) -> usize {
     panic!("it never ends");
 }
 
-fn rows_under(desk: &Desk) -> Vec<(KeyId, u64)> {
+/// How many of acme's rows are under which key of a kind.
+pub(crate) fn rows_under_any(desk: &Desk, kind: KeyKind) -> Vec<(KeyId, u64)> {
     let by_key = block_on(desk.vault.rows_by_key(&merchant_name("acme"))).unwrap();
-    let mut rows: Vec<_> = by_key.into_iter().collect();
+    let of_kind = |id: KeyId| desk.vault.keys().iter().any(|k| k.id == id && k.kind == kind);
+    let mut rows: Vec<_> = by_key.into_iter().filter(|(id, _)| of_kind(*id)).collect();
     rows.sort();
     rows
 }
 
-fn destroyed(desk: &Desk, key: KeyId) -> Result<(), Error> {
+fn rows_under(desk: &Desk) -> Vec<(KeyId, u64)> {
+    rows_under_any(desk, KeyKind::Dek)
+}
+
+pub(crate) fn destroyed(desk: &Desk, key: KeyId) -> Result<(), Error> {
     block_on(desk.vault.destroy_key(&principal("olga"), key, None)).map(|_| ())
 }
 
 /// What the log says of drained keys, each proven against the log's key without the vault.
-fn certificates(desk: &Desk) -> Vec<u32> {
-    let (head, verifier) = (block_on(desk.vault.checkpoint()).unwrap(), desk.vault.verifier().unwrap());
+pub(crate) fn certificates(desk: &Desk) -> Vec<u32> {
+    certificates_of(&desk.vault)
+}
+
+pub(crate) fn certificates_of(vault: &Vault) -> Vec<u32> {
+    let (head, verifier) = (block_on(vault.checkpoint()).unwrap(), vault.verifier());
     let mut found = Vec::new();
     for from in (0..head.checkpoint().size).step_by(1_000) {
-        for (index, _, entry) in block_on(desk.vault.entries(from, 1_000)).unwrap() {
+        for (index, _, entry) in block_on(vault.entries(from, 1_000)).unwrap() {
             if let Event::ControlChanged { change: ControlChange::KeyDrained { key }, .. } = entry.event {
-                let proof = block_on(desk.vault.prove(index, &head)).unwrap().unwrap();
+                let proof = block_on(vault.prove(index, &head)).unwrap().unwrap();
                 let proof = Proof::parse(&proof.text()).unwrap_or_else(|e| panic!("{e}"));
                 let proven = proof.check(&verifier).unwrap_or_else(|e| panic!("{e}"));
                 let drained = ControlChange::KeyDrained { key };
@@ -315,7 +361,7 @@ fn rows_move_to_the_new_key_and_the_log_certifies_that_none_is_left() {
             assert!(matches!(step(&desk.vault), ResealStep::Worked { .. }));
         }
         let seen = block_on(desk.vault.reseal_progress()).unwrap();
-        assert_eq!((seen.to, seen.from.as_slice(), seen.unreadable), (new, &[old][..], 0));
+        assert_eq!((&seen.to[..], &seen.from[..], seen.unreadable), (&[new][..], &[old][..], 0));
         assert!(seen.moved > 0 && seen.total == Some(rows), "{seen:?}");
         assert!(certificates(&desk).is_empty());
         let desk = desk.reopened();
@@ -371,8 +417,12 @@ fn every_answer_is_right_while_rows_move() {
                 })
             })
             .collect();
-        for _ in 0..rotations {
+        for round in 0..rotations {
             dek(&desk.vault);
+            if round > 0 {
+                idx(&desk.vault).unwrap();
+                fpr(&desk.vault).unwrap();
+            }
             work_off(&desk.vault);
         }
         stop.store(true, Ordering::SeqCst);
@@ -380,7 +430,7 @@ fn every_answer_is_right_while_rows_move() {
         assert!(asked > 30, "{asked}");
     });
     assert_eq!(rows_under(&desk).len(), 1);
-    assert_eq!(certificates(&desk).len(), rotations);
+    assert_eq!(certificates(&desk).len(), rotations * 3 - 2);
     desk.assert_whole(held.len() + 1);
 }
 

@@ -58,7 +58,7 @@ fn restricted(digits: &str, restrictions: Restrictions) -> NewCard {
     NewCard { restrictions, ..card(digits) }
 }
 
-fn customer(name: &str) -> Header {
+pub(crate) fn customer(name: &str) -> Header {
     Header { context: Context::new(name, "", "").unwrap(), ..header() }
 }
 
@@ -254,7 +254,7 @@ fn replacement(digits: &str) -> Replacement {
     Replacement { card: pan(digits).into(), reason: ReplaceReason::Lost }
 }
 
-fn replace(at: At<'_>, header: &Header, token: &Token, digits: &str) -> Result<Replaced, Error> {
+pub(crate) fn replace(at: At<'_>, header: &Header, token: &Token, digits: &str) -> Result<Replaced, Error> {
     at.care(header, async |vault, caller, header| {
         vault.replace(caller, header, token.copy(), replacement(digits)).await
     })
@@ -283,7 +283,7 @@ fn no_card_is_dropped_before_its_retention_ends_and_a_ninth_one_waits_for_that()
 }
 
 /// What the gateway gets for a refund of a payment made then.
-fn refunded(desk: &Desk, token: &Token, then: Moment, purpose: Purpose) -> Result<String, Error> {
+pub(crate) fn refunded(desk: &Desk, token: &Token, then: Moment, purpose: Purpose) -> Result<String, Error> {
     let gateway = vault_tests::desk::principal("acme-gateway");
     let header = Header { channel: Some(vault_tests::desk::channel("web")), purpose, ..header() };
     let wanted = vec![Wanted { as_of: Some(then), ..Wanted::now(token.copy(), Reveal::Plain) }];
@@ -439,23 +439,28 @@ fn a_token_whose_card_was_replaced_is_never_minted_again_however_full_its_space_
     }
 }
 
-fn fingerprint(at: At<'_>, digits: &str) -> Result<[u8; 16], Error> {
+pub(crate) fn fingerprint(at: At<'_>, digits: &str) -> Result<[u8; 16], Error> {
     let told = at.care(&header(), async |vault, caller, header| {
         vault.fingerprint(caller, header, pan(digits).into()).await
     });
     told.map(|told| told.fingerprint)
 }
 
-fn listed(at: At<'_>, customer: &Header, from: usize, most: usize) -> Result<Listed, Error> {
+pub(crate) fn listed(at: At<'_>, customer: &Header, from: usize, most: usize) -> Result<Listed, Error> {
     at.care(customer, async |vault, caller, header| vault.list_by_subject(caller, header, from, most).await)
 }
 
-fn erased(at: At<'_>, customer: &Header) -> Result<u32, Error> {
+pub(crate) fn erased(at: At<'_>, customer: &Header) -> Result<u32, Error> {
     let told = at.care(customer, async |vault, caller, header| vault.erase_subject(caller, header).await);
     told.map(|told| told.tokens)
 }
 
-fn deleted(at: At<'_>, header: &Header, digits: &str, restrictions: Restrictions) -> Result<u32, Error> {
+pub(crate) fn deleted(
+    at: At<'_>,
+    header: &Header,
+    digits: &str,
+    restrictions: Restrictions,
+) -> Result<u32, Error> {
     let card = CardToDelete { card: pan(digits).into(), restrictions };
     let told = at.care(header, async |vault, caller, header| vault.delete_card(caller, header, card).await);
     told.map(|told| told.tokens)

@@ -9,15 +9,17 @@ use std::fs;
 use pollster::block_on;
 use vault_core::audit::tree::{Hash, entry_key, tile_key};
 use vault_core::audit::verify::Fault;
+use vault_core::control;
+use vault_core::envelope::KeyKind;
 use vault_core::error::Error;
 use vault_core::rows;
 use vault_core::store::{Engine, Key, StoreError, Value, Write};
 use vault_core::token::Token;
 use vault_core::vault::{Context, Finding, Header, NewCard, Reveal, Revocation};
-use vault_core::words::Refusal;
+use vault_core::words::{KeyState, Refusal};
 use vault_tests::cards::{MASTERCARD, VISA, card, number};
 use vault_tests::desk::{
-    self, Closed, Desk, channel, header, in_format, merchant_name, policy, principal, request,
+    self, Closed, Desk, channel, custodian, header, in_format, merchant_name, policy, principal, request,
 };
 use vault_tests::{At, ON_DISK, disk};
 
@@ -521,6 +523,73 @@ fn a_living_node_whose_epoch_or_head_is_changed_stops_and_tells_no_card_number()
             }
             desk.put(&key, &row);
             let desk = desk.abandon().open().unwrap_or_else(|e| panic!("{engine}: {e}"));
+            assert_eq!(desk.web().paid(&token).as_deref(), Ok(VISA));
+            desk.assert_whole(1);
+        }
+    }
+}
+
+/// Control and its epoch row as somebody writes them who has the custodian: with a retired key active again.
+fn key_set_back(desk: &Desk) -> [(Key, Value); 2] {
+    let [header, row, epoch] =
+        [rows::HEADER, rows::CONTROL, rows::EPOCH].map(|kind| desk.rows(kind).pop().unwrap());
+    let vault = control::Header::decode(&header.1).unwrap();
+    let (_, ctl) = vault.unlock(&custodian()).unwrap();
+    let of = control::Epoch::decode(&epoch.1).unwrap();
+    let mut control = control::Control::open(&row.1, &of, &vault.vault, vault.ctl.0, &ctl).unwrap();
+    let old = control.keys.iter_mut().find(|k| k.kind == KeyKind::Dek && k.state == KeyState::Deactivated);
+    old.unwrap().state = KeyState::Active;
+    let (edited, of) = control.seal(&vault.vault, vault.ctl.0, &ctl).unwrap();
+    [(row.0, edited), (epoch.0, of.encode())]
+}
+
+#[test]
+fn a_key_that_is_set_back_to_active_by_hand_is_refused_at_start() {
+    for engine in ON_DISK {
+        let desk = Desk::new(engine);
+        block_on(desk.vault.rotate_dek(&principal("olga"), &merchant_name("acme"), None)).unwrap();
+        let [control, epoch] = key_set_back(&desk);
+        let mut closed = desk.close();
+        let put = |(key, value): &(Key, Value)| Write::Put(key.clone(), value.clone());
+        for (case, edits) in
+            [("alone", vec![put(&control)]), ("with epoch", vec![put(&control), put(&epoch)])]
+        {
+            let corrupt = [Error::Store(StoreError::Corrupt)];
+            closed = refused_at_the_door(closed, &format!("{engine}: {case}"), edits, &corrupt);
+        }
+        closed.open().unwrap_or_else(|e| panic!("{e}"));
+    }
+}
+
+#[test]
+fn a_living_node_whose_control_is_changed_stops_when_it_looks() {
+    for engine in ON_DISK {
+        for case in ["deleted", "put back", "set back", "header deleted", "header put back"] {
+            let desk = Desk::new(engine);
+            let token = desk.web().stored(VISA);
+            let (old_control, old_header) =
+                (desk.rows(rows::CONTROL).pop().unwrap(), desk.rows(rows::HEADER).pop().unwrap());
+            block_on(desk.vault.rotate_dek(&principal("olga"), &merchant_name("acme"), None)).unwrap();
+            block_on(desk.vault.rotate_ctl(&principal("olga"), None)).unwrap();
+            assert_eq!(block_on(desk.vault.watch_frame()), Ok(()));
+            let frame = [rows::CONTROL, rows::HEADER].map(|kind| desk.rows(kind).pop().unwrap());
+            match case {
+                "deleted" => desk.delete(&old_control.0),
+                "put back" => desk.put(&old_control.0, &old_control.1),
+                "set back" => desk.put(&old_control.0, &key_set_back(&desk)[0].1),
+                "header deleted" => desk.delete(&old_header.0),
+                _ => desk.put(&old_header.0, &old_header.1),
+            }
+            assert_eq!(
+                block_on(desk.vault.watch_frame()),
+                Err(Error::Store(StoreError::Corrupt)),
+                "{engine} {case}"
+            );
+            assert!(desk.vault.has_failed());
+            assert_eq!(desk.web().paid(&token), Err(Error::Store(StoreError::Away)), "{engine} {case}");
+            frame.iter().for_each(|(key, row)| desk.put(key, row));
+            assert_eq!(desk.web().paid(&token), Err(Error::Store(StoreError::Away)), "it stays so");
+            let desk = desk.abandon().open().unwrap_or_else(|e| panic!("{engine} {case}: {e}"));
             assert_eq!(desk.web().paid(&token).as_deref(), Ok(VISA));
             desk.assert_whole(1);
         }

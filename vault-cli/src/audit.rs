@@ -15,7 +15,8 @@ use serde::Serialize;
 use tokio::sync::mpsc;
 use vault_client::v1::verify_log_response::Step;
 use vault_client::{AdminClient, v1};
-use vault_core::audit::entry::AuditEntry;
+use vault_core::audit::entry::{AuditEntry, ControlChange, Event};
+use vault_core::audit::handover::HandOver;
 use vault_core::audit::note::LogVerifier;
 use vault_core::audit::receipt::{Proof, Proven, Receipt};
 use vault_core::audit::tree::{Hash, leaf_hash};
@@ -69,6 +70,21 @@ pub(crate) enum AuditCommand {
         vaultctl audit check proof.json --log-key log.vkey\n  \
         vaultctl audit check proof.json --log-key log.vkey --receipt receipt.json")]
     Check(Check),
+    /// Certify an erasure: the key that older copies of the store need is destroyed
+    #[command(
+        after_help = "The receipt is what the erasure was answered with. Exit code 1: the key is not destroyed yet.\n\nExamples:\n  \
+        vaultctl audit erasure --profile ops.toml receipt.json --log-key log.vkey\n  \
+        vaultctl audit erasure --profile ops.toml receipt.json --log-key log.vkey --key-backup-days 30\n  \
+        vaultctl --json audit erasure --profile ops.toml receipt.json --log-key log.vkey > certificate.json"
+    )]
+    Erasure(Erasure),
+    /// Write down the log's public keys, first to newest, and how each was handed the log
+    #[command(
+        after_help = "Everywhere, --log-key takes any one of these keys, or this file. Compare the first or the newest with \
+        what you noted of it: the hand-overs prove the rest.\n\nExample:\n  \
+        vaultctl audit keys --profile ops.toml > log.keys"
+    )]
+    Keys(Keys),
     /// Write the whole log out, for `audit verify --export` anywhere
     #[command(after_help = "Examples:\n  vaultctl audit export --profile ops.toml log.jsonl\n  \
         vaultctl audit export --profile ops.toml > log.jsonl\n  \
@@ -150,6 +166,32 @@ pub(crate) struct Check {
     receipt: Option<PathBuf>,
 }
 
+/// `audit erasure`.
+#[derive(Debug, Args)]
+pub(crate) struct Erasure {
+    /// The receipt of an erasure; - is standard input
+    #[arg(value_name = "RECEIPT")]
+    file: PathBuf,
+    /// The log's key, or a file that holds it; else the key that the vault names
+    #[arg(long, value_name = "KEY")]
+    log_key: Option<String>,
+    /// For how many days you keep backups of the esk file: then the certificate names the day on which the last is gone
+    #[arg(long, value_name = "DAYS", value_parser = clap::value_parser!(u32).range(0..=36_500))]
+    key_backup_days: Option<u32>,
+    #[command(flatten)]
+    admin: AdminOptions,
+}
+
+/// `audit keys`.
+#[derive(Debug, Args)]
+pub(crate) struct Keys {
+    /// A key of the log that is known, or a file that holds it: refused if the vault's are others
+    #[arg(long, value_name = "KEY")]
+    log_key: Option<String>,
+    #[command(flatten)]
+    admin: AdminOptions,
+}
+
 /// `audit export`.
 #[derive(Debug, Args)]
 pub(crate) struct Export {
@@ -165,7 +207,7 @@ pub(crate) struct Export {
     admin: AdminOptions,
 }
 
-/// A log's key as text, or in a file.
+/// A log's key as text, or in a file; or the file that `audit keys` wrote, which has its hand-overs in further lines.
 fn log_key(text: &str) -> Result<LogVerifier, Failure> {
     if let Ok(verifier) = LogVerifier::parse(text) {
         return Ok(verifier);
@@ -173,8 +215,35 @@ fn log_key(text: &str) -> Result<LogVerifier, Failure> {
     let file = input::small_text(Path::new(text)).map_err(|e| {
         Failure::usage(format_args!("--log-key: no log key, and no file that holds one: {e}"))
     })?;
-    LogVerifier::parse(file.trim())
-        .map_err(|_| Failure::usage("--log-key: the file holds no log key, which `vaultctl init` printed"))
+    let mut lines = file.lines().map(str::trim).filter(|line| !line.is_empty());
+    let first = LogVerifier::parse(lines.next().unwrap_or_default())
+        .map_err(|_| Failure::usage("--log-key: the file holds no log key, which `vaultctl init` printed"))?;
+    let hand_overs: Result<Vec<HandOver>, _> = lines.map(HandOver::parse).collect();
+    let followed = hand_overs.and_then(|hand_overs| first.follow(&hand_overs));
+    followed
+        .map_err(|e| Failure::usage(format_args!("--log-key: {e}; `vaultctl audit keys` makes such a file")))
+}
+
+/// The hand-overs of the log's key as the vault gives them. Nothing in them is checked yet.
+fn hand_overs(given: &[v1::LogHandOver]) -> Result<Vec<HandOver>, Failure> {
+    let one = |one: &v1::LogHandOver| {
+        let path = one.inclusion.iter().map(|hash| hash.as_slice().try_into().ok().map(Hash));
+        let path = path.collect::<Option<Vec<Hash>>>()?;
+        Some(HandOver::of(one.from.clone(), one.to.clone(), &one.leaf, path, one.note.clone()))
+    };
+    let broken = || Failure::failed("the vault's hand-overs break the contract; report this");
+    given.iter().map(|given| one(given).ok_or_else(broken)).collect()
+}
+
+/// All keys of the log that the vault names, if the one that is known here is one of them.
+fn followed(known: &LogVerifier, hand_overs: &[HandOver], newest: &str) -> Result<LogVerifier, Failure> {
+    let other = || {
+        Failure::refused(
+            "the vault names another log key than the one given; this is not that log, or somebody else holds it",
+        )
+    };
+    let keys = known.follow(hand_overs).map_err(|_| other())?;
+    if keys.to_string() == newest { Ok(keys) } else { Err(other()) }
 }
 
 /// Does what the command line says.
@@ -190,6 +259,8 @@ pub(crate) fn run(command: AuditCommand, out: Out) -> Result<(), Failure> {
         AuditCommand::Verify(Verify { admin, .. }) => dial::run(verify_there(admin, out)),
         AuditCommand::Prove(asked) => dial::run(prove(asked)),
         AuditCommand::Check(asked) => check(&asked, out),
+        AuditCommand::Erasure(asked) => dial::run(erasure(asked, out)),
+        AuditCommand::Keys(asked) => dial::run(keys(asked, out)),
         AuditCommand::Export(asked) => dial::run(export(asked, out)),
     }
 }
@@ -322,11 +393,7 @@ fn verify_file(file: &Path, key: &LogVerifier, out: Out) -> Result<(), Failure> 
 async fn verify_here(admin: AdminOptions, key: LogVerifier, out: Out) -> Result<(), Failure> {
     let vault = admin.connect().await?;
     let head = Head::get(&vault).await?;
-    if head.verifier_key != key.to_string() {
-        return Err(Failure::refused(
-            "the vault names another log key than the one given; this is not that log, or somebody else holds it",
-        ));
-    }
+    let key = followed(&key, &head.hand_overs, &head.verifier_key)?;
     let (to, from) = mpsc::channel(PAGES_AHEAD);
     let walk = tokio::task::spawn_blocking(move || {
         let mut progress = Progress::of("entries");
@@ -370,13 +437,16 @@ async fn verify_there(admin: AdminOptions, out: Out) -> Result<(), Failure> {
 struct Head {
     checkpoint: v1::Checkpoint,
     verifier_key: String,
+    hand_overs: Vec<HandOver>,
 }
 
 impl Head {
     async fn get(vault: &AdminClient) -> Result<Self, Failure> {
         let answer = vault.get_checkpoint(v1::GetCheckpointRequest::default()).await?;
         let missing = || Failure::failed("the vault gave no head of its log; report this");
-        Ok(Self { checkpoint: answer.checkpoint.ok_or_else(missing)?, verifier_key: answer.verifier_key })
+        let hand_overs = hand_overs(&answer.hand_overs)?;
+        let checkpoint = answer.checkpoint.ok_or_else(missing)?;
+        Ok(Self { checkpoint, verifier_key: answer.verifier_key, hand_overs })
     }
 
     /// Sends the log up to this head as an export, page by page, until `to` takes no more.
@@ -386,9 +456,12 @@ impl Head {
         mut to: impl AsyncFnMut(Vec<u8>) -> bool,
     ) -> Result<(), Failure> {
         let v1::Checkpoint { log, note, tree_size, .. } = &self.checkpoint;
-        let header = serde_json::json!({
+        let mut header = serde_json::json!({
             "version": VERSION, "origin": log, "vkey": self.verifier_key, "checkpoint": note,
         });
+        if let (Some(header), false) = (header.as_object_mut(), self.hand_overs.is_empty()) {
+            header.insert("hand_overs".to_owned(), serde_json::json!(self.hand_overs));
+        }
         if !to(format!("{header}\n").into_bytes()).await {
             return Ok(());
         }
@@ -453,11 +526,13 @@ async fn prove(asked: Prove) -> Result<(), Failure> {
     for receipt in receipts {
         let request = v1::ProveReceiptRequest { receipt: Some(receipt.to_wire()?) };
         let answer = vault.prove_receipt(request).await?;
+        let hand_overs = hand_overs(&answer.hand_overs)?;
         let key = match &key {
-            Some(key) => key.clone(),
+            Some(key) => followed(key, &hand_overs, &answer.verifier_key)?,
             None => LogVerifier::parse(&answer.verifier_key).map_err(Failure::failed)?,
         };
-        let proof = proof_text(&receipt, &answer)?;
+        let wire = receipt.to_wire()?;
+        let proof = proof_text((&wire.log, wire.leaf_index), &answer, &hand_overs)?;
         // Shown only if it holds: a proof that nobody can check proves nothing.
         checked(&proof, &key, Some(&receipt))?;
         output::write(format!("{proof}\n").as_bytes())?;
@@ -466,7 +541,11 @@ async fn prove(asked: Prove) -> Result<(), Failure> {
 }
 
 /// The proof as the library has it, from what the vault answered to a receipt.
-fn proof_text(receipt: &ReceiptText, answer: &v1::ProveReceiptResponse) -> Result<String, Failure> {
+fn proof_text(
+    (log, index): (&str, u64),
+    answer: &v1::ProveReceiptResponse,
+    hand_overs: &[HandOver],
+) -> Result<String, Failure> {
     #[derive(Serialize)]
     struct Text<'a> {
         version: u8,
@@ -475,19 +554,21 @@ fn proof_text(receipt: &ReceiptText, answer: &v1::ProveReceiptResponse) -> Resul
         entry: String,
         path: Vec<Hash>,
         checkpoint: &'a str,
+        #[serde(skip_serializing_if = "<[HandOver]>::is_empty")]
+        hand_overs: &'a [HandOver],
     }
     let broken = || Failure::failed("the vault's proof breaks the contract; report this");
-    let wire = receipt.to_wire()?;
     let head = answer.checkpoint.as_ref().ok_or_else(broken)?;
     let path: Option<Vec<Hash>> =
         answer.inclusion.iter().map(|hash| hash.as_slice().try_into().ok().map(Hash)).collect();
     let text = Text {
         version: VERSION,
-        log: wire::log_number(&wire.log).ok_or_else(broken)?,
-        index: wire.leaf_index,
+        log: wire::log_number(log).ok_or_else(broken)?,
+        index,
         entry: BASE64.encode(&answer.leaf),
         path: path.ok_or_else(broken)?,
         checkpoint: &head.note,
+        hand_overs,
     };
     Ok(serde_json::json!(text).to_string())
 }
@@ -503,7 +584,9 @@ fn checked(proof: &str, key: &LogVerifier, receipt: Option<&ReceiptText>) -> Res
     match receipt {
         None => proof.check(key).map_err(refused),
         Some(receipt) => {
-            let receipt = Receipt::open(&receipt.text(), key)
+            // The receipt may be signed by an older key of the log, or a newer one, than the one that is known here.
+            let keys = proof.keys(key).map_err(refused)?;
+            let receipt = Receipt::open(&receipt.text(), &keys)
                 .map_err(|e| Failure::refused(format_args!("the receipt does not hold: {e}")))?;
             proof.check_receipt(&receipt, key).map_err(refused)
         }
@@ -541,6 +624,136 @@ fn check(asked: &Check, out: Out) -> Result<(), Failure> {
     Ok(())
 }
 
+/// An erasure's certificate as it is told.
+#[derive(Debug, Serialize)]
+struct Certificate {
+    /// The customer's name in the log.
+    customer: String,
+    erased_at: String,
+    erased_entry: u64,
+    erasure_key: u32,
+    destroyed_at: String,
+    destroyed_entry: u64,
+    /// When the last backup of the key's file is gone, if it was said how long they are kept.
+    backups_gone_by: Option<String>,
+    /// What each kind of custodian can say of a destroyed key.
+    custodians: Vec<&'static str>,
+    /// The two proofs, for `audit check`.
+    proofs: [serde_json::Value; 2],
+}
+
+impl Certificate {
+    fn text(&self) -> String {
+        let Self { customer, erased_at, erased_entry, erasure_key, destroyed_at, destroyed_entry, .. } = self;
+        let backups = match &self.backups_gone_by {
+            Some(day) => {
+                format!("no later than {day}, if backups of the esk file are kept as long as you said")
+            }
+            None => format!("{destroyed_at} plus the time for which backups of the esk file are kept"),
+        };
+        let custodians: Vec<String> = self.custodians.iter().map(|says| format!("\n* {says}")).collect();
+        format!(
+            "Certificate of erasure\ncustomer {customer} (the name in the log), erased at {erased_at} (entry {erased_entry})\n\
+             erasure key {erasure_key}, destroyed at {destroyed_at} (entry {destroyed_entry})\n\
+             The live store: erased since {erased_at}. Live copies of it: unreadable since {destroyed_at}.\n\
+             Copies of the store in backups: unreadable from {backups}: until then a copy of the store and a copy of the \
+             esk file, both from before, still open together.{}",
+            custodians.concat()
+        )
+    }
+}
+
+/// What a kind of custodian can honestly say of a destroyed key.
+fn honest(kind: u8) -> &'static str {
+    match kind {
+        1 => {
+            "passphrase: destroyed by policy only: who kept an old esk file and knows the passphrase of its time opens it"
+        }
+        2 => {
+            "shares: destroyed by policy only: who kept an old esk file and enough shares of its time opens it"
+        }
+        3 => {
+            "pkcs11: destroyed by policy only, until the device's own key is destroyed: it opens an old esk file"
+        }
+        4 => {
+            "kms: destroyed by policy only, until the service's own key is destroyed: it opens an old esk file"
+        }
+        _ => {
+            "a custodian of a kind that this release does not know: ask its maker what destruction means there"
+        }
+    }
+}
+
+async fn erasure(asked: Erasure, out: Out) -> Result<(), Failure> {
+    let known = asked.log_key.as_deref().map(log_key).transpose()?;
+    let receipt = ReceiptText::parse(&input::small_text(&asked.file)?)?;
+    let vault = asked.admin.connect().await?;
+    let wire = receipt.to_wire()?;
+    let request = v1::GetErasureCertificateRequest { receipt: Some(wire.clone()) };
+    let answer = vault.get_erasure_certificate(request).await?;
+    let broken = || Failure::failed("the vault's certificate breaks the contract; report this");
+    let proven = |answer: &v1::ProveReceiptResponse, index, receipt: Option<&ReceiptText>| {
+        let hand_overs = hand_overs(&answer.hand_overs)?;
+        let key = match &known {
+            Some(key) => followed(key, &hand_overs, &answer.verifier_key)?,
+            None => LogVerifier::parse(&answer.verifier_key).map_err(Failure::failed)?,
+        };
+        let proof = proof_text((&wire.log, index), answer, &hand_overs)?;
+        let proven = checked(&proof, &key, receipt)?;
+        Ok::<_, Failure>((proven.entry, serde_json::from_str(&proof).map_err(Failure::failed)?))
+    };
+    let (erased, first) =
+        proven(answer.erasure.as_ref().ok_or_else(broken)?, wire.leaf_index, Some(&receipt))?;
+    let Some(destruction) = &answer.destruction else {
+        let begins = wire::moment(answer.begins_at.as_ref());
+        let begins = begins.map_or_else(|| "soon".to_owned(), |at| format!("at {at}"));
+        return Err(Failure::refused(format_args!(
+            "the customer is erased in the live store, but the key for older copies of it is not destroyed yet: the vault \
+             begins {begins}; `vaultctl keys rotate esk` does it now"
+        )));
+    };
+    let (ended, second) = proven(destruction, answer.destruction_index, None)?;
+    let (Event::Erased { subject, .. }, Event::ControlChanged { change, .. }) = (&erased.event, &ended.event)
+    else {
+        return Err(broken());
+    };
+    // What the proofs say decides, not the vault: the key was replaced after this erasure, and is gone.
+    let ControlChange::ErasureKeyDestroyed { key, before, custodians } = change else { return Err(broken()) };
+    if erased.epoch >= *before {
+        return Err(Failure::refused("the vault gave a certificate from before this erasure; report this"));
+    }
+    let certificate = Certificate {
+        customer: subject.to_string(),
+        erased_at: wire::moment_of(erased.at),
+        erased_entry: wire.leaf_index,
+        erasure_key: *key,
+        destroyed_at: wire::moment_of(ended.at),
+        destroyed_entry: answer.destruction_index,
+        backups_gone_by: asked.key_backup_days.map(|days| wire::moment_of(ended.at.plus_days(days))),
+        custodians: custodians.iter().map(|kind| honest(*kind)).collect(),
+        proofs: [first, second],
+    };
+    out.tell(&certificate, Certificate::text)
+}
+
+async fn keys(asked: Keys, out: Out) -> Result<(), Failure> {
+    #[derive(Serialize)]
+    struct Keys {
+        keys: Vec<String>,
+        hand_overs: Vec<HandOver>,
+    }
+    let known = asked.log_key.as_deref().map(log_key).transpose()?;
+    let head = Head::get(&asked.admin.connect().await?).await?;
+    let newest = LogVerifier::parse(&head.verifier_key).map_err(Failure::failed)?;
+    let keys = followed(&known.unwrap_or(newest), &head.hand_overs, &head.verifier_key)?.texts();
+    // The last key first: it is the one that a new receipt is signed by, and it leads to all others.
+    let told = |keys: &Keys| {
+        let newest = keys.keys.last().cloned().into_iter();
+        newest.chain(keys.hand_overs.iter().map(HandOver::text)).collect::<Vec<_>>().join("\n")
+    };
+    out.tell(&Keys { keys, hand_overs: head.hand_overs }, told)
+}
+
 async fn export(asked: Export, out: Out) -> Result<(), Failure> {
     #[derive(Serialize)]
     struct Exported {
@@ -556,7 +769,7 @@ async fn export(asked: Export, out: Out) -> Result<(), Failure> {
         let mut to = target(&file)?;
         let mut progress = Progress::of("entries");
         let head = vault.export_log(&mut *to, &mut |done, total| progress.step(done, total)).await;
-        let key = vault.verifier()?.to_string();
+        let key = vault.verifier().to_string();
         vault.close().await?;
         (head?.checkpoint().size, key)
     } else {

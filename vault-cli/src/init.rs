@@ -101,7 +101,6 @@ pub(crate) fn run(asked: &Init, out: Out) -> Result<(), Failure> {
     let vault = Blocking::create(place(store, &asked.folder), &*custodian, policy)?;
     let made = made(vault.vault(), asked);
     vault.close()?;
-    let made = made?;
     if let Some((file, text)) = settings {
         write_new(file, &text)?;
     }
@@ -119,16 +118,16 @@ pub(crate) fn run(asked: &Init, out: Out) -> Result<(), Failure> {
     })
 }
 
-fn made(vault: &Vault, asked: &Init) -> Result<Made, Failure> {
+fn made(vault: &Vault, asked: &Init) -> Made {
     let status = vault.status();
-    Ok(Made {
+    Made {
         folder: asked.folder.clone(),
         engine: status.engine,
         vault: status.vault,
         epoch: status.epoch,
-        log_key: vault.verifier()?.to_string(),
+        log_key: vault.verifier().to_string(),
         settings: asked.settings.clone(),
-    })
+    }
 }
 
 /// A new store, or the one that an init which was cut short left behind. Whether a vault is in it is the vault's to say.

@@ -30,18 +30,23 @@ pub(crate) enum KeysCommand {
     List(List),
     /// Make a new version of a key; what is sealed from then on is sealed under it
     #[command(
-        after_help = "dek, rcv: what was sealed under older versions stays readable. kek, ctl, root: the keys below are wrapped \
+        after_help = "dek, rcv, adm: what was sealed under older versions stays readable. idx, fpr: rows get new names in the \
+        background and are found all the while; a card's public fingerprint does not change. kek, ctl, root: the keys below are wrapped \
         anew, no card is touched, and the older version is destroyed; for the root the node asks its custodian, as at its \
-        start. custodian: the one of [custodian.other] in the node's settings takes the place of that of [custodian], and no key \
-        changes. fpk is a slot of vaultless tokens: a merchant has five in its whole life.\n\nExamples:\n  \
+        start. log: the old key signs that the log goes on with the new one, and is destroyed; what you keep of the log's key \
+        stays good (see audit keys). esk: every customer moves to the new erasure key in the background, then the old one is \
+        destroyed, and with it what was erased; the vault does so by itself within a day of an erasure. custodian: the one of [custodian.other] in the node's \
+        settings takes the place of that of [custodian], and no key changes. fpk is a slot of vaultless tokens: a merchant has five in its whole life.\n\nExamples:\n  \
         vaultctl keys rotate --profile ops.toml dek --merchant shop\n  \
         vaultctl keys rotate --profile ops.toml kek --merchant shop\n  \
         vaultctl keys rotate --profile ops.toml root\n  \
+        vaultctl keys rotate --profile ops.toml log\n  \
+        vaultctl keys rotate --profile ops.toml esk\n  \
         vaultctl keys rotate --profile ops.toml fpk --merchant shop --format edge\n  \
         vaultctl keys rotate --profile ops.toml custodian"
     )]
     Rotate(Rotate),
-    /// Show how far the work behind rotations is: rows that are sealed anew under the newest DEK
+    /// Show how far the work behind rotations is: rows that are sealed anew, and rows that are renamed
     #[command(
         after_help = "The server does this work by itself, so many rows a second as its setting limits.reseal_rows says. With --watch \
         it is followed to its end.\n\nExamples:\n  \
@@ -265,7 +270,12 @@ async fn rotate(asked: Rotate, out: Out) -> Result<(), Failure> {
             );
         }
         let destroyed = rotated.previous.as_ref().is_some_and(|key| key.state == "destroyed");
-        let before = if destroyed { "is destroyed, nothing needs it" } else { "opens what it sealed" };
+        let links = matches!(kind, v1::KeyKind::Idx | v1::KeyKind::Fpr);
+        let before = match (destroyed, links) {
+            (true, _) => "is destroyed, nothing needs it",
+            (false, true) => "stays a link of the names' chain",
+            (false, false) => "opens what it sealed",
+        };
         format!(
             "{} {} is primary since epoch {}; {} {before}",
             kind.word(),
@@ -311,7 +321,7 @@ async fn rotate_custodian(vault: &AdminClient, epoch: Option<u64>, out: Out) -> 
 struct Work {
     working: bool,
     merchant: String,
-    to: String,
+    to: Vec<String>,
     from: Vec<String>,
     total_rows: Option<u64>,
     moved_rows: u64,
@@ -320,6 +330,7 @@ struct Work {
     since: Option<String>,
     rows_per_second: Option<u64>,
     seconds_left: Option<u64>,
+    erasure: Option<ErasureWork>,
 }
 
 impl Work {
@@ -340,19 +351,25 @@ impl Work {
             since: wire::moment(work.since.as_ref()),
             rows_per_second: rate,
             seconds_left: rate.zip(left).map(|(rate, left)| left.div_ceil(rate)),
+            erasure: None,
         }
     }
 
     fn line(&self) -> String {
+        let erasure = self.erasure.as_ref().map_or_else(String::new, |work| format!("\n{}", work.line()));
+        self.rows_line() + &erasure
+    }
+
+    fn rows_line(&self) -> String {
         if !self.working {
-            return "no row is on its way: every row is under its merchant's newest DEK".to_owned();
+            return "no row is on its way: every row is under its merchant's newest keys".to_owned();
         }
         let total = self.total_rows.map_or_else(|| "? (being counted)".to_owned(), |rows| rows.to_string());
         let mut parts = vec![format!(
             "{}: rows move from {} to {}: {} of {total}",
             self.merchant,
             self.from.join(", "),
-            self.to,
+            self.to.join(", "),
             self.moved_rows
         )];
         parts.extend(self.rows_per_second.map(|rate| format!("{rate} a second")));
@@ -367,18 +384,47 @@ impl Work {
     }
 }
 
+/// The work behind erasures as it is told.
+#[derive(Debug, Serialize)]
+struct ErasureWork {
+    key: String,
+    pending_since: Option<String>,
+    moving: bool,
+    moved_customers: u64,
+}
+
+impl ErasureWork {
+    fn of(work: v1::ErasureWork) -> Self {
+        let pending_since = wire::moment(work.pending_since.as_ref());
+        Self { key: work.key, pending_since, moving: work.moving, moved_customers: work.moved_customers }
+    }
+
+    fn line(&self) -> String {
+        let Self { key, moved_customers, .. } = self;
+        let since = self.pending_since.as_deref().map_or_else(String::new, |at| format!(", since {at}"));
+        if self.moving {
+            return format!(
+                "customers move from erasure key {key}: {moved_customers} moved; then it is destroyed"
+            );
+        }
+        format!("erasures wait for the end of erasure key {key}{since}: it begins half a day after the first")
+    }
+}
+
 async fn status(asked: KeyStatus, out: Out) -> Result<(), Failure> {
     let KeyStatus { watch, admin } = asked;
     let vault = admin.connect().await?;
     let look = async || -> Result<Work, Failure> {
         let answer = vault.get_key_work(v1::GetKeyWorkRequest {}).await?;
-        Ok(answer.work.map(|work| Work::of(work, SystemClock.now())).unwrap_or_default())
+        let mut work = answer.work.map(|work| Work::of(work, SystemClock.now())).unwrap_or_default();
+        work.erasure = answer.erasure.map(ErasureWork::of);
+        Ok(work)
     };
     let mut work = look().await?;
-    let mut bar = (String::new(), Progress::of("rows sealed anew"));
+    let mut bar = (String::new(), Progress::of("rows moved"));
     while watch && work.working && !work.stuck {
         if bar.0 != work.merchant {
-            bar = (work.merchant.clone(), Progress::of("rows sealed anew"));
+            bar = (work.merchant.clone(), Progress::of("rows moved"));
         }
         if let Some(total) = work.total_rows {
             bar.1.step(work.moved_rows, total);

@@ -395,6 +395,8 @@ fn the_log_proves_what_was_done(served: &Served) {
     fs::write(served.path("proof.json"), proof.replacen("\"index\":", "\"index\":1", 1)).unwrap();
     served.refused("audit check proof.json --log-key log.vkey", 1, "does not hold");
 
+    the_log_goes_on_under_another_key(served);
+    an_erasure_is_certified_once_its_key_is_gone(served);
     let first = served.all("audit show --from 1 --limit 2", "");
     assert_eq!(first.iter().map(|e| e["index"].as_u64().unwrap()).collect::<Vec<_>>(), [1, 2]);
     let newest = served.all("audit show --limit 2", "");
@@ -402,6 +404,63 @@ fn the_log_proves_what_was_done(served: &Served) {
     let refusals = served.all("audit show --outcome refused --principal web", "");
     assert!(refusals.iter().any(|e| e["why"] == "locked"), "{refusals:?}");
     assert!(served.all("audit show --since 2090-01-01", "").is_empty());
+}
+
+fn an_erasure_is_certified_once_its_key_is_gone(served: &Served) {
+    let erased = served.one("token erase --customer anna");
+    fs::write(served.path("erased.json"), erased.to_string()).unwrap();
+    served.refused("audit erasure erased.json --log-key log.vkey", 1, "not destroyed yet");
+    assert_eq!(served.one("keys status")["erasure"]["moving"], false);
+    let rotated = served.one("keys rotate esk");
+    while !served.one("keys status")["erasure"].is_null() {
+        std::thread::sleep(std::time::Duration::from_millis(100));
+    }
+    let told = served.one("audit erasure erased.json --log-key log.vkey --key-backup-days 30");
+    assert_eq!(told["erasure_key"].to_string(), rotated["previous"]["id"].as_str().unwrap());
+    assert!(told["custodians"][0].as_str().unwrap().contains("by policy only"), "{told}");
+    assert!(told["backups_gone_by"].as_str() > told["destroyed_at"].as_str(), "{told}");
+    // What it holds can be checked by anybody.
+    let proofs: Vec<String> = told["proofs"].as_array().unwrap().iter().map(Value::to_string).collect();
+    fs::write(served.path("certificate.json"), proofs.join("\n")).unwrap();
+    let held = served.all("audit check certificate.json --log-key log.vkey", "");
+    assert!(
+        held[0]["entry"]["event"] == "erased"
+            && held[1]["entry"]["change"]["kind"] == "erasure_key_destroyed"
+    );
+    served.refused("audit erasure receipt.json --log-key log.vkey", 1, "is not of an erasure");
+}
+
+fn the_log_goes_on_under_another_key(served: &Served) {
+    let rotated = served.one("keys rotate log");
+    assert_eq!(rotated["previous"]["state"], "destroyed");
+    let keys = served.one("audit keys --log-key log.vkey");
+    assert_eq!(keys["keys"][0], *served.log_key);
+    assert_eq!(keys["hand_overs"].as_array().unwrap().len(), 1);
+    let newest = keys["keys"][1].as_str().unwrap();
+    // The file of `audit keys`, in its form for people, which `--log-key` takes.
+    let lines = [newest.to_owned(), keys["hand_overs"][0].to_string()].join("\n");
+    fs::write(served.path("log.keys"), lines).unwrap();
+    let exported = served.one("audit export log2.jsonl");
+    assert_eq!(exported["log_key"], newest);
+    let proofs = served.feed("audit prove receipt.json --log-key log.vkey", "");
+    assert_eq!(proofs.status.code(), Some(0), "{}", error(&proofs));
+    fs::write(served.path("proof2.json"), &proofs.stdout).unwrap();
+    for key in ["log.vkey", "log.keys", newest] {
+        assert_eq!(served.one(&format!("audit verify --log-key {key}"))["intact"], true);
+        assert_eq!(served.one(&format!("audit verify --export log2.jsonl --log-key {key}"))["intact"], true);
+        let held = format!("audit check proof2.json --log-key {key} --receipt receipt.json");
+        assert_eq!(served.one(&held)["holds"], true);
+    }
+    // An export from before holds by its own key, and by the file that has the way from the newest to it.
+    assert_eq!(served.one("audit verify --export log.jsonl --log-key log.vkey")["intact"], true);
+    served.refused(
+        &format!("audit verify --export log.jsonl --log-key {newest}"),
+        1,
+        "not signed by the log's key",
+    );
+    let stranger = "pv1/00/0+5b4f0a3a+ARpc2QcUPDhMQegwxbzhKqiBfsVkmqq/LDE4izWy10TW";
+    fs::write(served.path("stranger.vkey"), stranger).unwrap();
+    served.refused("audit verify --log-key stranger.vkey", 64, "no log key");
 }
 
 fn the_server_ends_in_good_order_and_its_folder_is_whole(mut served: Served) {

@@ -93,6 +93,8 @@ calls! {
     list_audit_entries(ListAuditEntriesRequest) -> ListAuditEntriesResponse;
     /// Proves that the entry of a receipt is in the log, and that the log has only grown since.
     prove_receipt(ProveReceiptRequest) -> ProveReceiptResponse;
+    /// Gives the certificate of an erasure.
+    get_erasure_certificate(GetErasureCertificateRequest) -> GetErasureCertificateResponse;
     /// Gives a log's newest signed head, and the key that verifies it.
     get_checkpoint(GetCheckpointRequest) -> GetCheckpointResponse;
 }

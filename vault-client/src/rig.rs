@@ -666,6 +666,7 @@ impl Admin for Desk {
         list_token_spaces(ListTokenSpacesRequest) -> ListTokenSpacesResponse;
         list_audit_entries(ListAuditEntriesRequest) -> ListAuditEntriesResponse;
         prove_receipt(ProveReceiptRequest) -> ProveReceiptResponse;
+        get_erasure_certificate(GetErasureCertificateRequest) -> GetErasureCertificateResponse;
         get_checkpoint(GetCheckpointRequest) -> GetCheckpointResponse;
     }
 

@@ -8,6 +8,7 @@
 
 pub mod checkpoint;
 pub mod entry;
+pub mod handover;
 pub mod note;
 pub mod receipt;
 #[cfg(test)]

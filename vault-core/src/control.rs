@@ -176,6 +176,17 @@ pub struct LogRecord {
     pub key: KeyId,
     /// Its public key, as a C2SP verifier key.
     pub verifier: String,
+    /// The public keys that it had before, oldest first: each handed the log over to the next.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub earlier: Vec<String>,
+}
+
+impl LogRecord {
+    /// All its public keys, oldest first.
+    #[must_use]
+    pub fn verifiers(&self) -> Vec<String> {
+        self.earlier.iter().chain([&self.verifier]).cloned().collect()
+    }
 }
 
 /// The plain row that a vault begins with: enough to find the custodian's door, and nothing secret.

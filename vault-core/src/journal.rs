@@ -16,7 +16,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use crate::audit::checkpoint::{self, Checkpoint, SignedCheckpoint};
 use crate::audit::entry::{AuditEntry, ControlChange, Event, Who};
-use crate::audit::note::LogSigner;
+use crate::audit::note::{LogSigner, LogVerifier};
 use crate::audit::receipt::Receipt;
 use crate::audit::tree::{self, Edge, Hash};
 use crate::control::Epoch;
@@ -70,6 +70,8 @@ pub(crate) enum Filing {
     Disclose(Permit, SealedRecord, Part, Changed),
     /// A refusal, and what it counts against the caller all the same.
     Refuse(Denial, Part),
+    /// The same of what was found, or not, with the keys of one epoch: stale under any other.
+    RefuseFound(Denial, Part),
     /// What the vault or an operator did.
     State(Statement, Part),
     /// What the vault does to rows by itself, with the keys of one epoch: stale under any other.
@@ -121,15 +123,31 @@ pub(crate) struct ControlStep {
     pub(crate) part: Part,
     /// What the log says, each with who did it.
     pub(crate) changes: Vec<(Who, ControlChange)>,
-    /// Puts it in force in this process: called between its flush and the next batch.
-    pub(crate) in_force: Box<dyn FnOnce() + Send>,
+    /// Who signs the log from the next batch on, if that changes.
+    pub(crate) hand_over: Option<NextSigner>,
+    /// Puts it in force in this process: called with the head that it was committed with, between its flush and the next
+    /// batch.
+    pub(crate) in_force: Box<dyn FnOnce(&SignedCheckpoint) + Send>,
+}
+
+/// The key that the log is handed over to, and the row that keeps the checkpoint that both keys sign.
+pub(crate) struct NextSigner {
+    /// The key.
+    pub(crate) signer: LogSigner,
+    /// The row.
+    pub(crate) row: Key,
 }
 
 type Answers = Vec<Result<Filed, NotFiled>>;
 
 enum Job {
     File(Files),
-    Control { step: ControlStep, answer: oneshot::Sender<Result<Receipt, NotFiled>> },
+    Control {
+        step: ControlStep,
+        answer: oneshot::Sender<Result<Receipt, NotFiled>>,
+    },
+    /// Nothing more is to be written.
+    Fail,
     Stop,
 }
 
@@ -291,7 +309,23 @@ impl Journal {
         deadline: Option<Timestamp>,
     ) -> Error {
         let told = denial.error();
-        match self.file(vec![Filing::Refuse(denial, counted)], deadline, None).await {
+        self.told(told, Filing::Refuse(denial, counted), deadline).await
+    }
+
+    /// Writes down a refusal of what was found, or not, with the keys of one epoch. Overloaded if another is in force by now:
+    /// whoever decides anew then may find something else.
+    pub(crate) async fn refuse_found(
+        &self,
+        denial: Denial,
+        counted: Part,
+        deadline: Option<Timestamp>,
+    ) -> Error {
+        let told = denial.error();
+        self.told(told, Filing::RefuseFound(denial, counted), deadline).await
+    }
+
+    async fn told(&self, told: Error, filing: Filing, deadline: Option<Timestamp>) -> Error {
+        match self.file(vec![filing], deadline, None).await {
             Err(e) => e,
             Ok(answers) => match answers.into_iter().next() {
                 Some(Ok(_)) => told,
@@ -328,6 +362,12 @@ impl Journal {
         QUEUE.saturating_sub(self.room.available_permits())
     }
 
+    /// Lets nothing more be written until the vault is opened anew.
+    pub(crate) fn fail(&self) {
+        self.health.failed.store(true, Ordering::Release);
+        let _ended_already = self.submit(Job::Fail, None);
+    }
+
     /// Writes what is waiting, then ends the thread. Later filings are refused.
     pub fn close(&self) {
         let _ended_already = self.submit(Job::Stop, None);
@@ -355,6 +395,7 @@ impl Filing {
             Self::Enact(_, part, _)
             | Self::Disclose(_, _, part, _)
             | Self::Refuse(_, part)
+            | Self::RefuseFound(_, part)
             | Self::State(_, part)
             | Self::Upkeep(_, part, _) => part,
         }
@@ -378,15 +419,16 @@ impl Filing {
     fn who(&self) -> Who {
         match self {
             Self::Enact(permit, ..) | Self::Disclose(permit, ..) => permit.who().clone(),
-            Self::Refuse(denial, _) => denial.who().clone(),
+            Self::Refuse(denial, _) | Self::RefuseFound(denial, _) => denial.who().clone(),
             Self::State(statement, _) | Self::Upkeep(statement, ..) => statement.who.clone(),
         }
     }
 
-    /// Whether it stands whatever changes meanwhile: what was refused or done is said under the epoch of its entry.
+    /// Whether it stands whatever changes meanwhile: what was refused before anything was looked for, or done, is said under
+    /// the epoch of its entry.
     fn stands(&self) -> bool {
         match self {
-            Self::Enact(..) | Self::Disclose(..) | Self::Upkeep(..) => false,
+            Self::Enact(..) | Self::Disclose(..) | Self::RefuseFound(..) | Self::Upkeep(..) => false,
             Self::Refuse(..) | Self::State(..) => true,
         }
     }
@@ -430,7 +472,7 @@ impl Pending {
                 let sealed = (agrees && says).then_some((sealed, way));
                 Self { statement, part, sealed, changed, stands, place }
             }
-            Filing::Refuse(denial, part) => {
+            Filing::Refuse(denial, part) | Filing::RefuseFound(denial, part) => {
                 Self { statement: denial.into_statement(), part, sealed: None, changed: None, stands, place }
             }
             Filing::State(statement, part) => {
@@ -502,6 +544,7 @@ impl Writer {
             let Some(first) = put_back.take().or_else(|| inbox.recv().ok()) else { return };
             match first.job {
                 Job::Stop => return,
+                Job::Fail => self.fail(),
                 Job::Control { step, answer } => {
                     let _gone = answer.send(self.change_control(step));
                 }
@@ -645,6 +688,18 @@ impl Writer {
         now: Timestamp,
         epoch: Epoch,
     ) -> Draft {
+        self.signed(lines, parts, indices, (now, epoch), None)
+    }
+
+    /// The same, signed also by the key that takes the log over, if it is handed over.
+    fn signed(
+        &self,
+        lines: &Lines,
+        parts: Vec<Part>,
+        indices: Vec<(u64, Hash)>,
+        (now, epoch): (Timestamp, Epoch),
+        next: Option<&NextSigner>,
+    ) -> Draft {
         let (edge, tiles) = self.edge.with(&lines.leaves);
         let head = Checkpoint {
             size: edge.size(),
@@ -652,8 +707,11 @@ impl Writer {
             epoch: epoch.version,
             control: Hash(epoch.hash),
             time: now,
-        }
-        .sign(&self.signer);
+        };
+        let head = match next {
+            Some(next) => head.sign_over(&self.signer, &next.signer),
+            None => head.sign(&self.signer),
+        };
         let head_row = checkpoint::head_key(self.log);
         let guard = vec![
             match &self.head {
@@ -664,6 +722,7 @@ impl Writer {
         ];
         let mut writes = tiles;
         writes.push(head.write(self.log));
+        writes.extend(next.map(|next| Write::Put(next.row.clone(), head.note().as_bytes().to_vec())));
         let batch = Batch { guard, parts, head: writes };
         Draft { batch, edge, head, indices, lined: Vec::new(), refusals: self.refusals.clone() }
     }
@@ -710,7 +769,7 @@ impl Writer {
             return Err(NotFiled::Store(e.clone()));
         }
         let now = self.clock.now().max(self.newest);
-        let ControlStep { from, epoch, mut part, changes, in_force } = step;
+        let ControlStep { from, epoch, mut part, changes, hand_over, in_force } = step;
         if self.epoch != from {
             return Err(NotFiled::Stale);
         }
@@ -729,12 +788,17 @@ impl Writer {
             last = Some(lines.add(&line, &mut part));
         }
         let Some((index, leaf)) = last else { return Err(NotFiled::Stale) };
-        let draft = self.finish(&lines, vec![part], vec![(index, leaf)], now, epoch);
+        let next = hand_over.as_ref();
+        let draft = self.signed(&lines, vec![part], vec![(index, leaf)], (now, epoch), next);
         match self.store.commit(&draft.batch) {
             Ok(()) => {
                 self.committed(draft.edge, draft.head.clone());
                 self.epoch = epoch;
-                in_force();
+                // The old key's last signature is on disk beside the new one's first: it signs no more.
+                if let Some(next) = hand_over {
+                    self.signer = next.signer;
+                }
+                in_force(&draft.head);
                 Ok(Receipt { log: self.log, index, leaf, checkpoint: draft.head })
             }
             Err(CommitError::Parts(_)) => Err(NotFiled::Stale),
@@ -841,14 +905,12 @@ impl Gathered {
 pub(crate) async fn end_of(
     store: &dyn Store,
     log: u32,
-    signer: &LogSigner,
+    verifier: &LogVerifier,
     epoch: &Epoch,
 ) -> Result<(Edge, SignedCheckpoint), Error> {
     let damaged = || Error::Store(StoreError::Corrupt);
-    let opened = crate::audit::open(store, log, signer.verifier())
-        .await
-        .map_err(|_| damaged())?
-        .ok_or_else(damaged)?;
+    let opened =
+        crate::audit::open(store, log, verifier).await.map_err(|_| damaged())?.ok_or_else(damaged)?;
     let said = opened.head.checkpoint();
     if said.epoch != epoch.version || said.control != Hash(epoch.hash) {
         return Err(damaged());

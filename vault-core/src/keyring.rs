@@ -2,7 +2,7 @@
 //!
 //! A card number is opened by [`Keyring::open`] alone, which takes a `Disclosed` by value. Everything else here opens
 //! outer seals, makes names by HMAC, or turns a vaultless token into another: then a number is looked at and dropped, and
-//! never given out. Every label is listed in docs/format.md and stands in this file once.
+//! never given out. Every label is listed in docs/format.md and stands in one file once.
 
 use std::collections::HashMap;
 use std::sync::OnceLock;
@@ -10,11 +10,11 @@ use std::sync::OnceLock;
 use zeroize::Zeroizing;
 
 use crate::aead::{self, Unopened, Xaes};
+pub use crate::chain::merchant_row;
+use crate::chain::{Name, Place, Places};
 use crate::codec::{Reader, Writer};
 use crate::control::{Control, KeyRecord};
-use crate::envelope::{
-    self, Adm, Esk, Fpk, Fpr, Idm, Idx, Kek, KeyId, KeyKind, KeyMaterial, Rcv, Root, Trk, ctx,
-};
+use crate::envelope::{self, Adm, Fpk, Idm, Kek, KeyId, KeyKind, KeyMaterial, Rcv, Root, Trk, ctx};
 use crate::error::Error;
 use crate::hpke;
 use crate::journal::Disclosed;
@@ -29,6 +29,7 @@ use crate::rows;
 use crate::sealed::{OVERLAP_DAYS, SealedCard, info_in};
 use crate::secret::{Secret32, same_bytes};
 use crate::store::Key;
+use crate::survivors::Esks;
 use crate::time::Timestamp;
 use crate::token::{MAX_TOKEN, Scheme, Token};
 use crate::value::Value;
@@ -72,7 +73,7 @@ pub struct SubjectIndex {
     /// Its card rows.
     pub cards: Vec<RowKey>,
     /// Its fingerprint rows.
-    pub fingerprints: Vec<[u8; 16]>,
+    pub fingerprints: Vec<Fingerprint>,
 }
 
 /// What makes two cards the same for `reuse`.
@@ -87,14 +88,9 @@ pub struct Likeness<'a> {
     pub restrictions: &'a [u8],
 }
 
-/// A card's fingerprint. The row is named by the chain's newest link; what only the card's holder opens is bound to the
-/// first, so that a rotation needs no card to move it.
+/// A card's fingerprint: what its row was named first, to which what only the card's holder opens is bound.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub struct Fingerprint {
-    first: [u8; 16],
-    /// The 16 bytes that name the row.
-    pub row: [u8; 16],
-}
+pub struct Fingerprint(pub Name);
 
 /// A request, as its idempotency rows know it.
 pub struct RequestKey<'a> {
@@ -119,8 +115,6 @@ pub struct Vaultless {
 struct MerchantKeys {
     name: MerchantName,
     outer: OuterKeys,
-    idx: Vec<Idx>,
-    fpr: Vec<Fpr>,
     trk: KeyId,
     trks: HashMap<KeyId, Trk>,
     reference: envelope::Ref,
@@ -150,35 +144,47 @@ impl Receiver {
 /// The keys of one epoch, unwrapped and prepared.
 pub struct Keyring {
     merchants: HashMap<MerchantId, MerchantKeys>,
-    esk: std::sync::Arc<(KeyId, Esk)>,
-    adm: (KeyId, Adm),
+    esks: std::sync::Arc<Esks>,
+    /// The administration key that seals, and all that open.
+    adm: (KeyId, HashMap<KeyId, Adm>),
 }
 
 impl Keyring {
     /// Unwraps every key that Control has not destroyed.
-    pub fn unwrap(control: &Control, root: &Root, esk: std::sync::Arc<(KeyId, Esk)>) -> Result<Self, Error> {
+    pub fn unwrap(control: &Control, root: &Root, esks: std::sync::Arc<Esks>) -> Result<Self, Error> {
         let mut merchants = HashMap::new();
         for (name, numbers) in &control.numbers {
             merchants.insert(numbers.id, MerchantKeys::unwrap(control, name, root)?);
         }
-        let adm = control.active(KeyKind::Adm, None).ok_or(Error::Custody)?;
-        let adm = (adm.id, adm.unwrap(root)?);
-        Ok(Self { merchants, esk, adm })
+        let alive = |k: &&KeyRecord| k.kind == KeyKind::Adm && k.state != KeyState::Destroyed;
+        let opened = control.keys.iter().filter(alive).map(|k| Ok((k.id, k.unwrap(root)?)));
+        let adm = control.active(KeyKind::Adm, None).ok_or(Error::Custody)?.id;
+        let adm = (adm, opened.collect::<Result<_, Error>>()?);
+        Ok(Self { merchants, esks, adm })
     }
 
     fn of(&self, merchant: MerchantId) -> Result<&MerchantKeys, Error> {
         self.merchants.get(&merchant).ok_or_else(Error::internal)
     }
 
-    /// The key of a token's card row: r1 = HMAC(IDX1, ctx("row") e(token)), r(n+1) = HMAC(IDX(n+1), ctx("row+") e(r(n))).
-    /// All vaultless tokens of one card in one format and scope have one row: the [`namesake`](MerchantKeys::namesake)'s.
+    /// The key of a token's card row, which is its name for good: r1 = HMAC(IDX1, ctx("row") e(token)). Where the row lies
+    /// [`card_places`](Self::card_places) says. All vaultless tokens of one card in one format and scope have one row: the
+    /// [`namesake`](MerchantKeys::namesake)'s.
     pub fn row_key(&self, merchant: MerchantId, token: &Token) -> Result<RowKey, Error> {
         let keys = self.of(merchant)?;
         let namesake = keys.namesake(token);
         let token = namesake.as_ref().unwrap_or(token);
-        let message = ctx("row", keys.name()).e(token.as_bytes()).done();
-        let first = keys.idx.first().ok_or_else(Error::internal)?.name_of(&message);
-        Ok(RowKey(links(&keys.idx, first, "row+", keys.name(), Idx::name_of)))
+        Ok(RowKey(keys.outer.card_name(&ctx("row", keys.name()).e(token.as_bytes()).done())))
+    }
+
+    /// Where a card row may lie: r(n+1) = HMAC(IDX(n+1), ctx("row+") e(r(n))).
+    pub fn card_places(&self, merchant: MerchantId, key: RowKey) -> Result<Places, Error> {
+        Ok(self.of(merchant)?.outer.card_places(merchant, key.0))
+    }
+
+    /// Where a fingerprint row may lie: chained over FPR as card rows are over IDX, label "fpr+".
+    pub fn fingerprint_places(&self, merchant: MerchantId, of: Fingerprint) -> Result<Places, Error> {
+        Ok(self.of(merchant)?.outer.fingerprint_places(merchant, of.0))
     }
 
     /// The record's name in the log: HMAC(REF, ctx("ref") e(token)). One for one row, as [`row_key`](Self::row_key) says.
@@ -196,7 +202,7 @@ impl Keyring {
         Ok(SubjectId(keys.reference.name_of(&message)))
     }
 
-    /// The name of a value's fingerprint row, chained over FPR as row keys are over IDX.
+    /// The name of a value's fingerprint row, for good: HMAC(FPR1, ctx("fpr") ...), of other data than cards "fpr-value".
     pub fn fingerprint(
         &self,
         merchant: MerchantId,
@@ -214,8 +220,7 @@ impl Keyring {
             .e(like.restrictions)
             .e(&value.expose_identity());
         let message = Zeroizing::new(w.done());
-        let first = keys.fpr.first().ok_or_else(Error::internal)?.name_of(&message);
-        Ok(Fingerprint { first, row: links(&keys.fpr, first, "fpr+", keys.name(), Fpr::name_of) })
+        Ok(Fingerprint(keys.outer.fingerprint_name(&message)))
     }
 
     /// A card's public fingerprint: HMAC(REF, ctx("fpr-public") e(PAN))[..16]. The same for every token of the card, and for
@@ -226,14 +231,19 @@ impl Keyring {
         Ok(keys.reference.name_of(&message))
     }
 
-    /// Seals a card row: version u8, DEK id u32, XAES message; bound to kind, merchant, row key and key id.
-    pub fn seal_row(&self, merchant: MerchantId, key: RowKey, row: &Row) -> Result<Vec<u8>, Error> {
-        self.seal_outer(merchant, rows::CARD, &key.0, &row.encode())
+    /// Seals a card row for its place: see [`OuterKeys::seal`].
+    pub fn seal_row(&self, merchant: MerchantId, place: &Place, row: &Row) -> Result<Vec<u8>, Error> {
+        self.of(merchant)?.outer.seal_at(rows::CARD, place, &row.encode())
     }
 
-    /// Opens a card row's outer seal.
-    pub fn card(&self, merchant: MerchantId, key: RowKey, bytes: &[u8]) -> Result<Card, Unopened> {
-        let row = self.open_outer(merchant, rows::CARD, &key.0, bytes)?;
+    /// Opens the outer seal of the card row at a place.
+    pub fn card(&self, merchant: MerchantId, place: &Place, bytes: &[u8]) -> Result<Card, Unopened> {
+        self.card_named(merchant, &place.name, bytes)
+    }
+
+    /// Opens the outer seal of a card row that lies under this name.
+    pub fn card_named(&self, merchant: MerchantId, name: &Name, bytes: &[u8]) -> Result<Card, Unopened> {
+        let row = self.merchants.get(&merchant).ok_or(Unopened)?.outer.open(rows::CARD, name, bytes)?;
         Ok(Card { merchant, row: Row::decode(&row).map_err(|_| Unopened)? })
     }
 
@@ -332,34 +342,34 @@ impl Keyring {
     pub fn seal_reuse(
         &self,
         merchant: MerchantId,
-        fingerprint: &Fingerprint,
+        place: &Place,
         like: &Likeness<'_>,
         value: &Value,
         (token, generation): (&Token, u32),
     ) -> Result<Vec<u8>, Error> {
         let keys = self.of(merchant)?;
         let trk = keys.trks.get(&keys.trk).ok_or_else(Error::internal)?;
-        let aad = reuse_aad(keys.name(), fingerprint, keys.trk);
+        let aad = reuse_aad(keys.name(), place, keys.trk);
         let inner = reuse_key(trk, keys.name(), like, value).seal(&aad, &pad(token, generation))?;
         let plain = Writer::default().u32(keys.trk.0).fixed(&inner).done();
-        self.seal_outer(merchant, rows::FINGERPRINT, &fingerprint.row, &plain)
+        keys.outer.seal_at(rows::FINGERPRINT, place, &plain)
     }
 
     /// Opens a fingerprint row with the card in hand.
     pub fn open_reuse(
         &self,
         merchant: MerchantId,
-        fingerprint: &Fingerprint,
+        place: &Place,
         like: &Likeness<'_>,
         value: &Value,
         bytes: &[u8],
     ) -> Result<(Token, u32), Unopened> {
-        let plain = self.open_outer(merchant, rows::FINGERPRINT, &fingerprint.row, bytes)?;
+        let keys = self.merchants.get(&merchant).ok_or(Unopened)?;
+        let plain = keys.outer.open(rows::FINGERPRINT, &place.name, bytes)?;
         let mut r = Reader::new(&plain);
         let id = KeyId(r.u32().map_err(|_| Unopened)?);
-        let keys = self.merchants.get(&merchant).ok_or(Unopened)?;
         let trk = keys.trks.get(&id).ok_or(Unopened)?;
-        let aad = reuse_aad(keys.name(), fingerprint, id);
+        let aad = reuse_aad(keys.name(), place, id);
         let padded = reuse_key(trk, keys.name(), like, value).open(&aad, r.rest())?;
         unpad(&padded)
     }
@@ -372,10 +382,8 @@ impl Keyring {
         secret: &SubjectSecret,
     ) -> Result<SubjectIndex, Error> {
         let keys = self.of(merchant)?;
-        let (id, esk) = self.esk.as_ref();
-        let sealed_secret =
-            esk.seal(&subject_secret_aad(keys.name(), subject, *id), secret.0.expose_bytes())?;
-        Ok(SubjectIndex { esk: *id, sealed_secret, cards: Vec::new(), fingerprints: Vec::new() })
+        let (esk, sealed_secret) = self.esks.seal(keys.name(), subject, &secret.0)?;
+        Ok(SubjectIndex { esk, sealed_secret, cards: Vec::new(), fingerprints: Vec::new() })
     }
 
     /// A subject's secret.
@@ -386,12 +394,8 @@ impl Keyring {
         index: &SubjectIndex,
     ) -> Result<SubjectSecret, Unopened> {
         let keys = self.merchants.get(&merchant).ok_or(Unopened)?;
-        let (id, esk) = self.esk.as_ref();
-        if *id != index.esk {
-            return Err(Unopened);
-        }
-        let mut opened = esk.open(&subject_secret_aad(keys.name(), subject, *id), &index.sealed_secret)?;
-        Secret32::take(&mut opened).map(SubjectSecret).ok_or(Unopened)
+        let sealed = (index.esk, index.sealed_secret.as_slice());
+        self.esks.open(keys.name(), subject, sealed).map(SubjectSecret)
     }
 
     /// Seals a subject's index row.
@@ -409,9 +413,9 @@ impl Keyring {
         }
         w.u16(u16::try_from(index.fingerprints.len()).map_err(|_| Error::internal())?);
         for key in &index.fingerprints {
-            w.fixed(key);
+            w.fixed(&key.0);
         }
-        self.seal_outer(merchant, rows::SUBJECT, &subject.0, &w.done())
+        self.of(merchant)?.outer.seal(rows::SUBJECT, (&subject.0, 1), &w.done())
     }
 
     /// Opens a subject's index row.
@@ -421,13 +425,14 @@ impl Keyring {
         subject: SubjectId,
         bytes: &[u8],
     ) -> Result<SubjectIndex, Unopened> {
-        let plain = self.open_outer(merchant, rows::SUBJECT, &subject.0, bytes)?;
+        let keys = self.merchants.get(&merchant).ok_or(Unopened)?;
+        let plain = keys.outer.open(rows::SUBJECT, &subject.0, bytes)?;
         let read = || -> Result<SubjectIndex, crate::codec::Torn> {
             let mut r = Reader::new(&plain);
             let esk = KeyId(r.u32()?);
             let sealed_secret = r.e()?.to_vec();
             let cards = (0..r.u16()?).map(|_| r.array().map(RowKey)).collect::<Result<_, _>>()?;
-            let fingerprints = (0..r.u16()?).map(|_| r.array()).collect::<Result<_, _>>()?;
+            let fingerprints = (0..r.u16()?).map(|_| r.array().map(Fingerprint)).collect::<Result<_, _>>()?;
             r.end()?;
             Ok(SubjectIndex { esk, sealed_secret, cards, fingerprints })
         };
@@ -622,40 +627,19 @@ impl Keyring {
     /// Seals an operator's note: ADM id u32, XAES message. The log names it by the hash of these bytes, which tells
     /// nobody whether a guessed text is right.
     pub fn seal_note(&self, text: &str) -> Result<Vec<u8>, Error> {
-        let (id, adm) = &self.adm;
+        let (id, keys) = &self.adm;
+        let adm = keys.get(id).ok_or_else(Error::internal)?;
         let sealed = adm.seal(&ctx("note", "").u32(id.0).done(), text.as_bytes())?;
         Ok(Writer::default().u32(id.0).fixed(&sealed).done())
     }
 
     /// Opens an operator's note.
     pub fn open_note(&self, bytes: &[u8]) -> Result<String, Unopened> {
-        let (id, adm) = &self.adm;
         let mut r = Reader::new(bytes);
-        if r.u32().map_err(|_| Unopened)? != id.0 {
-            return Err(Unopened);
-        }
+        let id = KeyId(r.u32().map_err(|_| Unopened)?);
+        let adm = self.adm.1.get(&id).ok_or(Unopened)?;
         let text = adm.open(&ctx("note", "").u32(id.0).done(), r.rest())?;
         String::from_utf8(text.to_vec()).map_err(|_| Unopened)
-    }
-
-    fn seal_outer(
-        &self,
-        merchant: MerchantId,
-        kind: u8,
-        key: &[u8; 16],
-        plain: &[u8],
-    ) -> Result<Vec<u8>, Error> {
-        self.of(merchant)?.outer.seal(kind, key, plain)
-    }
-
-    fn open_outer(
-        &self,
-        merchant: MerchantId,
-        kind: u8,
-        key: &[u8; 16],
-        bytes: &[u8],
-    ) -> Result<Zeroizing<Vec<u8>>, Unopened> {
-        self.merchants.get(&merchant).ok_or(Unopened)?.outer.open(kind, key, bytes)
     }
 
     /// A merchant's outer seals alone.
@@ -681,8 +665,6 @@ impl MerchantKeys {
         let mut keys = Self {
             name: name.clone(),
             outer: OuterKeys::unwrap(control, name, root)?,
-            idx: Vec::new(),
-            fpr: Vec::new(),
             trk: active(KeyKind::Trk)?.id,
             trks: HashMap::new(),
             reference: active(KeyKind::Ref).and_then(|k| k.unwrap(under(k)?))?,
@@ -701,12 +683,6 @@ impl MerchantKeys {
         }
         for record in alive(KeyKind::Trk) {
             keys.trks.insert(record.id, record.unwrap(under(record)?)?);
-        }
-        for record in alive(KeyKind::Idx) {
-            keys.idx.push(record.unwrap(under(record)?)?);
-        }
-        for record in alive(KeyKind::Fpr) {
-            keys.fpr.push(record.unwrap(under(record)?)?);
         }
         for record in alive(KeyKind::Rcv).filter(|k| k.state != KeyState::Compromised) {
             let (seed, pair) = (record.unwrap(under(record)?)?, OnceLock::new());
@@ -772,27 +748,10 @@ impl MerchantKeys {
     }
 }
 
-/// Every store key of a card, fingerprint or subject row: kind u8, merchant u32, 16 bytes.
-#[must_use]
-pub fn merchant_row(kind: u8, merchant: MerchantId, name: &[u8; 16]) -> Key {
-    Writer::with_capacity(21).u8(kind).u32(merchant.0).fixed(name).done()
-}
-
 /// Every store key of a row that lives by the day: kind u8, day u32, merchant u32, 16 bytes.
 #[must_use]
 pub fn day_row(kind: u8, day: u32, merchant: MerchantId, name: &[u8; 16]) -> Key {
     Writer::with_capacity(25).u8(kind).u32(day).u32(merchant.0).fixed(name).done()
-}
-
-/// The later links of a chain: each over the one before.
-fn links<K>(
-    keys: &[K],
-    first: [u8; 16],
-    label: &str,
-    merchant: &str,
-    mac: fn(&K, &[u8]) -> [u8; 16],
-) -> [u8; 16] {
-    keys.iter().skip(1).fold(first, |link, key| mac(key, &ctx(label, merchant).e(&link).done()))
 }
 
 /// W = HMAC(TRK, ctx("tok") e(token) e(SUB)), prepared.
@@ -841,16 +800,12 @@ fn record_key_aad(merchant: &str, record: Ref, trk: KeyId) -> Vec<u8> {
     ctx("rkey", merchant).fixed(&record.0).u32(trk.0).done()
 }
 
-fn reuse_aad(merchant: &str, fingerprint: &Fingerprint, trk: KeyId) -> Vec<u8> {
-    ctx("reuse-seal", merchant).fixed(&fingerprint.first).u32(trk.0).done()
+fn reuse_aad(merchant: &str, place: &Place, trk: KeyId) -> Vec<u8> {
+    ctx("reuse-seal", merchant).fixed(&place.first).u32(trk.0).done()
 }
 
 fn answer_aad(merchant: &str, trk: KeyId) -> Vec<u8> {
     ctx("idem-seal", merchant).u32(trk.0).done()
-}
-
-fn subject_secret_aad(merchant: &str, subject: SubjectId, esk: KeyId) -> Vec<u8> {
-    ctx("sub-key", merchant).fixed(&subject.0).u32(esk.0).done()
 }
 
 fn length(pan: &Pan) -> u8 {

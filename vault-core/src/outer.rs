@@ -1,50 +1,84 @@
-//! A merchant's outer seals: rows under its data encryption keys (DEK).
+//! A merchant's outer seals and the names under which rows lie: data encryption keys (DEK), and the chains of the keys that
+//! name rows (IDX) and fingerprints (FPR).
 //!
 //! What is opened here is a row, in which a card number is still sealed under keys that this module does not have: whoever
-//! has an [`OuterKeys`] can move rows from one DEK to the next, and cannot open a card.
+//! has an [`OuterKeys`] can seal rows anew and rename them, and cannot open a card.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use zeroize::Zeroizing;
 
 use crate::aead::Unopened;
+use crate::chain::{Chain, Name, Place, Places};
 use crate::codec::{Reader, Writer};
-use crate::control::Control;
-use crate::envelope::{Dek, Kek, KeyId, KeyKind, Root, ctx};
+use crate::control::{Control, KeyRecord};
+use crate::envelope::{Dek, Fpr, Idx, Kek, KeyId, KeyKind, Root, ctx};
 use crate::error::Error;
 use crate::name::MerchantName;
+use crate::record::MerchantId;
+use crate::rows;
 use crate::words::KeyState;
 
-/// Version byte in front of every sealed row.
+/// Version byte in front of every sealed row that lies under its first name.
 const ROW_FORMAT: u8 = 1;
 
-/// The DEKs of one merchant: one seals, all open.
+/// Version byte in front of one that was named anew, or came later: behind the DEK's id stands which link names it, u8.
+const LINKED_FORMAT: u8 = 2;
+
+/// The DEKs of one merchant, of which one seals and all open, and the names of its rows.
 pub struct OuterKeys {
     merchant: MerchantName,
     active: KeyId,
     keys: HashMap<KeyId, Dek>,
+    cards: Chain<Idx>,
+    fingerprints: Chain<Fpr>,
+}
+
+/// Which keys a row needs beside those of the card in it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Under {
+    /// Seals it.
+    pub dek: Option<KeyId>,
+    /// Made its name; none of a row that is named for good.
+    pub named_by: Option<KeyId>,
 }
 
 impl OuterKeys {
-    /// Unwraps a merchant's KEK, and with it the DEKs that are not destroyed; no other key.
+    /// Unwraps a merchant's KEK, and with it the keys that seal rows and name them, as far as they are not destroyed; no
+    /// other key.
     pub fn unwrap(control: &Control, merchant: &MerchantName, root: &Root) -> Result<Self, Error> {
         let alive = |kind: KeyKind| {
             control.keys.iter().filter(move |k| {
                 k.kind == kind && k.merchant.as_ref() == Some(merchant) && k.state != KeyState::Destroyed
             })
         };
-        let mut keys = HashMap::new();
+        let mut keks = HashMap::new();
         for kek in alive(KeyKind::Kek) {
-            let under: Kek = kek.unwrap(root)?;
-            for dek in alive(KeyKind::Dek).filter(|k| k.under == Some(kek.id)) {
-                keys.insert(dek.id, dek.unwrap(&under)?);
-            }
+            keks.insert(kek.id, Arc::new(kek.unwrap::<Kek, Root>(root)?));
+        }
+        let kek_of = |key: &KeyRecord| key.under.and_then(|id| keks.get(&id)).cloned().ok_or(Error::Custody);
+        let mut keys = HashMap::new();
+        for dek in alive(KeyKind::Dek) {
+            keys.insert(dek.id, dek.unwrap(&*kek_of(dek)?)?);
         }
         let active = control.active(KeyKind::Dek, Some(merchant)).ok_or(Error::Custody)?.id;
         if !keys.contains_key(&active) {
             return Err(Error::Custody);
         }
-        Ok(Self { merchant: merchant.clone(), active, keys })
+        Ok(Self {
+            cards: Chain::unwrap(control, merchant, kek_of, ("row+", Idx::name_of))?,
+            fingerprints: Chain::unwrap(control, merchant, kek_of, ("fpr+", Fpr::name_of))?,
+            merchant: merchant.clone(),
+            active,
+            keys,
+        })
+    }
+
+    /// Whose they are.
+    #[must_use]
+    pub fn merchant(&self) -> &str {
+        self.merchant.as_str()
     }
 
     /// The key that seals.
@@ -53,29 +87,121 @@ impl OuterKeys {
         self.active
     }
 
-    /// Seals a row's plaintext under the active key: version u8, DEK id u32, XAES message; bound to row kind, merchant, the
-    /// row's 16 bytes of key, and key id.
-    pub fn seal(&self, kind: u8, key: &[u8; 16], plain: &[u8]) -> Result<Vec<u8>, Error> {
+    /// The first name of the card row that `message` names.
+    #[must_use]
+    pub fn card_name(&self, message: &[u8]) -> Name {
+        self.cards.first(message)
+    }
+
+    /// The first name of the fingerprint row that `message` names.
+    #[must_use]
+    pub fn fingerprint_name(&self, message: &[u8]) -> Name {
+        self.fingerprints.first(message)
+    }
+
+    /// Where a card row may lie.
+    #[must_use]
+    pub fn card_places(&self, merchant: MerchantId, first: Name) -> Places {
+        self.cards.places(rows::CARD, merchant, first)
+    }
+
+    /// Where a fingerprint row may lie.
+    #[must_use]
+    pub fn fingerprint_places(&self, merchant: MerchantId, first: Name) -> Places {
+        self.fingerprints.places(rows::FINGERPRINT, merchant, first)
+    }
+
+    /// Seals what lies at a place of a row kind: see [`seal`](Self::seal).
+    pub fn seal_at(&self, kind: u8, place: &Place, plain: &[u8]) -> Result<Vec<u8>, Error> {
+        self.seal(kind, (&place.name, place.link), plain)
+    }
+
+    /// Seals a row's plaintext under the active key: version u8, DEK id u32, of a later link than the first its number u8,
+    /// XAES message; bound to row kind, merchant, the row's name of 16 bytes, key id, and the link's number in the same way.
+    pub fn seal(&self, kind: u8, (name, link): (&Name, u8), plain: &[u8]) -> Result<Vec<u8>, Error> {
         let dek = self.keys.get(&self.active).ok_or_else(Error::internal)?;
-        let sealed = dek.seal(&self.aad(kind, key, self.active), plain)?;
-        Ok(Writer::with_capacity(5 + sealed.len()).u8(ROW_FORMAT).u32(self.active.0).fixed(&sealed).done())
+        let sealed = dek.seal(&self.aad(kind, name, (self.active, link)), plain)?;
+        let mut w = Writer::with_capacity(6 + sealed.len());
+        w.u8(if link == 1 { ROW_FORMAT } else { LINKED_FORMAT }).u32(self.active.0);
+        if link != 1 {
+            w.u8(link);
+        }
+        Ok(w.fixed(&sealed).done())
     }
 
     /// Opens a row.
-    pub fn open(&self, kind: u8, key: &[u8; 16], bytes: &[u8]) -> Result<Zeroizing<Vec<u8>>, Unopened> {
-        let id = key_of(bytes).ok_or(Unopened)?;
+    pub fn open(&self, kind: u8, name: &Name, bytes: &[u8]) -> Result<Zeroizing<Vec<u8>>, Unopened> {
+        let (id, link, message) = read(bytes).ok_or(Unopened)?;
         let dek = self.keys.get(&id).ok_or(Unopened)?;
-        dek.open(&self.aad(kind, key, id), bytes.get(5..).ok_or(Unopened)?)
+        dek.open(&self.aad(kind, name, (id, link)), message)
     }
 
-    fn aad(&self, kind: u8, key: &[u8; 16], dek: KeyId) -> Vec<u8> {
-        ctx("seal", self.merchant.as_str()).u8(kind).fixed(key).u32(dek.0).done()
+    /// Which keys a row names, from its first bytes.
+    #[must_use]
+    pub fn under(&self, kind: u8, bytes: &[u8]) -> Under {
+        let (dek, link) = read(bytes).map_or((None, 0), |(dek, link, _)| (Some(dek), link));
+        let named_by = match kind {
+            rows::CARD => self.cards.key_of(link),
+            rows::FINGERPRINT => self.fingerprints.key_of(link),
+            _ => None,
+        };
+        Under { dek, named_by }
+    }
+
+    /// Which keys a row of this kind needs that is put now.
+    #[must_use]
+    pub fn now(&self, kind: u8) -> Under {
+        let named_by = match kind {
+            rows::CARD => self.cards.key_of(self.cards.newest()),
+            rows::FINGERPRINT => self.fingerprints.key_of(self.fingerprints.newest()),
+            _ => None,
+        };
+        Under { dek: Some(self.active), named_by }
+    }
+
+    /// Whether a row that begins so is looked for at all: not under a name that all rows have left.
+    #[must_use]
+    pub fn is_reached(&self, kind: u8, bytes: &[u8]) -> bool {
+        let link = read(bytes).map_or(0, |(_, link, _)| link);
+        match kind {
+            rows::CARD => self.cards.holds(link),
+            rows::FINGERPRINT => self.fingerprints.holds(link),
+            _ => link == 1,
+        }
+    }
+
+    /// The row as it would be put now: its last name, and its bytes under the active key. `None` if it does not open.
+    #[must_use]
+    pub fn renewed(&self, kind: u8, name: &Name, bytes: &[u8]) -> Option<(Name, Vec<u8>)> {
+        let plain = self.open(kind, name, bytes).ok()?;
+        let (_, link, _) = read(bytes)?;
+        let (last, newest) = match kind {
+            rows::CARD => (self.cards.onward(*name, link), self.cards.newest()),
+            rows::FINGERPRINT => (self.fingerprints.onward(*name, link), self.fingerprints.newest()),
+            _ => (*name, 1),
+        };
+        Some((last, self.seal(kind, (&last, newest), &plain).ok()?))
+    }
+
+    fn aad(&self, kind: u8, name: &Name, (dek, link): (KeyId, u8)) -> Vec<u8> {
+        let mut w = ctx("seal", self.merchant.as_str());
+        w.u8(kind).fixed(name).u32(dek.0);
+        if link != 1 {
+            w.u8(link);
+        }
+        w.done()
     }
 }
 
-/// Which key protects a row, from its first bytes.
-#[must_use]
-pub fn key_of(bytes: &[u8]) -> Option<KeyId> {
+/// A row's DEK, which link names it, and its message.
+fn read(bytes: &[u8]) -> Option<(KeyId, u8, &[u8])> {
     let mut r = Reader::new(bytes);
-    (r.u8().ok()? == ROW_FORMAT).then(|| r.u32().ok().map(KeyId)).flatten()
+    let format = r.u8().ok()?;
+    let dek = KeyId(r.u32().ok()?);
+    let link = match format {
+        ROW_FORMAT => 1,
+        LINKED_FORMAT => r.u8().ok().filter(|link| *link > 1)?,
+        _ => return None,
+    };
+    Some((dek, link, r.rest()))
 }

@@ -36,7 +36,7 @@ pub struct ChannelId(pub u32);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
 pub struct FormatId(pub u16);
 
-/// A row's key: 16 bytes of HMAC under IDX.
+/// A row's key: 16 bytes of HMAC under the first IDX, which stay its own wherever it comes to lie.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct RowKey(pub [u8; 16]);
 

@@ -1,11 +1,13 @@
-//! Moves a merchant's rows from older data encryption keys to the one that seals now, while they are in use.
+//! Moves a merchant's rows to where they would be put now, and under the key that seals now, while they are in use.
 //!
-//! It opens outer seals and makes them anew. It has no key that opens a card and no name for one: a test compiles this
-//! file where there is neither card number, token root key nor proof of disclosure to be named. A walk keeps nothing on
-//! disk: begun again, it passes over the rows that are done, which their first bytes tell.
+//! It opens outer seals and makes them anew, and makes a row's next name of its last. It has no key that opens a card and
+//! no name for one: a test compiles this file where there is neither card number, token root key nor proof of disclosure to
+//! be named. A walk keeps nothing on disk: begun again, it passes over the rows that are done, which their first bytes tell.
 
-use crate::envelope::KeyId;
-use crate::outer::{OuterKeys, key_of};
+use std::collections::HashSet;
+
+use crate::chain::{Name, merchant_row};
+use crate::outer::{OuterKeys, Under};
 use crate::record::MerchantId;
 use crate::rows;
 use crate::store::{Expect, Key, Part, Store, StoreError, Value, Write};
@@ -36,10 +38,19 @@ pub struct Walk {
 pub struct Page {
     /// How many rows were looked at.
     pub seen: usize,
-    /// The rows to seal anew: as one part, which expects each of them as it was read.
+    /// How many of them move.
+    pub moved: usize,
+    /// What moves them: one part, which expects each of them as it was read, and nothing where it goes to.
     pub part: Part,
-    /// How many rows do not open under the key that they name. They stay as they are, and keep their key needed.
+    /// How many rows do not open under the key that they name, or find another in their new place. They stay as they are,
+    /// and keep their keys needed.
     pub unreadable: u64,
+}
+
+/// A row that is to move: where it is, as it is there, and where it goes, as it will be.
+struct Move {
+    from: (Key, Value),
+    to: (Key, Value),
 }
 
 impl Walk {
@@ -56,32 +67,46 @@ impl Walk {
         let kind = KINDS.get(kinds).copied().unwrap_or_default();
         let next = Self { kinds, after: found.last().map(|(key, _)| key.clone()) };
         let mut page = Page { seen: found.len(), ..Page::default() };
+        let mut moves = Vec::with_capacity(found.len());
         for (key, bytes) in found {
-            if key_of(&bytes) == Some(keys.active()) {
+            if keys.under(kind, &bytes) == keys.now(kind) {
                 continue;
             }
-            match resealed(keys, kind, &key, &bytes) {
-                Some(sealed) => {
-                    page.part.expects.push(Expect::Is(key.clone(), bytes));
-                    page.part.writes.push(Write::Put(key, sealed));
-                }
+            match renewed(keys, (kind, merchant), &key, &bytes) {
+                Some(to) => moves.push(Move { from: (key, bytes), to }),
                 None => page.unreadable += 1,
             }
+        }
+        let taken = taken(store, &moves).await?;
+        for Move { from: (key, bytes), to: (place, sealed) } in moves {
+            if taken.contains(&place) {
+                page.unreadable += 1;
+                continue;
+            }
+            page.moved += 1;
+            page.part.expects.push(Expect::Is(key.clone(), bytes));
+            if place != key {
+                page.part.expects.push(Expect::Absent(place.clone()));
+                page.part.writes.push(Write::Delete(key));
+            }
+            page.part.writes.push(Write::Put(place, sealed));
         }
         Ok(Some((page, next)))
     }
 
-    /// The keys that the next rows are under, none of a row that names none, and the walk behind them.
+    /// The keys that the next rows are under, each with those that its kind would be put under now, and the walk behind them.
     pub async fn count(
         &self,
         store: &dyn Store,
         merchant: MerchantId,
+        keys: &OuterKeys,
         most: usize,
-    ) -> Result<Option<(Vec<Option<KeyId>>, Self)>, StoreError> {
+    ) -> Result<Option<(Vec<(Under, Under)>, Self)>, StoreError> {
         let Some((kinds, found)) = self.page(store, merchant, most).await? else { return Ok(None) };
+        let kind = KINDS.get(kinds).copied().unwrap_or_default();
         let after = found.last().map(|(key, _)| key.clone());
-        let keys = found.iter().map(|(_, bytes)| key_of(bytes)).collect();
-        Ok(Some((keys, Self { kinds, after })))
+        let under = found.iter().map(|(_, bytes)| (keys.under(kind, bytes), keys.now(kind))).collect();
+        Ok(Some((under, Self { kinds, after })))
     }
 
     /// The next rows, and the kind under way.
@@ -103,10 +128,27 @@ impl Walk {
     }
 }
 
-fn resealed(keys: &OuterKeys, kind: u8, key: &[u8], bytes: &[u8]) -> Option<Vec<u8>> {
-    let name: &[u8; 16] = key.last_chunk()?;
-    let plain = keys.open(kind, name, bytes).ok()?;
-    keys.seal(kind, name, &plain).ok()
+fn renewed(
+    keys: &OuterKeys,
+    (kind, merchant): (u8, MerchantId),
+    key: &[u8],
+    bytes: &[u8],
+) -> Option<(Key, Value)> {
+    let name: &Name = key.last_chunk()?;
+    let (name, sealed) = keys.renewed(kind, name, bytes)?;
+    Some((merchant_row(kind, merchant, &name), sealed))
+}
+
+/// The places that rows are to move to and that are not free. Nothing comes to lie there but by a move: whatever does was
+/// put there by hand.
+async fn taken(store: &dyn Store, moves: &[Move]) -> Result<HashSet<Key>, StoreError> {
+    let renamed = moves.iter().filter(|row| row.to.0 != row.from.0);
+    let keys: Vec<Key> = renamed.map(|row| row.to.0.clone()).collect();
+    if keys.is_empty() {
+        return Ok(HashSet::new());
+    }
+    let held = store.get(&keys).await?;
+    Ok(keys.into_iter().zip(held).filter(|(_, row)| row.is_some()).map(|(key, _)| key).collect())
 }
 
 /// What the keys of a merchant's rows of a kind begin with: kind u8, merchant u32.

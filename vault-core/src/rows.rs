@@ -36,3 +36,7 @@ pub const RETENTION: u8 = b'x';
 pub const USES: u8 = b'k';
 /// Sealed notes that the log names by hash: hash 32.
 pub const NOTE: u8 = b'n';
+/// Erasures whose erasure epoch key is still there: key id u32; the value is the time of the first, u64 ms.
+pub const ERASURE: u8 = b'w';
+/// Hand-overs of a log's key: log u32, which one u32 from 0; the value is the checkpoint that both keys signed.
+pub const HANDOVER: u8 = b'o';

@@ -10,6 +10,7 @@ mod cards;
 mod codes;
 mod custodians;
 mod customers;
+mod erasing;
 mod esk;
 mod guesses;
 mod kept;
@@ -37,6 +38,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 pub use blocking::Blocking;
 pub use codes::{CODE_LIFE_MS, CodeTicket, MAX_CODES, SecurityCode};
 pub use customers::MAX_LISTED;
+pub use erasing::{ERASURE_DELAY_HOURS, ErasureStep, ErasureWork};
 pub use operate::{KeyLine, MAX_ENTRIES, MAX_NOTE, PolicyChange, Status};
 pub use request::{
     AttributesUpdate, Brought, CardToDelete, ChangedToken, CodeHeld, CodeRead, Completed, Context, Deleted,
@@ -50,7 +52,8 @@ pub use space::{FormatSpaces, KnownSpace, NEARLY_FULL_PERCENT, SCARCE_PERCENT, S
 pub use verify::{Finding, StoreReport};
 
 use crate::audit::entry::{Event, Who};
-use crate::audit::note::{LogSigner, Origin};
+use crate::audit::handover;
+use crate::audit::note::{LogSigner, LogVerifier, Origin};
 use crate::control::{Control, Epoch, Header as VaultHeader, LogRecord, control_key, epoch_key, header_key};
 use crate::custody::Custodian;
 use crate::envelope::{Ctl, Esk, KeyId, KeyKind, KeyMaterial, Log, Root};
@@ -61,6 +64,7 @@ use crate::network::Networks;
 use crate::policy::{Policy, Rules, Statement};
 use crate::recent::{REMEMBERED_ROWS, RecentRows};
 use crate::store::{Part, Store, StoreError, Write};
+use crate::survivors::Esks;
 use crate::time::{Clock, SystemClock, Timestamp};
 
 /// How often a verb decides anew before it says that the vault is overloaded. Each time, another request got through.
@@ -104,6 +108,10 @@ struct State {
     rules: Rules,
     keyring: Keyring,
     top: Arc<Top>,
+    /// The public keys of the log.
+    log: Arc<LogVerifier>,
+    /// The erasure epoch keys.
+    esks: Arc<Esks>,
 }
 
 /// What stands above Control: the header row as it is, and the two keys that it leads to.
@@ -133,8 +141,8 @@ struct Inner {
     changing: tokio::sync::Mutex<()>,
     custody: tokio::sync::Mutex<()>,
     resealing: tokio::sync::Mutex<resealing::Resealing>,
+    erasing: tokio::sync::Mutex<erasing::Erasing>,
     vault: [u8; 16],
-    esk: Arc<(KeyId, Esk)>,
     esk_file: PathBuf,
 }
 
@@ -168,7 +176,8 @@ impl Vault {
         let (ctl_id, ctl) = control.draw::<Ctl, Root>(None, (&root, root_id), now)?;
         let (log_key, seed) = control.add_own_keys((&root, root_id), now)?;
         let signer = signer(&vault, &seed)?;
-        control.logs.push(LogRecord { id: FIRST_LOG, key: log_key, verifier: signer.verifier().to_string() });
+        let verifier = signer.verifier().to_string();
+        control.logs.push(LogRecord { id: FIRST_LOG, key: log_key, verifier, earlier: Vec::new() });
         control.apply(policy, (&root, root_id), now)?;
         Rules::of(&control)?;
 
@@ -205,17 +214,20 @@ impl Vault {
         let (root, ctl) = header.unlock(custodian)?;
         let control = Control::open(&control_row, &epoch, &header.vault, header.ctl.0, &ctl)?;
         let esk_id = control.active(KeyKind::Esk, None).ok_or_else(damaged)?.id;
-        let esk = esk::read(&esk_file, custodian, &header.vault, (esk_id, &header.custody))?;
-        let esk = Arc::new((esk_id, esk));
+        let older = control.older_esk().map(|k| (k.id, k.drained_at.is_some()));
+        let esks = esk::read_all(&esk_file, custodian, &header.vault, (esk_id, older), &header.custody)?;
+        let esks = Arc::new(esks);
         let rules = Rules::of(&control)?;
-        let keyring = Keyring::unwrap(&control, &root, esk.clone())?;
+        let keyring = Keyring::unwrap(&control, &root, esks.clone())?;
         let log = control.logs.iter().find(|l| l.id == FIRST_LOG).ok_or_else(damaged)?;
         let key = control.keys.iter().find(|k| k.id == log.key).ok_or_else(damaged)?;
         let signer = signer(&header.vault, &key.unwrap::<Log, Root>(&root)?)?;
         if signer.verifier().to_string() != log.verifier {
             return Err(damaged());
         }
-        let end = journal::end_of(store.as_ref(), FIRST_LOG, &signer, &epoch).await?;
+        let verifier = handover::verifier(store.as_ref(), FIRST_LOG, &log.verifiers()).await;
+        let verifier = verifier.map_err(|_| damaged())?;
+        let end = journal::end_of(store.as_ref(), FIRST_LOG, &verifier, &epoch).await?;
         let recent = Arc::new(RecentRows::new(remembered_rows));
         let journal = Journal::open(Opening {
             store: store.clone(),
@@ -228,7 +240,8 @@ impl Vault {
         })?;
         let version = control.version;
         let (id, top) = (header.vault, Arc::new(Top { header, root: root.into(), ctl: ctl.into() }));
-        let state = RwLock::new(Arc::new(State { control, epoch, rules, keyring, top }));
+        let log = Arc::new(verifier);
+        let state = RwLock::new(Arc::new(State { control, epoch, rules, keyring, top, log, esks }));
         let vault = Self {
             inner: Arc::new(Inner {
                 store,
@@ -243,8 +256,8 @@ impl Vault {
                 changing: tokio::sync::Mutex::new(()),
                 custody: tokio::sync::Mutex::new(()),
                 resealing: tokio::sync::Mutex::default(),
+                erasing: tokio::sync::Mutex::default(),
                 vault: id,
-                esk,
                 esk_file,
             }),
         };
@@ -278,6 +291,27 @@ impl Vault {
         self.inner.journal.has_failed()
     }
 
+    /// Looks whether header and Control lie in the store as they are in force. If not, somebody changed them by hand: from then
+    /// on nothing is written, and so nothing disclosed, until the vault is opened anew, which looks as well.
+    ///
+    /// Whoever keeps a vault open calls it now and then; the server does each second. Errors: [`StoreError::Corrupt`] if not.
+    pub async fn watch_frame(&self) -> Result<(), Error> {
+        let state = self.state();
+        let rows = self.inner.store.get(&[header_key(), control_key(), epoch_key()]).await?;
+        let [header, control, epoch] = rows.as_slice() else { return Err(Error::internal()) };
+        // A version that comes into force at this moment is looked at the next time; what every commit expects the journal
+        // looks at itself.
+        if epoch.as_deref() != Some(&state.epoch.encode()[..]) {
+            return Ok(());
+        }
+        let control = control.as_ref().is_some_and(|row| Epoch::of(state.epoch.version, row) == state.epoch);
+        if control && header.as_deref() == Some(&state.top.header.encode()[..]) {
+            return Ok(());
+        }
+        self.inner.journal.fail();
+        Err(Error::Store(StoreError::Corrupt))
+    }
+
     /// What time it is: never before the newest entry of the log.
     fn now(&self) -> Timestamp {
         self.inner.clock.now().max(self.inner.journal.newest())
@@ -285,6 +319,13 @@ impl Vault {
 
     fn state(&self) -> Arc<State> {
         self.inner.state.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Whether what was decided came to nothing for being decided with the keys of an epoch that is over: rows are sealed and
+    /// named by keys that it did not have.
+    fn is_over(&self, state: &State, told: &Error) -> bool {
+        matches!(told, Error::Overloaded | Error::Internal { .. })
+            && self.state().epoch.version != state.epoch.version
     }
 
     fn put_in_force(inner: &Inner, state: State) {

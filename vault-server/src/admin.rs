@@ -24,16 +24,17 @@ use vault_core::plan::Kept;
 use vault_core::policy::{Asked, Caller, MAX_POLICY, Policy};
 use vault_core::sealed::PERIOD_DAYS;
 use vault_core::time::{Clock, Timestamp};
-use vault_core::vault::{self, KeyLine, KnownSpace, MAX_ENTRIES, RequestId, SpaceState, Vault};
+use vault_core::vault::{
+    self, ERASURE_DELAY_HOURS, KeyLine, KnownSpace, MAX_ENTRIES, RequestId, SpaceState, Vault,
+};
 use vault_core::words::{Action, Initiator, KeyState, LockReason, Purpose, RecordChange, Ref, Show};
 use vault_proto::status::{Failure, Reason};
 use vault_proto::v1;
 
-use crate::custodian::Named;
+use crate::custodian::{Named, in_custody, wrong};
 use crate::failure::status;
 use crate::identity::PeerCertificate;
 use crate::metrics::{Door, Metrics};
-use crate::settings::Problem;
 use crate::tls::Tls;
 use crate::wire;
 
@@ -90,18 +91,6 @@ impl From<Refused> for Status {
             Refused::NotFound(what) => Failure::new(Reason::NotFound, what).into(),
         }
     }
-}
-
-fn wrong(problem: &Problem) -> Error {
-    Error::Config(problem.to_string())
-}
-
-/// Works with custodians on a thread of its own: stretching a secret and asking a device take long, and nobody else waits.
-async fn in_custody<T: Send + 'static>(
-    work: impl AsyncFnOnce() -> Result<T, Error> + Send + 'static,
-) -> Result<T, Error> {
-    let runtime = tokio::runtime::Handle::current();
-    tokio::task::spawn_blocking(move || runtime.block_on(work())).await.map_err(|_| Error::internal())?
 }
 
 impl AdminService {
@@ -187,12 +176,37 @@ impl AdminService {
 
     /// The origin of this node's log, if that is the one meant.
     fn this_log(&self, asked: &str) -> Result<String, Refused> {
-        let log = self.vault.verifier()?.origin().to_string();
+        let log = self.vault.verifier().origin().to_string();
         if asked.is_empty() || asked == log {
             Ok(log)
         } else {
             Err(Refused::NotFound("no such log in this vault"))
         }
+    }
+
+    /// The proof of a receipt's entry, and that the log has only grown since.
+    async fn proven(&self, receipt: Option<&v1::Receipt>) -> Result<v1::ProveReceiptResponse, Error> {
+        let receipt = receipt.ok_or_else(|| Error::malformed("receipt", "is required"))?;
+        let proof = self.proof_of(receipt.leaf_index, receipt.tree_size).await?;
+        if vault_core::audit::tree::leaf_hash(&proof.leaf).0.as_slice() != receipt.leaf_hash {
+            return Err(Error::malformed("receipt.leaf_hash", "is not that of the entry at this index"));
+        }
+        Ok(proof)
+    }
+
+    /// The proof of the entry at a place, and that the log's first `grown_from` entries are still its beginning.
+    async fn proof_of(&self, index: u64, grown_from: u64) -> Result<v1::ProveReceiptResponse, Error> {
+        let head = self.vault.checkpoint().await?;
+        let proof = self.vault.prove(index, &head).await?.ok_or_else(Error::internal)?;
+        let consistency = self.vault.consistency(grown_from, &head).await?;
+        Ok(v1::ProveReceiptResponse {
+            checkpoint: Some(wire::checkpoint(&head)),
+            inclusion: proof.path().iter().map(|h| h.0.to_vec()).collect(),
+            consistency: consistency.iter().map(|h| h.0.to_vec()).collect(),
+            leaf: proof.entry().to_vec(),
+            verifier_key: self.vault.verifier().to_string(),
+            hand_overs: self.vault.hand_overs().await?.iter().map(wire::hand_over).collect(),
+        })
     }
 
     fn epoch(&self) -> u64 {
@@ -501,6 +515,14 @@ fn entry(log: &str, index: u64, leaf: Vec<u8>, entry: &AuditEntry) -> v1::AuditE
             if let ControlChange::KeyDrained { key } = change {
                 told.details.insert("drained_key".to_owned(), key.to_string());
             }
+            if let ControlChange::ErasureKeyDestroyed { key, before, .. } = change {
+                told.details.insert("destroyed_key".to_owned(), key.to_string());
+                told.details.insert("erased_before_epoch".to_owned(), before.to_string());
+            }
+            if let ControlChange::LogHandedOver { from, to } = change {
+                told.details.insert("from_verifier".to_owned(), from.to_string());
+                told.details.insert("to_verifier".to_owned(), to.to_string());
+            }
             ("control_changed", None)
         }
         Event::Consulted { action } => ("consulted", Some(*action)),
@@ -640,34 +662,42 @@ impl AdminService {
         match (kind, merchant) {
             (v1::KeyKind::Unspecified, _) => Err(Error::malformed("kind", "is required")),
             (v1::KeyKind::Dek, Some(merchant)) => vault.rotate_dek(operator, merchant, epoch).await,
+            (v1::KeyKind::Idx, Some(merchant)) => vault.rotate_idx(operator, merchant, epoch).await,
+            (v1::KeyKind::Fpr, Some(merchant)) => vault.rotate_fpr(operator, merchant, epoch).await,
             (v1::KeyKind::Rcv, Some(merchant)) => vault.rotate_rcv(operator, merchant, epoch).await,
             (v1::KeyKind::Kek, Some(merchant)) => vault.rotate_kek(operator, merchant, epoch).await,
             (v1::KeyKind::Ctl, None) => vault.rotate_ctl(operator, epoch).await,
-            (v1::KeyKind::Root, None) => self.rotate_root(operator, epoch).await,
-            (v1::KeyKind::Dek | v1::KeyKind::Rcv | v1::KeyKind::Kek, None) => {
-                Err(Error::malformed("merchant", "is required for a key of this kind"))
-            }
-            (v1::KeyKind::Ctl | v1::KeyKind::Root, Some(_)) => {
-                Err(Error::malformed("merchant", "is not for keys of the whole vault"))
-            }
+            (v1::KeyKind::Log, None) => vault.rotate_log(operator, epoch).await,
+            (v1::KeyKind::Adm, None) => vault.rotate_adm(operator, epoch).await,
+            (v1::KeyKind::Root | v1::KeyKind::Esk, None) => self.rotate_held(kind, operator, epoch).await,
+            (
+                v1::KeyKind::Dek | v1::KeyKind::Idx | v1::KeyKind::Fpr | v1::KeyKind::Rcv | v1::KeyKind::Kek,
+                None,
+            ) => Err(Error::malformed("merchant", "is required for a key of this kind")),
+            (
+                v1::KeyKind::Ctl | v1::KeyKind::Root | v1::KeyKind::Esk | v1::KeyKind::Log | v1::KeyKind::Adm,
+                Some(_),
+            ) => Err(Error::malformed("merchant", "is not for keys of the whole vault")),
             _ => Err(Error::Unimplemented { what: "rotating a key of this kind" }),
         }
     }
 
-    /// Rotates the root with the custodians that the settings name, read anew: their secrets are not kept. They are asked on
-    /// a thread of its own, so that nobody else waits.
-    async fn rotate_root(
+    /// Rotates the root or the erasure epoch key with the custodians that the settings name, read anew: their secrets are not
+    /// kept. They are asked on a thread of its own, so that nobody else waits.
+    async fn rotate_held(
         &self,
+        kind: v1::KeyKind,
         operator: &PrincipalName,
         epoch: Option<u64>,
     ) -> Result<(KeyId, Receipt), Error> {
-        let named = self.custodians.now().map_err(|p| wrong(&p))?;
-        let mut all = vec![named.open().map_err(|p| wrong(&p))?];
-        all.extend(named.open_other().transpose().map_err(|p| wrong(&p))?);
+        let all = self.custodians.open_all().map_err(|p| wrong(&p))?;
         let (vault, operator) = (self.vault.clone(), operator.clone());
         in_custody(async move || {
             let all: Vec<&dyn Custodian> = all.iter().map(|custodian| &**custodian).collect();
-            vault.rotate_root(&operator, &all, epoch).await
+            match kind {
+                v1::KeyKind::Esk => vault.rotate_esk(&operator, &all, epoch).await,
+                _ => vault.rotate_root(&operator, &all, epoch).await,
+            }
         })
         .await
     }
@@ -861,7 +891,7 @@ impl v1::admin_server::Admin for AdminService {
             state: if failed { v1::ServingState::Sealed } else { v1::ServingState::Serving }.into(),
             problems,
             release: env!("CARGO_PKG_VERSION").to_owned(),
-            log: self.vault.verifier().map_or_else(|_| String::new(), |v| v.origin().to_string()),
+            log: self.vault.verifier().origin().to_string(),
             epoch: told.epoch,
             started_at: Some(wire::timestamp(self.started_at)),
             uptime: Some(seconds(self.started_at, self.clock.now())),
@@ -924,7 +954,7 @@ impl v1::admin_server::Admin for AdminService {
         self.reads(&request, Action::ReadKeys).await?;
         let work = self.vault.reseal_progress().await.map(|progress| v1::KeyWork {
             merchant: progress.merchant.to_string(),
-            to: progress.to.0.to_string(),
+            to: progress.to.iter().map(|key| key.0.to_string()).collect(),
             from: progress.from.iter().map(|key| key.0.to_string()).collect(),
             total_rows: progress.total,
             moved_rows: progress.moved,
@@ -932,7 +962,14 @@ impl v1::admin_server::Admin for AdminService {
             since: Some(wire::timestamp(progress.since)),
             stuck: progress.stuck,
         });
-        Ok(Response::new(v1::GetKeyWorkResponse { work, epoch: self.epoch() }))
+        let erasure = self.vault.erasure_work().await.map_err(|e| status(&e))?;
+        let erasure = erasure.map(|work| v1::ErasureWork {
+            key: work.key.0.to_string(),
+            pending_since: work.pending_since.map(wire::timestamp),
+            moving: work.moving,
+            moved_customers: work.moved,
+        });
+        Ok(Response::new(v1::GetKeyWorkResponse { work, epoch: self.epoch(), erasure }))
     }
 
     async fn set_lock(
@@ -1195,24 +1232,36 @@ impl v1::admin_server::Admin for AdminService {
     ) -> Result<Response<v1::ProveReceiptResponse>, Status> {
         self.reads(&request, Action::ReadAudit).await?;
         let asked = request.into_inner();
-        let prove = async {
-            let receipt = asked.receipt.ok_or_else(|| Error::malformed("receipt", "is required"))?;
+        self.proven(asked.receipt.as_ref()).await.map(Response::new).map_err(|e| status(&e))
+    }
+
+    async fn get_erasure_certificate(
+        &self,
+        request: Request<v1::GetErasureCertificateRequest>,
+    ) -> Result<Response<v1::GetErasureCertificateResponse>, Status> {
+        self.reads(&request, Action::ReadAudit).await?;
+        let asked = request.into_inner();
+        let certify = async {
+            let receipt = asked.receipt.as_ref();
+            let erasure = self.proven(receipt).await?;
+            let certificate = self.vault.erasure_certificate(receipt.map_or(0, |r| r.leaf_index)).await?;
             let head = self.vault.checkpoint().await?;
-            let proof = self.vault.prove(receipt.leaf_index, &head).await?.ok_or_else(Error::internal)?;
-            let leaf = vault_core::audit::tree::leaf_hash(proof.entry());
-            if leaf.0.as_slice() != receipt.leaf_hash {
-                return Err(Error::malformed("receipt.leaf_hash", "is not that of the entry at this index"));
-            }
-            let consistency = self.vault.consistency(receipt.tree_size, &head).await?;
-            Ok(v1::ProveReceiptResponse {
-                checkpoint: Some(wire::checkpoint(&head)),
-                inclusion: proof.path().iter().map(|h| h.0.to_vec()).collect(),
-                consistency: consistency.iter().map(|h| h.0.to_vec()).collect(),
-                leaf: proof.entry().to_vec(),
-                verifier_key: self.vault.verifier()?.to_string(),
+            let destruction = match certificate {
+                Some(index) => Some(self.proof_of(index, head.checkpoint().size).await?),
+                None => None,
+            };
+            let delay = u64::from(ERASURE_DELAY_HOURS) * 3_600_000;
+            let begins = self.vault.erasure_work().await?.and_then(|work| work.pending_since);
+            Ok(v1::GetErasureCertificateResponse {
+                erasure: Some(erasure),
+                begins_at: begins
+                    .filter(|_| certificate.is_none())
+                    .map(|at| wire::timestamp(at.plus_ms(delay))),
+                destruction,
+                destruction_index: certificate.unwrap_or(0),
             })
         };
-        prove.await.map(Response::new).map_err(|e| status(&e))
+        certify.await.map(Response::new).map_err(|e: Error| status(&e))
     }
 
     async fn get_checkpoint(
@@ -1223,8 +1272,10 @@ impl v1::admin_server::Admin for AdminService {
         self.this_log(&request.get_ref().log)?;
         let get = async {
             let head = self.vault.checkpoint().await?;
-            let verifier_key = self.vault.verifier()?.to_string();
-            Ok(v1::GetCheckpointResponse { checkpoint: Some(wire::checkpoint(&head)), verifier_key })
+            let verifier_key = self.vault.verifier().to_string();
+            let hand_overs = self.vault.hand_overs().await?.iter().map(wire::hand_over).collect();
+            let checkpoint = Some(wire::checkpoint(&head));
+            Ok(v1::GetCheckpointResponse { checkpoint, verifier_key, hand_overs })
         };
         get.await.map(Response::new).map_err(|e: Error| status(&e))
     }

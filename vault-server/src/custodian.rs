@@ -84,6 +84,27 @@ impl Named {
     pub fn now(&self) -> Result<CustodianSettings, Problem> {
         self.file.as_deref().map_or_else(|| Ok(self.at_start.clone()), CustodianSettings::read)
     }
+
+    /// The custodian, and the other one if there is one: all that a new key that they hold is to be entrusted to.
+    pub fn open_all(&self) -> Result<Vec<Box<dyn Custodian>>, Problem> {
+        let named = self.now()?;
+        let mut all = vec![named.open()?];
+        all.extend(named.open_other().transpose()?);
+        Ok(all)
+    }
+}
+
+/// Works with custodians on a thread of its own: stretching a secret and asking a device take long, and nobody else waits.
+pub(crate) async fn in_custody<T: Send + 'static>(
+    work: impl AsyncFnOnce() -> Result<T, Error> + Send + 'static,
+) -> Result<T, Error> {
+    let runtime = tokio::runtime::Handle::current();
+    tokio::task::spawn_blocking(move || runtime.block_on(work())).await.map_err(|_| Error::internal())?
+}
+
+/// As a change of custody is told of what is wrong with the settings.
+pub(crate) fn wrong(problem: &Problem) -> Error {
+    Error::Config(problem.to_string())
 }
 
 impl From<&Settings> for Named {

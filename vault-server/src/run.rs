@@ -11,13 +11,14 @@ use tonic_health::server::HealthReporter;
 use vault_core::custody::Custodian;
 use vault_core::error::Error;
 use vault_core::network::Networks;
-use vault_core::store;
+use vault_core::store::{self, StoreError};
 use vault_core::time::{Clock, SystemClock};
-use vault_core::vault::{Place, ResealStep, Vault};
+use vault_core::vault::{ErasureStep, Place, ResealStep, Vault};
 use vault_proto::status::{Failure, Reason};
 use vault_proto::v1;
 
 use crate::admin::AdminService;
+use crate::custodian::{Named, in_custody, wrong};
 use crate::forward::Forwarder;
 use crate::identity::PeerCertificate;
 use crate::limits::ANSWER_BYTES;
@@ -85,6 +86,8 @@ const METHODS: &[&str] = &[
     "/vault.v1.Admin/ListKeys",
     "/vault.v1.Admin/RotateKey",
     "/vault.v1.Admin/ChangeCustodian",
+    "/vault.v1.Admin/GetKeyWork",
+    "/vault.v1.Admin/DestroyKey",
     "/vault.v1.Admin/SetLock",
     "/vault.v1.Admin/ListLocks",
     "/vault.v1.Admin/LiftLock",
@@ -97,6 +100,7 @@ const METHODS: &[&str] = &[
     "/vault.v1.Admin/ListTokenSpaces",
     "/vault.v1.Admin/ListAuditEntries",
     "/vault.v1.Admin/ProveReceipt",
+    "/vault.v1.Admin/GetErasureCertificate",
     "/vault.v1.Admin/GetCheckpoint",
     "/vault.v1.Admin/VerifyLog",
 ];
@@ -292,6 +296,7 @@ async fn serve(settings: &Settings, clock: Arc<dyn Clock>) -> Result<(), StartEr
         tokio::spawn(metrics::serve(socket, metrics.clone(), health, shutdown.clone()));
     }
     tokio::spawn(reseal(vault.clone(), settings.limits.reseal_rows, shutdown.clone()));
+    tokio::spawn(erase(vault.clone(), settings.into(), shutdown.clone()));
     tokio::spawn(housekeeping(vault.clone(), clock.clone(), metrics, reporter.clone(), shutdown.clone()));
 
     let mut draining = shutdown.clone();
@@ -425,6 +430,60 @@ async fn reseal(vault: Vault, rows: u32, mut shutdown: Shutdown) {
     }
 }
 
+/// How long the work behind erasures rests where there is none.
+const ERASE_REST: Duration = Duration::from_secs(2);
+
+/// How long it rests after a failure: a custodian stretches its secret for seconds, or is asked over a network.
+const ERASE_RETRY: Duration = Duration::from_mins(1);
+
+/// Within a day of an erasure puts a new erasure epoch key in force, moves all other customers to it and ends the old one.
+async fn erase(vault: Vault, custodians: Named, mut shutdown: Shutdown) {
+    loop {
+        let step = match vault.erasing().await {
+            Ok(ErasureStep::Due) => follow_esk(&vault, &custodians).await.map(|()| ErasureStep::Due),
+            other => other,
+        };
+        let rest = match step {
+            Ok(ErasureStep::Idle) => ERASE_REST,
+            Ok(ErasureStep::Worked { .. } | ErasureStep::Drained) => Duration::from_millis(10),
+            Ok(ErasureStep::Due) => {
+                tracing::info!(
+                    "a new erasure key is in force, since customers were erased; the others move to it"
+                );
+                Duration::ZERO
+            }
+            Ok(ErasureStep::Destroyed) => {
+                tracing::info!("an older erasure key is destroyed; the log has the certificate");
+                Duration::ZERO
+            }
+            Ok(ErasureStep::Stuck { unreadable }) => {
+                tracing::error!(
+                    count = unreadable,
+                    "customers' rows do not open, and keep an older erasure key needed: stop the vault and let `vaultctl store verify` name them"
+                );
+                ERASE_REST
+            }
+            Err(e) => {
+                tracing::error!(problem = %e, "what follows an erasure could not be done; it is tried again in a minute");
+                ERASE_RETRY
+            }
+        };
+        tokio::select! {
+            () = tokio::time::sleep(rest) => {}
+            () = shutdown.draining() => return,
+        }
+    }
+}
+
+async fn follow_esk(vault: &Vault, custodians: &Named) -> Result<(), Error> {
+    let (vault, all) = (vault.clone(), custodians.open_all().map_err(|p| wrong(&p))?);
+    in_custody(async move || {
+        let all: Vec<&dyn Custodian> = all.iter().map(|custodian| &**custodian).collect();
+        vault.follow_esk(&all).await.map(|_| ())
+    })
+    .await
+}
+
 /// Sweeps, counts, and watches whether the journal still writes.
 async fn housekeeping(
     vault: Vault,
@@ -459,12 +518,17 @@ async fn housekeeping(
                 let (_, commits, _) = vault.load();
                 metrics.commits.inc_by(commits.saturating_sub(counted));
                 counted = commits;
+                if let Err(Error::Store(StoreError::Corrupt)) = vault.watch_frame().await
+                    && !failed
+                {
+                    tracing::error!("the Control document or the header was changed in the store behind the vault's back");
+                }
                 // A store that cannot be read says so below, and where it is asked for a card.
                 warned.tell(vault.watch_spaces().await.unwrap_or_default(), clock.now());
                 vault.format_spaces().iter().for_each(|of| metrics.spaces(of));
                 if vault.has_failed() && !failed {
                     failed = true;
-                    tracing::error!("the store failed a flush; nothing is written any more: start the server again");
+                    tracing::error!("nothing is written any more, since the store failed a flush or was tampered with: start the server again");
                     reporter.set_not_serving::<v1::vault_server::VaultServer<VaultService>>().await;
                     reporter.set_service_status("", ServingStatus::NotServing).await;
                 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use vault_core::audit::checkpoint::SignedCheckpoint;
 use vault_core::audit::entry::Minting;
+use vault_core::audit::handover::HandOver;
 use vault_core::audit::receipt::Receipt;
 use vault_core::envelope::KeyId;
 use vault_core::error::Error;
@@ -380,6 +381,18 @@ pub fn checkpoint(signed: &SignedCheckpoint) -> v1::Checkpoint {
         tree_size: said.size,
         root_hash: said.root.0.to_vec(),
         note: signed.note().to_owned(),
+    }
+}
+
+/// How a log's key was handed over.
+#[must_use]
+pub fn hand_over(one: &HandOver) -> v1::LogHandOver {
+    v1::LogHandOver {
+        from: one.from.clone(),
+        to: one.to.clone(),
+        leaf: one.entry(),
+        inclusion: one.path().iter().map(|h| h.0.to_vec()).collect(),
+        note: one.checkpoint().to_owned(),
     }
 }
 

@@ -322,7 +322,7 @@ fn make_vault(folder: &Path, engine: Engine, policy: &str) -> Result<LogVerifier
     )?;
     let log_key = vault.vault().verifier();
     vault.close()?;
-    Ok(log_key?)
+    Ok(log_key)
 }
 
 /// Writes a new file that only its owner can read.

@@ -33,10 +33,21 @@ impl Checkpoint {
     /// Signs this as the head of the signer's log.
     #[must_use]
     pub fn sign(self, signer: &LogSigner) -> SignedCheckpoint {
+        let note = signer.note(&self.text(signer));
+        SignedCheckpoint { checkpoint: self, note: note.into() }
+    }
+
+    /// The same for the head at which `signer` hands its log over to `next`: both sign it.
+    #[must_use]
+    pub(crate) fn sign_over(self, signer: &LogSigner, next: &LogSigner) -> SignedCheckpoint {
+        let note = signer.note_with(next, &self.text(signer));
+        SignedCheckpoint { checkpoint: self, note: note.into() }
+    }
+
+    fn text(&self, signer: &LogSigner) -> String {
         let Self { size, root, epoch, control, time } = self;
         let origin = signer.verifier().origin();
-        let text = format!("{origin}\n{size}\n{root}\nepoch {epoch}\ncontrol {control}\ntime {}\n", time.0);
-        SignedCheckpoint { checkpoint: self, note: signer.note(&text).into() }
+        format!("{origin}\n{size}\n{root}\nepoch {epoch}\ncontrol {control}\ntime {}\n", time.0)
     }
 
     fn parse(text: &str, origin: &str) -> Option<Self> {
@@ -64,10 +75,14 @@ pub struct SignedCheckpoint {
 }
 
 impl SignedCheckpoint {
-    /// Opens the text of a checkpoint: checks the signature, then reads it.
+    /// Opens the text of a checkpoint: checks the signature, then reads it. Refused: one that a key of the log signed for a
+    /// size at which another of its keys signs.
     pub fn open(note: &str, verifier: &LogVerifier) -> Result<Self, NoteError> {
-        let text = verifier.open(note)?;
+        let (text, key) = verifier.open(note)?;
         let checkpoint = Checkpoint::parse(text, verifier.origin().as_str()).ok_or(NoteError::Form)?;
+        if !verifier.signs(key, checkpoint.size) {
+            return Err(NoteError::Stretch);
+        }
         Ok(Self { checkpoint, note: note.into() })
     }
 

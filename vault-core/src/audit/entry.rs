@@ -28,6 +28,9 @@ const VERSION: u8 = 1;
 /// The longest entry, in bytes: three names of 63 bytes and the largest event. A typical one is below 80.
 pub const MAX_ENTRY: usize = 320;
 
+/// The most kinds of custodians that an entry names.
+const MAX_KINDS: usize = 8;
+
 /// One line of the log.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct AuditEntry {
@@ -425,6 +428,24 @@ pub enum ControlChange {
     CustodyEnded {
         /// Its kind, as above.
         custodian: u8,
+    },
+    /// An erasure epoch key is no more: every customer was moved from it before, but those who were erased. With its receipt
+    /// this is the certificate of each erasure whose entry has an epoch below `before`.
+    ErasureKeyDestroyed {
+        /// Its id.
+        key: u32,
+        /// The epoch in which another key took its place.
+        before: u64,
+        /// The kinds of the custodians that held it, as above; at most eight.
+        custodians: Vec<u8>,
+    },
+    /// The log's key hands the log over: from the next batch on, another key signs. Stands under a checkpoint that both
+    /// signed, as its last entry.
+    LogHandedOver {
+        /// SHA-256 of the verifier key (its text) that signed until here.
+        from: Hash,
+        /// SHA-256 of the verifier key that signs from here on.
+        to: Hash,
     },
 }
 
@@ -850,6 +871,11 @@ impl ControlChange {
             Self::KeyDrained { key } => w.u8(7).u32(*key),
             Self::CustodyTaken { custodian } => w.u8(8).u8(*custodian),
             Self::CustodyEnded { custodian } => w.u8(9).u8(*custodian),
+            Self::ErasureKeyDestroyed { key, before, custodians } => {
+                let kinds = custodians.get(..custodians.len().min(MAX_KINDS)).unwrap_or_default();
+                w.u8(21).u32(*key).u64(*before).e(kinds)
+            }
+            Self::LogHandedOver { from, to } => w.u8(20).fixed(&from.0).fixed(&to.0),
         }
     }
 
@@ -868,6 +894,12 @@ impl ControlChange {
             7 => Self::KeyDrained { key: r.u32()? },
             8 => Self::CustodyTaken { custodian: r.u8()? },
             9 => Self::CustodyEnded { custodian: r.u8()? },
+            21 => Self::ErasureKeyDestroyed {
+                key: r.u32()?,
+                before: r.u64()?,
+                custodians: Some(r.e()?.to_vec()).filter(|kinds| kinds.len() <= MAX_KINDS).ok_or(Torn)?,
+            },
+            20 => Self::LogHandedOver { from: Hash(r.array()?), to: Hash(r.array()?) },
             _ => return Err(Torn),
         })
     }
@@ -886,6 +918,13 @@ impl ControlChange {
             Self::KeyDrained { key } => format!("no row is under key {key} any more"),
             Self::CustodyTaken { custodian } => format!("a custodian of kind {custodian} took custody"),
             Self::CustodyEnded { custodian } => format!("the custody of one of kind {custodian} ended"),
+            Self::ErasureKeyDestroyed { key, before, custodians } => format!(
+                "erasure key {key} is destroyed, and with it what was erased before epoch {before} (custodians of kinds \
+                 {custodians:?})"
+            ),
+            Self::LogHandedOver { from, to } => {
+                format!("the log is handed over from verifier key {from} to {to}")
+            }
         }
     }
 }
@@ -1091,6 +1130,8 @@ pub(super) mod tests {
             changed(ControlChange::KeyDrained { key: 5 }),
             changed(ControlChange::CustodyTaken { custodian: 1 }),
             changed(ControlChange::CustodyEnded { custodian: 1 }),
+            changed(ControlChange::ErasureKeyDestroyed { key: 2, before: 77, custodians: vec![1, 3] }),
+            changed(ControlChange::LogHandedOver { from: Hash([4; 32]), to: Hash([5; 32]) }),
             Event::LogStarted { log: 1 },
         ]
     }
@@ -1179,7 +1220,7 @@ pub(super) mod tests {
             [("tokenized", 76), ("disclosed", 72), ("inspected", 69), ("revoked", 73), ("refused", 73)]
         );
         let longest = every_entry().iter().map(|entry| entry.encode().len()).max();
-        assert_eq!(longest, Some(307));
+        assert_eq!(longest, Some(319));
     }
 
     #[test]

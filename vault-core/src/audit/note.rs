@@ -5,6 +5,9 @@
 //! signs nothing but checkpoints. A note is refused as a whole if it is over-long, holds a control character,
 //! lacks a signature of the key asked for, or has one of that key that does not hold. Signatures of others
 //! are left alone, so that witnesses can add theirs.
+//!
+//! A log whose key was handed over has several keys, each for its own stretch of the log: see
+//! [`handover`](super::handover).
 
 use std::fmt;
 use std::sync::Arc;
@@ -42,6 +45,9 @@ pub enum NoteError {
     Unsigned,
     /// A signature of the key asked for that does not hold.
     Signature,
+    /// Signed by one of the log's keys for a size at which another one signs: before it was handed the log, or after it had
+    /// handed it over.
+    Stretch,
 }
 
 impl fmt::Display for NoteError {
@@ -53,6 +59,7 @@ impl fmt::Display for NoteError {
             Self::Key => "the verifier key is damaged or of another kind than Ed25519",
             Self::Unsigned => "the note is not signed by the log's key",
             Self::Signature => "the signature of the log's key does not hold",
+            Self::Stretch => "signed by a key of the log that does not sign at this size: it was handed over",
         })
     }
 }
@@ -99,7 +106,8 @@ impl LogSigner {
     pub fn from_seed(origin: Origin, seed: &Secret32) -> Result<Self, NoteError> {
         let pair = Ed25519KeyPair::from_seed_unchecked(seed.expose_bytes()).map_err(|_| NoteError::Key)?;
         let key = pair.public_key().as_ref().try_into().map_err(|_| NoteError::Key)?;
-        Ok(Self { pair: Box::new(pair), verifier: LogVerifier::of(origin, key) })
+        let key = VerifierKey::of(&origin, key, None);
+        Ok(Self { pair: Box::new(pair), verifier: LogVerifier { origin, keys: vec![key] } })
     }
 
     /// What checks this signer's notes: public.
@@ -110,28 +118,64 @@ impl LogSigner {
 
     /// The note of `text`, which ends in a newline.
     pub(super) fn note(&self, text: &str) -> String {
+        format!("{text}\n{}", self.line(text))
+    }
+
+    /// The same, signed by the key that hands the log over and by the one that takes it.
+    pub(super) fn note_with(&self, next: &Self, text: &str) -> String {
+        format!("{text}\n{}{}", self.line(text), next.line(text))
+    }
+
+    fn line(&self, text: &str) -> String {
         let signature = self.pair.sign(text.as_bytes());
-        let named = [self.verifier.id.as_slice(), signature.as_ref()].concat();
-        format!("{text}\n{SIGNATURE}{} {}\n", self.verifier.origin, BASE64.encode(&named))
+        let id = self.verifier.keys.last().map_or([0; 4], |key| key.id);
+        let named = [id.as_slice(), signature.as_ref()].concat();
+        format!("{SIGNATURE}{} {}\n", self.verifier.origin, BASE64.encode(&named))
     }
 }
 
-/// Checks the checkpoints of one log. Its text is the `vkey` of C2SP: `origin+hash+base64(0x01 || public
-/// key)`.
+/// Checks the checkpoints of one log, by its one key or by all that it has had. Its text is the `vkey` of C2SP, of the
+/// newest key: `origin+hash+base64(0x01 || public key)`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LogVerifier {
     origin: Origin,
+    /// In the order in which they sign; at least one.
+    keys: Vec<VerifierKey>,
+}
+
+/// One public key of a log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct VerifierKey {
     key: [u8; 32],
     id: [u8; 4],
+    /// The size of the log at which it was handed over to this key, and its root then; none: nothing is known of a key
+    /// before it.
+    began: Option<Began>,
+}
+
+/// Where a key of a log began to sign.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Began {
+    /// How many entries the log had then: the last of them is the hand-over.
+    pub(super) size: u64,
+    /// The root of the tree over them, which both keys signed.
+    pub(super) root: Hash,
+}
+
+impl VerifierKey {
+    fn of(origin: &Origin, key: [u8; 32], began: Option<Began>) -> Self {
+        let named = [origin.as_str().as_bytes(), b"\n", &[ED25519_KEY], &key].concat();
+        let [a, b, c, d, ..] = Hash::of(&named).0;
+        Self { key, id: [a, b, c, d], began }
+    }
+
+    fn text(&self, origin: &Origin) -> String {
+        let key = BASE64.encode(&[&[ED25519_KEY], self.key.as_slice()].concat());
+        format!("{origin}+{}+{key}", HEXLOWER.encode(&self.id))
+    }
 }
 
 impl LogVerifier {
-    fn of(origin: Origin, key: [u8; 32]) -> Self {
-        let named = [origin.as_str().as_bytes(), b"\n", &[ED25519_KEY], &key].concat();
-        let [a, b, c, d, ..] = Hash::of(&named).0;
-        Self { origin, key, id: [a, b, c, d] }
-    }
-
     /// Reads the text form. Refused: another algorithm, another length, a hash that is not that of name and
     /// key.
     pub fn parse(text: &str) -> Result<Self, NoteError> {
@@ -144,8 +188,13 @@ impl LogVerifier {
             Some((&ED25519_KEY, key)) => key.try_into().map_err(|_| NoteError::Key)?,
             _ => return Err(NoteError::Key),
         };
-        let verifier = Self::of(Origin::parse(origin)?, key);
-        if HEXLOWER.encode(&verifier.id) == id { Ok(verifier) } else { Err(NoteError::Key) }
+        let origin = Origin::parse(origin)?;
+        let key = VerifierKey::of(&origin, key, None);
+        if HEXLOWER.encode(&key.id) == id {
+            Ok(Self { origin, keys: vec![key] })
+        } else {
+            Err(NoteError::Key)
+        }
     }
 
     /// The log that this checks.
@@ -154,8 +203,35 @@ impl LogVerifier {
         &self.origin
     }
 
-    /// The text of `note`, its final newline included, if this key signed it.
-    pub(super) fn open<'n>(&self, note: &'n str) -> Result<&'n str, NoteError> {
+    /// The text of each of its keys, in the order in which they sign.
+    #[must_use]
+    pub fn texts(&self) -> Vec<String> {
+        self.keys.iter().map(|key| key.text(&self.origin)).collect()
+    }
+
+    /// The same, with a key more to which the log was handed over.
+    #[must_use]
+    pub(super) fn handed_to(&self, next: &Self, began: Began) -> Self {
+        let mut keys = self.keys.clone();
+        keys.extend(next.keys.last().map(|key| VerifierKey { began: Some(began), ..key.clone() }));
+        Self { origin: self.origin.clone(), keys }
+    }
+
+    /// Where its keys but the first began, each with its text.
+    pub(super) fn hand_overs(&self) -> impl Iterator<Item = (Began, String)> {
+        self.keys.iter().filter_map(|key| Some((key.began?, key.text(&self.origin))))
+    }
+
+    /// Whether the key at this place of the list signs a log of this size. At the size of a hand-over both do.
+    pub(super) fn signs(&self, place: usize, size: u64) -> bool {
+        let began = |place: usize| self.keys.get(place).and_then(|key| key.began).map(|began| began.size);
+        began(place).is_none_or(|began| began <= size)
+            && began(place.saturating_add(1)).is_none_or(|ended| size <= ended)
+    }
+
+    /// The text of `note`, its final newline included, if a key of the log signed it, and the place of that key: the newest
+    /// one's, where several did.
+    pub(super) fn open<'n>(&self, note: &'n str) -> Result<(&'n str, usize), NoteError> {
         if note.len() > MAX_NOTE {
             return Err(NoteError::TooLong);
         }
@@ -167,16 +243,15 @@ impl LogVerifier {
         let (text, signatures) = note.split_at_checked(border + 1).ok_or(NoteError::Form)?;
         let signatures =
             signatures.strip_prefix('\n').and_then(|s| s.strip_suffix('\n')).ok_or(NoteError::Form)?;
-        let mut signed = false;
+        let mut signed = None;
         for line in signatures.split('\n') {
-            signed |= self.signed(text, line)?;
+            signed = signed.max(self.signed(text, line)?);
         }
-        if signed { Ok(text) } else { Err(NoteError::Unsigned) }
+        signed.map(|place| (text, place)).ok_or(NoteError::Unsigned)
     }
 
-    /// Whether `line` is a signature by this key. One that does not hold is an error, one of another key is
-    /// not.
-    fn signed(&self, text: &str, line: &str) -> Result<bool, NoteError> {
+    /// Which key's signature `line` is. One that does not hold is an error, one of another key is not.
+    fn signed(&self, text: &str, line: &str) -> Result<Option<usize>, NoteError> {
         let (name, signature) =
             line.strip_prefix(SIGNATURE).and_then(|rest| rest.split_once(' ')).ok_or(NoteError::Form)?;
         let signature = BASE64.decode(signature.as_bytes()).map_err(|_| NoteError::Form)?;
@@ -184,18 +259,16 @@ impl LogVerifier {
         if name.is_empty() || signature.is_empty() {
             return Err(NoteError::Form);
         }
-        if name != self.origin.as_str() || id != self.id {
-            return Ok(false);
-        }
-        let key = UnparsedPublicKey::new(&ED25519, self.key);
-        key.verify(text.as_bytes(), signature).map(|()| true).map_err(|_| NoteError::Signature)
+        let ours = |(_, key): &(usize, &VerifierKey)| name == self.origin.as_str() && id == key.id;
+        let Some((place, key)) = self.keys.iter().enumerate().find(ours) else { return Ok(None) };
+        let key = UnparsedPublicKey::new(&ED25519, key.key);
+        key.verify(text.as_bytes(), signature).map(|()| Some(place)).map_err(|_| NoteError::Signature)
     }
 }
 
 impl fmt::Display for LogVerifier {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let key = BASE64.encode(&[&[ED25519_KEY], self.key.as_slice()].concat());
-        write!(f, "{}+{}+{key}", self.origin, HEXLOWER.encode(&self.id))
+        f.write_str(&self.keys.last().map(|key| key.text(&self.origin)).unwrap_or_default())
     }
 }
 
@@ -228,7 +301,7 @@ pub(super) mod tests {
         let note = format!("{TEXT}\n{LINE}");
         assert_eq!(peter().note(TEXT), note);
         assert_eq!(peter().verifier().to_string(), VKEY);
-        assert_eq!(LogVerifier::parse(VKEY).unwrap().open(&note), Ok(TEXT));
+        assert_eq!(LogVerifier::parse(VKEY).unwrap().open(&note), Ok((TEXT, 0)));
     }
 
     #[test]
@@ -261,8 +334,8 @@ pub(super) mod tests {
         let stranger_line = stranger.strip_prefix(&format!("{TEXT}\n")).unwrap();
         let forged = LINE.replace("x08go/ZJ", "x08go/ZK");
         for (note, expected) in [
-            (format!("{TEXT}\n{LINE}{stranger_line}"), Ok(TEXT)),
-            (format!("{TEXT}\n{stranger_line}{LINE}"), Ok(TEXT)),
+            (format!("{TEXT}\n{LINE}{stranger_line}"), Ok((TEXT, 0))),
+            (format!("{TEXT}\n{stranger_line}{LINE}"), Ok((TEXT, 0))),
             (format!("{TEXT}\n{stranger_line}"), Err(NoteError::Unsigned)),
             // Another name with the same key, and the same name with another key: both are strangers.
             (format!("{TEXT}\n{}", LINE.replace("Peter", "Paul")), Err(NoteError::Unsigned)),

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::checkpoint::{Checkpoint, SignedCheckpoint};
 use super::entry::{AuditEntry, MAX_ENTRY};
+use super::handover::{HandOver, MAX_HAND_OVERS};
 use super::note::{LogVerifier, MAX_NOTE, NoteError};
 use super::tree::{self, Hash, TreeError, entry_key};
 use crate::store::Store;
@@ -20,6 +21,9 @@ const VERSION: u8 = 1;
 
 /// The longest text of either, in bytes: a note (JSON writes a newline as two), an entry, 56 hashes.
 pub const MAX_TEXT: usize = 3 * MAX_NOTE;
+
+/// The longest text of a proof that carries hand-overs of the log's key, in bytes: each has at most 6 KiB.
+pub const MAX_PROOF: usize = MAX_TEXT + MAX_HAND_OVERS * 6 * 1_024;
 
 /// Why a receipt or proof is refused. It never carries its content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,6 +40,8 @@ pub enum ProofError {
     Entry,
     /// The proof is of another place or entry than the receipt.
     Other,
+    /// A hand-over of the log's key does not hold, or does not join the one before it.
+    HandOver,
 }
 
 impl fmt::Display for ProofError {
@@ -47,6 +53,7 @@ impl fmt::Display for ProofError {
             Self::Path => f.write_str("the path does not lead from the entry to the signed root"),
             Self::Entry => f.write_str("the bytes in the proof are no audit entry of a version known here"),
             Self::Other => f.write_str("the proof is of another entry than the receipt"),
+            Self::HandOver => f.write_str("a hand-over of the log's key does not hold"),
         }
     }
 }
@@ -97,7 +104,7 @@ impl Receipt {
 
     /// Reads a kept receipt and checks the log's signature in it.
     pub fn open(text: &str, verifier: &LogVerifier) -> Result<Self, ProofError> {
-        let ReceiptText { version, log, index, leaf, checkpoint } = parse(text)?;
+        let ReceiptText { version, log, index, leaf, checkpoint } = parse(text, MAX_TEXT)?;
         let checkpoint = SignedCheckpoint::open(&checkpoint, verifier)?;
         if version != VERSION {
             return Err(ProofError::Form);
@@ -117,6 +124,8 @@ pub struct Proof {
     entry: Vec<u8>,
     path: Vec<Hash>,
     checkpoint: String,
+    /// How the log's key was handed over, oldest first: so that any of the keys is enough to check it.
+    hand_overs: Vec<HandOver>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -128,6 +137,8 @@ struct ProofText {
     entry: String,
     path: Vec<Hash>,
     checkpoint: String,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    hand_overs: Vec<HandOver>,
 }
 
 /// What a good proof shows.
@@ -164,22 +175,35 @@ impl Proof {
             entry: BASE64.encode(&self.entry),
             path: self.path.clone(),
             checkpoint: self.checkpoint.clone(),
+            hand_overs: self.hand_overs.clone(),
         })
+    }
+
+    /// The same proof, which carries the hand-overs of its log's key.
+    #[must_use]
+    pub fn with_hand_overs(self, hand_overs: Vec<HandOver>) -> Self {
+        Self { hand_overs, ..self }
+    }
+
+    /// The keys of the log as far as the proof carries hand-overs, for who knows one of them.
+    pub fn keys(&self, known: &LogVerifier) -> Result<LogVerifier, ProofError> {
+        known.follow(&self.hand_overs)
     }
 
     /// Reads a proof. Nothing in it is checked yet.
     pub fn parse(text: &str) -> Result<Self, ProofError> {
-        let ProofText { version, log, index, entry, path, checkpoint } = parse(text)?;
+        let ProofText { version, log, index, entry, path, checkpoint, hand_overs } = parse(text, MAX_PROOF)?;
         let entry = BASE64.decode(entry.as_bytes()).map_err(|_| ProofError::Form)?;
         if version != VERSION || entry.len() > MAX_ENTRY {
             return Err(ProofError::Form);
         }
-        Ok(Self { log, index, entry, path, checkpoint })
+        Ok(Self { log, index, entry, path, checkpoint, hand_overs })
     }
 
-    /// Whether the entry is in the log whose key `verifier` holds. Needs neither vault nor network.
+    /// Whether the entry is in the log whose key `verifier` holds, or held once if the proof carries the hand-overs since.
+    /// Needs neither vault nor network.
     pub fn check(&self, verifier: &LogVerifier) -> Result<Proven, ProofError> {
-        let signed = SignedCheckpoint::open(&self.checkpoint, verifier)?;
+        let signed = SignedCheckpoint::open(&self.checkpoint, &self.keys(verifier)?)?;
         let checkpoint = *signed.checkpoint();
         if self.index >= checkpoint.size {
             return Err(ProofError::Beyond);
@@ -219,11 +243,12 @@ pub async fn prove(
     let keys = [entry_key(log, index)];
     let entry = store.get(&keys).await?.into_iter().next().flatten().ok_or(TreeError::MissingEntry(index))?;
     let holds = tree::includes(root, size, index, tree::leaf_hash(&entry), &path);
-    Ok(holds.then(|| Proof { log, index, entry, path, checkpoint: head.note().into() }))
+    let checkpoint = head.note().into();
+    Ok(holds.then(|| Proof { log, index, entry, path, checkpoint, hand_overs: Vec::new() }))
 }
 
-fn parse<'t, T: Deserialize<'t>>(text: &'t str) -> Result<T, ProofError> {
-    if text.len() > MAX_TEXT {
+fn parse<'t, T: Deserialize<'t>>(text: &'t str, longest: usize) -> Result<T, ProofError> {
+    if text.len() > longest {
         return Err(ProofError::Form);
     }
     serde_json::from_str(text).map_err(|_| ProofError::Form)

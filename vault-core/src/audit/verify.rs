@@ -6,9 +6,10 @@
 //! tree's right edge only, so its memory does not grow with the log. It stops at the first fault and changes
 //! nothing.
 //!
-//! An export is JSON lines: `{"version":1,"origin":…,"vkey":…,"checkpoint":…}`, then for each entry
-//! `{"index":…,"leaf":…,"entry":…}` with hash and bytes in base64. The key in it is for people: what is
-//! trusted is the verifier that the caller brings.
+//! An export is JSON lines: `{"version":1,"origin":…,"vkey":…,"checkpoint":…}`, with `"hand_overs":[…]` if the log's key was
+//! ever handed over, then for each entry `{"index":…,"leaf":…,"entry":…}` with hash and bytes in base64. The key in it is for
+//! people: what is trusted is the verifier that the caller brings, and what hand-overs lead to from there. A hand-over must
+//! be the entry that both keys signed for, at its place in this very tree, and no entry may name one that is not known.
 
 use std::fmt;
 use std::io::{self, BufRead, Read, Write as Output};
@@ -18,7 +19,9 @@ use serde::{Deserialize, Serialize};
 
 use super::checkpoint::{Checkpoint, SignedCheckpoint, head_key};
 use super::entry::{AuditEntry, MAX_ENTRY};
-use super::note::{LogVerifier, MAX_NOTE};
+use super::handover::{self, HandOver, hash_of, named_in};
+use super::note::{Began, LogVerifier, MAX_NOTE};
+use super::receipt::MAX_PROOF;
 use super::tree::{self, Edge, Hash, MAX_LEVEL, TreeError, entry_key, leaf_hash, tile_hashes, tile_key};
 use super::{LogError, head};
 use crate::codec::{Reader, Torn, Writer};
@@ -32,8 +35,11 @@ const PAGE: u64 = 1_024;
 /// How often a walk catches up with a log that grows under it. What comes later is for the next walk.
 const CATCH_UPS: usize = 16;
 
-/// The longest line of an export, in bytes: the header, whose checkpoint has a newline as two.
+/// The longest line of an export but its header, in bytes: many times that of the longest entry.
 const MAX_LINE: usize = 3 * MAX_NOTE;
+
+/// The longest header of an export, in bytes: it carries hand-overs, as a proof does.
+const MAX_HEADER: usize = MAX_PROOF;
 
 /// The version of the export.
 const VERSION: u8 = 1;
@@ -93,6 +99,12 @@ pub enum Fault {
         /// The first entry under it.
         index: u64,
     },
+    /// The entry here hands the log over to a key that is not known to have taken it, or a hand-over is known that is of
+    /// another tree: somebody goes on with a key that signs no more.
+    HandOver {
+        /// Its place.
+        index: u64,
+    },
     /// All fits together, and gives another root than the signed one: an entry from `index` on was altered
     /// (there is no full tile over those yet), or entries and tiles in front of it were altered alike.
     Root {
@@ -115,6 +127,7 @@ impl Fault {
             | Self::EpochFell { index }
             | Self::Beyond { index }
             | Self::Tile { index, .. }
+            | Self::HandOver { index }
             | Self::Root { index } => Some(index),
         }
     }
@@ -134,6 +147,9 @@ impl fmt::Display for Fault {
             Self::Beyond { index } => write!(f, "entry {index} is beyond the signed head"),
             Self::Tile { level, tile, index } => {
                 write!(f, "tile {tile} of level {level}, over entries from {index} on, is not the right one")
+            }
+            Self::HandOver { index } => {
+                write!(f, "the hand-over of the log's key at entry {index} is none that both keys signed")
             }
             Self::Root { index } => write!(
                 f,
@@ -168,6 +184,7 @@ pub async fn verify_store(
     progress: Progress<'_>,
 ) -> Result<Report, StoreError> {
     let mut walk = Walk::new(log);
+    walk.expect_hand_overs(verifier);
     let found = walk.through_store(store, log, verifier, progress).await;
     walk.report(found)
 }
@@ -225,6 +242,8 @@ struct Header {
     origin: String,
     vkey: String,
     checkpoint: String,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    hand_overs: Vec<HandOver>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -253,6 +272,7 @@ pub async fn export(
             origin: verifier.origin().to_string(),
             vkey: verifier.to_string(),
             checkpoint: head.note().into(),
+            hand_overs: handover::hand_overs(store, log, verifier).await?,
         },
     )?;
     let mut index = 0;
@@ -304,6 +324,8 @@ struct Walk {
     size: u64,
     tiles: u64,
     newest: (Timestamp, u64),
+    /// The hand-overs of the log's key that are to come, the next one last: where, and which key takes over.
+    hand_overs: Vec<(Began, Hash)>,
     /// The first entry that cannot be read or is out of order. Told once what it says is known to be what was
     /// signed: an altered entry is told as altered, not by what it then says.
     odd: Option<Fault>,
@@ -311,7 +333,13 @@ struct Walk {
 
 impl Walk {
     fn new(log: u32) -> Self {
-        Self { edge: Edge::empty(log), size: 0, tiles: 0, newest: (Timestamp(0), 0), odd: None }
+        let (edge, newest) = (Edge::empty(log), (Timestamp(0), 0));
+        Self { edge, size: 0, tiles: 0, newest, hand_overs: Vec::new(), odd: None }
+    }
+
+    fn expect_hand_overs(&mut self, verifier: &LogVerifier) {
+        self.hand_overs = verifier.hand_overs().map(|(began, key)| (began, hash_of(&key))).collect();
+        self.hand_overs.reverse();
     }
 
     fn report<E>(self, found: Result<(), Stop<E>>) -> Result<Report, E> {
@@ -395,23 +423,25 @@ impl Walk {
         verifier: &LogVerifier,
         progress: Progress<'_>,
     ) -> Result<(), Stop<io::Error>> {
-        let header: Header = match read_line(lines)? {
+        let header: Header = match read_line(lines, MAX_HEADER)? {
             Next::Line(header) => header,
             Next::End | Next::Stray => return Err(Fault::NoHead.into()),
         };
         if header.version != VERSION {
             return Err(Fault::NoHead.into());
         }
+        let verifier = verifier.follow(&header.hand_overs).map_err(|_| Fault::Signature)?;
         if header.origin != verifier.origin().as_str() || header.vkey != verifier.to_string() {
             return Err(Fault::Signature.into());
         }
-        let head = SignedCheckpoint::open(&header.checkpoint, verifier).map_err(|_| Fault::Signature)?;
+        self.expect_hand_overs(&verifier);
+        let head = SignedCheckpoint::open(&header.checkpoint, &verifier).map_err(|_| Fault::Signature)?;
         let head = *head.checkpoint();
         self.size = head.size;
 
         while self.next() < head.size {
             let index = self.next();
-            let line: Line = match read_line(lines)? {
+            let line: Line = match read_line(lines, MAX_LINE)? {
                 Next::Line(line) => line,
                 Next::End => return Err(self.stop(Fault::Missing { index }).into()),
                 Next::Stray => return Err(self.stop(Fault::Stray { index }).into()),
@@ -429,7 +459,7 @@ impl Walk {
                 progress(self.next(), head.size);
             }
         }
-        match read_line::<Line>(lines)? {
+        match read_line::<Line>(lines, MAX_LINE)? {
             Next::End => {}
             Next::Stray | Next::Line(_) => return Err(self.stop(Fault::Beyond { index: head.size }).into()),
         }
@@ -463,14 +493,27 @@ impl Walk {
     /// Takes the next entry, and gives the tiles that it fills.
     fn step(&mut self, bytes: &[u8]) -> Vec<Write> {
         let index = self.next();
-        let odd = match AuditEntry::decode(bytes) {
-            Ok(entry) => self.advance(index, entry.at, entry.epoch),
-            Err(Torn) => Some(Fault::Unreadable { index }),
+        let (odd, named) = match AuditEntry::decode(bytes) {
+            Ok(entry) => (self.advance(index, entry.at, entry.epoch), named_in(&entry).map(|(_, to)| to)),
+            Err(Torn) => (Some(Fault::Unreadable { index }), None),
         };
-        self.odd = self.odd.or(odd);
         let mut full = Vec::new();
         self.edge.push(leaf_hash(bytes), &mut full);
+        self.odd = self.odd.or(odd).or_else(|| self.hand_over(index, named));
         full
+    }
+
+    /// Whether the log is handed over where it is known to be, and nowhere else.
+    fn hand_over(&mut self, index: u64, named: Option<Hash>) -> Option<Fault> {
+        let known = self.hand_overs.pop_if(|(began, _)| began.size <= self.edge.size());
+        let same = match (known, named) {
+            (None, None) => true,
+            (Some((began, key)), Some(named)) => {
+                key == named && began.size == self.edge.size() && began.root == self.edge.root()
+            }
+            (Some(_), None) | (None, Some(_)) => false,
+        };
+        (!same).then_some(Fault::HandOver { index })
     }
 
     /// Goes on to a moment and an epoch, and tells if either is before where the walk was.
@@ -572,15 +615,18 @@ fn tile_place(key: &[u8]) -> Result<(u8, u64), Torn> {
 enum Next<T> {
     /// The end of the file.
     End,
-    /// A line, but of another form, cut, or above [`MAX_LINE`].
+    /// A line, but of another form, cut, or above its bound.
     Stray,
     /// A line of this form.
     Line(T),
 }
 
-fn read_line<T: for<'a> Deserialize<'a>>(lines: &mut dyn BufRead) -> Result<Next<T>, io::Error> {
+fn read_line<T: for<'a> Deserialize<'a>>(
+    lines: &mut dyn BufRead,
+    longest: usize,
+) -> Result<Next<T>, io::Error> {
     let mut line = Vec::with_capacity(2 * MAX_ENTRY);
-    let bound = u64::try_from(MAX_LINE).unwrap_or(u64::MAX);
+    let bound = u64::try_from(longest).unwrap_or(u64::MAX);
     lines.take(bound).read_until(b'\n', &mut line)?;
     if line.is_empty() {
         return Ok(Next::End);

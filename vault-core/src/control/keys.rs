@@ -7,6 +7,7 @@ use data_encoding::{BASE64, HEXLOWER};
 use serde::{Deserialize, Serialize};
 
 use super::Control;
+use crate::audit::handover::MAX_HAND_OVERS;
 use crate::envelope::{
     self, Adm, Ctl, Dek, Fpk, Fpr, Idm, Idx, Kek, KeyId, KeyKind, KeyMaterial, KeyName, Log, Rcv, Ref, Root,
     Trk, Wrapped, Wraps,
@@ -41,6 +42,12 @@ pub struct KeyRecord {
     /// When all rows had been counted and none was under it; none while some may be, and of keys that no rows are under.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub drained_at: Option<Timestamp>,
+    /// Of an erasure epoch key that took another's place: the epoch since which it seals.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub made_in: Option<u64>,
+    /// Of an erasure epoch key: the epoch in which it was destroyed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub destroyed_in: Option<u64>,
 }
 
 impl KeyRecord {
@@ -156,6 +163,8 @@ impl Control {
             wrapped: BASE64.encode(&wrapped.bytes),
             check: HEXLOWER.encode(&wrapped.check),
             drained_at: None,
+            made_in: None,
+            destroyed_in: None,
         });
         id
     }
@@ -233,6 +242,65 @@ impl Control {
         Ok((Superseded { new, old }, ctl))
     }
 
+    /// Draws the next signing key of a log. The old one is destroyed: it signs once more, the hand-over, and never again.
+    /// Which verifier key goes with the new one is the caller's to say.
+    ///
+    /// Errors: malformed once the log was handed over [`MAX_HAND_OVERS`] times.
+    pub fn replace_log_key(
+        &mut self,
+        log: u32,
+        root: (&Root, KeyId),
+        now: Timestamp,
+        verifier_of: impl Fn(&Log) -> Result<String, Error>,
+    ) -> Result<(Superseded, Log), Error> {
+        let held = self.logs.iter().find(|l| l.id == log).ok_or_else(Error::internal)?;
+        if held.earlier.len() >= MAX_HAND_OVERS {
+            return Err(Error::malformed(
+                "kind",
+                "of this log was replaced 256 times, as often as it can be",
+            ));
+        }
+        let old = held.key;
+        let (new, seed) = self.draw::<Log, Root>(None, root, now)?;
+        self.destroy(old);
+        let verifier = verifier_of(&seed)?;
+        let held = self.logs.iter_mut().find(|l| l.id == log).ok_or_else(Error::internal)?;
+        held.earlier.push(std::mem::replace(&mut held.verifier, verifier));
+        held.key = new;
+        Ok((Superseded { new, old }, seed))
+    }
+
+    /// The erasure epoch key that customers are being moved from.
+    #[must_use]
+    pub fn older_esk(&self) -> Option<&KeyRecord> {
+        self.keys.iter().find(|k| {
+            k.kind == KeyKind::Esk && matches!(k.state, KeyState::Deactivated | KeyState::Compromised)
+        })
+    }
+
+    /// Notes the next erasure epoch key, which customers' secrets are sealed under from this version on. Those under the one
+    /// before are to be moved. It must get the number `id`, which its file has.
+    pub fn follow_esk(&mut self, check: [u8; 8], id: KeyId, now: Timestamp) -> Result<Superseded, Error> {
+        let old = self.active(KeyKind::Esk, None).ok_or(Error::Custody)?.id;
+        let (new, version) = (self.note_held(KeyKind::Esk, check, now), self.version);
+        if new != id {
+            return Err(Error::internal());
+        }
+        self.keys.iter_mut().filter(|k| k.id == new).for_each(|k| k.made_in = Some(version));
+        Ok(Superseded { new, old })
+    }
+
+    /// Notes that an erasure epoch key is destroyed. Gives the epoch in which the next one took its place.
+    pub fn end_esk(&mut self, id: KeyId) -> Result<u64, Error> {
+        let version = self.version;
+        let next = self.keys.iter().find(|k| k.kind == KeyKind::Esk && k.id > id).and_then(|k| k.made_in);
+        let ended = self.keys.iter_mut().find(|k| k.id == id && k.kind == KeyKind::Esk);
+        let ended = ended.ok_or_else(Error::internal)?;
+        ended.destroy();
+        ended.destroyed_in = Some(version);
+        next.ok_or_else(Error::internal)
+    }
+
     /// A key's wrap.
     pub fn wrap_of(&self, id: KeyId) -> Result<Wrapped, Error> {
         self.keys.iter().find(|k| k.id == id).ok_or_else(Error::internal)?.wrap()
@@ -242,11 +310,15 @@ impl Control {
         self.keys.iter_mut().filter(move |k| k.under == Some(parent) && k.state != KeyState::Destroyed)
     }
 
-    /// A merchant's data encryption keys that seal no more and that rows may still be under.
-    pub fn undrained<'c>(&'c self, merchant: &'c MerchantName) -> impl Iterator<Item = KeyId> + 'c {
-        let open = |k: &&KeyRecord| {
+    /// A merchant's keys of a kind that rows lie under, that are used for new rows no more and that rows may still be under.
+    pub fn undrained<'c>(
+        &'c self,
+        merchant: &'c MerchantName,
+        kind: KeyKind,
+    ) -> impl Iterator<Item = KeyId> + 'c {
+        let open = move |k: &&KeyRecord| {
             let over = matches!(k.state, KeyState::Deactivated | KeyState::Compromised);
-            k.kind == KeyKind::Dek && over && k.drained_at.is_none()
+            k.kind == kind && over && k.drained_at.is_none()
         };
         self.keys.iter().filter(move |k| k.merchant.as_ref() == Some(merchant)).filter(open).map(|k| k.id)
     }
@@ -257,7 +329,8 @@ impl Control {
         drained.for_each(|k| k.drained_at = Some(now));
     }
 
-    /// Destroys a key that nothing needs: a data encryption key that was drained.
+    /// Destroys a key that nothing needs: a data encryption key that was drained, or an administration key that no note is
+    /// under.
     ///
     /// Errors: malformed for a key that is not there, that seals, that rows may be under, or of a kind that has no such end.
     pub fn destroy_drained(&mut self, id: KeyId) -> Result<(), Error> {
@@ -271,10 +344,16 @@ impl Control {
             (KeyKind::Dek, _, None) => {
                 refused("may still be needed: rows are sealed anew in the background, see `keys status`")
             }
-            (KeyKind::Dek, _, Some(_)) => {
+            (KeyKind::Idx | KeyKind::Fpr, ..) => {
+                refused("is a link of the chain of names, which every row's name is made with")
+            }
+            (KeyKind::Dek | KeyKind::Adm, _, Some(_)) => {
                 key.destroy();
                 Ok(())
             }
+            (KeyKind::Adm, _, None) => refused(
+                "is kept for reading: operators' notes are under it, which the log names by their sealed bytes",
+            ),
             _ => refused("is of a kind that is not destroyed by itself"),
         }
     }

@@ -9,7 +9,7 @@
 //! refused once, or a first one that could lock it: devices count.
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::Duration;
 
@@ -48,9 +48,41 @@ const TAG_BITS: u64 = 128;
 /// What is encrypted to see whether a device works at all: nothing secret.
 const KNOWN: [u8; 32] = *b"pv1/custody: a known answer here";
 
-/// The libraries that this process has loaded, and the right to ask one of them: one question at a time, since many modules
-/// are not made for more. What is loaded stays so: a library with threads of its own does not survive being taken out.
-static LOADED: Mutex<Vec<(PathBuf, Module)>> = Mutex::new(Vec::new());
+/// How many refused PINs are remembered: a process has a custodian or two.
+const REMEMBERED: usize = 16;
+
+/// How many questions may wait for a device at once: a start, a rotation and background work, and one to spare.
+const MAX_WAITING: usize = 4;
+
+/// How many do.
+static WAITING: AtomicUsize = AtomicUsize::new(0);
+
+/// A place among those that wait, until it is dropped.
+struct Waiting;
+
+impl Waiting {
+    fn take() -> Option<Self> {
+        let more = |waiting| (waiting < MAX_WAITING).then_some(waiting + 1);
+        WAITING.fetch_update(Ordering::SeqCst, Ordering::SeqCst, more).ok().map(|_| Self)
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        WAITING.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// What this process knows of devices, and the right to ask one: one question at a time, since many modules are not made
+/// for more.
+static DEVICES: Mutex<Devices> = Mutex::new(Devices { loaded: Vec::new(), refused: Vec::new() });
+
+struct Devices {
+    /// What is loaded stays so: a library with threads of its own does not survive being taken out.
+    loaded: Vec<(PathBuf, Module)>,
+    /// PINs that a token refused. Whoever asks again and again, as background work does, must not lock it.
+    refused: Vec<(Arc<TokenName>, Arc<SecretSlice<u8>>)>,
+}
 
 /// Where a key is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -67,8 +99,6 @@ pub struct TokenName {
 pub struct Pkcs11 {
     at: Arc<TokenName>,
     pin: Arc<SecretSlice<u8>>,
-    refused: Arc<AtomicBool>,
-    answer: Duration,
 }
 
 impl Pkcs11 {
@@ -88,13 +118,7 @@ impl Pkcs11 {
             return Err(Error::malformed("label", "must have 1 to 32 bytes (token) or 1 to 255 (key)"));
         }
         let pin = SecretSlice::from(trimmed.to_vec());
-        Ok(Self { at: at.into(), pin: pin.into(), refused: Arc::default(), answer: ANSWER })
-    }
-
-    /// The same with another bound on one question.
-    #[must_use]
-    pub fn answering_within(self, answer: Duration) -> Self {
-        Self { answer, ..self }
+        Ok(Self { at: at.into(), pin: pin.into() })
     }
 
     /// Makes the key in its token: AES-256, not extractable, for encryption and decryption alone.
@@ -134,28 +158,18 @@ impl Pkcs11 {
         writes: bool,
         question: impl Fn(&TokenName, &Session) -> Result<T, Trouble> + Send + 'static,
     ) -> Result<T, Error> {
-        if self.refused.load(Ordering::SeqCst) {
-            return Err(Error::Device(DeviceError::Pin));
-        }
-        let (at, pin, refused) = (self.at.clone(), self.pin.clone(), self.refused.clone());
+        // Behind one that hangs, more would only wait with it.
+        let place = Waiting::take().ok_or(Error::Device(DeviceError::Silent))?;
+        let (at, pin) = (self.at.clone(), self.pin.clone());
         let (tell, told) = mpsc::channel();
         let asking = move || {
-            let mut loaded = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
+            let _place = place;
+            let mut devices = DEVICES.lock().unwrap_or_else(PoisonError::into_inner);
             // Who asked has given up: a PIN is not tried for nobody.
             if tell.send(None).is_err() {
                 return;
             }
-            let mut once = || {
-                let module = module_of(&mut loaded, &at.module)?;
-                visit(module, &at, &pin, writes, |session| question(&at, session))
-            };
-            let mut answer = once();
-            for _ in 1..TRIES {
-                if matches!(answer, Err(Trouble::Lost(_))) {
-                    answer = once();
-                }
-            }
-            refused.fetch_or(matches!(answer, Err(Trouble::Is(DeviceError::Pin))), Ordering::SeqCst);
+            let answer = devices.asked(&at, &pin, writes, &question);
             // Nobody waits any more: there is nobody to tell.
             let _gone = tell.send(Some(answer));
         };
@@ -164,8 +178,8 @@ impl Pkcs11 {
             .spawn(asking)
             .map_err(|_| Error::internal())?;
         let silent = |_| Error::Device(DeviceError::Silent);
-        let answer = match told.recv_timeout(self.answer).map_err(silent)? {
-            None => told.recv_timeout(self.answer).map_err(silent)?,
+        let answer = match told.recv_timeout(ANSWER).map_err(silent)? {
+            None => told.recv_timeout(ANSWER).map_err(silent)?,
             answer => answer,
         };
         answer.ok_or_else(Error::internal)?.map_err(Error::from)
@@ -289,13 +303,44 @@ fn code_of(code: RvError) -> u64 {
     }
 }
 
-fn module_of(loaded: &mut Vec<(PathBuf, Module)>, path: &Path) -> Result<Module, Trouble> {
-    if let Some((_, module)) = loaded.iter().find(|(of, _)| of == path) {
-        return Ok(module.clone());
+impl Devices {
+    /// Asks, and asks once more where the session was lost underway.
+    fn asked<T>(
+        &mut self,
+        at: &Arc<TokenName>,
+        pin: &Arc<SecretSlice<u8>>,
+        writes: bool,
+        question: &impl Fn(&TokenName, &Session) -> Result<T, Trouble>,
+    ) -> Result<T, Trouble> {
+        let same = |(token, refused): &(Arc<TokenName>, Arc<SecretSlice<u8>>)| {
+            let its = (&token.module, &token.token) == (&at.module, &at.token);
+            its && same_bytes(refused.expose_secret(), pin.expose_secret())
+        };
+        if self.refused.iter().any(same) {
+            return Err(DeviceError::Pin.into());
+        }
+        let mut once = || visit(self.module(&at.module)?, at, pin, writes, |session| question(at, session));
+        let mut answer = once();
+        for _ in 1..TRIES {
+            if matches!(answer, Err(Trouble::Lost(_))) {
+                answer = once();
+            }
+        }
+        if matches!(answer, Err(Trouble::Is(DeviceError::Pin))) {
+            self.refused.truncate(REMEMBERED - 1);
+            self.refused.insert(0, (at.clone(), pin.clone()));
+        }
+        answer
     }
-    let module = Module::new(path).map_err(|_| DeviceError::Module)?;
-    loaded.push((path.to_owned(), module.clone()));
-    Ok(module)
+
+    fn module(&mut self, path: &Path) -> Result<Module, Trouble> {
+        if let Some((_, module)) = self.loaded.iter().find(|(of, _)| of == path) {
+            return Ok(module.clone());
+        }
+        let module = Module::new(path).map_err(|_| DeviceError::Module)?;
+        self.loaded.push((path.to_owned(), module.clone()));
+        Ok(module)
+    }
 }
 
 /// Opens token and session, logs in, asks, and closes all of it.
@@ -422,4 +467,46 @@ fn works(session: &Session, key: ObjectHandle) -> Result<(), Trouble> {
     let (iv, sealed) = seal(session, key, &KNOWN, b"pv1/known")?;
     let back = open(session, key, &iv, &sealed, b"pv1/known")?;
     if back == KNOWN { Ok(()) } else { Err(DeviceError::Failing(0).into()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(token: &str, key: &str) -> TokenName {
+        TokenName { module: "/nowhere.so".into(), token: token.into(), key: key.into() }
+    }
+
+    fn secret(text: &str) -> SecretSlice<u8> {
+        SecretSlice::from(text.as_bytes().to_vec())
+    }
+
+    #[test]
+    fn a_custodian_has_a_pin_and_labels_within_bounds() {
+        for (pin, token, key, good) in [
+            ("1234\n", "t", "k", true),
+            ("\n", "t", "k", false),
+            ("", "t", "k", false),
+            (&"1".repeat(256), "t", "k", false),
+            ("1234", "", "k", false),
+            ("1234", &"t".repeat(33), "k", false),
+            ("1234", "t", "", false),
+            ("1234", "t", "k\n", false),
+        ] {
+            assert_eq!(Pkcs11::new(at(token, key), &secret(pin)).is_ok(), good, "{token} {key}");
+        }
+    }
+
+    #[test]
+    fn without_its_module_it_says_so_and_another_kinds_block_it_does_not_ask_about() {
+        let custodian = Pkcs11::new(at("t", "k"), &secret("1234")).unwrap();
+        let key = Secret32::random().unwrap();
+        let told = custodian.wrap(&key, KeyKind::Root, &[1; 16]).err();
+        assert_eq!(told, Some(Error::Device(DeviceError::Module)));
+        let foreign = CustodyBlock { kind: 1, body: vec![] };
+        assert_eq!(custodian.unwrap(&foreign, KeyKind::Root, &[1; 16]).err(), Some(Error::Custody));
+        let torn = CustodyBlock { kind: PKCS11, body: vec![1] };
+        assert_eq!(custodian.unwrap(&torn, KeyKind::Root, &[1; 16]).err(), Some(Error::Custody));
+        assert_eq!(WAITING.load(Ordering::SeqCst), 0);
+    }
 }

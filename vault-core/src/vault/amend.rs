@@ -5,16 +5,19 @@
 
 use std::sync::Arc;
 
-use super::{Inner, MAX_ROUNDS, State, Top, Vault};
+use super::{FIRST_LOG, Inner, MAX_ROUNDS, State, Top, Vault};
 use crate::audit::entry::{ControlChange, Who};
+use crate::audit::handover::hand_over_key;
+use crate::audit::note::LogSigner;
 use crate::audit::receipt::Receipt;
 use crate::control::{Control, header_key};
 use crate::error::Error;
-use crate::journal::{ControlStep, NotFiled};
+use crate::journal::{ControlStep, NextSigner, NotFiled};
 use crate::keyring::Keyring;
 use crate::name::PrincipalName;
 use crate::policy::Rules;
-use crate::store::{Expect, Part, Write};
+use crate::store::{Expect, Key, Part, Write};
+use crate::survivors::Esks;
 use crate::time::Timestamp;
 
 /// What a change begins with.
@@ -32,6 +35,10 @@ pub(super) struct Amendment<T> {
     pub(super) writes: Vec<Write>,
     /// What stands above Control from then on, if that changes.
     pub(super) top: Option<Top>,
+    /// Who signs the log from then on, if that changes.
+    pub(super) signer: Option<LogSigner>,
+    /// The erasure epoch keys from then on, if they change.
+    pub(super) esks: Option<Arc<Esks>>,
     /// What is told to who asked for it.
     pub(super) value: T,
 }
@@ -39,7 +46,7 @@ pub(super) struct Amendment<T> {
 impl<T> Amendment<T> {
     /// One that changes nothing but Control.
     pub(super) fn of(changes: Vec<ControlChange>, value: T) -> Self {
-        Self { changes, writes: Vec::new(), top: None, value }
+        Self { changes, writes: Vec::new(), top: None, signer: None, esks: None, value }
     }
 }
 
@@ -74,23 +81,30 @@ impl Vault {
             control.version = control.version.saturating_add(1);
             control.made_at = now;
             let premise = Premise { inner: &self.inner, state: &before, now };
-            let Amendment { changes, mut writes, top, value } = edit(&premise, &mut control)?;
+            let Amendment { changes, mut writes, top, signer, esks, value } = edit(&premise, &mut control)?;
             writes.extend(top.iter().map(|top| Write::Put(header_key(), top.header.encode())));
             let top = top.map_or_else(|| before.top.clone(), Arc::new);
+            let esks = esks.unwrap_or_else(|| before.esks.clone());
             let rules = Rules::of(&control)?;
-            let keyring = Keyring::unwrap(&control, &top.root, self.inner.esk.clone())?;
+            let keyring = Keyring::unwrap(&control, &top.root, esks.clone())?;
             let (row, epoch) = control.seal(&self.inner.vault, top.header.ctl.0, &top.ctl)?;
             let mut part = Part { expects: Vec::<Expect>::new(), writes: Control::writes(row, &epoch) };
             part.writes.extend(writes);
             // Not an owner: the journal's thread must never be the one that closes the vault.
             let inner = Arc::downgrade(&self.inner);
-            let state = State { control, epoch, rules, keyring, top };
+            let next = signer.as_ref().map(|signer| signer.verifier().clone());
+            let hand_over = signer.map(|signer| NextSigner { signer, row: hand_over_row(&control) });
+            let mut state = State { control, epoch, rules, keyring, top, esks, log: before.log.clone() };
             let step = ControlStep {
                 from: before.epoch,
                 epoch,
                 part,
                 changes: changes.into_iter().map(|change| (by.clone(), change)).collect(),
-                in_force: Box::new(move || {
+                hand_over,
+                in_force: Box::new(move |head| {
+                    if let Some(next) = next {
+                        state.log = Arc::new(state.log.handed_over(&next, head));
+                    }
                     if let Some(inner) = inner.upgrade() {
                         Self::put_in_force(&inner, state);
                     }
@@ -104,4 +118,11 @@ impl Vault {
         }
         Err(Error::Overloaded)
     }
+}
+
+/// Where the checkpoint of the newest hand-over of the log is kept.
+fn hand_over_row(control: &Control) -> Key {
+    let earlier = control.logs.iter().find(|log| log.id == FIRST_LOG).map_or(0, |log| log.earlier.len());
+    let which = u32::try_from(earlier).unwrap_or(u32::MAX).saturating_sub(1);
+    hand_over_key(FIRST_LOG, which)
 }

@@ -21,6 +21,7 @@ use super::view::View;
 use super::{MAX_ROUNDS, State, Vault};
 use crate::aead::Unopened;
 use crate::audit::entry::Outlet;
+use crate::chain::{Place, Places};
 use crate::codec::Writer;
 use crate::error::Error;
 use crate::journal::{Changed, Filed, Filing, NotFiled};
@@ -272,6 +273,7 @@ impl Vault {
             };
             let (filed, keeps) = match tried.await {
                 Ok(tried) => tried,
+                Err(e) if self.is_over(&round.state, &e) => continue,
                 Err(e) => return told_to_the_rest(answers, e),
             };
             kept |= keeps;
@@ -382,11 +384,19 @@ pub(super) struct Done {
 }
 
 /// One token's names, and the version of its row that this node knew of before it read it.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 struct Name {
     row_key: RowKey,
+    places: Places,
     record: Ref,
     newest: Option<u32>,
+}
+
+/// Where a row lies, and its key.
+#[derive(Clone)]
+pub(super) struct At {
+    pub(super) place: Place,
+    pub(super) row_key: RowKey,
 }
 
 /// One try at what is still open of a request, under one version of Control.
@@ -441,7 +451,8 @@ impl<'a> Round<'a> {
         let mut names = Vec::with_capacity(wants.len());
         for Want { token, .. } in wants {
             let (row_key, record) = (state.keyring.row_key(id, token)?, state.keyring.reference(id, token)?);
-            names.push(Name { row_key, record, newest: vault.inner.recent.newest(id, row_key) });
+            let places = state.keyring.card_places(id, row_key)?;
+            names.push(Name { row_key, places, record, newest: vault.inner.recent.newest(id, row_key) });
         }
         let customer = match header.context.customer_reference.as_str() {
             "" => SubjectId::NONE,
@@ -498,18 +509,17 @@ impl<'a> Round<'a> {
         let id = self.merchant.id;
         let store = self.vault.inner.store.as_ref();
         let mut keys: Vec<Key> = self.requests.to_vec();
-        let named = || open.iter().filter_map(|place| self.names.get(*place)).map(|name| name.row_key);
-        keys.extend(named().map(|key| merchant_row(rows::CARD, id, &key.0)));
+        let named = || open.iter().filter_map(|place| self.names.get(*place));
+        keys.extend(named().flat_map(|name| name.places.keys()));
         keys.extend(self.tried.iter().flat_map(Tried::keys));
         self.view.read(store, keys).await?;
         if let Some(tried) = &mut self.tried {
             tried.learn(&self.view);
         }
         if matches!(self.action, Action::Detokenize | Action::Replace) {
-            let subjects = named().map(|key| {
-                let card = self.view.get(&merchant_row(rows::CARD, id, &key.0));
-                let card = card.and_then(|bytes| self.state.keyring.card(id, key, bytes).ok());
-                merchant_row(rows::SUBJECT, id, &card.map_or(SubjectId::NONE, |c| c.row.subject).0)
+            let subjects = named().map(|name| {
+                let subject = self.card_of(name).map_or(SubjectId::NONE, |card| card.row.subject);
+                merchant_row(rows::SUBJECT, id, &subject.0)
             });
             let keys = subjects.collect();
             self.view.read(store, keys).await?;
@@ -528,12 +538,19 @@ impl<'a> Round<'a> {
         for place in open {
             let (Some(want), Some(name)) = (self.wants.get(*place), self.names.get(*place)) else { continue };
             let Some(value) = want.deed.card() else { continue };
-            let card = self.view.get(&merchant_row(rows::CARD, id, &name.row_key.0));
-            let card = card.and_then(|bytes| self.state.keyring.card(id, name.row_key, bytes).ok());
-            let fingerprint = card.map_or(Ok(None), |card| self.fingerprint_of(&card.row, value))?;
-            keys.extend(fingerprint.map(|f| merchant_row(rows::FINGERPRINT, id, &f.row)));
+            let fingerprint =
+                self.card_of(name).map_or(Ok(None), |card| self.fingerprint_of(&card.row, value))?;
+            if let Some(fingerprint) = fingerprint {
+                keys.extend(self.state.keyring.fingerprint_places(id, fingerprint)?.keys());
+            }
         }
         Ok(keys)
+    }
+
+    /// A token's card, if its row was read and opens.
+    fn card_of(&self, name: &Name) -> Option<Card> {
+        let place = self.view.at(&name.places).ok()?;
+        self.state.keyring.card(self.merchant.id, &place, self.view.get(&place.key)?).ok()
     }
 
     /// The budget for cards that come in, before anything is decided. A retry brings no new one.
@@ -579,7 +596,7 @@ impl<'a> Round<'a> {
         for guess in self.guesses.iter().flatten() {
             guess.count(&mut self.view, &mut counted);
         }
-        Err(self.vault.inner.journal.refuse_counted(denial, counted, self.header.deadline).await)
+        Err(self.vault.inner.journal.refuse_found(denial, counted, self.header.deadline).await)
     }
 
     /// Decides on every open item and writes all of it down in one commit. What went stale is left out. Also tells whether
@@ -592,22 +609,22 @@ impl<'a> Round<'a> {
     ) -> Result<(Vec<(usize, Found)>, bool), Error> {
         let (mut filings, mut cards) = (Vec::with_capacity(open.len()), Vec::with_capacity(open.len()));
         for &place in open {
-            let Some(name) = self.names.get(place).copied() else { continue };
+            let Some(name) = self.names.get(place).cloned() else { continue };
             let Some(want) = self.wants.get(place) else { continue };
             let mut counted = Part::default();
             if let Some(guess) = self.guesses.get(place).and_then(Option::as_ref).filter(|_| !again) {
                 guess.count(&mut self.view, &mut counted);
             }
-            let (filing, card) = match self.decide(want, (place, name), again, counted.clone()) {
+            let (filing, card) = match self.decide(want, (place, &name), again, counted.clone()) {
                 Ok((mut filing, card, shown)) => {
                     self.count_opening(&card, &mut filing);
                     (filing, Ok((card, shown)))
                 }
                 Err(refused) => {
                     let Refused(denial, told) = *refused;
-                    self.count_miss(want, name, &mut counted);
+                    self.count_miss(want, &name, &mut counted);
                     // The guess counts all the same.
-                    (Filing::Refuse(denial, counted), Err(told))
+                    (Filing::RefuseFound(denial, counted), Err(told))
                 }
             };
             filings.push(filing);
@@ -647,16 +664,16 @@ impl<'a> Round<'a> {
         let whole = self.wants.iter().any(|want| want.deed.is_of_a_whole());
         let refused = cards.iter().find_map(|(_, card)| card.as_ref().err().cloned());
         let Some(told) = refused.filter(|_| whole) else { return Vec::new() };
-        filings.retain(|filing| matches!(filing, Filing::Refuse(..)));
+        filings.retain(|filing| matches!(filing, Filing::RefuseFound(..)));
         let (out, refused): (Vec<_>, Vec<_>) =
             std::mem::take(cards).into_iter().partition(|(_, card)| card.is_ok());
         *cards = refused;
         out.into_iter().map(|(place, _)| (place, Err(told.clone()))).collect()
     }
 
-    fn decide(&mut self, want: &Want, (place, name): (usize, Name), again: bool, part: Part) -> Decided {
-        let (id, Name { row_key, record, newest }) = (self.merchant.id, name);
-        let key = merchant_row(rows::CARD, id, &row_key.0);
+    fn decide(&mut self, want: &Want, (place, name): (usize, &Name), again: bool, part: Part) -> Decided {
+        let (id, Name { row_key, record, newest, .. }) = (self.merchant.id, name);
+        let (row_key, record, newest) = (*row_key, *record, *newest);
         // Where it goes is decided before it is looked at: that refusal tells nothing of the token.
         let way = match &want.deed {
             Deed::Send(Sending { to, .. }) => {
@@ -672,31 +689,33 @@ impl<'a> Round<'a> {
             | Deed::Change(_)
             | Deed::Upgrade => None,
         };
-        let vaultless = if self.view.get(&key).is_none() && newest.is_none() {
+        let lies = self.view.at(&name.places).map_err(|Unopened| self.unreadable(record))?;
+        let at = At { place: lies, row_key };
+        let vaultless = if self.view.get(&at.place.key).is_none() && newest.is_none() {
             self.check_misses(&want.token, record)?;
             self.vaultless_card(&want.token, name)
         } else {
             None
         };
         if let Some(card) = vaultless {
-            return self.decide_card((want, way), card, (&key, row_key, place), again, part);
+            return self.decide_card((want, way), card, (&at, place), again, part);
         }
-        let Some(bytes) = self.view.get(&key) else {
+        let Some(bytes) = self.view.get(&at.place.key) else {
             let why = if newest.is_some() { Refusal::Unreadable } else { Refusal::Unknown };
             return Err(self.admitted.deny(why, Some(record)).into());
         };
-        let card = self.state.keyring.card(id, row_key, bytes).map_err(|_| self.unreadable(record))?;
+        let card = self.state.keyring.card(id, &at.place, bytes).map_err(|_| self.unreadable(record))?;
         if card.row.record != record || newest.is_some_and(|newest| card.row.version < newest) {
             return Err(self.unreadable(record).into());
         }
-        self.decide_card((want, way), card, (&key, row_key, place), again, part)
+        self.decide_card((want, way), card, (&at, place), again, part)
     }
 
     fn decide_card(
         &mut self,
         (want, way): (&Want, Option<Way>),
         card: Card,
-        (key, row_key, place): (&Key, RowKey, usize),
+        (at, place): (&At, usize),
         again: bool,
         part: Part,
     ) -> Decided {
@@ -706,15 +725,15 @@ impl<'a> Round<'a> {
                 Err(self.admitted.deny(Refusal::VaultlessNotAllowed, Some(card.row.record)).into())
             }
             Deed::Show(as_of) | Deed::Send(Sending { as_of, .. }) => {
-                self.decide_show((want.show, *as_of, way), card, key, row_key, again)
+                self.decide_show((want.show, *as_of, way), card, at, again)
             }
             Deed::Replace(replacement) => {
-                self.decide_replace(replacement, &want.token, card, (key, row_key, place), part)
+                self.decide_replace(replacement, &want.token, card, (at, place), part)
             }
-            Deed::Code(deed) => self.decide_code(deed, card, (key, place), again),
-            Deed::Revoke(only) => self.decide_revoke(only.as_ref(), card, key, row_key, again),
-            Deed::Change(change) => self.decide_change(change, card, key, row_key, again),
-            Deed::Upgrade => self.decide_upgrade(card, key, again),
+            Deed::Code(deed) => self.decide_code(deed, card, (&at.place.key, place), again),
+            Deed::Revoke(only) => self.decide_revoke(only.as_ref(), card, at, again),
+            Deed::Change(change) => self.decide_change(change, card, at, again),
+            Deed::Upgrade => self.decide_upgrade(card, &at.place.key, again),
         }
     }
 
@@ -744,8 +763,7 @@ impl<'a> Round<'a> {
         &mut self,
         (wanted, as_of, way): (Show, Option<Timestamp>, Option<Way>),
         card: Card,
-        key: &Key,
-        row_key: RowKey,
+        at: &At,
         again: bool,
     ) -> Decided {
         let record = card.row.record;
@@ -766,7 +784,7 @@ impl<'a> Round<'a> {
         let shown = permit.show();
         let mut part = Part::default();
         if let Some((earlier, _)) = earlier {
-            self.view.rely(&mut part, key);
+            self.view.rely(&mut part, &at.place.key);
             let filing = match (shown, earlier.sealed()) {
                 (Show::Full, Some(sealed)) => {
                     self.secret_of(&card.row).map_err(|Unopened| self.unreadable(record))?;
@@ -782,19 +800,19 @@ impl<'a> Round<'a> {
                 self.secret_of(&card.row).map_err(|Unopened| self.unreadable(record))?;
                 let spends = card.row.restrictions.single_use && card.row.standing.spent.is_none();
                 if !spends {
-                    self.view.rely(&mut part, key);
+                    self.view.rely(&mut part, &at.place.key);
                     return Ok((Filing::Disclose(permit, sealed, part, None), card, shown));
                 }
                 // Whoever else read the row as it was finds it changed, and decides anew.
                 let mut row = card.row;
                 row.standing.spent = Some(Spent { by: self.hash, at: self.now });
-                let (changed, row) = self.put_row(&mut part, (key, row_key), row)?;
+                let (changed, row) = self.put_row(&mut part, at, row)?;
                 let card = Card { merchant: card.merchant, row };
                 Ok((Filing::Disclose(permit, sealed, part, changed), card, shown))
             }
             (Show::Full, None) => Err(self.unreadable(record).into()),
             (Show::Masked | Show::LastFour | Show::Nothing, _) => {
-                self.view.rely(&mut part, key);
+                self.view.rely(&mut part, &at.place.key);
                 Ok((Filing::Enact(permit, part, None), card, shown))
             }
         }
@@ -827,14 +845,7 @@ impl<'a> Round<'a> {
         Ok((Filing::Enact(permit, part, None), card, Show::Nothing))
     }
 
-    fn decide_revoke(
-        &mut self,
-        only: Option<&ChannelName>,
-        card: Card,
-        key: &Key,
-        row_key: RowKey,
-        again: bool,
-    ) -> Decided {
+    fn decide_revoke(&mut self, only: Option<&ChannelName>, card: Card, at: &At, again: bool) -> Decided {
         let record = card.row.record;
         let mut part = Part::default();
         // A retry of a revocation that was done finds it done: that is its answer.
@@ -845,7 +856,7 @@ impl<'a> Round<'a> {
         };
         if again && done {
             let permit = self.admitted.permit_revoked_again(&card, only.cloned())?;
-            self.view.rely(&mut part, key);
+            self.view.rely(&mut part, &at.place.key);
             return Ok((Filing::Enact(permit, part, None), card, Show::Nothing));
         }
         let mut permit =
@@ -862,20 +873,13 @@ impl<'a> Round<'a> {
                 permit = permit.on_channel(only.clone());
             }
         }
-        let (changed, row) = self.put_row(&mut part, (key, row_key), row)?;
+        let (changed, row) = self.put_row(&mut part, at, row)?;
         let card = Card { merchant: card.merchant, row };
         Ok((Filing::Enact(permit, part, changed), card, Show::Nothing))
     }
 
     /// A change that changes nothing, such as a retry of one that was done, leaves the row and its version alone.
-    fn decide_change(
-        &mut self,
-        change: &Change,
-        card: Card,
-        key: &Key,
-        row_key: RowKey,
-        again: bool,
-    ) -> Decided {
+    fn decide_change(&mut self, change: &Change, card: Card, at: &At, again: bool) -> Decided {
         let mut row = card.row.clone();
         let applied = change.apply(&mut row);
         let presented = self.presented(&card, Show::Nothing, again);
@@ -888,10 +892,10 @@ impl<'a> Round<'a> {
         }
         let mut part = Part::default();
         if same {
-            self.view.rely(&mut part, key);
+            self.view.rely(&mut part, &at.place.key);
             return Ok((Filing::Enact(permit, part, None), card, Show::Nothing));
         }
-        let (changed, row) = self.put_row(&mut part, (key, row_key), row)?;
+        let (changed, row) = self.put_row(&mut part, at, row)?;
         let card = Card { merchant: card.merchant, row };
         Ok((Filing::Enact(permit, part, changed), card, Show::Nothing))
     }
@@ -900,14 +904,14 @@ impl<'a> Round<'a> {
     pub(super) fn put_row(
         &mut self,
         part: &mut Part,
-        (key, row_key): (&Key, RowKey),
+        at: &At,
         mut row: Row,
     ) -> Result<(Changed, Row), Box<Refused>> {
         row.version = row.version.saturating_add(1);
-        let sealed = self.state.keyring.seal_row(self.merchant.id, row_key, &row);
+        let sealed = self.state.keyring.seal_row(self.merchant.id, &at.place, &row);
         let sealed = sealed.map_err(|_| self.unreadable(row.record))?;
-        self.view.put(part, key.clone(), sealed);
-        Ok((Some((self.merchant.id, row_key, row.version)), row))
+        self.view.put(part, at.place.key.clone(), sealed);
+        Ok((Some((self.merchant.id, at.row_key, row.version)), row))
     }
 
     /// Keeps the request with the first filing that can carry it, so that a retry is known as one.
@@ -922,7 +926,7 @@ impl<'a> Round<'a> {
         let row = request.row(keyring, self.now, &[])?;
         let carrier = filings.iter_mut().enumerate().find_map(|(at, filing)| match filing {
             Filing::Enact(_, part, _) | Filing::Disclose(_, _, part, _) => Some((at, part)),
-            Filing::Refuse(..) | Filing::State(..) | Filing::Upkeep(..) => None,
+            Filing::Refuse(..) | Filing::RefuseFound(..) | Filing::State(..) | Filing::Upkeep(..) => None,
         });
         let Some((at, part)) = carrier else { return Ok(None) };
         let today = today.clone();

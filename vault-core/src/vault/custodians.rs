@@ -12,7 +12,7 @@ use crate::audit::entry::ControlChange;
 use crate::audit::receipt::Receipt;
 use crate::control::{Control, Epoch, Header, control_key, epoch_key, header_key};
 use crate::custody::{Custodian, CustodyBlock, MAX_CUSTODIANS};
-use crate::envelope::{KeyId, KeyKind, KeyMaterial as _, Root};
+use crate::envelope::{Esk, KeyId, KeyKind, KeyMaterial as _, Root};
 use crate::error::Error;
 use crate::name::PrincipalName;
 use crate::store::StoreError;
@@ -31,7 +31,26 @@ struct Custody {
     held: Vec<Held>,
 }
 
+impl State {
+    /// The erasure epoch key that seals.
+    fn esk(&self) -> Result<&Esk, Error> {
+        self.esks.get(self.esks.active()).ok_or_else(Error::internal)
+    }
+}
+
 impl Vault {
+    /// The only one who changes custody, and with it the file of the one erasure epoch key that there is.
+    async fn one_esk_in_custody(&self) -> Result<tokio::sync::MutexGuard<'_, ()>, Error> {
+        for _ in 0..ATTEMPTS {
+            self.one_esk().await?;
+            let only = self.inner.custody.lock().await;
+            if self.state().control.older_esk().is_none() {
+                return Ok(only);
+            }
+        }
+        Err(Error::Overloaded)
+    }
+
     /// Makes a new root, wraps every key that lay under the old one under it, has every custodian of the old one take the
     /// new one into custody, and destroys the old one. Writes Control and the header. `custodians` must open every custody
     /// block that the header has. It may take seconds: a custodian's secret is stretched on purpose, before anybody is
@@ -45,14 +64,14 @@ impl Vault {
         custodians: &[&dyn Custodian],
         expected: Option<u64>,
     ) -> Result<(KeyId, Receipt), Error> {
-        let _one_at_a_time = self.inner.custody.lock().await;
+        let _one_at_a_time = self.one_esk_in_custody().await?;
         for _ in 0..ATTEMPTS {
             let state = self.state();
             let root = std::sync::Arc::new(Root::generate()?);
             let mut custody = Custody { blocks: Vec::new(), held: Vec::new() };
             let who = self.who_opens(&state, custodians)?;
             for (block, custodian) in state.top.header.custody.iter().zip(who) {
-                let (esk, vault) = (&self.inner.esk.1, &self.inner.vault);
+                let (esk, vault) = (state.esk()?, &self.inner.vault);
                 let taken = custodian.wrap_like(block, root.secret(), KeyKind::Root, vault)?;
                 custody.held.push(Held::by(custodian, esk, vault, &taken)?);
                 custody.blocks.push(taken);
@@ -86,7 +105,7 @@ impl Vault {
         (old, new): (&dyn Custodian, &dyn Custodian),
         expected: Option<u64>,
     ) -> Result<Receipt, Error> {
-        let _one_at_a_time = self.inner.custody.lock().await;
+        let _one_at_a_time = self.one_esk_in_custody().await?;
         for _ in 0..ATTEMPTS {
             let (state, vault) = (self.state(), &self.inner.vault);
             let mut blocks = state.top.header.custody.clone();
@@ -101,7 +120,7 @@ impl Vault {
                 Err(Error::Custody) => new.wrap(root, KeyKind::Root, vault)?,
                 taken => taken?,
             };
-            let held = vec![Held::by(new, &self.inner.esk.1, vault, &taken)?];
+            let held = vec![Held::by(new, state.esk()?, vault, &taken)?];
             let (from, to) = (blocks.get(place).map_or(0, CustodyBlock::kind), taken.kind());
             if let Some(block) = blocks.get_mut(place) {
                 *block = taken;
@@ -129,7 +148,7 @@ impl Vault {
         new: &dyn Custodian,
         expected: Option<u64>,
     ) -> Result<Receipt, Error> {
-        let _one_at_a_time = self.inner.custody.lock().await;
+        let _one_at_a_time = self.one_esk_in_custody().await?;
         for _ in 0..ATTEMPTS {
             let (state, vault) = (self.state(), &self.inner.vault);
             let mut blocks = state.top.header.custody.clone();
@@ -142,7 +161,7 @@ impl Vault {
                 return Err(Error::Config(TWICE.to_owned()));
             }
             let taken = new.wrap(state.top.root.secret(), KeyKind::Root, vault)?;
-            let held = vec![Held::by(new, &self.inner.esk.1, vault, &taken)?];
+            let held = vec![Held::by(new, state.esk()?, vault, &taken)?];
             let changes = vec![ControlChange::CustodyTaken { custodian: taken.kind() }];
             blocks.push(taken);
             match self.put_blocks_in_force(by, (&state, expected), Custody { blocks, held }, changes).await {
@@ -165,7 +184,7 @@ impl Vault {
         stays: &dyn Custodian,
         expected: Option<u64>,
     ) -> Result<Receipt, Error> {
-        let _one_at_a_time = self.inner.custody.lock().await;
+        let _one_at_a_time = self.one_esk_in_custody().await?;
         for _ in 0..ATTEMPTS {
             let state = self.state();
             let mut blocks = state.top.header.custody.clone();
@@ -216,7 +235,8 @@ impl Vault {
         let (_, ctl) = header.unlock(custodian)?;
         let control = Control::open(control, &epoch, &header.vault, header.ctl.0, &ctl)?;
         let id = control.active(KeyKind::Esk, None).ok_or_else(damaged)?.id;
-        esk::check(&place.esk, custodian, &header.vault, (id, &header.custody))?;
+        let older = control.older_esk().map(|k| (k.id, k.drained_at.is_some()));
+        esk::check_all(&place.esk, custodian, &header.vault, (id, older), &header.custody)?;
         Ok(data_encoding::HEXLOWER.encode(&header.vault))
     }
 
@@ -246,7 +266,7 @@ impl Vault {
         stays: &dyn Custodian,
         blocks: &[CustodyBlock],
     ) -> Result<Vec<Held>, Error> {
-        let (esk, vault) = (&self.inner.esk.1, &self.inner.vault);
+        let (esk, vault) = (state.esk()?, &self.inner.vault);
         for block in blocks {
             if !self.opens(state, stays, block)? {
                 continue;
@@ -263,7 +283,7 @@ impl Vault {
     }
 
     /// Who of them opens which block, a custodian for each.
-    fn who_opens<'c>(
+    pub(super) fn who_opens<'c>(
         &self,
         state: &State,
         custodians: &[&'c dyn Custodian],
@@ -294,7 +314,7 @@ impl Vault {
     /// into custody nothing is named so: the vault was opened with it, and its blocks stand in the header's order.
     fn held(&self, state: &State) -> Result<Vec<Held>, Error> {
         let custody = &state.top.header.custody;
-        let all = esk::held(&self.inner.esk_file, &self.inner.vault, (self.inner.esk.0, custody))?;
+        let all = esk::held(&self.inner.esk_file, &self.inner.vault, (state.esks.active(), custody))?;
         if all.iter().any(|held| held.is_in_force(custody)) {
             return Ok(all.into_iter().filter(|held| held.is_in_force(custody)).collect());
         }
@@ -342,7 +362,7 @@ impl Vault {
         if expected.is_some_and(|epoch| epoch != state.epoch.version) {
             return Err(Error::EpochMismatch { epoch: state.epoch.version });
         }
-        let (file, id, vault) = (&self.inner.esk_file, self.inner.esk.0, &self.inner.vault);
+        let (file, id, vault) = (&self.inner.esk_file, state.esks.active(), &self.inner.vault);
         let before = self.held(state)?;
         let both: Vec<Held> = before.iter().chain(&custody.held).cloned().collect();
         esk::replace(file, id, &both, vault)?;

@@ -5,9 +5,22 @@
 //! block in the header row, and its own custody block. (Format 1 has one block and nothing before it.) Which custodians
 //! are in force is the header's to say: while one takes another's place, the file has blocks of both.
 //!
+//! When the key itself is replaced, the new one waits in a file of the same form beside it, `esk.rotated`, until no customer
+//! is under the old one; then it takes the old one's place by one renaming. Which keys are in force is Control's to say:
+//!
+//! | `esk` has | `esk.rotated` has | Control says | then |
+//! |---|---|---|---|
+//! | n | nothing, or what a rotation that was killed left | n active | n alone is used |
+//! | n | n + 1 | n deactivated, n + 1 active | both are used, customers move |
+//! | n + 1 | nothing | n deactivated and drained, n + 1 active | n + 1 alone is used, n is noted as destroyed next |
+//! | n + 1 | nothing | n destroyed, n + 1 active | n + 1 alone is used |
+//!
+//! A store that is older than its file is refused: what was erased since would be needed to open it.
+//!
 //! A new vault's file is written and flushed as `esk.new`, and takes its place only once its vault is founded: another
 //! vault's key is never overwritten. A file in its place is replaced as a whole, by way of `esk.next`.
 
+use std::cmp::Ordering;
 use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Read, Write as _};
 use std::path::{Path, PathBuf};
@@ -17,6 +30,7 @@ use crate::custody::{Custodian, CustodyBlock};
 use crate::envelope::{Esk, KeyId, KeyKind, KeyMaterial};
 use crate::error::Error;
 use crate::store::StoreError;
+use crate::survivors::Esks;
 
 const FORMAT: u16 = 2;
 
@@ -29,6 +43,11 @@ const MAX_FILE: u64 = 64 * 1024;
 /// Where a new key waits until its vault is founded: `esk.new`.
 fn waiting(file: &Path) -> PathBuf {
     file.with_extension("new")
+}
+
+/// Where the next key waits until no customer is under the one before: `esk.rotated`.
+fn rotated(file: &Path) -> PathBuf {
+    file.with_extension("rotated")
 }
 
 /// Whether a vault's key stands there already: founding another vault must not touch it.
@@ -127,20 +146,67 @@ pub(super) fn replace(file: &Path, id: KeyId, held: &[Held], vault: &[u8; 16]) -
     let replaced = || -> std::io::Result<()> {
         // Where a link leads to, not the link: who put the key on another disk meant it.
         let file = fs::canonicalize(file)?;
-        let next = file.with_extension("next");
-        put(&next, &bytes)?;
-        #[cfg(unix)]
-        {
-            // Whoever may read it now may read it then: an operator's command must not lock the service out.
-            use std::os::unix::fs::MetadataExt as _;
-            let now = fs::metadata(&file)?;
-            std::os::unix::fs::chown(&next, Some(now.uid()), Some(now.gid()))?;
-            fs::set_permissions(&next, now.permissions())?;
-        }
-        fs::rename(&next, &file)?;
+        put_like(&file, &file.with_extension("next"), &bytes)?;
+        fs::rename(file.with_extension("next"), &file)?;
         sync_folder(&file)
     };
     replaced().map_err(|e| Error::Store(store_error(&e)))
+}
+
+/// Writes the next key beside the one in force, over whatever a rotation that was killed left there.
+pub(super) fn write_rotated(file: &Path, id: KeyId, held: &[Held], vault: &[u8; 16]) -> Result<(), Error> {
+    let bytes = bytes_of(id, held, vault)?;
+    let written = || -> std::io::Result<()> {
+        let file = fs::canonicalize(file)?;
+        put_like(&file, &rotated(&file), &bytes)
+    };
+    written().map_err(|e| Error::Store(store_error(&e)))
+}
+
+/// Gives the next key the place of the one before, of which nothing is left here then. Done already, it does nothing.
+pub(super) fn settle_rotated(file: &Path) -> Result<(), Error> {
+    let settled = || -> std::io::Result<()> {
+        let file = fs::canonicalize(file)?;
+        if !stands(&rotated(&file)) {
+            return Ok(());
+        }
+        fs::rename(rotated(&file), &file)?;
+        sync_folder(&file)
+    };
+    settled().map_err(|e| Error::Store(store_error(&e)))
+}
+
+/// Reads the keys that Control says are in force: the one that seals, and the one that customers are being moved from with
+/// whether none is left under it.
+pub(super) fn read_all(
+    file: &Path,
+    custodian: &dyn Custodian,
+    vault: &[u8; 16],
+    (active, older): (KeyId, Option<(KeyId, bool)>),
+    custody: &[CustodyBlock],
+) -> Result<Esks, Error> {
+    let one = |file: &Path, id| read(file, custodian, vault, (id, custody));
+    let Some((older, drained)) = older else { return Ok(Esks::one(active, one(file, active)?)) };
+    // The older key's file is there until nobody needs it: what it is named by must be what is looked for.
+    if drained && one(file, older).is_err() {
+        return Ok(Esks::one(active, one(file, active)?));
+    }
+    let before = Esks::one(older, one(file, older)?);
+    let place = fs::canonicalize(file).map_err(|e| Error::Store(store_error(&e)))?;
+    Ok(before.followed_by(active, one(&rotated(&place), active)?.into()))
+}
+
+fn put_like(like: &Path, to: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    put(to, bytes)?;
+    #[cfg(unix)]
+    {
+        // Whoever may read it now may read it then: an operator's command must not lock the service out.
+        use std::os::unix::fs::MetadataExt as _;
+        let now = fs::metadata(like)?;
+        std::os::unix::fs::chown(to, Some(now.uid()), Some(now.gid()))?;
+        fs::set_permissions(to, now.permissions())?;
+    }
+    Ok(())
 }
 
 /// Gives a founded vault's key its place. Never over another key: a link, unlike a rename, refuses to replace. Where a
@@ -157,7 +223,7 @@ pub(super) fn settle(file: &Path) -> Result<(), Error> {
 
 /// Reads a key's file. A founding that was killed just before its key took its place is finished first; blocks of custodians
 /// that are in force no more are taken out, as a change that was killed would have done.
-pub(super) fn read(
+fn read(
     file: &Path,
     custodian: &dyn Custodian,
     vault: &[u8; 16],
@@ -179,8 +245,28 @@ pub(super) fn read(
     Ok(esk)
 }
 
+/// Whether the custodian opens the files of the keys in force: as [`read_all`], and nothing is written.
+pub(super) fn check_all(
+    file: &Path,
+    custodian: &dyn Custodian,
+    vault: &[u8; 16],
+    (active, older): (KeyId, Option<(KeyId, bool)>),
+    custody: &[CustodyBlock],
+) -> Result<(), Error> {
+    let one = |file: &Path, id| check(file, custodian, vault, (id, custody));
+    match older {
+        None => one(file, active),
+        Some((older, true)) if one(file, older).is_err() => one(file, active),
+        Some((older, _)) => {
+            one(file, older)?;
+            let place = fs::canonicalize(file).map_err(|e| Error::Store(store_error(&e)))?;
+            one(&rotated(&place), active)
+        }
+    }
+}
+
 /// Whether the custodian opens a key's file. Nothing is written.
-pub(super) fn check(
+fn check(
     file: &Path,
     custodian: &dyn Custodian,
     vault: &[u8; 16],
@@ -215,10 +301,10 @@ pub(super) fn held(
     let mut bytes = Vec::new();
     let opened = match File::open(file) {
         Err(e) if e.kind() == ErrorKind::NotFound => {
-            return Err(Error::Config(
-                "the erasure epoch key, the file `esk` beside the store, is missing: put it back from its own backup"
-                    .to_owned(),
-            ));
+            let name = file.file_name().unwrap_or_default().to_string_lossy();
+            return Err(Error::Config(format!(
+                "the erasure epoch key, the file `{name}` beside the store, is missing: put it back from its own backup"
+            )));
         }
         other => other.map_err(|e| Error::Store(store_error(&e)))?,
     };
@@ -230,10 +316,23 @@ pub(super) fn held(
         return Err(Error::Store(StoreError::Newer(format.into(), FORMAT.into())));
     }
     let (named, id, held) = blocks(format, r, custody).map_err(damaged)?;
-    if format == 0 || named != *vault || id != key {
+    if format == 0 || named != *vault {
         return Err(Error::Store(StoreError::Corrupt));
     }
-    Ok(held)
+    match id.cmp(&key) {
+        Ordering::Equal => Ok(held),
+        Ordering::Greater => Err(Error::Config(format!(
+            "this store is older than the file `esk` beside it: it needs erasure key {}, and the file has {}, since customers \
+             were erased meanwhile. So that they stay erased it does not open: use the newest copy of the store. Only a copy of \
+             the file from the store's own time would open it, with everybody who was erased since",
+            key.0, id.0
+        ))),
+        Ordering::Less => Err(Error::Config(format!(
+            "the file `esk` beside the store is older than the store: it has erasure key {}, and {} is needed. Put back the \
+             newest copy of the file, and of `esk.rotated` beside it if there is one",
+            id.0, key.0
+        ))),
+    }
 }
 
 fn blocks(

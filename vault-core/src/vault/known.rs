@@ -9,6 +9,7 @@ use super::seal::OpenedCard;
 use super::tokenize::restrictions;
 use super::view::View;
 use super::{MAX_ROUNDS, State, Vault};
+use crate::aead::Unopened;
 use crate::error::Error;
 use crate::journal::{Filing, NotFiled};
 use crate::keyring::{Likeness, SubjectSecret, merchant_row};
@@ -134,46 +135,62 @@ impl Vault {
         let mut ended = 0_u32;
         for _ in 0..MAX_ROUNDS {
             let state = self.state();
-            let admitted = self.admit(&state, caller, header, Action::DeleteCard, Show::Nothing).await?;
-            let (mut view, guesses) =
-                self.guessed(&state, &admitted, header, [&card.value].into_iter()).await?;
-            let mut counted = Part::default();
-            if let Some(Some(guess)) = guesses.first() {
-                guess.count(&mut view, &mut counted);
-            }
-            let tokens = self.known_tokens(&state, &admitted, header, card, &mut view).await?;
-            let keys: Vec<RowKey> = tokens.iter().map(|(key, _)| *key).collect();
-            let mut living = self.cards_of(&state, &admitted, &keys, &mut view).await?;
-            let generations = tokens.iter().map(|(_, generation)| *generation);
-            let of_now: Vec<bool> =
-                living.iter().zip(generations).map(|((_, card), g)| card.row.generation == g).collect();
-            let mut of_now = of_now.into_iter();
-            living.retain(|(_, card)| {
-                let reaches = card.row.grants.include(admitted.channel_id());
-                of_now.next().unwrap_or(false) && reaches && !card.is_revoked()
-            });
-            if !living.is_empty() {
-                ended =
-                    ended.saturating_add(self.end_all(&state, &admitted, header, living, &mut view).await?);
-                continue;
-            }
-            // What was there is ended and logged, each as revoked. The last entry counts the guess, and tells if none was.
-            let filing = if ended == 0 {
-                Filing::Refuse(admitted.deny(Refusal::Unknown, None), counted)
-            } else {
-                match admitted.permit_fingerprint() {
-                    Ok(permit) => Filing::Enact(permit, counted, None),
-                    Err(denial) => Filing::Refuse(denial, counted),
-                }
-            };
-            match self.inner.journal.file(vec![filing], header.deadline, None).await?.pop() {
-                Some(Ok(_)) if ended == 0 => return Err(Error::NotFound),
-                Some(Ok(filed)) => return Ok(Deleted { tokens: ended, receipt: filed.receipt }),
-                Some(Err(NotFiled::Stale)) | None => {}
-                Some(Err(why)) => return Err(why.into()),
+            match self.delete_round(&state, caller, header, card, &mut ended).await {
+                Ok(Some(deleted)) => return Ok(deleted),
+                Ok(None) => {}
+                Err(e) if self.is_over(&state, &e) => {}
+                Err(e) => return Err(e),
             }
         }
         Err(Error::Overloaded)
+    }
+
+    /// Ends what is found alive; tells once nothing is.
+    async fn delete_round(
+        &self,
+        state: &State,
+        caller: Caller<'_>,
+        header: &Header,
+        card: &Sought,
+        ended: &mut u32,
+    ) -> Result<Option<Deleted>, Error> {
+        let admitted = self.admit(state, caller, header, Action::DeleteCard, Show::Nothing).await?;
+        let (mut view, guesses) = self.guessed(state, &admitted, header, [&card.value].into_iter()).await?;
+        let mut counted = Part::default();
+        if let Some(Some(guess)) = guesses.first() {
+            guess.count(&mut view, &mut counted);
+        }
+        let tokens = self.known_tokens(state, &admitted, header, card, &mut view).await?;
+        let keys: Vec<RowKey> = tokens.iter().map(|(key, _)| *key).collect();
+        let mut living = self.cards_of(state, &admitted, &keys, &mut view).await?;
+        let generations = tokens.iter().map(|(_, generation)| *generation);
+        let of_now: Vec<bool> =
+            living.iter().zip(generations).map(|((_, card), g)| card.row.generation == g).collect();
+        let mut of_now = of_now.into_iter();
+        living.retain(|(_, card)| {
+            let reaches = card.row.grants.include(admitted.channel_id());
+            of_now.next().unwrap_or(false) && reaches && !card.is_revoked()
+        });
+        if !living.is_empty() {
+            let now = self.end_all(state, &admitted, header, living, &mut view).await?;
+            *ended = ended.saturating_add(now);
+            return Ok(None);
+        }
+        // What was there is ended and logged, each as revoked. The last entry counts the guess, and tells if none was.
+        let filing = if *ended == 0 {
+            Filing::RefuseFound(admitted.deny(Refusal::Unknown, None), counted)
+        } else {
+            match admitted.permit_fingerprint() {
+                Ok(permit) => Filing::Enact(permit, counted, None),
+                Err(denial) => Filing::RefuseFound(denial, counted),
+            }
+        };
+        match self.inner.journal.file(vec![filing], header.deadline, None).await?.pop() {
+            Some(Ok(_)) if *ended == 0 => Err(Error::NotFound),
+            Some(Ok(filed)) => Ok(Some(Deleted { tokens: *ended, receipt: filed.receipt })),
+            Some(Err(NotFiled::Stale)) | None => Ok(None),
+            Some(Err(why)) => Err(why.into()),
+        }
     }
 
     /// Where these cards count, checked, with their cells read.
@@ -225,10 +242,11 @@ impl Vault {
                     };
                     let like = Likeness { scope, format: &format.name, subject, restrictions: &profile };
                     let fingerprint = state.keyring.fingerprint(id, &like, &card.value)?;
-                    let key = merchant_row(rows::FINGERPRINT, id, &fingerprint.row);
-                    view.read(self.inner.store.as_ref(), vec![key.clone()]).await?;
-                    let Some(bytes) = view.get(&key) else { continue };
-                    let opened = state.keyring.open_reuse(id, &fingerprint, &like, &card.value, bytes);
+                    let places = state.keyring.fingerprint_places(id, fingerprint)?;
+                    view.read(self.inner.store.as_ref(), places.keys().collect()).await?;
+                    let place = view.at(&places).map_err(|Unopened| Error::internal())?;
+                    let Some(bytes) = view.get(&place.key) else { continue };
+                    let opened = state.keyring.open_reuse(id, &place, &like, &card.value, bytes);
                     let (token, generation): (Token, u32) = opened.map_err(|_| Error::internal())?;
                     let known = (state.keyring.row_key(id, &token)?, generation);
                     if !found.contains(&known) {
@@ -254,17 +272,19 @@ impl Vault {
         let Some(pan) = card.value.number().filter(|_| admitted.is_vaultless()) else {
             return Ok(Vec::new());
         };
-        let mut rows_of = Vec::new();
+        let mut found = Vec::new();
         for format in merchant.formats().filter(|f| f.format.scheme() == Scheme::Ff1) {
             let served = Served::of(format.id, format.format.scope(), admitted.channel_id());
             if let Some(token) = keyring.vaultless_token(id, served, pan)? {
-                rows_of.push(keyring.row_key(id, &token)?);
+                let row_key = keyring.row_key(id, &token)?;
+                let places = keyring.card_places(id, row_key)?;
+                view.read(self.inner.store.as_ref(), places.keys().collect()).await?;
+                if places.keys().any(|key| view.get(&key).is_some()) {
+                    found.push((row_key, 0));
+                }
             }
         }
-        let keys = rows_of.iter().map(|row| merchant_row(rows::CARD, id, &row.0)).collect();
-        view.read(self.inner.store.as_ref(), keys).await?;
-        rows_of.retain(|row| view.get(&merchant_row(rows::CARD, id, &row.0)).is_some());
-        Ok(rows_of.into_iter().map(|row| (row, 0)).collect())
+        Ok(found)
     }
 
     async fn secret_of_subject(

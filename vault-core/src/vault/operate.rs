@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::Serialize;
 
 use super::amend::Amendment;
-use super::{FIRST_LOG, Header, Vault};
+use super::{FIRST_LOG, Header, MAX_ROUNDS, Vault};
 use crate::audit::checkpoint::SignedCheckpoint;
 use crate::audit::entry::{AuditEntry, ControlChange, Event, Outlet, Who};
 use crate::audit::receipt::{self, Proof, Receipt};
@@ -360,8 +360,17 @@ impl Vault {
 
     /// The log's newest signed head.
     pub async fn checkpoint(&self) -> Result<SignedCheckpoint, Error> {
-        let head = crate::audit::head(self.inner.store.as_ref(), FIRST_LOG, &self.verifier()?).await;
-        head.ok().flatten().ok_or_else(Error::internal)
+        for _ in 0..MAX_ROUNDS {
+            let verifier = self.verifier();
+            let head = crate::audit::head(self.inner.store.as_ref(), FIRST_LOG, &verifier).await;
+            match head.ok().flatten() {
+                Some(head) => return Ok(head),
+                // Handed over meanwhile: the head is signed by a key that was none of the log's before.
+                None if verifier != self.verifier() => {}
+                None => break,
+            }
+        }
+        Err(Error::internal())
     }
 
     /// Entries of the log from `from` on, at most 1,000, each with its place and its bytes.
@@ -402,7 +411,7 @@ impl Vault {
         out: &mut (dyn std::io::Write + Send),
         progress: crate::audit::verify::Progress<'_>,
     ) -> Result<SignedCheckpoint, Error> {
-        let verifier = self.verifier()?;
+        let verifier = self.verifier();
         crate::audit::verify::export(self.inner.store.as_ref(), FIRST_LOG, &verifier, out, progress)
             .await
             .map_err(|_| Error::internal())

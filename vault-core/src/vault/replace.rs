@@ -2,10 +2,11 @@
 //! card number can be had for refunds and disputes until its retention ends.
 
 use super::Vault;
-use super::cards::{Decided, Deed, Done, Refused, Round, Want, one};
+use super::cards::{At, Decided, Deed, Done, Refused, Round, Want, one};
 use super::request::{Header, Replaced, Replacement};
 use super::seal::OpenedCard;
 use super::tokenize::{OWN_TOKEN, restrictions};
+use crate::aead::Unopened;
 use crate::error::Error;
 use crate::journal::Filing;
 use crate::keyring::{Fingerprint, Likeness, MAX_SUBJECT_FINGERPRINTS, SubjectSecret, day_row, merchant_row};
@@ -13,7 +14,7 @@ use crate::pan::CardExpiry;
 use crate::policy::{Caller, Presented};
 use crate::record::{Card, Crowded, Grants, NewFace, Row, RowKey, SubjectId};
 use crate::rows;
-use crate::store::{Key, Part, Write};
+use crate::store::{Part, Write};
 use crate::token::{Reuse, Scope, Token};
 use crate::value::Value;
 use crate::words::{Action, Refusal, ReplaceReason, Show};
@@ -84,7 +85,7 @@ impl Round<'_> {
         replacement: &InPlace,
         token: &Token,
         card: Card,
-        (key, row_key, place): (&Key, RowKey, usize),
+        (at, place): (&At, usize),
         mut part: Part,
     ) -> Decided {
         let record = card.row.record;
@@ -100,17 +101,17 @@ impl Round<'_> {
             return Err(Box::new(Refused(self.admitted.deny(Refusal::Malformed, Some(record)), told)));
         }
         if done {
-            self.view.rely(&mut part, key);
+            self.view.rely(&mut part, &at.place.key);
             return Ok((Filing::Enact(permit, part, None), card, Show::Nothing));
         }
-        let row = self.replaced_row(replacement, token, card.row, by, (row_key, &mut part));
+        let row = self.replaced_row(replacement, token, card.row, by, (at.row_key, &mut part));
         let row = row.map_err(|e| match e {
             e @ Error::Malformed { .. } => {
                 Box::new(Refused(self.admitted.deny(Refusal::Malformed, Some(record)), e))
             }
             _ => self.unreadable(record).into(),
         })?;
-        let (changed, row) = self.put_row(&mut part, (key, row_key), row)?;
+        let (changed, row) = self.put_row(&mut part, at, row)?;
         let card = Card { merchant: card.merchant, row };
         Ok((Filing::Enact(permit, part, changed), card, Show::Nothing))
     }
@@ -135,12 +136,14 @@ impl Round<'_> {
         row.replace(by, *reason, self.now, face)
             .map_err(|Crowded| Error::malformed("item.token", CROWDED))?;
         if let Some(fingerprint) = self.fingerprint_of(&row, value)? {
+            let places = self.state.keyring.fingerprint_places(id, fingerprint)?;
+            let place = self.view.at(&places).map_err(|Unopened| Error::internal())?;
             let sealed = self.with_likeness(&row, &secret, |like| {
-                self.state.keyring.seal_reuse(id, &fingerprint, like, value, (token, row.generation))
+                self.state.keyring.seal_reuse(id, &place, like, value, (token, row.generation))
             })?;
             if let Some(sealed) = sealed {
-                self.view.put(part, merchant_row(rows::FINGERPRINT, id, &fingerprint.row), sealed);
-                self.note_fingerprint(row.subject, &fingerprint, part)?;
+                self.view.put(part, place.key, sealed);
+                self.note_fingerprint(row.subject, fingerprint, part)?;
             }
         }
         let over = row.earlier.first().map_or(self.now, |earlier| earlier.kept_until);
@@ -184,7 +187,7 @@ impl Round<'_> {
     fn note_fingerprint(
         &mut self,
         subject: SubjectId,
-        fingerprint: &Fingerprint,
+        fingerprint: Fingerprint,
         part: &mut Part,
     ) -> Result<(), Error> {
         if subject == SubjectId::NONE {
@@ -194,14 +197,14 @@ impl Round<'_> {
         let key = merchant_row(rows::SUBJECT, id, &subject.0);
         let row = self.view.get(&key).ok_or_else(Error::internal)?;
         let mut index = state.keyring.open_subject(id, subject, row).map_err(|_| Error::internal())?;
-        if index.fingerprints.contains(&fingerprint.row) {
+        if index.fingerprints.contains(&fingerprint) {
             self.view.rely(part, &key);
             return Ok(());
         }
         if index.fingerprints.len() >= MAX_SUBJECT_FINGERPRINTS {
             return Err(Error::malformed("item.token", "is of a customer with 5,000 fingerprints"));
         }
-        index.fingerprints.push(fingerprint.row);
+        index.fingerprints.push(fingerprint);
         let sealed = state.keyring.seal_subject(id, subject, &index)?;
         self.view.put(part, key, sealed);
         Ok(())

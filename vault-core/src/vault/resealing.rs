@@ -1,4 +1,5 @@
-//! The work behind a rotation of a data encryption key: rows under older keys are counted, sealed anew, and counted again,
+//! The work behind a rotation of a key that rows lie under: of what seals them (DEK), and of what names them (IDX and FPR).
+//! Rows that are not where they would be put now, under the key that seals now, are counted, moved, and counted again,
 //! until none is left. Then the older keys are drained, which the log says: that entry and its receipt are the rotation's
 //! certificate.
 //!
@@ -11,6 +12,7 @@ use super::amend::Amendment;
 use super::{State, Vault};
 use crate::audit::entry::{ControlChange, Event, Who};
 use crate::audit::receipt::Receipt;
+use crate::control::KeyRecord;
 use crate::envelope::{KeyId, KeyKind};
 use crate::error::Error;
 use crate::journal::{Filing, NotFiled};
@@ -18,6 +20,8 @@ use crate::name::{MerchantName, PrincipalName};
 use crate::policy::Statement;
 use crate::record::MerchantId;
 use crate::reseal::{Page, Walk};
+use crate::rows;
+use crate::store::Key;
 use crate::time::Timestamp;
 use crate::words::KeyState;
 
@@ -26,6 +30,9 @@ pub const RESEAL_PAGE: usize = 256;
 
 /// How many rows are looked at at once while they are only counted: one page of a store.
 const COUNT_PAGE: usize = 1_000;
+
+/// The kinds of keys that rows lie under.
+const ROTATED: [KeyKind; 3] = [KeyKind::Dek, KeyKind::Idx, KeyKind::Fpr];
 
 /// What a step of the work came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,8 +60,8 @@ pub enum ResealStep {
 pub struct ResealProgress {
     /// Whose rows.
     pub merchant: MerchantName,
-    /// The key that they move to.
-    pub to: KeyId,
+    /// The keys that they move to, one of each kind that was rotated.
+    pub to: Vec<KeyId>,
     /// The keys that they move from.
     pub from: Vec<KeyId>,
     /// How many rows there are to move, once they were counted.
@@ -74,13 +81,20 @@ pub struct ResealProgress {
 pub(super) struct Resealing {
     job: Option<Job>,
     /// Where all that is left cannot be moved, and how much that is: not tried again before a restart or another rotation.
-    stuck: HashMap<(MerchantName, KeyId), u64>,
+    stuck: HashMap<Due, u64>,
+}
+
+/// A merchant whose rows are to be moved, the keys that they move to, and those that they move from.
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct Due {
+    merchant: MerchantName,
+    to: Vec<KeyId>,
+    from: Vec<KeyId>,
 }
 
 struct Job {
-    merchant: (MerchantName, MerchantId),
-    to: KeyId,
-    from: Vec<KeyId>,
+    due: Due,
+    merchant: MerchantId,
     pass: Pass,
     walk: Walk,
     /// Rows of a page: fewer after one that others changed meanwhile.
@@ -94,23 +108,18 @@ struct Job {
 /// What the walk does.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Pass {
-    /// It counts rows that are not under the key that seals.
+    /// It counts rows that are to move.
     Count { left: u64 },
-    /// It seals them anew.
+    /// It moves them.
     Move,
 }
 
 impl Job {
-    fn new(
-        (name, to, from): (MerchantName, KeyId, Vec<KeyId>),
-        state: &State,
-        now: Timestamp,
-    ) -> Result<Self, Error> {
-        let id = state.control.numbers.get(&name).ok_or_else(Error::internal)?.id;
+    fn new(due: Due, state: &State, now: Timestamp) -> Result<Self, Error> {
+        let merchant = state.control.numbers.get(&due.merchant).ok_or_else(Error::internal)?.id;
         Ok(Self {
-            merchant: (name, id),
-            to,
-            from,
+            due,
+            merchant,
             pass: Pass::Count { left: 0 },
             walk: Walk::default(),
             most: RESEAL_PAGE,
@@ -121,10 +130,6 @@ impl Job {
         })
     }
 
-    fn is_for(&self, (name, to, from): &(MerchantName, KeyId, Vec<KeyId>)) -> bool {
-        self.merchant.0 == *name && self.to == *to && self.from == *from
-    }
-
     fn begin(&mut self, pass: Pass) {
         self.pass = pass;
         self.walk = Walk::default();
@@ -133,7 +138,7 @@ impl Job {
 }
 
 impl Vault {
-    /// Does the next piece of work behind rotations of data encryption keys: at the most one commit. Whoever keeps a vault
+    /// Does the next piece of work behind rotations of the keys that rows lie under: at the most one commit. Whoever keeps a vault
     /// open calls it again and again, with pauses as they like; the server does.
     pub async fn reseal(&self) -> Result<ResealStep, Error> {
         let mut work = self.inner.resealing.lock().await;
@@ -143,14 +148,14 @@ impl Vault {
             *job = None;
             return Ok(ResealStep::Idle);
         };
-        let under_way = match job.take().filter(|job| job.is_for(&due)) {
+        let under_way = match job.take().filter(|job| job.due == due) {
             Some(under_way) => under_way,
             None => Job::new(due, &state, self.now())?,
         };
         let under_way = job.insert(under_way);
         match under_way.pass {
             Pass::Move => self.move_rows(under_way, &state).await,
-            Pass::Count { left } => self.count_rows(under_way, left, stuck).await,
+            Pass::Count { left } => self.count_rows(under_way, left, &state, stuck).await,
         }
     }
 
@@ -159,41 +164,46 @@ impl Vault {
     pub async fn reseal_progress(&self) -> Option<ResealProgress> {
         let work = self.inner.resealing.lock().await;
         let state = self.state();
-        if let Some(job) = work.job.as_ref().filter(|job| open(&state, &job.merchant.0).is_some()) {
+        if let Some(job) = work.job.as_ref().filter(|job| open(&state, &job.due.merchant).is_some()) {
+            let Due { merchant, to, from } = job.due.clone();
             return Some(ResealProgress {
-                merchant: job.merchant.0.clone(),
-                to: job.to,
-                from: job.from.clone(),
+                merchant,
+                to,
+                from,
                 total: job.total,
                 moved: job.moved,
                 unreadable: job.unreadable,
-                stuck: work.stuck.contains_key(&(job.merchant.0.clone(), job.to)),
+                stuck: work.stuck.contains_key(&job.due),
                 since: job.since,
             });
         }
-        let (merchant, to, from) = state.control.numbers.keys().find_map(|name| open(&state, name))?;
-        let stuck = work.stuck.get(&(merchant.clone(), to));
+        let due = state.control.numbers.keys().find_map(|name| open(&state, name))?;
+        let stuck = work.stuck.get(&due);
         Some(ResealProgress {
-            to,
-            from,
             total: stuck.copied(),
             moved: 0,
             unreadable: stuck.copied().unwrap_or(0),
             stuck: stuck.is_some(),
             since: self.now(),
-            merchant,
+            merchant: due.merchant,
+            to: due.to,
+            from: due.from,
         })
     }
 
-    /// Destroys a data encryption key that no row is under any more (`expected` as at
-    /// [`apply_policy`](Self::apply_policy)).
+    /// Destroys a data encryption key that no row is under any more, or an administration key that no note is under
+    /// (`expected` as at [`apply_policy`](Self::apply_policy)).
     pub async fn destroy_key(
         &self,
         by: &PrincipalName,
         key: KeyId,
         expected: Option<u64>,
     ) -> Result<Receipt, Error> {
-        let destroyed = self.change(by, expected, |_, control| {
+        let unused = self.is_unused_adm(key).await?;
+        let destroyed = self.change(by, expected, |premise, control| {
+            if unused {
+                control.drain(&[key], premise.now);
+            }
             control.destroy_drained(key)?;
             let state = KeyState::Destroyed;
             Ok(Amendment::of(vec![ControlChange::KeyState { key: key.0, state }], ()))
@@ -201,15 +211,35 @@ impl Vault {
         destroyed.await.map(|(receipt, ())| receipt)
     }
 
-    /// How many rows of a merchant are under which of its data encryption keys. Reads all of them.
+    /// Whether this is an administration key that seals no more and that no note is under. No note ever will be: one that is
+    /// written is decided under the epoch in force.
+    async fn is_unused_adm(&self, key: KeyId) -> Result<bool, Error> {
+        let of = |k: &&KeyRecord| k.id == key && k.kind == KeyKind::Adm && k.state == KeyState::Deactivated;
+        if !self.state().control.keys.iter().any(|k| of(&k)) {
+            return Ok(false);
+        }
+        let mut after: Option<Key> = None;
+        loop {
+            let page = self.inner.store.scan(&[rows::NOTE], after.as_deref(), COUNT_PAGE).await?;
+            let Some((last, _)) = page.last() else { return Ok(true) };
+            if page.iter().any(|(_, note)| note.starts_with(&key.0.to_be_bytes())) {
+                return Ok(false);
+            }
+            after = Some(last.clone());
+        }
+    }
+
+    /// How many rows of a merchant are under which of its keys: each under the one that seals it, and under the one that
+    /// names it, if one does. Reads all of them.
     pub async fn rows_by_key(&self, merchant: &MerchantName) -> Result<HashMap<KeyId, u64>, Error> {
         let state = self.state();
         let unknown = || Error::malformed("merchant", "names no merchant");
         let id = state.control.numbers.get(merchant).ok_or_else(unknown)?.id;
         let mut walk = Walk::default();
         let mut by_key = HashMap::new();
-        while let Some((keys, next)) = walk.count(self.inner.store.as_ref(), id, COUNT_PAGE).await? {
-            for key in keys.into_iter().flatten() {
+        let (store, keys) = (self.inner.store.as_ref(), state.keyring.outer(id)?);
+        while let Some((rows, next)) = walk.count(store, id, keys, COUNT_PAGE).await? {
+            for key in rows.into_iter().flat_map(|(under, _)| [under.dek, under.named_by]).flatten() {
                 *by_key.entry(key).or_insert(0) += 1;
             }
             walk = next;
@@ -221,12 +251,13 @@ impl Vault {
         &self,
         job: &mut Job,
         left: u64,
-        stuck: &mut HashMap<(MerchantName, KeyId), u64>,
+        state: &State,
+        stuck: &mut HashMap<Due, u64>,
     ) -> Result<ResealStep, Error> {
-        let store = self.inner.store.as_ref();
-        if let Some((keys, next)) = job.walk.count(store, job.merchant.1, COUNT_PAGE).await? {
-            let seen = keys.len();
-            let old = keys.into_iter().filter(|key| *key != Some(job.to)).count();
+        let (store, keys) = (self.inner.store.as_ref(), state.keyring.outer(job.merchant)?);
+        if let Some((rows, next)) = job.walk.count(store, job.merchant, keys, COUNT_PAGE).await? {
+            let seen = rows.len();
+            let old = rows.into_iter().filter(|(under, now)| under != now).count();
             job.pass = Pass::Count { left: left.saturating_add(u64::try_from(old).unwrap_or(u64::MAX)) };
             job.walk = next;
             return Ok(ResealStep::Worked { seen, moved: 0 });
@@ -235,7 +266,7 @@ impl Vault {
             return self.drained(job).await;
         }
         if job.unreadable >= left {
-            stuck.insert((job.merchant.0.clone(), job.to), job.unreadable);
+            stuck.insert(job.due.clone(), job.unreadable);
             return Ok(ResealStep::Stuck { unreadable: job.unreadable });
         }
         job.total.get_or_insert(left);
@@ -245,15 +276,15 @@ impl Vault {
     }
 
     async fn move_rows(&self, job: &mut Job, state: &State) -> Result<ResealStep, Error> {
-        let keys = state.keyring.outer(job.merchant.1)?;
-        let next = job.walk.next(self.inner.store.as_ref(), job.merchant.1, keys, job.most).await?;
-        let Some((Page { seen, part, unreadable }, next)) = next else {
+        let keys = state.keyring.outer(job.merchant)?;
+        let next = job.walk.next(self.inner.store.as_ref(), job.merchant, keys, job.most).await?;
+        let Some((Page { seen, moved, part, unreadable }, next)) = next else {
             job.begin(Pass::Count { left: 0 });
             return Ok(ResealStep::Worked { seen: 0, moved: 0 });
         };
-        let moved = part.writes.len();
         if moved > 0 {
-            let event = Event::Resealed { key: job.to.0, rows: u32::try_from(moved).unwrap_or(u32::MAX) };
+            let key = job.due.to.first().map_or(0, |key| key.0);
+            let event = Event::Resealed { key, rows: u32::try_from(moved).unwrap_or(u32::MAX) };
             let epoch = state.epoch.version;
             let statement = Statement { who: Who::Vault, merchant: None, channel: None, event, epoch };
             let filing = Filing::Upkeep(statement, part, None);
@@ -283,10 +314,11 @@ impl Vault {
     }
 
     async fn drained(&self, job: &mut Job) -> Result<ResealStep, Error> {
-        let (from, merchant) = (job.from.clone(), job.merchant.0.clone());
+        let Due { from, merchant, .. } = job.due.clone();
         let noted = self.change_by(&Who::Vault, None, |premise, control| {
             // Only what was deactivated when the counting began: a key that was since has rows of its own.
-            let keys: Vec<KeyId> = control.undrained(&merchant).filter(|key| from.contains(key)).collect();
+            let undrained = ROTATED.iter().flat_map(|kind| control.undrained(&merchant, *kind));
+            let keys: Vec<KeyId> = undrained.filter(|key| from.contains(key)).collect();
             control.drain(&keys, premise.now);
             Ok(Amendment::of(keys.iter().map(|key| ControlChange::KeyDrained { key: key.0 }).collect(), ()))
         });
@@ -296,20 +328,20 @@ impl Vault {
 }
 
 /// The merchant whose rows are to be moved next: the one under way, as long as there is something to do for it.
-fn due(
-    state: &State,
-    job: Option<&Job>,
-    stuck: &HashMap<(MerchantName, KeyId), u64>,
-) -> Option<(MerchantName, KeyId, Vec<KeyId>)> {
-    let of = |name: &MerchantName| {
-        open(state, name).filter(|(name, to, _)| !stuck.contains_key(&(name.clone(), *to)))
-    };
-    job.and_then(|job| of(&job.merchant.0)).or_else(|| state.control.numbers.keys().find_map(of))
+fn due(state: &State, job: Option<&Job>, stuck: &HashMap<Due, u64>) -> Option<Due> {
+    let of = |name: &MerchantName| open(state, name).filter(|due| !stuck.contains_key(due));
+    job.and_then(|job| of(&job.due.merchant)).or_else(|| state.control.numbers.keys().find_map(of))
 }
 
-/// A merchant that has keys which rows may still be under, beside the one that seals: that one and those.
-fn open(state: &State, name: &MerchantName) -> Option<(MerchantName, KeyId, Vec<KeyId>)> {
-    let from: Vec<KeyId> = state.control.undrained(name).collect();
-    let to = state.control.active(KeyKind::Dek, Some(name))?.id;
-    (!from.is_empty()).then(|| (name.clone(), to, from))
+/// A merchant that has keys which rows may still be under, beside those that are used now: these and those.
+fn open(state: &State, name: &MerchantName) -> Option<Due> {
+    let mut due = Due { merchant: name.clone(), to: Vec::new(), from: Vec::new() };
+    for kind in ROTATED {
+        let before = due.from.len();
+        due.from.extend(state.control.undrained(name, kind));
+        if due.from.len() > before {
+            due.to.push(state.control.active(kind, Some(name))?.id);
+        }
+    }
+    (!due.from.is_empty()).then_some(due)
 }

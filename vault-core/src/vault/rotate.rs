@@ -1,15 +1,18 @@
 //! A new version of a key, level by level: what every rotation has in common, and those that are over with one commit.
 //!
-//! DEK, RCV and FPK: what is sealed or made from then on is under the new key, and the one before opens what it sealed. KEK
+//! DEK, RCV, ADM and FPK: what is sealed or made from then on is under the new key, and the one before opens what it sealed.
+//! IDX and FPR: the new key is the next link of the chain of names. LOG: the old one signs for the new one. KEK
 //! and CTL (and the root, see `custodians.rs`): the wraps below are made anew and nothing else is touched, however many
 //! cards there are; the key before is destroyed, since nothing needs it.
 
 use super::amend::{Amendment, Premise};
-use super::{Top, Vault};
+use super::{FIRST_LOG, Top, Vault, signer};
 use crate::audit::entry::{ControlChange, Who};
+use crate::audit::handover::hash_of;
 use crate::audit::receipt::Receipt;
+use crate::chain::MAX_LINKS;
 use crate::control::{Control, Header, KeyRecord, Superseded};
-use crate::envelope::{Dek, Kek, KeyId, KeyKind, KeyMaterial, Rcv, Wraps};
+use crate::envelope::{Adm, Dek, Fpr, Idx, Kek, KeyId, KeyKind, KeyMaterial, Log, Rcv, Root, Wraps};
 use crate::error::Error;
 use crate::name::{ChannelName, FormatName, MerchantName, PrincipalName};
 use crate::sealed::PERIOD_DAYS;
@@ -28,6 +31,30 @@ impl Vault {
         expected: Option<u64>,
     ) -> Result<(KeyId, Receipt), Error> {
         self.rotated(by, expected, |premise, control| draw_next::<Dek>(premise, control, merchant)).await
+    }
+
+    /// Makes a new key that names a merchant's card rows (`expected` as at [`apply_policy`](Self::apply_policy)): rows are put
+    /// under names that it makes from this commit on. Older ones are renamed by [`reseal`](Self::reseal), and found all the
+    /// while. The key before stays a link of the names' chain, and so is never destroyed. Returns the new key's number.
+    ///
+    /// Errors: malformed while rows are still being renamed after the rotation before, and at [`MAX_LINKS`] versions.
+    pub async fn rotate_idx(
+        &self,
+        by: &PrincipalName,
+        merchant: &MerchantName,
+        expected: Option<u64>,
+    ) -> Result<(KeyId, Receipt), Error> {
+        self.rotated(by, expected, |premise, control| draw_link::<Idx>(premise, control, merchant)).await
+    }
+
+    /// The same for fingerprint rows: [`rotate_idx`](Self::rotate_idx). The public fingerprint of a card does not change.
+    pub async fn rotate_fpr(
+        &self,
+        by: &PrincipalName,
+        merchant: &MerchantName,
+        expected: Option<u64>,
+    ) -> Result<(KeyId, Receipt), Error> {
+        self.rotated(by, expected, |premise, control| draw_link::<Fpr>(premise, control, merchant)).await
     }
 
     /// Makes a new key for cards that are sealed to the vault (`expected` as at [`apply_policy`](Self::apply_policy)): it is
@@ -139,6 +166,50 @@ impl Vault {
         .await
     }
 
+    /// Makes a new administration key (`expected` as at [`apply_policy`](Self::apply_policy)): operators' notes are sealed under
+    /// it from this commit on. The one before is kept for reading: the log names a note by the hash of its sealed bytes, so
+    /// notes are never sealed anew. Returns the new key's number.
+    pub async fn rotate_adm(
+        &self,
+        by: &PrincipalName,
+        expected: Option<u64>,
+    ) -> Result<(KeyId, Receipt), Error> {
+        self.rotated(by, expected, |premise, control| {
+            let old = control.active(KeyKind::Adm, None).ok_or(Error::Custody)?.id;
+            let (key, _) = control.draw::<Adm, Root>(None, premise.state.top.root(), premise.now)?;
+            Ok(Amendment::of(told(key, old, KeyState::Deactivated), key))
+        })
+        .await
+    }
+
+    /// Hands the log over to a new signing key and destroys the one before: its last signature is on the hand-over's
+    /// checkpoint, beside the new one's first. The log stays the same, and receipts given before still hold. Whoever keeps
+    /// the log's public key outside comes from any one to all others by [`hand_overs`](Self::hand_overs). Returns the new
+    /// key's number.
+    ///
+    /// Errors: malformed once the log was handed over [`MAX_HAND_OVERS`](crate::audit::handover::MAX_HAND_OVERS) times.
+    pub async fn rotate_log(
+        &self,
+        by: &PrincipalName,
+        expected: Option<u64>,
+    ) -> Result<(KeyId, Receipt), Error> {
+        self.rotated(by, expected, |premise, control| {
+            let from = premise.state.log.to_string();
+            let verifier_of = |seed: &Log| Ok(signer(&premise.inner.vault, seed)?.verifier().to_string());
+            let root = premise.state.top.root();
+            let (keys, seed) = control.replace_log_key(FIRST_LOG, root, premise.now, verifier_of)?;
+            let signer = signer(&premise.inner.vault, &seed)?;
+            let mut amendment = superseded(&keys);
+            // The last of the batch: a proof of it is a proof that nothing stands between it and the new key.
+            amendment.changes.push(ControlChange::LogHandedOver {
+                from: hash_of(&from),
+                to: hash_of(&signer.verifier().to_string()),
+            });
+            Ok(Amendment { signer: Some(signer), ..amendment })
+        })
+        .await
+    }
+
     async fn rotated(
         &self,
         by: &PrincipalName,
@@ -166,6 +237,29 @@ where
     let kek: Kek = record.unwrap(&*premise.state.top.root)?;
     let (key, _) = control.draw::<K, Kek>(Some(merchant), (&kek, record.id), premise.now)?;
     Ok(Amendment::of(told(key, old, KeyState::Deactivated), key))
+}
+
+/// Draws the next link of a merchant's chain of names, if it may have one.
+fn draw_link<K>(
+    premise: &Premise<'_>,
+    control: &mut Control,
+    merchant: &MerchantName,
+) -> Result<Amendment<KeyId>, Error>
+where
+    K: KeyMaterial,
+    Kek: Wraps<K>,
+{
+    if control.undrained(merchant, K::KIND).next().is_some() {
+        return Err(Error::malformed(
+            "key",
+            "was rotated, and rows are still being renamed; wait until `keys status` shows none",
+        ));
+    }
+    let mine = |k: &&KeyRecord| k.kind == K::KIND && k.merchant.as_ref() == Some(merchant);
+    if control.keys.iter().filter(mine).count() >= usize::from(MAX_LINKS) {
+        return Err(Error::malformed("key", "has 16 versions, which is as long as a chain of names may be"));
+    }
+    draw_next::<K>(premise, control, merchant)
 }
 
 pub(super) fn superseded(keys: &Superseded) -> Amendment<KeyId> {

@@ -2,12 +2,12 @@
 //! a mean is taken over, and cards that were replaced at the end of their retention.
 
 use super::Vault;
+use super::view::View;
 use crate::audit::entry::{Event, Who};
 use crate::codec::Reader;
 use crate::error::Error;
 use crate::guard::MEAN_DAYS;
 use crate::journal::{Filing, NotFiled};
-use crate::keyring::merchant_row;
 use crate::policy::Statement;
 use crate::record::{MerchantId, RowKey};
 use crate::rows;
@@ -78,9 +78,12 @@ impl Vault {
     async fn forget_earlier(&self, key: Key, value: Vec<u8>) -> Result<bool, Error> {
         let (state, now) = (self.state(), self.inner.clock.now());
         let Some((id, row_key)) = named_by(&key) else { return Ok(false) };
-        let card_key = merchant_row(rows::CARD, id, &row_key.0);
-        let bytes = self.inner.store.get(std::slice::from_ref(&card_key)).await?.into_iter().next().flatten();
-        let card = bytes.as_ref().and_then(|bytes| state.keyring.card(id, row_key, bytes).ok());
+        let places = state.keyring.card_places(id, row_key)?;
+        let mut view = View::default();
+        view.read(self.inner.store.as_ref(), places.keys().collect()).await?;
+        let Ok(place) = view.at(&places) else { return Ok(false) };
+        let bytes = view.get(&place.key);
+        let card = bytes.and_then(|bytes| state.keyring.card(id, &place, bytes).ok());
         // A row that does not open may do so again, put back from a backup: its cards are still to be deleted then.
         if bytes.is_some() && card.is_none() {
             return Ok(false);
@@ -89,15 +92,14 @@ impl Vault {
             Part { expects: vec![Expect::Is(key.clone(), value)], writes: vec![Write::Delete(key)] };
         let mut event = Event::Swept { rows: 1 };
         let mut changed = None;
-        if let (Some(bytes), Some(card)) = (bytes, card) {
+        if let Some(card) = card {
             let mut row = card.row;
             let kept = row.earlier.len();
             row.earlier.retain(|earlier| now < earlier.kept_until);
             if row.earlier.len() < kept {
                 row.version = row.version.saturating_add(1);
-                let sealed = state.keyring.seal_row(id, row_key, &row)?;
-                part.expects.push(Expect::Is(card_key.clone(), bytes));
-                part.writes.push(Write::Put(card_key, sealed));
+                let sealed = state.keyring.seal_row(id, &place, &row)?;
+                view.put(&mut part, place.key, sealed);
                 changed = Some((id, row_key, row.version));
                 let change = RecordChange::EarlierDeleted;
                 event = Event::Changed { record: row.record, version: row.version, change };

@@ -18,6 +18,7 @@ use super::{MAX_ROUNDS, State, Vault};
 use crate::aead::Unopened;
 use crate::audit::entry::Minting;
 use crate::audit::receipt::Receipt;
+use crate::chain::Place;
 use crate::codec::{Reader, Torn, Writer};
 use crate::error::Error;
 use crate::journal::{Filing, NotFiled};
@@ -137,12 +138,13 @@ impl Vault {
             if answers.iter().all(Option::is_some) {
                 break;
             }
-            let round = match Round::new(self, state, admitted, header, &cards) {
+            let round = match Round::new(self, state.clone(), admitted, header, &cards) {
                 Ok(round) => Round { hold: run.clone(), ..round },
                 Err(e) => return told_to_the_rest(answers, e),
             };
-            if let Err(e) = round.go(&mut answers).await {
-                return told_to_the_rest(answers, e);
+            match round.go(&mut answers).await {
+                Err(e) if !self.is_over(&state, &e) => return told_to_the_rest(answers, e),
+                _ => {}
             }
         }
         Ok(answers.into_iter().map(|a| a.unwrap_or(Err(Error::Overloaded))).collect())
@@ -246,7 +248,7 @@ struct Work {
 impl Work {
     fn refuse(&mut self, place: usize, denial: Denial, counted: Part) {
         let told = denial.error();
-        self.filings.push(Filing::Refuse(denial, counted));
+        self.filings.push(Filing::RefuseFound(denial, counted));
         self.outcomes.push(Outcome { place, told: Err(told) });
     }
 }
@@ -337,7 +339,7 @@ impl<'a> Round<'a> {
                 }
                 Err(Undecided::Told(e @ Error::Malformed { .. })) => {
                     let denial = self.admitted.deny(Refusal::Malformed, None);
-                    work.filings.push(Filing::Refuse(denial, counted));
+                    work.filings.push(Filing::RefuseFound(denial, counted));
                     work.outcomes.push(Outcome { place: item.place, told: Err(e) });
                 }
                 Err(Undecided::Told(e)) => self.answer(answers, item.place, Err(e)),
@@ -624,7 +626,9 @@ impl<'a> Round<'a> {
         let mut keys = Vec::with_capacity(items.len() * 4 + 1);
         for item in items {
             keys.extend(item.requests.iter().cloned());
-            keys.extend(item.fingerprint.iter().map(|f| merchant_row(rows::FINGERPRINT, id, &f.row)));
+            if let Some(fingerprint) = item.fingerprint {
+                keys.extend(self.state.keyring.fingerprint_places(id, fingerprint)?.keys());
+            }
             keys.extend(item.guess.iter().map(|g| g.cell.clone()));
             if item.subject != SubjectId::NONE {
                 keys.push(merchant_row(rows::SUBJECT, id, &item.subject.0));
@@ -681,7 +685,7 @@ impl<'a> Round<'a> {
         let mut counted = Part::default();
         self.count_guess(item, &mut counted);
         let denial = self.admitted.deny(Refusal::IdempotencyMismatch, None);
-        Err(self.vault.inner.journal.refuse_counted(denial, counted, self.header.deadline).await)
+        Err(self.vault.inner.journal.refuse_found(denial, counted, self.header.deadline).await)
     }
 
     /// A first candidate for each item, and the rows of it and of the token that might be reused, read together.
@@ -698,7 +702,7 @@ impl<'a> Round<'a> {
                 (None, None) => Ok(item.space.draw(&mut random::below)?),
             };
             for token in known.iter().map(|(token, _)| token).chain(&candidate) {
-                keys.push(merchant_row(rows::CARD, id, &keyring.row_key(id, token)?.0));
+                keys.extend(keyring.card_places(id, keyring.row_key(id, token)?)?.keys());
             }
             if let Some((token, _)) = &known {
                 let row_key = keyring.row_key(id, token)?;
@@ -713,13 +717,17 @@ impl<'a> Round<'a> {
 
     /// The token that this card already has, as its fingerprint row says, and which of the token's cards it was.
     fn known_token(&self, item: &Item<'_>) -> Result<Option<(Token, u32)>, Unopened> {
-        let Some(fingerprint) = &item.fingerprint else { return Ok(None) };
-        let id = self.merchant.id;
-        let Some(row) = self.view.get(&merchant_row(rows::FINGERPRINT, id, &fingerprint.row)) else {
-            return Ok(None);
-        };
+        let Some(fingerprint) = item.fingerprint else { return Ok(None) };
+        let place = self.place_of(fingerprint)?;
+        let Some(row) = self.view.get(&place.key) else { return Ok(None) };
         let like = self.likeness(item).map_err(|_| Unopened)?;
-        self.state.keyring.open_reuse(id, fingerprint, &like, &item.card.value, row).map(Some)
+        self.state.keyring.open_reuse(self.merchant.id, &place, &like, &item.card.value, row).map(Some)
+    }
+
+    /// Where the row of a fingerprint lies that was looked for before, or will.
+    fn place_of(&self, fingerprint: Fingerprint) -> Result<Place, Unopened> {
+        let places = self.state.keyring.fingerprint_places(self.merchant.id, fingerprint);
+        self.view.at(&places.map_err(|_| Unopened)?)
     }
 
     /// Reuses the card's token where there is a working one, mints one where there is not.
@@ -763,12 +771,13 @@ impl<'a> Round<'a> {
     ) -> Result<Option<(Answer, Changed)>, Undecided> {
         let (id, state) = (self.merchant.id, self.state.clone());
         let row_key = state.keyring.row_key(id, &token)?;
-        let store_key = merchant_row(rows::CARD, id, &row_key.0);
+        let places = state.keyring.card_places(id, row_key)?;
+        let place = self.view.at(&places).map_err(|Unopened| Undecided::Unreadable)?;
         let newest = self.newest.get(&row_key);
-        let Some(bytes) = self.view.get(&store_key) else {
+        let Some(bytes) = self.view.get(&place.key) else {
             return if newest.is_some() { Err(Undecided::Unreadable) } else { Ok(None) };
         };
-        let card = state.keyring.card(id, row_key, bytes).map_err(|Unopened| Undecided::Unreadable)?;
+        let card = state.keyring.card(id, &place, bytes).map_err(|Unopened| Undecided::Unreadable)?;
         if newest.is_some_and(|newest| card.row.version < *newest) {
             return Err(Undecided::Unreadable);
         }
@@ -787,11 +796,11 @@ impl<'a> Round<'a> {
             row.card_expiry = later.or(row.card_expiry);
             row.attributes = attributes;
             row.version = row.version.saturating_add(1);
-            let sealed = state.keyring.seal_row(id, row_key, &row)?;
-            self.view.put(part, store_key, sealed);
+            let sealed = state.keyring.seal_row(id, &place, &row)?;
+            self.view.put(part, place.key, sealed);
             changed = Some((row_key, row.version));
         } else {
-            self.view.rely(part, &store_key);
+            self.view.rely(part, &place.key);
         }
         let answer = Answer {
             token,
@@ -846,12 +855,14 @@ impl<'a> Round<'a> {
             inner: Some(inner),
             vaultless: false,
         };
-        let sealed = state.keyring.seal_row(id, row_key, &row)?;
-        self.view.put(part, merchant_row(rows::CARD, id, &row_key.0), sealed);
-        if let Some(fingerprint) = &item.fingerprint {
+        let place = state.keyring.card_places(id, row_key)?.now;
+        let sealed = state.keyring.seal_row(id, &place, &row)?;
+        self.view.put(part, place.key, sealed);
+        if let Some(fingerprint) = item.fingerprint {
+            let place = self.place_of(fingerprint).map_err(|Unopened| Error::internal())?;
             let like = self.likeness(item)?;
-            let sealed = state.keyring.seal_reuse(id, fingerprint, &like, &item.card.value, (&token, 0))?;
-            self.view.put(part, merchant_row(rows::FINGERPRINT, id, &fingerprint.row), sealed);
+            let sealed = state.keyring.seal_reuse(id, &place, &like, &item.card.value, (&token, 0))?;
+            self.view.put(part, place.key, sealed);
         }
         let answer = Answer {
             token,
@@ -874,8 +885,8 @@ impl<'a> Round<'a> {
             return Err(Error::malformed("context.customer_reference", "already has 1,000 tokens"));
         }
         index.cards.push(row);
-        if let Some(fingerprint) = item.fingerprint.filter(|f| !index.fingerprints.contains(&f.row)) {
-            index.fingerprints.push(fingerprint.row);
+        if let Some(fingerprint) = item.fingerprint.filter(|f| !index.fingerprints.contains(f)) {
+            index.fingerprints.push(fingerprint);
         }
         let sealed = self.state.keyring.seal_subject(id, subject, index)?;
         self.view.put(part, merchant_row(rows::SUBJECT, id, &subject.0), sealed);
@@ -940,18 +951,22 @@ impl<'a> Round<'a> {
 
     /// The first of these tokens that no row has. What is looked at is not kept: a walk may look at a million.
     async fn first_unused(&self, tokens: Vec<Token>) -> Result<Option<(Token, RowKey)>, Error> {
-        let id = self.merchant.id;
-        let mut keys = Vec::with_capacity(tokens.len());
+        let (id, keyring) = (self.merchant.id, &self.state.keyring);
+        let mut places = Vec::with_capacity(tokens.len());
         for token in &tokens {
-            keys.push(merchant_row(rows::CARD, id, &self.state.keyring.row_key(id, token)?.0));
+            let row_key = keyring.row_key(id, token)?;
+            places.push((row_key, keyring.card_places(id, row_key)?));
         }
-        let rows = self.vault.inner.store.get(&keys).await?;
-        for ((token, key), row) in tokens.into_iter().zip(keys).zip(rows) {
-            if row.is_none() && self.view.get(&key).is_none() {
-                let row_key = self.state.keyring.row_key(id, &token)?;
-                if self.vault.inner.recent.newest(id, row_key).is_none() {
-                    return Ok(Some((token, row_key)));
-                }
+        let keys: Vec<Key> = places.iter().flat_map(|(_, places)| places.keys()).collect();
+        let mut rows = self.vault.inner.store.get(&keys).await?.into_iter();
+        for (token, (row_key, places)) in tokens.into_iter().zip(places) {
+            // All of its places are passed over, whatever the first one holds.
+            let taken = places
+                .keys()
+                .filter(|key| rows.next().flatten().is_some() || self.view.get(key).is_some())
+                .count();
+            if taken == 0 && self.vault.inner.recent.newest(id, row_key).is_none() {
+                return Ok(Some((token, row_key)));
             }
         }
         Ok(None)
@@ -960,10 +975,11 @@ impl<'a> Round<'a> {
     async fn if_unused(&mut self, token: Token) -> Result<Option<(Token, RowKey)>, Error> {
         let id = self.merchant.id;
         let row_key = self.state.keyring.row_key(id, &token)?;
-        let key = merchant_row(rows::CARD, id, &row_key.0);
-        self.view.read(self.vault.inner.store.as_ref(), vec![key.clone()]).await?;
+        let places = self.state.keyring.card_places(id, row_key)?;
+        self.view.read(self.vault.inner.store.as_ref(), places.keys().collect()).await?;
         // A row that this node wrote and that is gone is not free: somebody took it away.
-        let taken = self.view.get(&key).is_some() || self.vault.inner.recent.newest(id, row_key).is_some();
+        let taken = places.keys().any(|key| self.view.get(&key).is_some())
+            || self.vault.inner.recent.newest(id, row_key).is_some();
         Ok((!taken).then_some((token, row_key)))
     }
 

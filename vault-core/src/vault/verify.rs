@@ -4,14 +4,16 @@ use std::collections::HashMap;
 
 use serde::Serialize;
 
-use super::{FIRST_LOG, Vault};
+use super::{FIRST_LOG, MAX_ROUNDS, Vault};
 use crate::audit::entry::AuditEntry;
+use crate::audit::handover::{self, HandOver};
 use crate::audit::note::LogVerifier;
 use crate::audit::tree::entry_key;
 use crate::audit::verify::{self, Report};
+use crate::chain::Name;
 use crate::codec::Reader;
 use crate::error::Error;
-use crate::record::{MerchantId, RowKey};
+use crate::record::MerchantId;
 use crate::reseal::page_of;
 use crate::rows;
 use crate::store::MAX_SCAN;
@@ -91,17 +93,31 @@ impl StoreReport {
 }
 
 impl Vault {
-    /// The public key that this vault's log is verified with, as a C2SP verifier key.
-    pub fn verifier(&self) -> Result<LogVerifier, Error> {
-        let state = self.state();
-        let log = state.control.logs.iter().find(|l| l.id == FIRST_LOG).ok_or_else(Error::internal)?;
-        LogVerifier::parse(&log.verifier).map_err(|_| Error::internal())
+    /// The public keys that this vault's log is verified with: all that it has had, of which its text is the newest.
+    #[must_use]
+    pub fn verifier(&self) -> LogVerifier {
+        LogVerifier::clone(&self.state().log)
+    }
+
+    /// How the log's key was handed over, oldest first: what whoever knows one of the keys needs to trust the others.
+    pub async fn hand_overs(&self) -> Result<Vec<HandOver>, Error> {
+        let verifier = self.verifier();
+        let read = handover::hand_overs(self.inner.store.as_ref(), FIRST_LOG, &verifier).await;
+        read.map_err(|_| Error::internal())
     }
 
     /// Walks the log from its first entry.
     pub async fn verify_log(&self, progress: verify::Progress<'_>) -> Result<Report, Error> {
-        let verifier = self.verifier()?;
-        Ok(verify::verify_store(self.inner.store.as_ref(), FIRST_LOG, &verifier, progress).await?)
+        for _ in 0..MAX_ROUNDS {
+            let verifier = self.verifier();
+            let report =
+                verify::verify_store(self.inner.store.as_ref(), FIRST_LOG, &verifier, progress).await?;
+            // Handed over while it was walked: the head is signed by a key that was none of the log's before.
+            if report.fault.is_none() || verifier == self.verifier() {
+                return Ok(report);
+            }
+        }
+        Err(Error::Overloaded)
     }
 
     /// Walks the log, then every card row, and compares; then every other row that lies under a DEK. Opens outer seals only. Meant for a vault at rest: what
@@ -117,8 +133,11 @@ impl Vault {
             let Some((last, _)) = page.last() else { break };
             after = Some(last.clone());
             for (key, bytes) in page {
-                let named = row_key(rows::CARD, &key);
-                let card = named.and_then(|(merchant, row)| state.keyring.card(merchant, row, &bytes).ok());
+                let named = name_in(rows::CARD, &key);
+                let card = named.and_then(|(merchant, name)| {
+                    let reached = state.keyring.outer(merchant).ok()?.is_reached(rows::CARD, &bytes);
+                    reached.then(|| state.keyring.card_named(merchant, &name, &bytes).ok())?
+                });
                 let Some(card) = card else {
                     report.note(Finding::Unreadable { row: data_encoding::HEXLOWER.encode(&key) });
                     continue;
@@ -152,9 +171,10 @@ impl Vault {
             let Some((last, _)) = page.last() else { return Ok(()) };
             after = Some(last.clone());
             for (key, bytes) in page {
-                let named = row_key(kind, &key);
-                let opened = named.and_then(|(merchant, RowKey(name))| {
-                    state.keyring.outer(merchant).ok()?.open(kind, &name, &bytes).ok()
+                let named = name_in(kind, &key);
+                let opened = named.and_then(|(merchant, name)| {
+                    let outer = state.keyring.outer(merchant).ok()?;
+                    outer.is_reached(kind, &bytes).then(|| outer.open(kind, &name, &bytes).ok())?
                 });
                 if opened.is_none() {
                     report.note(Finding::Unreadable { row: data_encoding::HEXLOWER.encode(&key) });
@@ -185,9 +205,9 @@ impl Vault {
 }
 
 /// Merchant and name of a row of this kind, from its key.
-fn row_key(of: u8, key: &[u8]) -> Option<(MerchantId, RowKey)> {
+fn name_in(of: u8, key: &[u8]) -> Option<(MerchantId, Name)> {
     let mut r = Reader::new(key);
     r.u8().ok().filter(|kind| *kind == of)?;
-    let found = (MerchantId(r.u32().ok()?), RowKey(r.array().ok()?));
+    let found = (MerchantId(r.u32().ok()?), r.array().ok()?);
     r.end().ok().map(|()| found)
 }

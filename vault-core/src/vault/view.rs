@@ -5,6 +5,8 @@
 
 use std::collections::HashMap;
 
+use crate::aead::Unopened;
+use crate::chain::{Place, Places};
 use crate::store::{Expect, Key, Part, Store, StoreError, Value, Write};
 
 /// Rows by key: `Some(None)` is known to be absent.
@@ -28,6 +30,17 @@ impl View {
     /// A row; `None` if it is absent or was never read.
     pub(super) fn get(&self, key: &[u8]) -> Option<&[u8]> {
         self.rows.get(key)?.as_deref()
+    }
+
+    /// Where a row lies, of the places that were read; where a new one is put, if it is nowhere. A row in two places was put
+    /// back into one of them by somebody: it is none.
+    pub(super) fn at(&self, places: &Places) -> Result<Place, Unopened> {
+        let lies = |place: &&Place| self.get(&place.key).is_some();
+        match (places.before.as_ref().filter(lies), lies(&&places.now)) {
+            (Some(_), true) => Err(Unopened),
+            (Some(before), false) => Ok(before.clone()),
+            (None, _) => Ok(places.now.clone()),
+        }
     }
 
     /// Lets `part` rest on the row being as it is seen here.

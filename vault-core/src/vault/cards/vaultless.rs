@@ -5,7 +5,7 @@ use super::{Decided, Deed, Done, Name, Refused, Round, Want, one};
 use crate::error::Error;
 use crate::guard;
 use crate::journal::Filing;
-use crate::keyring::{day_row, merchant_row};
+use crate::keyring::day_row;
 use crate::mask::Mask;
 use crate::policy::{Admitted, Caller, MerchantInForce};
 use crate::record::{Card, Row, Standing, SubjectId};
@@ -100,11 +100,10 @@ impl Round<'_> {
     }
 
     /// Counts a token that opens to no card and has no row.
-    pub(super) fn count_miss(&mut self, want: &Want, name: Name, part: &mut Part) {
-        let key = merchant_row(rows::CARD, self.merchant.id, &name.row_key.0);
+    pub(super) fn count_miss(&mut self, want: &Want, name: &Name, part: &mut Part) {
         let shaped = slot_of(&want.token, self.merchant.ff1_slots).is_some();
         let nobodys = || self.vaultless_card(&want.token, name).is_none();
-        let missed = shaped && name.newest.is_none() && self.view.get(&key).is_none() && nobodys();
+        let missed = shaped && name.newest.is_none() && self.card_of(name).is_none() && nobodys();
         if let Some(Tried { missed: (key, count), .. }) = self.tried.as_mut().filter(|_| missed) {
             *count = count.saturating_add(1);
             // Not added: who asks in many requests at once is counted one after the other, or the bound would be none.
@@ -121,7 +120,7 @@ impl Round<'_> {
     }
 
     /// What a token without a row stands for, if it is vaultless and opens to a number of an issuer's range.
-    pub(super) fn vaultless_card(&self, token: &Token, name: Name) -> Option<Card> {
+    pub(super) fn vaultless_card(&self, token: &Token, name: &Name) -> Option<Card> {
         let found = self.state.keyring.vaultless_card(self.merchant.id, token, &self.vault.inner.networks)?;
         let row = Row {
             version: 0,

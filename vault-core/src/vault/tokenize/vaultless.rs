@@ -4,12 +4,10 @@
 use super::{Answer, Changed, Item, Round, Undecided};
 use crate::audit::entry::Minting;
 use crate::error::Error;
-use crate::keyring::merchant_row;
 use crate::mask::Mask;
 use crate::pan::Pan;
 use crate::record::{Grants, Row, RowKey};
 use crate::restrictions::Restrictions;
-use crate::rows;
 use crate::store::Part;
 use crate::time::Timestamp;
 use crate::token::{Scheme, Token};
@@ -50,13 +48,14 @@ impl Round<'_> {
     ) -> Result<(Answer, Changed), Undecided> {
         let (id, state) = (self.merchant.id, self.state.clone());
         let row_key = state.keyring.row_key(id, &token)?;
-        let store_key = merchant_row(rows::CARD, id, &row_key.0);
         let newest = self.vault.inner.recent.newest(id, row_key);
-        let before = match self.view.get(&store_key) {
+        let places = state.keyring.card_places(id, row_key)?;
+        let place = self.view.at(&places).map_err(|_| Undecided::Unreadable)?;
+        let before = match self.view.get(&place.key) {
             None if newest.is_some() => return Err(Undecided::Unreadable),
             None => None,
             Some(bytes) => {
-                let card = state.keyring.card(id, row_key, bytes).map_err(|_| Undecided::Unreadable)?;
+                let card = state.keyring.card(id, &place, bytes).map_err(|_| Undecided::Unreadable)?;
                 if newest.is_some_and(|newest| card.row.version < newest) {
                     return Err(Undecided::Unreadable);
                 }
@@ -78,10 +77,10 @@ impl Round<'_> {
         let changed: Option<(RowKey, u32)> = changed.map(|row| (row_key, row.version));
         match (&after, changed) {
             (Some(row), Some(_)) => {
-                let sealed = state.keyring.seal_row(id, row_key, row)?;
-                self.view.put(part, store_key, sealed);
+                let sealed = state.keyring.seal_row(id, &place, row)?;
+                self.view.put(part, place.key, sealed);
             }
-            _ => self.view.rely(part, &store_key),
+            _ => self.view.rely(part, &place.key),
         }
         let network = self.vault.inner.networks.find(number(item)?).map(|n| n.id().to_owned());
         let answer = Answer {

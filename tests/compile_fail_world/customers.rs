@@ -1,0 +1,42 @@
+// The world in which customers are moved: everything that the work behind an erasure names, and nothing else. There is
+// neither a card number in it, nor a token root key, nor a proof of disclosure.
+
+mod aead {
+    pub use vault_core::aead::Unopened;
+}
+#[path = "../../vault-core/src/chain.rs"]
+pub mod chain;
+mod codec {
+    pub use vault_core::codec::{Reader, Writer};
+}
+mod control {
+    pub use vault_core::control::{Control, KeyRecord};
+}
+mod envelope {
+    pub use vault_core::envelope::{Dek, Esk, Fpr, Idx, Kek, KeyId, KeyKind, KeyMaterial, Root, Wraps, ctx};
+}
+mod error {
+    pub use vault_core::error::Error;
+}
+mod name {
+    pub use vault_core::name::MerchantName;
+}
+#[path = "../../vault-core/src/outer.rs"]
+pub mod outer;
+mod record {
+    pub use vault_core::record::{MerchantId, SubjectId};
+}
+mod rows {
+    pub use vault_core::rows::{CARD, FINGERPRINT, SUBJECT};
+}
+mod secret {
+    pub use vault_core::secret::Secret32;
+}
+mod store {
+    pub use vault_core::store::{Expect, Key, Part, Store, StoreError, Value, Write};
+}
+#[path = "../../vault-core/src/survivors.rs"]
+pub mod survivors;
+mod words {
+    pub use vault_core::words::KeyState;
+}
