@@ -174,6 +174,25 @@ impl Custodians {
         fs::rename(self.file("tokens-out"), self.file("tokens")).unwrap();
     }
 
+    /// Keeps a copy of all tokens as they are.
+    pub fn keep_tokens(&self) {
+        self.copy("tokens", "tokens-kept");
+    }
+
+    /// Puts the tokens as they were kept. A device survives that its client is killed; `SoftHSM2` lives in its client, writes
+    /// its token's file at each login, and may leave it torn.
+    pub fn heal_tokens(&self) {
+        fs::remove_dir_all(self.file("tokens")).unwrap();
+        self.copy("tokens-kept", "tokens");
+    }
+
+    /// Copies a folder of the place.
+    pub fn copy(&self, from: &str, to: &str) {
+        let copied =
+            Command::new("cp").args(["-r", from, to]).current_dir(self.folder.path()).status().unwrap();
+        assert!(copied.success());
+    }
+
     /// A settings file of a passphrase.
     pub fn passphrase(&self, name: &str, secret: &str) -> String {
         self.secret(&format!("{name}.secret"), secret);
