@@ -20,6 +20,7 @@ pub mod custody;
 pub mod desk;
 pub mod disk;
 pub mod golden;
+pub mod runbook;
 pub mod server;
 
 pub use desk::{At, Closed, Desk};

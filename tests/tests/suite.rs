@@ -25,6 +25,7 @@ mod formats;
 mod forward;
 mod golden;
 mod idempotency_and_races;
+mod key_lifecycle;
 mod key_rotation;
 mod life_of_a_token;
 mod log_hand_over;

@@ -21,6 +21,9 @@ const MAX_LINES_FILE: u64 = 64 << 20;
 /// Bytes of any other file that is read whole.
 const MAX_SMALL_FILE: u64 = 4 << 20;
 
+/// The longest answer to a question, in bytes: a key's number has ten digits.
+const MAX_ANSWER: u64 = 64;
+
 /// A card as it was given.
 pub struct Card {
     /// The number.
@@ -347,6 +350,23 @@ pub(crate) fn hidden_secret(prompt: &str) -> Result<Zeroizing<Vec<u8>>, Failure>
         return Err(Failure::usage("there is no terminal to ask at"));
     }
     Ok(Zeroizing::new(hidden(prompt)?.into_bytes()))
+}
+
+/// A line that somebody types at the terminal in answer to a question, shown as it is typed.
+///
+/// Errors: usage where there is no terminal.
+pub(crate) fn typed(question: &str) -> Result<String, Failure> {
+    if !io::stdin().is_terminal() {
+        return Err(Failure::usage("there is no terminal to ask at; give the answer with --confirm"));
+    }
+    crate::output::ask(question);
+    let mut line = String::new();
+    io::stdin()
+        .lock()
+        .take(MAX_ANSWER)
+        .read_line(&mut line)
+        .map_err(|e| Failure::failed(format_args!("the terminal: {e}")))?;
+    Ok(line.trim().to_owned())
 }
 
 fn hidden(prompt: &str) -> Result<String, Failure> {

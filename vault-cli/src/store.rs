@@ -100,8 +100,14 @@ fn words(report: &StoreReport, log_key: &str) -> String {
         None => "the log was not read".to_owned(),
     };
     let mut text = format!(
-        "{log}\ncards: {} good, {} missing, {} put back, {} unreadable, {} unknown to the log\n",
-        report.good, report.missing, report.rolled_back, report.unreadable, report.extra
+        "{log}\ncards: {} good, {} missing, {} put back, {} unreadable, {} unknown to the log, {} key counters put back; {} shredded\n",
+        report.good,
+        report.missing,
+        report.rolled_back,
+        report.unreadable,
+        report.extra,
+        report.uses_put_back,
+        report.shredded
     );
     for finding in &report.named {
         text = text + "  " + &named(finding) + "\n";

@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use ring::digest;
 use serde::{Deserialize, Serialize};
 
-pub use self::keys::{KeyRecord, Superseded};
+pub use self::keys::{Compromised, KeyRecord, Superseded};
 use crate::audit::tree::Hash;
 use crate::codec::{Reader, Torn, Writer};
 use crate::custody::{Custodian, CustodyBlock, MAX_CUSTODIANS};
@@ -25,6 +25,7 @@ use crate::record::{ChannelId, FormatId, MerchantId};
 use crate::rows;
 use crate::store::{Expect, Key, Write};
 use crate::table::{Format, Merchant, Policy};
+use crate::terms::Term;
 use crate::time::Timestamp;
 use crate::token::{Scheme, Scope};
 use crate::vaultless::{SLOTS, Served};
@@ -482,9 +483,19 @@ impl Control {
         let before: Vec<KeyId> = slots.iter().filter(|s| s.served() == served).map(|s| s.key).collect();
         slots.push(SlotRecord { key, format: served.format, channel: served.channel });
         for record in self.keys.iter_mut().filter(|k| before.contains(&k.id) && k.state == KeyState::Active) {
-            record.state = KeyState::Deactivated;
+            record.retire(now);
         }
         Ok(key)
+    }
+
+    /// The terms of a kind's keys: the longest there are, or what the policy shortens them to.
+    #[must_use]
+    pub fn term(&self, kind: KeyKind) -> Term {
+        let longest = Term::longest(kind);
+        match self.policy.cryptoperiods.iter().find(|row| row.kind == kind) {
+            None => longest,
+            Some(row) => Term { days: row.days.or(longest.days), uses: row.uses.or(longest.uses), ..longest },
+        }
     }
 
     /// Sets a lock; the caller seals and commits.

@@ -57,6 +57,13 @@ pub enum Error {
     },
     /// Every token of this shape has been used: never silently another format.
     SpaceExhausted,
+    /// A key has reached its limit of uses and seals nothing more: an operator rotates it.
+    KeySpent {
+        /// Its number.
+        key: u32,
+        /// Its kind's short name.
+        kind: &'static str,
+    },
     /// The security code is not held here any more: the shopper is to be asked for it again.
     CodeGone,
     /// More work than the vault can take; nothing was done.
@@ -116,6 +123,7 @@ impl Error {
             | Self::Budget { .. }
             | Self::Locked { .. }
             | Self::SpaceExhausted
+            | Self::KeySpent { .. }
             | Self::Config(_)
             | Self::EpochMismatch { .. }
             | Self::Custody => Fault::Policy,
@@ -138,6 +146,7 @@ impl Error {
             | Self::IdempotencyMismatch
             | Self::Locked { .. }
             | Self::SpaceExhausted
+            | Self::KeySpent { .. }
             | Self::CodeGone
             | Self::DeadlineExceeded
             | Self::Unimplemented { .. }
@@ -173,6 +182,12 @@ impl fmt::Display for Error {
             Self::Locked { lockdown } => write!(f, "locked by lockdown {lockdown}; ask an operator"),
             Self::SpaceExhausted => {
                 f.write_str("every token of this shape is used up; choose another format")
+            }
+            Self::KeySpent { key, kind } => {
+                write!(
+                    f,
+                    "key {key} has reached its limit of uses; an operator makes a new one: keys rotate {kind}"
+                )
             }
             Self::CodeGone => {
                 f.write_str("the security code is not held any more; ask the shopper for it again")

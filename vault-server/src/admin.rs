@@ -1,6 +1,8 @@
 //! `vault.v1.Admin` over the core, on a listener and under authorities of its own. Each call is an operator's: it is
 //! named in the log, readings too.
 
+mod keys;
+
 use std::collections::{BTreeSet, HashMap};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -22,7 +24,6 @@ use vault_core::iban::Country;
 use vault_core::name::{ChannelName, FormatName, MerchantName, PrincipalName, RecipientName};
 use vault_core::plan::Kept;
 use vault_core::policy::{Asked, Caller, MAX_POLICY, Policy};
-use vault_core::sealed::PERIOD_DAYS;
 use vault_core::time::{Clock, Timestamp};
 use vault_core::token::Token;
 use vault_core::vault::{
@@ -215,7 +216,7 @@ impl AdminService {
     }
 
     fn key_after(&self, id: vault_core::envelope::KeyId) -> Option<v1::Key> {
-        self.vault.keys().iter().find(|k| k.id == id).map(key)
+        self.vault.keys().iter().find(|k| k.id == id).map(|line| key(line, self.clock.now()))
     }
 }
 
@@ -249,15 +250,14 @@ fn kind(kind: KeyKind) -> v1::KeyKind {
     }
 }
 
-fn key(line: &KeyLine) -> v1::Key {
+fn key(line: &KeyLine, now: Timestamp) -> v1::Key {
     let state = match line.state {
         KeyState::Active => v1::KeyState::Active,
         KeyState::Deactivated => v1::KeyState::Deactivated,
         KeyState::Compromised => v1::KeyState::Compromised,
         KeyState::Destroyed => v1::KeyState::Destroyed,
     };
-    let period = (line.kind == KeyKind::Rcv).then_some(PERIOD_DAYS);
-    v1::Key {
+    let told = v1::Key {
         id: line.id.0.to_string(),
         kind: kind(line.kind).into(),
         merchant: line.merchant.as_ref().map_or_else(String::new, ToString::to_string),
@@ -265,11 +265,11 @@ fn key(line: &KeyLine) -> v1::Key {
         state: state.into(),
         primary: line.state == KeyState::Active,
         created_at: Some(wire::timestamp(line.made_at)),
-        expires_at: period.map(|days| wire::timestamp(line.made_at.plus_days(days))),
         wrapped_by: line.under.map_or_else(|| "custodian".to_owned(), |id| id.0.to_string()),
         rows: line.drained_at.map(|_| 0),
         ..v1::Key::default()
-    }
+    };
+    keys::lived(told, line, now)
 }
 
 fn lock_target(target: Option<v1::LockTarget>) -> Result<LockTarget, Error> {
@@ -513,8 +513,29 @@ fn entry(log: &str, index: u64, leaf: Vec<u8>, entry: &AuditEntry) -> v1::AuditE
         }
         Event::ControlChanged { version, change, .. } => {
             told.details.insert("version".to_owned(), version.to_string());
-            if let ControlChange::KeyDrained { key } = change {
-                told.details.insert("drained_key".to_owned(), key.to_string());
+            let mut detail = |name: &str, value: String| told.details.insert(name.to_owned(), value);
+            match change {
+                ControlChange::KeyDrained { key } => {
+                    detail("drained_key", key.to_string());
+                }
+                ControlChange::KeyCompromised { key, reason, .. } => {
+                    detail("compromised_key", key.to_string());
+                    detail("reason", reason.to_string());
+                }
+                ControlChange::KeyShredded { key, rows } => {
+                    detail("shredded_key", key.to_string());
+                    detail("rows", rows.to_string());
+                }
+                ControlChange::Created
+                | ControlChange::PolicyApplied
+                | ControlChange::KeyAdded { .. }
+                | ControlChange::KeyState { .. }
+                | ControlChange::LockSet { .. }
+                | ControlChange::LockLifted { .. }
+                | ControlChange::LogHandedOver { .. }
+                | ControlChange::ErasureKeyDestroyed { .. }
+                | ControlChange::CustodyTaken { .. }
+                | ControlChange::CustodyEnded { .. } => {}
             }
             if let ControlChange::ErasureKeyDestroyed { key, before, .. } = change {
                 told.details.insert("destroyed_key".to_owned(), key.to_string());
@@ -538,6 +559,11 @@ fn entry(log: &str, index: u64, leaf: Vec<u8>, entry: &AuditEntry) -> v1::AuditE
             told.details.insert("key".to_owned(), key.to_string());
             told.details.insert("rows".to_owned(), rows.to_string());
             ("rewrapped", None)
+        }
+        Event::UsesReserved { key, upto } => {
+            told.details.insert("key".to_owned(), key.to_string());
+            told.details.insert("upto".to_owned(), upto.to_string());
+            ("uses_reserved", None)
         }
         Event::Resealed { key, rows } => {
             told.details.insert("key".to_owned(), key.to_string());
@@ -750,11 +776,10 @@ impl AdminService {
         let operator = self.operator(&request, Action::RotateKey).await?;
         let asked = request.into_inner();
         let destroy = || async {
-            let id: u32 = asked.key.parse().map_err(|_| Error::malformed("key", "must be a key's number"))?;
-            let receipt =
-                self.vault.destroy_key(&operator, KeyId(id), expected(asked.header.as_ref())).await?;
+            let id = keys::id(&asked.key)?;
+            let receipt = self.vault.destroy_key(&operator, id, expected(asked.header.as_ref())).await?;
             Ok(v1::DestroyKeyResponse {
-                key: self.key_after(KeyId(id)),
+                key: self.key_after(id),
                 epoch: self.epoch(),
                 receipt: Some(wire::receipt(&receipt, true)),
             })
@@ -878,7 +903,8 @@ impl v1::admin_server::Admin for AdminService {
             Err(_) if failed => None,
             Err(e) => return Err(status(&e)),
         };
-        let (mut problems, mut certificates) = (Vec::new(), Vec::new());
+        let (mut problems, mut certificates) =
+            (keys::problems(&self.vault.keys(), self.clock.now()), Vec::new());
         if failed {
             let message = "a flush failed; nothing is written until the server is started again".to_owned();
             problems.push(v1::Problem { reason: "STORE_STOPPED".to_owned(), message });
@@ -928,7 +954,8 @@ impl v1::admin_server::Admin for AdminService {
             (asked.kind == 0 || k.kind == asked.kind)
                 && (asked.merchant.is_empty() || k.merchant == asked.merchant)
         };
-        let mut all: Vec<v1::Key> = self.vault.keys().iter().map(key).filter(wanted).collect();
+        let told = self.listed_keys(asked.count_rows).await.map_err(|e| status(&e))?;
+        let mut all: Vec<v1::Key> = told.into_iter().filter(wanted).collect();
         all.sort_by(|a, b| (a.kind, &a.merchant, b.version).cmp(&(b.kind, &b.merchant, a.version)));
         let (keys, next_page_token) =
             paged(all, asked.page_size, &asked.page_token).map_err(|e| status(&e))?;
@@ -957,6 +984,29 @@ impl v1::admin_server::Admin for AdminService {
     ) -> Result<Response<v1::DestroyKeyResponse>, Status> {
         let service = self.clone();
         detached(async move { service.destroy_key_once(request).await }).await
+    }
+
+    async fn describe_key(
+        &self,
+        request: Request<v1::DescribeKeyRequest>,
+    ) -> Result<Response<v1::DescribeKeyResponse>, Status> {
+        self.describe_key_once(request).await
+    }
+
+    async fn compromise_key(
+        &self,
+        request: Request<v1::CompromiseKeyRequest>,
+    ) -> Result<Response<v1::CompromiseKeyResponse>, Status> {
+        let service = self.clone();
+        detached(async move { service.compromise_key_once(request).await }).await
+    }
+
+    async fn shred_key(
+        &self,
+        request: Request<v1::ShredKeyRequest>,
+    ) -> Result<Response<v1::ShredKeyResponse>, Status> {
+        let service = self.clone();
+        detached(async move { service.shred_key_once(request).await }).await
     }
 
     async fn get_key_work(

@@ -18,6 +18,7 @@ pub fn failure(error: &Error) -> Failure {
         Error::StillRunning => Reason::StillRunning,
         Error::Locked { .. } => Reason::Locked,
         Error::SpaceExhausted => Reason::SpaceExhausted,
+        Error::KeySpent { .. } => Reason::KeySpent,
         Error::CodeGone => Reason::SecurityCodeGone,
         Error::Overloaded => Reason::Overloaded,
         Error::DeadlineExceeded => Reason::DeadlineExceeded,
@@ -61,6 +62,7 @@ pub fn failure(error: &Error) -> Failure {
         | Error::Budget { .. }
         | Error::StillRunning
         | Error::SpaceExhausted
+        | Error::KeySpent { .. }
         | Error::CodeGone
         | Error::Overloaded
         | Error::DeadlineExceeded

@@ -10,10 +10,12 @@ use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 use vault_core::custody::Custodian;
 use vault_core::error::Error;
+use vault_core::name::MerchantName;
 use vault_core::network::Networks;
 use vault_core::store::{self, StoreError};
+use vault_core::terms::Standing;
 use vault_core::time::{Clock, SystemClock};
-use vault_core::vault::{ErasureStep, Place, ResealStep, Vault};
+use vault_core::vault::{ErasureStep, KeyLine, Place, ResealStep, Vault};
 use vault_proto::status::{Failure, Reason};
 use vault_proto::v1;
 
@@ -432,6 +434,31 @@ async fn reseal(vault: Vault, rows: u32, mut shutdown: Shutdown) {
     }
 }
 
+/// Tells, in the log, that a key comes near the end of its days or uses.
+fn near_its_end(line: &KeyLine, standing: Standing) {
+    let (key_id, key_kind) = (line.id.0, line.kind.as_str());
+    let merchant = line.merchant.as_ref().map_or("-", MerchantName::as_str);
+    macro_rules! line {
+        ($level:ident, $what:literal) => {
+            tracing::$level!(key_id, key_kind, merchant, $what)
+        };
+    }
+    match standing {
+        Standing::Fresh => {}
+        Standing::Due => line!(
+            warn,
+            "four fifths of a key's days or uses are over: plan vaultctl keys rotate; vaultctl keys list says how long there is"
+        ),
+        Standing::Urgent => {
+            line!(warn, "nearly all of a key's days or uses are over: vaultctl keys rotate it this week");
+        }
+        Standing::Over => line!(
+            error,
+            "a key's days or uses are over: vaultctl keys rotate it now; one that is used up seals nothing more, and requests fail with KEY_SPENT"
+        ),
+    }
+}
+
 /// How long the work behind erasures rests where there is none.
 const ERASE_REST: Duration = Duration::from_secs(2);
 
@@ -511,7 +538,7 @@ async fn housekeeping(
                 } else if let Err(e) = vault.sweep().await {
                     tracing::error!(problem = %e, "rows whose time is over could not be deleted");
                 } else if let Err(e) = vault.replace_old_keys().await {
-                    tracing::error!(problem = %e, "keys for sealed cards whose period is over could not be replaced");
+                    tracing::error!(problem = %e, "keys whose period is over could not be replaced");
                 }
                 since = now;
             }
@@ -528,6 +555,11 @@ async fn housekeeping(
                 // A store that cannot be read says so below, and where it is asked for a card.
                 warned.tell(vault.watch_spaces().await.unwrap_or_default(), clock.now());
                 vault.format_spaces().iter().for_each(|of| metrics.spaces(of));
+                vault.watch_keys().iter().for_each(|(line, standing)| near_its_end(line, *standing));
+                metrics.keys(&vault.keys(), clock.now());
+                if let Err(e) = vault.replace_used_keys().await {
+                    tracing::error!(problem = %e, "keys that are nearly used up could not be replaced");
+                }
                 if vault.has_failed() && !failed {
                     failed = true;
                     tracing::error!("nothing is written any more, since the store failed a flush or was tampered with: start the server again");

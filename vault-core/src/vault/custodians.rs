@@ -4,7 +4,7 @@
 //! file of its own: before that commit the file has what both the old and the new custodians need, after it the new ones'
 //! alone. So whenever the process is killed, exactly one of the two opens the vault: the one that the header names.
 
-use super::amend::Amendment;
+use super::amend::{Amendment, Premise};
 use super::esk::{self, Held};
 use super::rotate::{named_wrap, superseded};
 use super::{Place, State, Top, Vault};
@@ -64,6 +64,17 @@ impl Vault {
         custodians: &[&dyn Custodian],
         expected: Option<u64>,
     ) -> Result<(KeyId, Receipt), Error> {
+        self.rotate_root_with(by, custodians, expected, |_, _, made| Ok(made)).await
+    }
+
+    /// The same with more in the same commit.
+    pub(super) async fn rotate_root_with<T>(
+        &self,
+        by: &PrincipalName,
+        custodians: &[&dyn Custodian],
+        expected: Option<u64>,
+        also: impl Fn(&Premise<'_>, &mut Control, Amendment<KeyId>) -> Result<Amendment<T>, Error>,
+    ) -> Result<(T, Receipt), Error> {
         let _one_at_a_time = self.one_esk_in_custody().await?;
         for _ in 0..ATTEMPTS {
             let state = self.state();
@@ -77,13 +88,14 @@ impl Vault {
                 custody.blocks.push(taken);
             }
             let made = self
-                .put_in_custody(by, (&state, expected), custody, |top, control, custody, now| {
-                    let keys = control.replace_root(top.root(), &root, now)?;
+                .put_in_custody(by, (&state, expected), custody, |premise, control, custody| {
+                    let top = &premise.state.top;
+                    let keys = control.replace_root(top.root(), &root, premise.now)?;
                     let version = control.keys.iter().find(|k| k.id == keys.new).map_or(1, |k| k.version);
                     let ctl = named_wrap(control, top.header.ctl.0)?;
                     let header = Header { custody, root: (keys.new, version), ctl, vault: top.header.vault };
                     let top = Top { header, root: root.clone(), ctl: top.ctl.clone() };
-                    Ok(Amendment { top: Some(top), ..superseded(&keys) })
+                    also(premise, control, Amendment { top: Some(top), ..superseded(&keys) })
                 })
                 .await;
             match made {
@@ -338,7 +350,8 @@ impl Vault {
         custody: Custody,
         changes: Vec<ControlChange>,
     ) -> Result<Receipt, Error> {
-        let put = self.put_in_custody(by, on, custody, |top, _, custody, _| {
+        let put = self.put_in_custody(by, on, custody, |premise, _, custody| {
+            let top = &premise.state.top;
             let header = Header { custody, ..top.header.clone() };
             let top = Top { header, root: top.root.clone(), ctl: top.ctl.clone() };
             Ok(Amendment { top: Some(top), ..Amendment::of(changes.clone(), ()) })
@@ -352,12 +365,7 @@ impl Vault {
         by: &PrincipalName,
         (state, expected): (&State, Option<u64>),
         custody: Custody,
-        edit: impl Fn(
-            &Top,
-            &mut Control,
-            Vec<CustodyBlock>,
-            crate::time::Timestamp,
-        ) -> Result<Amendment<T>, Error>,
+        edit: impl Fn(&Premise<'_>, &mut Control, Vec<CustodyBlock>) -> Result<Amendment<T>, Error>,
     ) -> Result<(Receipt, T), Error> {
         if expected.is_some_and(|epoch| epoch != state.epoch.version) {
             return Err(Error::EpochMismatch { epoch: state.epoch.version });
@@ -368,7 +376,7 @@ impl Vault {
         esk::replace(file, id, &both, vault)?;
         let made = self
             .change(by, Some(state.epoch.version), |premise, control| {
-                edit(&premise.state.top, control, custody.blocks.clone(), premise.now)
+                edit(premise, control, custody.blocks.clone())
             })
             .await;
         // What was not committed for certain may be committed all the same: then both stay, and the next opening tells.

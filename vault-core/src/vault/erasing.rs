@@ -7,13 +7,14 @@
 
 use std::sync::Arc;
 
-use super::amend::Amendment;
+use super::amend::{Amendment, Premise};
 use super::customers::erasure_key;
 use super::esk::{self, Held};
 use super::{State, Vault};
 use crate::audit::entry::{ControlChange, Event, Who};
 use crate::audit::receipt::Receipt;
 use crate::codec::Reader;
+use crate::control::Control;
 use crate::custody::{Custodian, CustodyBlock};
 use crate::envelope::{Esk, KeyId, KeyKind, KeyMaterial as _};
 use crate::error::Error;
@@ -124,6 +125,17 @@ impl Vault {
         custodians: &[&dyn Custodian],
         expected: Option<u64>,
     ) -> Result<(KeyId, Receipt), Error> {
+        self.next_esk_with(by, custodians, expected, |_, _, made| Ok(made)).await
+    }
+
+    /// The same with more in the same commit.
+    pub(super) async fn next_esk_with<T>(
+        &self,
+        by: &Who,
+        custodians: &[&dyn Custodian],
+        expected: Option<u64>,
+        also: impl Fn(&Premise<'_>, &mut Control, Amendment<KeyId>) -> Result<Amendment<T>, Error>,
+    ) -> Result<(T, Receipt), Error> {
         let _one_at_a_time = self.inner.custody.lock().await;
         for _ in 0..ATTEMPTS {
             let state = self.state();
@@ -149,7 +161,7 @@ impl Vault {
                         ControlChange::KeyState { key: keys.old.0, state: KeyState::Deactivated },
                     ];
                     let esks = Arc::new(premise.state.esks.followed_by(id, key.clone()));
-                    Ok(Amendment { esks: Some(esks), ..Amendment::of(changes, keys.new) })
+                    also(premise, control, Amendment { esks: Some(esks), ..Amendment::of(changes, keys.new) })
                 })
                 .await;
             match made {
