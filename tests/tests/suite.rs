@@ -16,6 +16,7 @@
 mod bad_input;
 mod canary;
 mod crashes;
+mod custodians;
 mod documents;
 mod engines;
 mod erasure;

@@ -285,8 +285,7 @@ pub(crate) fn tokens(arguments: &[String], file: Option<&Path>) -> Result<Vec<Li
 pub(crate) fn passphrase(file: Option<&Path>, new: bool) -> Result<Zeroizing<Vec<u8>>, Failure> {
     use vault_server::settings::CustodianSettings;
     if let Some(file) = file {
-        let settings =
-            CustodianSettings { passphrase_file: Some(file.to_owned()), passphrase_credential: None };
+        let settings = CustodianSettings::of_file(file.to_owned());
         return settings.read_passphrase().map_err(|p| {
             Failure::usage(format_args!("the passphrase file {} {}: {}", file.display(), p.problem, p.remedy))
         });
@@ -340,6 +339,14 @@ pub(crate) fn lines_of(
         Ok(String::from_utf8_lossy(line.trim_ascii()).into_owned())
     };
     Ok(lines.map(text).filter(|line| !matches!(line, Ok(text) if text.is_empty())))
+}
+
+/// A secret that is asked for at a hidden prompt, where there is a terminal.
+pub(crate) fn hidden_secret(prompt: &str) -> Result<Zeroizing<Vec<u8>>, Failure> {
+    if !io::stdin().is_terminal() {
+        return Err(Failure::usage("there is no terminal to ask at"));
+    }
+    Ok(Zeroizing::new(hidden(prompt)?.into_bytes()))
 }
 
 fn hidden(prompt: &str) -> Result<String, Failure> {

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Subcommand};
 use serde::Serialize;
 use vault_client::{AdminClient, ask, v1};
@@ -40,14 +41,16 @@ pub(crate) enum KeysCommand {
         anew, no card is touched, and the older version is destroyed; for the root the node asks its custodian, as at its \
         start. log: the old key signs that the log goes on with the new one, and is destroyed; what you keep of the log's key \
         stays good (see audit keys). esk: every customer moves to the new erasure key in the background, then the old one is \
-        destroyed, and with it what was erased; the vault does so by itself within a day of an erasure. fpk is a slot of vaultless tokens: a merchant has five in its whole life.\n\nExamples:\n  \
+        destroyed, and with it what was erased; the vault does so by itself within a day of an erasure. custodian: the one of [custodian.other] in the node's \
+        settings takes the place of that of [custodian], and no key changes. fpk is a slot of vaultless tokens: a merchant has five in its whole life.\n\nExamples:\n  \
         vaultctl keys rotate --profile ops.toml dek --merchant shop\n  \
         vaultctl keys rotate --profile ops.toml kek --merchant shop\n  \
         vaultctl keys rotate --profile ops.toml root\n  \
         vaultctl keys rotate --profile ops.toml trk --merchant shop\n  \
         vaultctl keys rotate --profile ops.toml log\n  \
         vaultctl keys rotate --profile ops.toml esk\n  \
-        vaultctl keys rotate --profile ops.toml fpk --merchant shop --format edge"
+        vaultctl keys rotate --profile ops.toml fpk --merchant shop --format edge\n  \
+        vaultctl keys rotate --profile ops.toml custodian"
     )]
     Rotate(Rotate),
     /// Show how far the work behind rotations is: rows that are sealed anew, and rows that are renamed
@@ -128,9 +131,9 @@ pub(crate) struct List {
 /// `keys rotate`.
 #[derive(Debug, Args)]
 pub(crate) struct Rotate {
-    /// Which kind
-    #[arg(value_parser = v1::KeyKind::parser())]
-    kind: v1::KeyKind,
+    /// Which kind; or custodian
+    #[arg(value_parser = what())]
+    what: What,
     /// Whose; left out for a key of the whole vault
     #[arg(long, value_name = "NAME")]
     merchant: Option<String>,
@@ -145,6 +148,24 @@ pub(crate) struct Rotate {
     epoch: Option<u64>,
     #[command(flatten)]
     admin: AdminOptions,
+}
+
+/// What is rotated: a key, or who protects the root.
+#[derive(Debug, Clone, Copy)]
+enum What {
+    Key(v1::KeyKind),
+    Custodian,
+}
+
+fn what() -> impl TypedValueParser<Value = What> {
+    const CUSTODIAN: &str = "custodian";
+    let words = v1::KeyKind::WORDS.iter().copied().chain([CUSTODIAN]);
+    PossibleValuesParser::new(words).try_map(|word| match word.as_str() {
+        CUSTODIAN => Ok(What::Custodian),
+        word => v1::KeyKind::of_name(&format!("{}{}", v1::KeyKind::PREFIX, word.to_ascii_uppercase()))
+            .map(What::Key)
+            .ok_or("is none of the known words"),
+    })
 }
 
 /// A key version as it is told.
@@ -244,8 +265,15 @@ async fn rotate(asked: Rotate, out: Out) -> Result<(), Failure> {
         slots_left: Option<u32>,
         receipt: Option<ReceiptText>,
     }
-    let Rotate { kind, merchant, format, channel, epoch, admin } = asked;
+    let Rotate { what, merchant, format, channel, epoch, admin } = asked;
     let vault = admin.connect().await?;
+    let kind = match what {
+        What::Key(kind) => kind,
+        What::Custodian if merchant.is_none() && format.is_none() => {
+            return rotate_custodian(&vault, epoch, out).await;
+        }
+        What::Custodian => return Err(Failure::usage("custodian is the whole vault's: give no merchant")),
+    };
     let request = v1::RotateKeyRequest {
         header: Some(ask::change(epoch)),
         kind: kind.into(),
@@ -285,6 +313,36 @@ async fn rotate(asked: Rotate, out: Out) -> Result<(), Failure> {
             named(&rotated.key),
             rotated.epoch,
             named(&rotated.previous)
+        )
+    })
+}
+
+async fn rotate_custodian(vault: &AdminClient, epoch: Option<u64>, out: Out) -> Result<(), Failure> {
+    #[derive(Serialize)]
+    struct Protects {
+        kind: String,
+        what: String,
+    }
+    #[derive(Serialize)]
+    struct Rotated {
+        custodians: Vec<Protects>,
+        epoch: u64,
+        receipt: Option<ReceiptText>,
+    }
+    let request = v1::ChangeCustodianRequest { header: Some(ask::change(epoch)) };
+    let answer = vault.change_custodian(request).await?;
+    let told = |v1::Custodian { kind, what }| Protects { kind, what };
+    let rotated = Rotated {
+        custodians: answer.custodians.into_iter().map(told).collect(),
+        epoch: answer.epoch,
+        receipt: answer.receipt.as_ref().and_then(|r| ReceiptText::of(r, &[])),
+    };
+    out.tell(&rotated, |rotated| {
+        let all: Vec<_> = rotated.custodians.iter().map(|c| format!("{} ({})", c.kind, c.what)).collect();
+        format!(
+            "since epoch {} the root is protected by {}; in the node's settings, put [custodian.other] in the place of [custodian] now",
+            rotated.epoch,
+            all.join(" and ")
         )
     })
 }

@@ -67,6 +67,8 @@ calls! {
     get_key_work(GetKeyWorkRequest) -> GetKeyWorkResponse;
     /// Destroys a data encryption key that no row is under any more.
     destroy_key(DestroyKeyRequest) -> DestroyKeyResponse;
+    /// Puts the other custodian of the node's settings in the first one's place.
+    change_custodian(ChangeCustodianRequest) -> ChangeCustodianResponse;
     /// Locks a merchant, a channel or a principal.
     set_lock(SetLockRequest) -> SetLockResponse;
     /// Wraps what opens these tokens' cards under the merchant's token root key of now.

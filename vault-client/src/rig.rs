@@ -647,6 +647,7 @@ impl Admin for Desk {
     changes! {
         rotate_key(RotateKeyRequest) -> RotateKeyResponse;
         destroy_key(DestroyKeyRequest) -> DestroyKeyResponse;
+        change_custodian(ChangeCustodianRequest) -> ChangeCustodianResponse;
         set_lock(SetLockRequest) -> SetLockResponse;
         lift_lock(LiftLockRequest) -> LiftLockResponse;
         apply_policy(ApplyPolicyRequest) -> ApplyPolicyResponse;

@@ -15,6 +15,7 @@ use tonic::{Request, Response, Status};
 use vault_core::audit::entry::{AuditEntry, ControlChange, Event, Outlet, Who};
 use vault_core::audit::receipt::Receipt;
 use vault_core::control::{Lock, LockTarget};
+use vault_core::custody::Custodian;
 use vault_core::envelope::{KeyId, KeyKind};
 use vault_core::error::Error;
 use vault_core::iban::Country;
@@ -31,10 +32,10 @@ use vault_core::words::{Action, Initiator, KeyState, LockReason, Purpose, Record
 use vault_proto::status::{Failure, Reason};
 use vault_proto::v1;
 
+use crate::custodian::{Named, in_custody, wrong};
 use crate::failure::status;
 use crate::identity::PeerCertificate;
 use crate::metrics::{Door, Metrics};
-use crate::settings::CustodianSettings;
 use crate::tls::Tls;
 use crate::wire;
 
@@ -51,7 +52,7 @@ const WALKS: usize = 2;
 #[derive(Clone)]
 pub struct AdminService {
     vault: Vault,
-    custodian: CustodianSettings,
+    custodians: Named,
     started_at: Timestamp,
     clock: Arc<dyn Clock>,
     doors: Vec<(&'static str, Arc<Tls>)>,
@@ -94,19 +95,19 @@ impl From<Refused> for Status {
 }
 
 impl AdminService {
-    /// Administers `vault`; `doors` are the listeners whose certificates the status tells of; `custodian` is asked when the
-    /// root rotates.
+    /// Administers `vault`; `doors` are the listeners whose certificates the status tells of; `custodians` are asked
+    /// when the root rotates or changes hands.
     #[must_use]
     pub fn new(
         vault: Vault,
         clock: Arc<dyn Clock>,
         doors: Vec<(&'static str, Arc<Tls>)>,
         metrics: Arc<Metrics>,
-        custodian: CustodianSettings,
+        custodians: Named,
     ) -> Self {
         let started_at = clock.now();
         Self {
-            custodian,
+            custodians,
             vault,
             started_at,
             clock,
@@ -693,22 +694,53 @@ impl AdminService {
         }
     }
 
-    /// Rotates the root or the erasure epoch key with the custodian that the settings name, read anew: its secret is not kept.
-    /// It is stretched on a thread of its own, so that nobody else waits.
+    /// Rotates the root or the erasure epoch key with the custodians that the settings name, read anew: their secrets are not
+    /// kept. They are asked on a thread of its own, so that nobody else waits.
     async fn rotate_held(
         &self,
         kind: v1::KeyKind,
         operator: &PrincipalName,
         epoch: Option<u64>,
     ) -> Result<(KeyId, Receipt), Error> {
-        let custodian = self.custodian.open().map_err(|problem| Error::Config(problem.to_string()))?;
+        let all = self.custodians.open_all().map_err(|p| wrong(&p))?;
         let (vault, operator) = (self.vault.clone(), operator.clone());
-        let runtime = tokio::runtime::Handle::current();
-        let rotation = move || match kind {
-            v1::KeyKind::Esk => runtime.block_on(vault.rotate_esk(&operator, &[&custodian], epoch)),
-            _ => runtime.block_on(vault.rotate_root(&operator, &[&custodian], epoch)),
+        in_custody(async move || {
+            let all: Vec<&dyn Custodian> = all.iter().map(|custodian| &**custodian).collect();
+            match kind {
+                v1::KeyKind::Esk => vault.rotate_esk(&operator, &all, epoch).await,
+                _ => vault.rotate_root(&operator, &all, epoch).await,
+            }
+        })
+        .await
+    }
+
+    async fn change_custodian_once(
+        &self,
+        request: Request<v1::ChangeCustodianRequest>,
+    ) -> Result<Response<v1::ChangeCustodianResponse>, Status> {
+        let operator = self.operator(&request, Action::RotateKey).await?;
+        let asked = request.into_inner();
+        let change = || async {
+            let named = self.custodians.now().map_err(|p| wrong(&p))?;
+            let none = || {
+                Error::Config(
+                    "custodian.other is missing in the node's settings file: name there who is to take the place of [custodian]"
+                        .to_owned(),
+                )
+            };
+            let new = named.open_other().ok_or_else(none)?.map_err(|p| wrong(&p))?;
+            let own = named.open().map_err(|p| wrong(&p))?;
+            let (vault, by, epoch) = (self.vault.clone(), operator.clone(), expected(asked.header.as_ref()));
+            let receipt =
+                in_custody(async move || vault.change_custodian(&by, (&*own, &*new), epoch).await).await?;
+            let told = |(kind, what): (&'static str, String)| v1::Custodian { kind: kind.to_owned(), what };
+            Ok(v1::ChangeCustodianResponse {
+                custodians: self.vault.custodians().into_iter().map(told).collect(),
+                epoch: self.epoch(),
+                receipt: Some(wire::receipt(&receipt, true)),
+            })
         };
-        tokio::task::spawn_blocking(rotation).await.map_err(|_| Error::internal())?
+        self.once(&operator, asked.header.as_ref(), &asked, change).await
     }
 
     async fn destroy_key_once(
@@ -909,6 +941,14 @@ impl v1::admin_server::Admin for AdminService {
     ) -> Result<Response<v1::RotateKeyResponse>, Status> {
         let service = self.clone();
         detached(async move { service.rotate_key_once(request).await }).await
+    }
+
+    async fn change_custodian(
+        &self,
+        request: Request<v1::ChangeCustodianRequest>,
+    ) -> Result<Response<v1::ChangeCustodianResponse>, Status> {
+        let service = self.clone();
+        detached(async move { service.change_custodian_once(request).await }).await
     }
 
     async fn destroy_key(
