@@ -16,6 +16,7 @@
 
 pub mod canary;
 pub mod cards;
+pub mod custody;
 pub mod desk;
 pub mod disk;
 pub mod golden;

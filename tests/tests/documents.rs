@@ -9,6 +9,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use vault_core::custody::DeviceError;
 use vault_core::error::{Error, Fault};
 use vault_core::store::StoreError;
 use vault_core::token::schemes_of;
@@ -240,6 +241,7 @@ fn errors() -> Vec<(&'static str, Error)> {
         Error::Store(_) => "Store",
         Error::EpochMismatch { .. } => "EpochMismatch",
         Error::Custody => "Custody",
+        Error::Device(_) => "Device",
         Error::Config(_) => "Config",
         Error::Internal { .. } => "Internal",
     };
@@ -260,6 +262,7 @@ fn errors() -> Vec<(&'static str, Error)> {
         Error::Store(StoreError::Full),
         Error::EpochMismatch { epoch: 1 },
         Error::Custody,
+        Error::Device(DeviceError::Absent),
         Error::Config("it".into()),
         Error::internal(),
     ];

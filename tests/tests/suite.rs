@@ -16,6 +16,7 @@
 mod bad_input;
 mod canary;
 mod crashes;
+mod custodians;
 mod documents;
 mod engines;
 mod erasure;
@@ -41,5 +42,6 @@ mod rotation_under_traffic;
 mod sealed_cards;
 mod strangers;
 mod tampered_rows;
+mod token_root;
 mod token_space;
 mod vaultless_tokens;

@@ -67,7 +67,7 @@ impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         if error == Error::Custody {
             return Self::refused(
-                "the passphrase does not open this vault; check the passphrase file and the folder",
+                "the secret does not open this vault; check the passphrase file (or the custodian's settings) and the folder",
             );
         }
         if error == Error::Store(StoreError::Exists) {

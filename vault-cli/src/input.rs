@@ -4,7 +4,7 @@
 //! line is told by its number and the rule that it breaks, never by its content.
 
 use std::fs::File;
-use std::io::{self, BufRead as _, IsTerminal as _, Read};
+use std::io::{self, BufRead, IsTerminal as _, Read};
 use std::path::Path;
 
 use data_encoding::BASE64;
@@ -288,8 +288,7 @@ pub(crate) fn tokens(arguments: &[String], file: Option<&Path>) -> Result<Vec<Li
 pub(crate) fn passphrase(file: Option<&Path>, new: bool) -> Result<Zeroizing<Vec<u8>>, Failure> {
     use vault_server::settings::CustodianSettings;
     if let Some(file) = file {
-        let settings =
-            CustodianSettings { passphrase_file: Some(file.to_owned()), passphrase_credential: None };
+        let settings = CustodianSettings::of_file(file.to_owned());
         return settings.read_passphrase().map_err(|p| {
             Failure::usage(format_args!("the passphrase file {} {}: {}", file.display(), p.problem, p.remedy))
         });
@@ -311,6 +310,46 @@ pub(crate) fn small_text(file: &Path) -> Result<String, Failure> {
     let bytes = bounded(file, MAX_SMALL_FILE)?;
     String::from_utf8(bytes.to_vec())
         .map_err(|_| Failure::usage(format_args!("{}: is not UTF-8 text", file.display())))
+}
+
+/// The longest line of a file that is read line by line, in bytes: a token has 128 at most.
+const MAX_TOKEN_LINE: u64 = 4_096;
+
+/// The lines of a file of any length, or of standard input (`-`): without white space around them, empty ones left out.
+pub(crate) fn lines_of(
+    file: &Path,
+) -> Result<impl Iterator<Item = Result<String, Failure>> + use<>, Failure> {
+    let name = file.display().to_string();
+    let source: Box<dyn BufRead> = if file == Path::new("-") {
+        Box::new(io::stdin().lock())
+    } else {
+        let opened = File::open(file);
+        let opened = opened
+            .map_err(|e| Failure::usage(format_args!("{name}: {e}; check the path and its permissions")))?;
+        Box::new(io::BufReader::new(opened))
+    };
+    let mut source = source;
+    let lines = std::iter::from_fn(move || {
+        let mut line = Vec::new();
+        match source.by_ref().take(MAX_TOKEN_LINE).read_until(b'\n', &mut line) {
+            Ok(0) => None,
+            Ok(_) => Some(Ok(line)),
+            Err(e) => Some(Err(e)),
+        }
+    });
+    let text = move |line: io::Result<Vec<u8>>| {
+        let line = line.map_err(|e| Failure::usage(format_args!("{name}: {e}")))?;
+        Ok(String::from_utf8_lossy(line.trim_ascii()).into_owned())
+    };
+    Ok(lines.map(text).filter(|line| !matches!(line, Ok(text) if text.is_empty())))
+}
+
+/// A secret that is asked for at a hidden prompt, where there is a terminal.
+pub(crate) fn hidden_secret(prompt: &str) -> Result<Zeroizing<Vec<u8>>, Failure> {
+    if !io::stdin().is_terminal() {
+        return Err(Failure::usage("there is no terminal to ask at"));
+    }
+    Ok(Zeroizing::new(hidden(prompt)?.into_bytes()))
 }
 
 /// A line that somebody types at the terminal in answer to a question, shown as it is typed.

@@ -1,8 +1,10 @@
 //! `vaultctl keys`: which keys there are and what they may still do, and a new version of one. Never a key.
 
 use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Subcommand};
 use serde::Serialize;
 use vault_client::{AdminClient, ask, v1};
@@ -10,12 +12,16 @@ use vault_core::time::{Clock as _, SystemClock, Timestamp};
 
 use crate::dial::{self, AdminOptions};
 use crate::fail::Failure;
+use crate::input;
 use crate::output::Out;
 use crate::progress::Progress;
 use crate::wire::{self, ReceiptText, Words};
 
 /// How often a status is looked at that is followed.
 const WATCH: Duration = Duration::from_secs(5);
+
+/// Tokens that are sent at once: the contract's most.
+const BATCH: usize = 1_000;
 
 /// Rows that are asked for at once: the contract's most.
 pub(crate) const PAGE: u32 = 1_000;
@@ -31,18 +37,22 @@ pub(crate) enum KeysCommand {
     List(List),
     /// Make a new version of a key; what is sealed from then on is sealed under it
     #[command(
-        after_help = "dek, rcv, adm: what was sealed under older versions stays readable. idx, fpr: rows get new names in the \
+        after_help = "dek, rcv, adm: what was sealed under older versions stays readable. trk: new tokens are under the new one, older ones once \
+        they are used (see keys upgrade). idx, fpr: rows get new names in the \
         background and are found all the while; a card's public fingerprint does not change. kek, ctl, root: the keys below are wrapped \
         anew, no card is touched, and the older version is destroyed; for the root the node asks its custodian, as at its \
         start. log: the old key signs that the log goes on with the new one, and is destroyed; what you keep of the log's key \
         stays good (see audit keys). esk: every customer moves to the new erasure key in the background, then the old one is \
-        destroyed, and with it what was erased; the vault does so by itself within a day of an erasure. fpk is a slot of vaultless tokens: a merchant has five in its whole life.\n\nExamples:\n  \
+        destroyed, and with it what was erased; the vault does so by itself within a day of an erasure. custodian: the one of [custodian.other] in the node's \
+        settings takes the place of that of [custodian], and no key changes. fpk is a slot of vaultless tokens: a merchant has five in its whole life.\n\nExamples:\n  \
         vaultctl keys rotate --profile ops.toml dek --merchant shop\n  \
         vaultctl keys rotate --profile ops.toml kek --merchant shop\n  \
         vaultctl keys rotate --profile ops.toml root\n  \
+        vaultctl keys rotate --profile ops.toml trk --merchant shop\n  \
         vaultctl keys rotate --profile ops.toml log\n  \
         vaultctl keys rotate --profile ops.toml esk\n  \
-        vaultctl keys rotate --profile ops.toml fpk --merchant shop --format edge"
+        vaultctl keys rotate --profile ops.toml fpk --merchant shop --format edge\n  \
+        vaultctl keys rotate --profile ops.toml custodian"
     )]
     Rotate(Rotate),
     /// Show how far the work behind rotations is: rows that are sealed anew, and rows that are renamed
@@ -53,6 +63,16 @@ pub(crate) enum KeysCommand {
         vaultctl keys status --profile ops.toml --watch"
     )]
     Status(KeyStatus),
+    /// Move tokens to the newest TRK, and say what still needs an older one
+    #[command(
+        after_help = "After keys rotate trk new tokens are under the new key, older ones once they are used: only who holds a token can \
+        move it. --tokens takes the rest from a file, one per line, of any length; nothing of them is told but how many. Without \
+        it the command only counts, which reads all rows of the merchant. A key that nothing needs any more is certified in the \
+        log by the count, two days after its rotation at the earliest, and keys destroy takes it then.\n\nExamples:\n  \
+        vaultctl keys upgrade --profile ops.toml --merchant shop --tokens tokens.txt\n  \
+        vaultctl keys upgrade --profile ops.toml --merchant shop"
+    )]
+    Upgrade(Upgrade),
     /// Tell what is under a key, and what a new version of it would heal
     #[command(after_help = "Reads every row that may be under it, and opens no card.\n\nExample:\n  \
         vaultctl keys show --profile ops.toml 12")]
@@ -83,6 +103,19 @@ pub(crate) struct KeyStatus {
     /// Follow the work until it is done
     #[arg(long)]
     watch: bool,
+    #[command(flatten)]
+    admin: AdminOptions,
+}
+
+/// `keys upgrade`.
+#[derive(Debug, Args)]
+pub(crate) struct Upgrade {
+    /// Whose tokens
+    #[arg(long, value_name = "NAME")]
+    merchant: String,
+    /// A file of tokens, one per line; - is standard input
+    #[arg(long, value_name = "FILE")]
+    tokens: Option<PathBuf>,
     #[command(flatten)]
     admin: AdminOptions,
 }
@@ -154,9 +187,9 @@ pub(crate) struct List {
 /// `keys rotate`.
 #[derive(Debug, Args)]
 pub(crate) struct Rotate {
-    /// Which kind
-    #[arg(value_parser = v1::KeyKind::parser())]
-    kind: v1::KeyKind,
+    /// Which kind; or custodian
+    #[arg(value_parser = what())]
+    what: What,
     /// Whose; left out for a key of the whole vault
     #[arg(long, value_name = "NAME")]
     merchant: Option<String>,
@@ -171,6 +204,24 @@ pub(crate) struct Rotate {
     epoch: Option<u64>,
     #[command(flatten)]
     admin: AdminOptions,
+}
+
+/// What is rotated: a key, or who protects the root.
+#[derive(Debug, Clone, Copy)]
+enum What {
+    Key(v1::KeyKind),
+    Custodian,
+}
+
+fn what() -> impl TypedValueParser<Value = What> {
+    const CUSTODIAN: &str = "custodian";
+    let words = v1::KeyKind::WORDS.iter().copied().chain([CUSTODIAN]);
+    PossibleValuesParser::new(words).try_map(|word| match word.as_str() {
+        CUSTODIAN => Ok(What::Custodian),
+        word => v1::KeyKind::of_name(&format!("{}{}", v1::KeyKind::PREFIX, word.to_ascii_uppercase()))
+            .map(What::Key)
+            .ok_or("is none of the known words"),
+    })
 }
 
 /// A key version as it is told.
@@ -268,6 +319,7 @@ pub(crate) fn run(command: KeysCommand, out: Out) -> Result<(), Failure> {
             KeysCommand::List(asked) => list(asked, out).await,
             KeysCommand::Rotate(asked) => rotate(asked, out).await,
             KeysCommand::Status(asked) => status(asked, out).await,
+            KeysCommand::Upgrade(asked) => upgrade(asked, out).await,
             KeysCommand::Show(asked) => show(asked, out).await,
             KeysCommand::Compromise(asked) => compromise(asked, out).await,
             KeysCommand::Destroy(asked) if asked.crypto_shred => shred(asked, out).await,
@@ -316,8 +368,15 @@ async fn rotate(asked: Rotate, out: Out) -> Result<(), Failure> {
         slots_left: Option<u32>,
         receipt: Option<ReceiptText>,
     }
-    let Rotate { kind, merchant, format, channel, epoch, admin } = asked;
+    let Rotate { what, merchant, format, channel, epoch, admin } = asked;
     let vault = admin.connect().await?;
+    let kind = match what {
+        What::Key(kind) => kind,
+        What::Custodian if merchant.is_none() && format.is_none() => {
+            return rotate_custodian(&vault, epoch, out).await;
+        }
+        What::Custodian => return Err(Failure::usage("custodian is the whole vault's: give no merchant")),
+    };
     let request = v1::RotateKeyRequest {
         header: Some(ask::change(epoch)),
         kind: kind.into(),
@@ -357,6 +416,36 @@ async fn rotate(asked: Rotate, out: Out) -> Result<(), Failure> {
             named(&rotated.key),
             rotated.epoch,
             named(&rotated.previous)
+        )
+    })
+}
+
+async fn rotate_custodian(vault: &AdminClient, epoch: Option<u64>, out: Out) -> Result<(), Failure> {
+    #[derive(Serialize)]
+    struct Protects {
+        kind: String,
+        what: String,
+    }
+    #[derive(Serialize)]
+    struct Rotated {
+        custodians: Vec<Protects>,
+        epoch: u64,
+        receipt: Option<ReceiptText>,
+    }
+    let request = v1::ChangeCustodianRequest { header: Some(ask::change(epoch)) };
+    let answer = vault.change_custodian(request).await?;
+    let told = |v1::Custodian { kind, what }| Protects { kind, what };
+    let rotated = Rotated {
+        custodians: answer.custodians.into_iter().map(told).collect(),
+        epoch: answer.epoch,
+        receipt: answer.receipt.as_ref().and_then(|r| ReceiptText::of(r, &[])),
+    };
+    out.tell(&rotated, |rotated| {
+        let all: Vec<_> = rotated.custodians.iter().map(|c| format!("{} ({})", c.kind, c.what)).collect();
+        format!(
+            "since epoch {} the root is protected by {}; in the node's settings, put [custodian.other] in the place of [custodian] now",
+            rotated.epoch,
+            all.join(" and ")
         )
     })
 }
@@ -483,6 +572,87 @@ async fn status(asked: KeyStatus, out: Out) -> Result<(), Failure> {
         let told =
             "rows are left that do not open: vaultctl store verify names them, a backup may have them whole";
         return Err(Failure::refused(told));
+    }
+    Ok(())
+}
+
+/// What became of a file's tokens, and what needs which key after that.
+#[derive(Debug, Default, Serialize)]
+struct TokensTold {
+    upgraded: u64,
+    current: u64,
+    unknown: u64,
+    unreadable: u64,
+    keys: Vec<Needed>,
+    unreadable_rows: u64,
+    drained: Vec<String>,
+}
+
+/// What needs one token root key.
+#[derive(Debug, Serialize)]
+struct Needed {
+    key: String,
+    cards: u64,
+    fingerprints: u64,
+}
+
+impl TokensTold {
+    fn add(&mut self, told: &v1::UpgradeTokensResponse) {
+        self.upgraded = self.upgraded.saturating_add(told.upgraded);
+        self.current = self.current.saturating_add(told.current);
+        self.unknown = self.unknown.saturating_add(told.unknown);
+        self.unreadable = self.unreadable.saturating_add(told.unreadable);
+    }
+
+    fn text(&self) -> String {
+        let Self { upgraded, current, unknown, unreadable, unreadable_rows, .. } = self;
+        let mut lines = Vec::new();
+        if upgraded + current + unknown + unreadable > 0 {
+            lines.push(format!(
+                "{upgraded} tokens moved, {current} needed nothing, {unknown} are none of the merchant's, {unreadable} do not open"
+            ));
+        }
+        lines.extend(self.keys.iter().map(|needed| {
+            format!(
+                "trk {}: needed by {} cards and {} fingerprints",
+                needed.key, needed.cards, needed.fingerprints
+            )
+        }));
+        lines.extend(self.drained.iter().map(|key| {
+            format!("trk {key}: nothing needs it, the log says so; vaultctl keys destroy {key} takes it")
+        }));
+        if *unreadable_rows > 0 {
+            lines.push(format!("{unreadable_rows} rows do not open and may need any: see store verify"));
+        }
+        lines.join("\n")
+    }
+}
+
+async fn upgrade(asked: Upgrade, out: Out) -> Result<(), Failure> {
+    let Upgrade { merchant, tokens, admin } = asked;
+    let vault = admin.connect().await?;
+    let mut told = TokensTold::default();
+    if let Some(file) = tokens {
+        let mut lines = input::lines_of(&file)?;
+        loop {
+            let page: Vec<String> = lines.by_ref().take(BATCH).collect::<Result<_, _>>()?;
+            if page.is_empty() {
+                break;
+            }
+            let request = v1::UpgradeTokensRequest { merchant: merchant.clone(), tokens: page };
+            told.add(&vault.upgrade_tokens(request).await?);
+        }
+    }
+    let counted = vault.count_token_roots(v1::CountTokenRootsRequest { merchant }).await?;
+    let needed =
+        |key: v1::TokenRootCount| Needed { key: key.key, cards: key.cards, fingerprints: key.fingerprints };
+    told.keys = counted.keys.into_iter().map(needed).collect();
+    (told.unreadable_rows, told.drained) = (counted.unreadable, counted.drained);
+    out.tell(&told, TokensTold::text)?;
+    if told.unreadable > 0 {
+        return Err(Failure::refused(
+            "tokens' rows do not open: vaultctl store verify names them, a backup may have them whole",
+        ));
     }
     Ok(())
 }

@@ -395,6 +395,7 @@ fn the_log_proves_what_was_done(served: &Served) {
     fs::write(served.path("proof.json"), proof.replacen("\"index\":", "\"index\":1", 1)).unwrap();
     served.refused("audit check proof.json --log-key log.vkey", 1, "does not hold");
 
+    tokens_move_to_another_root_key(served);
     the_log_goes_on_under_another_key(served);
     an_erasure_is_certified_once_its_key_is_gone(served);
     let first = served.all("audit show --from 1 --limit 2", "");
@@ -428,6 +429,23 @@ fn an_erasure_is_certified_once_its_key_is_gone(served: &Served) {
             && held[1]["entry"]["change"]["kind"] == "erasure_key_destroyed"
     );
     served.refused("audit erasure receipt.json --log-key log.vkey", 1, "is not of an erasure");
+}
+
+fn tokens_move_to_another_root_key(served: &Served) {
+    let rotated = served.one("keys rotate trk --merchant acme");
+    let old = rotated["previous"]["id"].as_str().unwrap();
+    let counted = served.one("keys upgrade --merchant acme");
+    assert!(counted["keys"][0]["key"] == old && counted["keys"][0]["cards"].as_u64() > Some(0), "{counted}");
+    // As many as a shop may have, of which the vault knows some; what is no token at all is nobody's.
+    let mut tokens: Vec<String> = (0..2_500).map(|n| format!("tok_{n:022}")).collect();
+    tokens[1_200] = served.all("token tokenize", MASTERCARD)[0]["token"].as_str().unwrap().to_owned();
+    tokens[2_499] = "no token".to_owned();
+    fs::write(served.path("tokens.txt"), tokens.join("\r\n")).unwrap();
+    let told = served.one("keys upgrade --merchant acme --tokens tokens.txt");
+    assert_eq!(told["upgraded"].as_u64().unwrap() + told["current"].as_u64().unwrap(), 1, "{told}");
+    assert_eq!((&told["unknown"], &told["unreadable"]), (&Value::from(2_499), &Value::from(0)));
+    served.refused(&format!("keys destroy {old}"), 1, "keys upgrade");
+    served.refused("keys upgrade --merchant nobody", 1, "names no merchant");
 }
 
 fn the_log_goes_on_under_another_key(served: &Served) {

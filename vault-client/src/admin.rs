@@ -67,6 +67,8 @@ calls! {
     get_key_work(GetKeyWorkRequest) -> GetKeyWorkResponse;
     /// Destroys a key that nothing needs any more.
     destroy_key(DestroyKeyRequest) -> DestroyKeyResponse;
+    /// Puts the other custodian of the node's settings in the first one's place.
+    change_custodian(ChangeCustodianRequest) -> ChangeCustodianResponse;
     /// One key version, and what is under it.
     describe_key(DescribeKeyRequest) -> DescribeKeyResponse;
     /// Notes that somebody else may have a key.
@@ -75,6 +77,10 @@ calls! {
     shred_key(ShredKeyRequest) -> ShredKeyResponse;
     /// Locks a merchant, a channel or a principal.
     set_lock(SetLockRequest) -> SetLockResponse;
+    /// Wraps what opens these tokens' cards under the merchant's token root key of now.
+    upgrade_tokens(UpgradeTokensRequest) -> UpgradeTokensResponse;
+    /// Counts what still needs which of a merchant's token root keys.
+    count_token_roots(CountTokenRootsRequest) -> CountTokenRootsResponse;
     /// Lists locks, newest first.
     list_locks(ListLocksRequest) -> ListLocksResponse;
     /// Lifts one lock.

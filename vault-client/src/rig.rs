@@ -647,6 +647,7 @@ impl Admin for Desk {
     changes! {
         rotate_key(RotateKeyRequest) -> RotateKeyResponse;
         destroy_key(DestroyKeyRequest) -> DestroyKeyResponse;
+        change_custodian(ChangeCustodianRequest) -> ChangeCustodianResponse;
         compromise_key(CompromiseKeyRequest) -> CompromiseKeyResponse;
         shred_key(ShredKeyRequest) -> ShredKeyResponse;
         set_lock(SetLockRequest) -> SetLockResponse;
@@ -658,6 +659,8 @@ impl Admin for Desk {
         get_status(GetStatusRequest) -> GetStatusResponse;
         list_keys(ListKeysRequest) -> ListKeysResponse;
         get_key_work(GetKeyWorkRequest) -> GetKeyWorkResponse;
+        upgrade_tokens(UpgradeTokensRequest) -> UpgradeTokensResponse;
+        count_token_roots(CountTokenRootsRequest) -> CountTokenRootsResponse;
         describe_key(DescribeKeyRequest) -> DescribeKeyResponse;
         list_locks(ListLocksRequest) -> ListLocksResponse;
         get_policy(GetPolicyRequest) -> GetPolicyResponse;

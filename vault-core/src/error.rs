@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use crate::custody::DeviceError;
 use crate::name::NameError;
 use crate::store::StoreError;
 
@@ -83,6 +84,8 @@ pub enum Error {
     },
     /// The secret does not open the vault (a wrong passphrase, or damaged wraps: they cannot be told apart).
     Custody,
+    /// The device or service that holds the custodian's key could not be asked, or refused: why, and what to do.
+    Device(DeviceError),
     /// The configuration or policy is wrong: what, and where.
     Config(String),
     /// Something that should not be: a row that does not open, no randomness. The number finds the log line.
@@ -124,7 +127,8 @@ impl Error {
             | Self::Config(_)
             | Self::EpochMismatch { .. }
             | Self::Custody => Fault::Policy,
-            Self::Overloaded | Self::Store(_) | Self::Internal { .. } => Fault::Vault,
+            Self::Device(e) if e.is_of_the_settings() => Fault::Policy,
+            Self::Overloaded | Self::Device(_) | Self::Store(_) | Self::Internal { .. } => Fault::Vault,
         }
     }
 
@@ -147,6 +151,7 @@ impl Error {
             | Self::DeadlineExceeded
             | Self::Unimplemented { .. }
             | Self::Custody
+            | Self::Device(_)
             | Self::EpochMismatch { .. }
             | Self::Config(_)
             | Self::Store(
@@ -192,6 +197,7 @@ impl fmt::Display for Error {
             Self::Unimplemented { what } => write!(f, "{what} is not available in this release"),
             Self::Store(e) => write!(f, "store: {e}"),
             Self::Custody => f.write_str("the secret does not open this vault"),
+            Self::Device(e) => write!(f, "custodian: {e}"),
             Self::EpochMismatch { epoch } => {
                 write!(f, "control has version {epoch} by now; look at it again before you change it")
             }

@@ -279,6 +279,58 @@ impl Keyring {
         })
     }
 
+    /// Wraps the record keys of a token's row under the token root key that seals now, if they are under an older one: that
+    /// of its card, and those of the cards that it stood for before. No card number appears. Tells whether there were any.
+    pub(crate) fn renew_record_keys(
+        &self,
+        merchant: MerchantId,
+        token: &Token,
+        subject: &SubjectSecret,
+        row: &mut Row,
+    ) -> Result<bool, Unopened> {
+        let keys = self.merchants.get(&merchant).ok_or(Unopened)?;
+        let record = row.record;
+        let mut renewed = false;
+        let earlier = row.earlier.iter_mut().map(|earlier| &mut earlier.inner);
+        for inner in row.inner.iter_mut().chain(earlier).filter(|inner| inner.trk != keys.trk) {
+            let (old, new) = (keys.trks.get(&inner.trk), keys.trks.get(&keys.trk));
+            let wrapper = token_key(old.ok_or(Unopened)?, keys.name(), token, subject);
+            let opened = wrapper.open(&record_key_aad(keys.name(), record, inner.trk), &inner.wrapped_key)?;
+            let wrapper = token_key(new.ok_or(Unopened)?, keys.name(), token, subject);
+            let wrapped = wrapper.seal(&record_key_aad(keys.name(), record, keys.trk), &opened);
+            inner.wrapped_key = wrapped.map_err(|_| Unopened)?.try_into().map_err(|_| Unopened)?;
+            inner.trk = keys.trk;
+            renewed = true;
+        }
+        Ok(renewed)
+    }
+
+    /// Whether what lies at a fingerprint's place, which opened, is under an older token root key.
+    pub(crate) fn is_of_older_trk(&self, merchant: MerchantId, place: &Place, bytes: &[u8]) -> bool {
+        let trks = self.trks_of(merchant, rows::FINGERPRINT, &place.name, bytes).unwrap_or_default();
+        self.merchants.get(&merchant).is_some_and(|keys| trks.iter().any(|trk| *trk != keys.trk))
+    }
+
+    /// The token root keys that a card's or a fingerprint's row needs. Opens its outer seal alone.
+    pub(crate) fn trks_of(
+        &self,
+        merchant: MerchantId,
+        kind: u8,
+        name: &Name,
+        bytes: &[u8],
+    ) -> Result<Vec<KeyId>, Unopened> {
+        let plain = self.merchants.get(&merchant).ok_or(Unopened)?.outer.open(kind, name, bytes)?;
+        if kind == rows::FINGERPRINT {
+            return Ok(vec![KeyId(Reader::new(&plain).u32().map_err(|_| Unopened)?)]);
+        }
+        let row = Row::decode(&plain).map_err(|_| Unopened)?;
+        let earlier = row.earlier.iter().map(|earlier| earlier.inner.trk);
+        let mut trks: Vec<KeyId> = row.inner.iter().map(|inner| inner.trk).chain(earlier).collect();
+        trks.sort_unstable();
+        trks.dedup();
+        Ok(trks)
+    }
+
     /// The one way out: opens the inner seal of a value whose disclosure is on disk.
     pub fn open(
         &self,

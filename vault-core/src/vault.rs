@@ -29,6 +29,7 @@ mod space;
 mod sweep;
 #[cfg(test)]
 mod tests;
+mod token_root;
 mod tokenize;
 mod translate;
 mod verify;
@@ -53,6 +54,7 @@ pub use request::{
 };
 pub use resealing::{RESEAL_PAGE, ResealProgress, ResealStep};
 pub use space::{FormatSpaces, KnownSpace, NEARLY_FULL_PERCENT, SCARCE_PERCENT, SpaceState, SpaceUse};
+pub use token_root::{TokenRoots, TokensUpgraded};
 pub use verify::{Finding, StoreReport};
 
 use crate::audit::entry::{Event, Who};

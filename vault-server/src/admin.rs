@@ -3,7 +3,7 @@
 
 mod keys;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,6 +17,7 @@ use tonic::{Request, Response, Status};
 use vault_core::audit::entry::{AuditEntry, ControlChange, Event, Outlet, Who};
 use vault_core::audit::receipt::Receipt;
 use vault_core::control::{Lock, LockTarget};
+use vault_core::custody::Custodian;
 use vault_core::envelope::{KeyId, KeyKind};
 use vault_core::error::Error;
 use vault_core::iban::Country;
@@ -24,17 +25,18 @@ use vault_core::name::{ChannelName, FormatName, MerchantName, PrincipalName, Rec
 use vault_core::plan::Kept;
 use vault_core::policy::{Asked, Caller, MAX_POLICY, Policy};
 use vault_core::time::{Clock, Timestamp};
+use vault_core::token::Token;
 use vault_core::vault::{
-    self, ERASURE_DELAY_HOURS, KeyLine, KnownSpace, MAX_ENTRIES, RequestId, SpaceState, Vault,
+    self, ERASURE_DELAY_HOURS, KeyLine, KnownSpace, MAX_BATCH, MAX_ENTRIES, RequestId, SpaceState, Vault,
 };
 use vault_core::words::{Action, Initiator, KeyState, LockReason, Purpose, RecordChange, Ref, Show};
 use vault_proto::status::{Failure, Reason};
 use vault_proto::v1;
 
+use crate::custodian::{Named, in_custody, wrong};
 use crate::failure::status;
 use crate::identity::PeerCertificate;
 use crate::metrics::{Door, Metrics};
-use crate::settings::CustodianSettings;
 use crate::tls::Tls;
 use crate::wire;
 
@@ -51,7 +53,7 @@ const WALKS: usize = 2;
 #[derive(Clone)]
 pub struct AdminService {
     vault: Vault,
-    custodian: CustodianSettings,
+    custodians: Named,
     started_at: Timestamp,
     clock: Arc<dyn Clock>,
     doors: Vec<(&'static str, Arc<Tls>)>,
@@ -94,19 +96,19 @@ impl From<Refused> for Status {
 }
 
 impl AdminService {
-    /// Administers `vault`; `doors` are the listeners whose certificates the status tells of; `custodian` is asked when the
-    /// root rotates.
+    /// Administers `vault`; `doors` are the listeners whose certificates the status tells of; `custodians` are asked
+    /// when the root rotates or changes hands.
     #[must_use]
     pub fn new(
         vault: Vault,
         clock: Arc<dyn Clock>,
         doors: Vec<(&'static str, Arc<Tls>)>,
         metrics: Arc<Metrics>,
-        custodian: CustodianSettings,
+        custodians: Named,
     ) -> Self {
         let started_at = clock.now();
         Self {
-            custodian,
+            custodians,
             vault,
             started_at,
             clock,
@@ -551,6 +553,11 @@ fn entry(log: &str, index: u64, leaf: Vec<u8>, entry: &AuditEntry) -> v1::AuditE
             told.details.insert("rows".to_owned(), rows.to_string());
             ("swept", None)
         }
+        Event::Rewrapped { key, rows } => {
+            told.details.insert("key".to_owned(), key.to_string());
+            told.details.insert("rows".to_owned(), rows.to_string());
+            ("rewrapped", None)
+        }
         Event::UsesReserved { key, upto } => {
             told.details.insert("key".to_owned(), key.to_string());
             told.details.insert("upto".to_owned(), upto.to_string());
@@ -687,6 +694,7 @@ impl AdminService {
             (v1::KeyKind::Dek, Some(merchant)) => vault.rotate_dek(operator, merchant, epoch).await,
             (v1::KeyKind::Idx, Some(merchant)) => vault.rotate_idx(operator, merchant, epoch).await,
             (v1::KeyKind::Fpr, Some(merchant)) => vault.rotate_fpr(operator, merchant, epoch).await,
+            (v1::KeyKind::Trk, Some(merchant)) => vault.rotate_trk(operator, merchant, epoch).await,
             (v1::KeyKind::Rcv, Some(merchant)) => vault.rotate_rcv(operator, merchant, epoch).await,
             (v1::KeyKind::Kek, Some(merchant)) => vault.rotate_kek(operator, merchant, epoch).await,
             (v1::KeyKind::Ctl, None) => vault.rotate_ctl(operator, epoch).await,
@@ -694,7 +702,12 @@ impl AdminService {
             (v1::KeyKind::Adm, None) => vault.rotate_adm(operator, epoch).await,
             (v1::KeyKind::Root | v1::KeyKind::Esk, None) => self.rotate_held(kind, operator, epoch).await,
             (
-                v1::KeyKind::Dek | v1::KeyKind::Idx | v1::KeyKind::Fpr | v1::KeyKind::Rcv | v1::KeyKind::Kek,
+                v1::KeyKind::Dek
+                | v1::KeyKind::Idx
+                | v1::KeyKind::Fpr
+                | v1::KeyKind::Trk
+                | v1::KeyKind::Rcv
+                | v1::KeyKind::Kek,
                 None,
             ) => Err(Error::malformed("merchant", "is required for a key of this kind")),
             (
@@ -705,22 +718,53 @@ impl AdminService {
         }
     }
 
-    /// Rotates the root or the erasure epoch key with the custodian that the settings name, read anew: its secret is not kept.
-    /// It is stretched on a thread of its own, so that nobody else waits.
+    /// Rotates the root or the erasure epoch key with the custodians that the settings name, read anew: their secrets are not
+    /// kept. They are asked on a thread of its own, so that nobody else waits.
     async fn rotate_held(
         &self,
         kind: v1::KeyKind,
         operator: &PrincipalName,
         epoch: Option<u64>,
     ) -> Result<(KeyId, Receipt), Error> {
-        let custodian = self.custodian.open().map_err(|problem| Error::Config(problem.to_string()))?;
+        let all = self.custodians.open_all().map_err(|p| wrong(&p))?;
         let (vault, operator) = (self.vault.clone(), operator.clone());
-        let runtime = tokio::runtime::Handle::current();
-        let rotation = move || match kind {
-            v1::KeyKind::Esk => runtime.block_on(vault.rotate_esk(&operator, &[&custodian], epoch)),
-            _ => runtime.block_on(vault.rotate_root(&operator, &[&custodian], epoch)),
+        in_custody(async move || {
+            let all: Vec<&dyn Custodian> = all.iter().map(|custodian| &**custodian).collect();
+            match kind {
+                v1::KeyKind::Esk => vault.rotate_esk(&operator, &all, epoch).await,
+                _ => vault.rotate_root(&operator, &all, epoch).await,
+            }
+        })
+        .await
+    }
+
+    async fn change_custodian_once(
+        &self,
+        request: Request<v1::ChangeCustodianRequest>,
+    ) -> Result<Response<v1::ChangeCustodianResponse>, Status> {
+        let operator = self.operator(&request, Action::RotateKey).await?;
+        let asked = request.into_inner();
+        let change = || async {
+            let named = self.custodians.now().map_err(|p| wrong(&p))?;
+            let none = || {
+                Error::Config(
+                    "custodian.other is missing in the node's settings file: name there who is to take the place of [custodian]"
+                        .to_owned(),
+                )
+            };
+            let new = named.open_other().ok_or_else(none)?.map_err(|p| wrong(&p))?;
+            let own = named.open().map_err(|p| wrong(&p))?;
+            let (vault, by, epoch) = (self.vault.clone(), operator.clone(), expected(asked.header.as_ref()));
+            let receipt =
+                in_custody(async move || vault.change_custodian(&by, (&*own, &*new), epoch).await).await?;
+            let told = |(kind, what): (&'static str, String)| v1::Custodian { kind: kind.to_owned(), what };
+            Ok(v1::ChangeCustodianResponse {
+                custodians: self.vault.custodians().into_iter().map(told).collect(),
+                epoch: self.epoch(),
+                receipt: Some(wire::receipt(&receipt, true)),
+            })
         };
-        tokio::task::spawn_blocking(rotation).await.map_err(|_| Error::internal())?
+        self.once(&operator, asked.header.as_ref(), &asked, change).await
     }
 
     async fn destroy_key_once(
@@ -924,6 +968,14 @@ impl v1::admin_server::Admin for AdminService {
         detached(async move { service.rotate_key_once(request).await }).await
     }
 
+    async fn change_custodian(
+        &self,
+        request: Request<v1::ChangeCustodianRequest>,
+    ) -> Result<Response<v1::ChangeCustodianResponse>, Status> {
+        let service = self.clone();
+        detached(async move { service.change_custodian_once(request).await }).await
+    }
+
     async fn destroy_key(
         &self,
         request: Request<v1::DestroyKeyRequest>,
@@ -978,6 +1030,57 @@ impl v1::admin_server::Admin for AdminService {
             moved_customers: work.moved,
         });
         Ok(Response::new(v1::GetKeyWorkResponse { work, epoch: self.epoch(), erasure }))
+    }
+
+    async fn upgrade_tokens(
+        &self,
+        request: Request<v1::UpgradeTokensRequest>,
+    ) -> Result<Response<v1::UpgradeTokensResponse>, Status> {
+        let operator = self.operator(&request, Action::RotateKey).await?;
+        let (vault, asked) = (self.vault.clone(), request.into_inner());
+        let upgrade = async move {
+            let merchant = named(&asked.merchant, "merchant", MerchantName::parse)?;
+            if !(1..=MAX_BATCH).contains(&asked.tokens.len()) {
+                return Err(Error::malformed("tokens", "must be 1 to 1,000"));
+            }
+            // What is no token is a token of nobody: a file may have a line that was cut.
+            let tokens: Vec<Token> = asked.tokens.iter().filter_map(|t| Token::parse(t).ok()).collect();
+            let odd = u64::try_from(asked.tokens.len().saturating_sub(tokens.len())).unwrap_or(0);
+            let told = vault.upgrade_tokens(&operator, &merchant, &tokens).await?;
+            Ok(v1::UpgradeTokensResponse {
+                upgraded: told.upgraded,
+                current: told.current,
+                unknown: told.unknown.saturating_add(odd),
+                unreadable: told.unreadable,
+            })
+        };
+        detached(async move { upgrade.await.map(Response::new).map_err(|e: Error| status(&e)) }).await
+    }
+
+    async fn count_token_roots(
+        &self,
+        request: Request<v1::CountTokenRootsRequest>,
+    ) -> Result<Response<v1::CountTokenRootsResponse>, Status> {
+        self.reads(&request, Action::ReadKeys).await?;
+        let walk = self.walking.clone().try_acquire_owned().map_err(|_| status(&Error::Overloaded))?;
+        let count = async {
+            let _walk = walk;
+            let merchant = named(&request.get_ref().merchant, "merchant", MerchantName::parse)?;
+            let told = self.vault.token_roots(&merchant).await?;
+            let ids: BTreeSet<KeyId> = told.cards.keys().chain(told.fingerprints.keys()).copied().collect();
+            let keys = ids.into_iter().map(|id| v1::TokenRootCount {
+                key: id.0.to_string(),
+                cards: told.cards.get(&id).copied().unwrap_or(0),
+                fingerprints: told.fingerprints.get(&id).copied().unwrap_or(0),
+            });
+            Ok(v1::CountTokenRootsResponse {
+                keys: keys.collect(),
+                unreadable: told.unreadable,
+                drained: told.drained.iter().map(|id| id.0.to_string()).collect(),
+                epoch: self.epoch(),
+            })
+        };
+        count.await.map(Response::new).map_err(|e: Error| status(&e))
     }
 
     async fn set_lock(

@@ -25,7 +25,7 @@ pub fn failure(error: &Error) -> Failure {
         Error::Unimplemented { .. } => Reason::Unimplemented,
         Error::Store(_) => Reason::StoreAway,
         Error::EpochMismatch { .. } => Reason::EpochMismatch,
-        Error::Custody => Reason::Custody,
+        Error::Custody | Error::Device(_) => Reason::Custody,
         Error::Config(_) => Reason::PolicyRefused,
         Error::Internal { .. } => Reason::Internal,
     };
@@ -48,6 +48,10 @@ pub fn failure(error: &Error) -> Failure {
                 "a row did not open, or the machine failed; look at the audit log's last refusals"
             );
             failure.with(INCIDENT, incident)
+        }
+        Error::Device(what) => {
+            tracing::error!(problem = %what, "the custodian cannot be asked");
+            failure
         }
         Error::Store(what) => {
             tracing::error!(problem = %what, "the store cannot serve");

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tonic::service::Routes;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
-use vault_core::custody::Passphrase;
+use vault_core::custody::Custodian;
 use vault_core::error::Error;
 use vault_core::name::MerchantName;
 use vault_core::network::Networks;
@@ -20,6 +20,7 @@ use vault_proto::status::{Failure, Reason};
 use vault_proto::v1;
 
 use crate::admin::AdminService;
+use crate::custodian::{Named, in_custody, wrong};
 use crate::forward::Forwarder;
 use crate::identity::PeerCertificate;
 use crate::limits::ANSWER_BYTES;
@@ -29,7 +30,7 @@ use crate::memory;
 use crate::metrics::{self, Door, Health, Metrics};
 use crate::request::TurnedAway;
 use crate::service::VaultService;
-use crate::settings::{CustodianSettings, Engine, Problem, Settings};
+use crate::settings::{Engine, Problem, Settings};
 use crate::shutdown::{Shutdown, Trigger};
 use crate::spaces::Warned;
 use crate::tls::{self, Tls};
@@ -86,8 +87,11 @@ const METHODS: &[&str] = &[
     "/vault.v1.Admin/GetStatus",
     "/vault.v1.Admin/ListKeys",
     "/vault.v1.Admin/RotateKey",
+    "/vault.v1.Admin/ChangeCustodian",
     "/vault.v1.Admin/GetKeyWork",
     "/vault.v1.Admin/DestroyKey",
+    "/vault.v1.Admin/UpgradeTokens",
+    "/vault.v1.Admin/CountTokenRoots",
     "/vault.v1.Admin/SetLock",
     "/vault.v1.Admin/ListLocks",
     "/vault.v1.Admin/LiftLock",
@@ -162,18 +166,13 @@ pub fn run(settings: &Settings) -> Result<(), StartError> {
     served
 }
 
-/// The custodian that the settings name.
-pub fn custodian(settings: &Settings) -> Result<Passphrase, StartError> {
-    settings.custodian.open().map_err(|p| StartError::Settings(vec![p]))
-}
-
 /// Opens the vault that the settings name. A memory store begins empty, with the policy that the settings name.
 async fn open_vault(
     settings: &Settings,
     clock: &Arc<dyn Clock>,
     networks: &Arc<Networks>,
 ) -> Result<Vault, StartError> {
-    let custodian = custodian(settings)?;
+    let custodian = settings.custodian.open().map_err(|p| StartError::Settings(vec![p]))?;
     let folder: &Path = &settings.store.folder;
     let options = store::Options::default();
     let opened = match settings.store.engine {
@@ -199,7 +198,13 @@ async fn open_vault(
         ..Place::new(opened.clone(), esk)
     };
     Ok(match settings.store.engine {
-        Engine::Redb | Engine::Sled => Vault::open(place(folder.join("esk")), &custodian).await?,
+        Engine::Redb | Engine::Sled => {
+            let place = || place(folder.join("esk"));
+            match Vault::open(place(), &*custodian).await {
+                Err(Error::Custody) => open_by_other(settings, place()).await?,
+                opened => opened?,
+            }
+        }
         Engine::Memory => {
             let policy = settings.store.read_policy().map_err(|p| StartError::Settings(vec![p]))?;
             std::fs::create_dir_all(folder).map_err(machine("store.folder cannot be made"))?;
@@ -208,9 +213,20 @@ async fn open_vault(
             if esk.exists() {
                 std::fs::remove_file(&esk).map_err(machine("store.folder"))?;
             }
-            Vault::create(place(esk), &custodian, policy).await?
+            Vault::create(place(esk), &*custodian, policy).await?
         }
     })
+}
+
+/// Opens a vault that the custodian of the settings opens no more, since the other one took its place while the vault ran.
+async fn open_by_other(settings: &Settings, place: Place) -> Result<Vault, StartError> {
+    let Some(other) = settings.custodian.open_other() else { return Err(Error::Custody.into()) };
+    let other: Box<dyn Custodian> = other.map_err(|p| StartError::Settings(vec![p]))?;
+    let vault = Vault::open(place, &*other).await?;
+    tracing::warn!(
+        "the custodian of [custodian] opens nothing, that of [custodian.other] does: put it in the first one's place"
+    );
+    Ok(vault)
 }
 
 async fn serve(settings: &Settings, clock: Arc<dyn Clock>) -> Result<(), StartError> {
@@ -262,13 +278,8 @@ async fn serve(settings: &Settings, clock: Arc<dyn Clock>) -> Result<(), StartEr
     tracing::info!(address = %at, door = "data", "serving");
 
     if let Some((address, tls)) = admin {
-        let service = AdminService::new(
-            vault.clone(),
-            clock.clone(),
-            doors.clone(),
-            metrics.clone(),
-            settings.custodian.clone(),
-        );
+        let service =
+            AdminService::new(vault.clone(), clock.clone(), doors.clone(), metrics.clone(), settings.into());
         // A policy may have four megabytes; an operator's listener takes one with room to spare.
         let service = v1::admin_server::AdminServer::new(service)
             .max_decoding_message_size(vault_core::policy::MAX_POLICY + message)
@@ -289,7 +300,7 @@ async fn serve(settings: &Settings, clock: Arc<dyn Clock>) -> Result<(), StartEr
         tokio::spawn(metrics::serve(socket, metrics.clone(), health, shutdown.clone()));
     }
     tokio::spawn(reseal(vault.clone(), settings.limits.reseal_rows, shutdown.clone()));
-    tokio::spawn(erase(vault.clone(), settings.custodian.clone(), shutdown.clone()));
+    tokio::spawn(erase(vault.clone(), settings.into(), shutdown.clone()));
     tokio::spawn(housekeeping(vault.clone(), clock.clone(), metrics, reporter.clone(), shutdown.clone()));
 
     let mut draining = shutdown.clone();
@@ -455,10 +466,10 @@ const ERASE_REST: Duration = Duration::from_secs(2);
 const ERASE_RETRY: Duration = Duration::from_mins(1);
 
 /// Within a day of an erasure puts a new erasure epoch key in force, moves all other customers to it and ends the old one.
-async fn erase(vault: Vault, custodian: CustodianSettings, mut shutdown: Shutdown) {
+async fn erase(vault: Vault, custodians: Named, mut shutdown: Shutdown) {
     loop {
         let step = match vault.erasing().await {
-            Ok(ErasureStep::Due) => follow_esk(&vault, &custodian).await.map(|()| ErasureStep::Due),
+            Ok(ErasureStep::Due) => follow_esk(&vault, &custodians).await.map(|()| ErasureStep::Due),
             other => other,
         };
         let rest = match step {
@@ -493,11 +504,13 @@ async fn erase(vault: Vault, custodian: CustodianSettings, mut shutdown: Shutdow
     }
 }
 
-async fn follow_esk(vault: &Vault, custodian: &CustodianSettings) -> Result<(), Error> {
-    let custodian = custodian.open().map_err(|problem| Error::Config(problem.to_string()))?;
-    let (vault, runtime) = (vault.clone(), tokio::runtime::Handle::current());
-    let follow = move || runtime.block_on(vault.follow_esk(&[&custodian])).map(|_| ());
-    tokio::task::spawn_blocking(follow).await.map_err(|_| Error::internal())?
+async fn follow_esk(vault: &Vault, custodians: &Named) -> Result<(), Error> {
+    let (vault, all) = (vault.clone(), custodians.open_all().map_err(|p| wrong(&p))?);
+    in_custody(async move || {
+        let all: Vec<&dyn Custodian> = all.iter().map(|custodian| &**custodian).collect();
+        vault.follow_esk(&all).await.map(|_| ())
+    })
+    .await
 }
 
 /// Sweeps, counts, and watches whether the journal still writes.

@@ -371,6 +371,14 @@ pub enum Event {
         /// How many.
         rows: u32,
     },
+    /// The record keys of tokens that an operator brought were wrapped anew under the token root key that wraps now. No card
+    /// was opened.
+    Rewrapped {
+        /// That key's id.
+        key: u32,
+        /// How many tokens.
+        rows: u32,
+    },
     /// Uses of a key were reserved on this node: as many as stand there may have been made, none beyond.
     UsesReserved {
         /// The key's id.
@@ -560,8 +568,9 @@ impl Event {
             | Self::VaultClosed
             | Self::LogStarted { .. }
             | Self::Swept { .. }
+            | Self::Resealed { .. }
             | Self::UsesReserved { .. }
-            | Self::Resealed { .. } => None,
+            | Self::Rewrapped { .. } => None,
         }
     }
 
@@ -594,6 +603,7 @@ impl Event {
             Self::LogStarted { .. } => 98,
             Self::Swept { .. } => 99,
             Self::Resealed { .. } => 100,
+            Self::Rewrapped { .. } => 110,
             Self::UsesReserved { .. } => 101,
         }
     }
@@ -669,7 +679,7 @@ impl Event {
             Self::VaultOpened | Self::VaultClosed => w,
             Self::LogStarted { log } => w.u32(*log),
             Self::Swept { rows } => w.u32(*rows),
-            Self::Resealed { key, rows } => w.u32(*key).u32(*rows),
+            Self::Resealed { key, rows } | Self::Rewrapped { key, rows } => w.u32(*key).u32(*rows),
             Self::UsesReserved { key, upto } => w.u32(*key).u64(*upto),
         };
     }
@@ -798,6 +808,7 @@ impl Event {
             98 => Self::LogStarted { log: r.u32()? },
             99 => Self::Swept { rows: r.u32()? },
             100 => Self::Resealed { key: r.u32()?, rows: r.u32()? },
+            110 => Self::Rewrapped { key: r.u32()?, rows: r.u32()? },
             101 => Self::UsesReserved { key: r.u32()?, upto: r.u64()? },
             _ => return Err(Torn),
         })
@@ -876,6 +887,7 @@ impl Event {
             Self::VaultClosed => "closed the vault".into(),
             Self::LogStarted { log } => format!("started log {log}"),
             Self::Swept { rows } => format!("deleted {rows} rows whose time was over"),
+            Self::Rewrapped { key, rows } => format!("wrapped {rows} tokens' keys anew under key {key}"),
             Self::UsesReserved { key, upto } => format!("reserved uses of key {key} up to {upto}"),
             Self::Resealed { key, rows } => format!("sealed {rows} rows anew under key {key}"),
         }
@@ -1175,6 +1187,7 @@ pub(super) mod tests {
             Event::VaultClosed,
             Event::Swept { rows: 7 },
             Event::Resealed { key: 9, rows: 256 },
+            Event::Rewrapped { key: 9, rows: 1_000 },
             Event::UsesReserved { key: 9, upto: 1 << 40 },
             changed(ControlChange::KeyDrained { key: 5 }),
             changed(ControlChange::KeyCompromised {

@@ -393,15 +393,17 @@ impl Control {
                     "is kept for reading: operators' notes are under it, which the log names by their sealed bytes",
                 );
             }
-            (KeyKind::Dek | KeyKind::Rcv | KeyKind::Adm, _) => {}
+            (KeyKind::Trk, _) if key.drained_at.is_none() => {
+                return refused(
+                    "is needed by tokens or cards that were not used since it was replaced: see `keys upgrade`",
+                );
+            }
+            (KeyKind::Dek | KeyKind::Rcv | KeyKind::Adm | KeyKind::Trk, _) => {}
             (KeyKind::Fpk, _) => {
                 return refused("is needed by the vaultless tokens of its slot, which nobody has counted");
             }
             (KeyKind::Idx | KeyKind::Fpr, _) => {
                 return refused("is a link of the chain of names, which every row's name is made with");
-            }
-            (KeyKind::Trk, _) => {
-                return refused("is needed by the cards whose tokens were not used since it was replaced");
             }
             (
                 KeyKind::Root

@@ -744,7 +744,7 @@ impl<'a> Round<'a> {
                 Err(self.admitted.deny(Refusal::VaultlessNotAllowed, Some(card.row.record)).into())
             }
             Deed::Show(as_of) | Deed::Send(Sending { as_of, .. }) => {
-                self.decide_show((want.show, *as_of, way), card, at, again)
+                self.decide_show((want, *as_of, way), card, at, again)
             }
             Deed::Replace(replacement) => {
                 self.decide_replace(replacement, &want.token, card, (at, place), part)
@@ -780,7 +780,7 @@ impl<'a> Round<'a> {
 
     fn decide_show(
         &mut self,
-        (wanted, as_of, way): (Show, Option<Timestamp>, Option<Way>),
+        (want, as_of, way): (&Want, Option<Timestamp>, Option<Way>),
         card: Card,
         at: &At,
         again: bool,
@@ -793,7 +793,7 @@ impl<'a> Round<'a> {
             Some(_) if card.is_revoked() => None,
             Some(then) => card.as_of(then, self.now).map_err(not_kept)?,
         };
-        let presented = self.presented(&card, wanted, again);
+        let presented = self.presented(&card, want.show, again);
         let presented = Presented { earlier: earlier.as_ref().map(|(_, at)| *at), ..presented };
         // What is sealed to somebody is a card.
         if way.is_some() && card.row.kind() != Kind::Card {
@@ -816,10 +816,10 @@ impl<'a> Round<'a> {
         match (shown, card.sealed()) {
             (Show::Full, Some(sealed)) => {
                 // Before the log says that the card went out.
-                self.secret_of(&card.row).map_err(|Unopened| self.unreadable(record))?;
+                let secret = self.secret_of(&card.row).map_err(|Unopened| self.unreadable(record))?;
                 let spends = card.row.restrictions.single_use && card.row.standing.spent.is_none();
                 if !spends {
-                    self.view.rely(&mut part, &at.place.key);
+                    self.renew(&mut part, at, &card.row, (&want.token, &secret))?;
                     return Ok((Filing::Disclose(permit, sealed, part, None), card, shown));
                 }
                 // Whoever else read the row as it was finds it changed, and decides anew.
@@ -917,6 +917,28 @@ impl<'a> Round<'a> {
         let (changed, row) = self.put_row(&mut part, at, row)?;
         let card = Card { merchant: card.merchant, row };
         Ok((Filing::Enact(permit, part, changed), card, Show::Nothing))
+    }
+
+    /// Lets `part` rest on the row, and put it with its record keys under the token root key of now if they are under an older
+    /// one: whoever uses a token has what that takes. The record is the same, and so is its version.
+    fn renew(
+        &mut self,
+        part: &mut Part,
+        at: &At,
+        row: &Row,
+        (token, secret): (&Token, &SubjectSecret),
+    ) -> Result<(), Box<Refused>> {
+        let (id, keyring) = (self.merchant.id, &self.state.keyring);
+        let mut row = row.clone();
+        let record = row.record;
+        let renewed = keyring.renew_record_keys(id, token, secret, &mut row);
+        if !renewed.map_err(|Unopened| self.unreadable(record))? {
+            self.view.rely(part, &at.place.key);
+            return Ok(());
+        }
+        let sealed = keyring.seal_row(id, &at.place, &row).map_err(|_| self.unreadable(record))?;
+        self.view.put(part, at.place.key.clone(), sealed);
+        Ok(())
     }
 
     /// Lets `part` put the row in its next version.

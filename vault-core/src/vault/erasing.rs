@@ -103,7 +103,7 @@ impl Vault {
     /// commit on, and [`erasing`](Self::erasing) moves the others. `custodians` must open every custody block that the header
     /// has. It may take seconds: a custodian's secret is stretched on purpose. Returns the new key's number.
     ///
-    /// Errors: [`Error::Custody`] for a block that none of them opens; malformed while customers are still moved from an
+    /// Errors: [`Error::Custody`] if they open no block, [`Error::Config`] that names the one that none of them opens; malformed while customers are still moved from an
     /// older key; as at [`apply_policy`](Self::apply_policy).
     pub async fn rotate_esk(
         &self,
@@ -148,10 +148,9 @@ impl Vault {
             }
             let (key, id) = (Arc::new(Esk::generate()?), KeyId(state.control.next_key));
             let mut held = Vec::new();
-            for block in &state.top.header.custody {
-                let custodian =
-                    custodians.iter().find(|c| self.opens(&state, **c, block)).ok_or(Error::Custody)?;
-                held.push(Held::by(*custodian, &key, &self.inner.vault, block)?);
+            let who = self.who_opens(&state, custodians)?;
+            for (block, custodian) in state.top.header.custody.iter().zip(who) {
+                held.push(Held::by(custodian, &key, &self.inner.vault, block)?);
             }
             esk::write_rotated(&self.inner.esk_file, id, &held, &self.inner.vault)?;
             let made = self

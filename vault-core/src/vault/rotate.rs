@@ -1,6 +1,6 @@
 //! A new version of a key, level by level: what every rotation has in common, and those that are over with one commit.
 //!
-//! DEK, RCV, ADM and FPK: what is sealed or made from then on is under the new key, and the one before opens what it sealed.
+//! DEK, TRK, RCV, ADM and FPK: what is sealed or made from then on is under the new key, and the one before opens what it sealed.
 //! IDX and FPR: the new key is the next link of the chain of names. LOG: the old one signs for the new one. KEK
 //! and CTL (and the root, see `custodians.rs`): the wraps below are made anew and nothing else is touched, however many
 //! cards there are; the key before is destroyed, since nothing needs it.
@@ -12,7 +12,7 @@ use crate::audit::handover::hash_of;
 use crate::audit::receipt::Receipt;
 use crate::chain::MAX_LINKS;
 use crate::control::{Control, Header, KeyRecord, Superseded};
-use crate::envelope::{Adm, Dek, Fpr, Idx, Kek, KeyId, KeyKind, KeyMaterial, Log, Rcv, Root, Wraps};
+use crate::envelope::{Adm, Dek, Fpr, Idx, Kek, KeyId, KeyKind, KeyMaterial, Log, Rcv, Root, Trk, Wraps};
 use crate::error::Error;
 use crate::name::{ChannelName, FormatName, MerchantName, PrincipalName};
 use crate::token::Scheme;
@@ -53,6 +53,18 @@ impl Vault {
         expected: Option<u64>,
     ) -> Result<(KeyId, Receipt), Error> {
         self.rotated(by, expected, |premise, control| draw_link::<Fpr>(premise, control, merchant)).await
+    }
+
+    /// Makes a new token root key for a merchant (`expected` as at [`apply_policy`](Self::apply_policy)): new tokens are under
+    /// it from this commit on, older ones when they are next used, or by [`upgrade_tokens`](Self::upgrade_tokens). The one
+    /// before opens the rest. Returns the new key's number.
+    pub async fn rotate_trk(
+        &self,
+        by: &PrincipalName,
+        merchant: &MerchantName,
+        expected: Option<u64>,
+    ) -> Result<(KeyId, Receipt), Error> {
+        self.rotated(by, expected, |premise, control| draw_next::<Trk>(premise, control, merchant)).await
     }
 
     /// Makes a new key for cards that are sealed to the vault (`expected` as at [`apply_policy`](Self::apply_policy)): it is

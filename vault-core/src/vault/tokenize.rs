@@ -794,6 +794,7 @@ impl<'a> Round<'a> {
         if !works || !alike || !stands {
             return Ok(None);
         }
+        self.renew_fingerprint(item, (&token, generation), part)?;
         let later = item.card.card_expiry.filter(|given| card.row.card_expiry.is_none_or(|had| *given > had));
         let mut changed = None;
         let mut row = card.row;
@@ -820,6 +821,27 @@ impl<'a> Round<'a> {
             valid_until: None,
         };
         Ok(Some((answer, changed)))
+    }
+
+    /// Seals what leads from a card to its token anew where that is under an older token root key: who brings the card has
+    /// what that takes.
+    fn renew_fingerprint(
+        &mut self,
+        item: &Item<'_>,
+        known: (&Token, u32),
+        part: &mut Part,
+    ) -> Result<(), Undecided> {
+        let (id, state) = (self.merchant.id, self.state.clone());
+        let Some(fingerprint) = item.fingerprint else { return Ok(()) };
+        let place = self.place_of(fingerprint).map_err(|Unopened| Undecided::Unreadable)?;
+        let older =
+            self.view.get(&place.key).is_some_and(|row| state.keyring.is_of_older_trk(id, &place, row));
+        if older {
+            let like = self.likeness(item)?;
+            let sealed = state.keyring.seal_reuse(id, &place, &like, &item.card.value, known)?;
+            self.view.put(part, place.key, sealed);
+        }
+        Ok(())
     }
 
     async fn mint(

@@ -151,11 +151,11 @@ impl AdminService {
         if !self.vault.keys().iter().any(held) {
             return self.vault.compromise_key(operator, id, (reason, note.as_deref()), &[], epoch).await;
         }
-        let custodian = self.custodian.open().map_err(|problem| Error::Config(problem.to_string()))?;
+        let all = self.custodians.open_all().map_err(|problem| Error::Config(problem.to_string()))?;
         let (vault, operator) = (self.vault.clone(), operator.clone());
         let runtime = tokio::runtime::Handle::current();
         let noting = move || {
-            let custodians: [&dyn Custodian; 1] = [&custodian];
+            let custodians: Vec<&dyn Custodian> = all.iter().map(AsRef::as_ref).collect();
             let why = (reason, note.as_deref());
             runtime.block_on(vault.compromise_key(&operator, id, why, &custodians, epoch))
         };
