@@ -83,7 +83,7 @@ pub(crate) enum KeysCommand {
         destroyed once none is left (keys status). Told are what was under it, what that heals and what it does not. ref and \
         idm have no next version. For the root the node asks its custodian.\n\nExamples:\n  \
         vaultctl keys compromise --profile ops.toml 12 --reason stolen_copy\n  \
-        vaultctl keys compromise --profile ops.toml 12 --reason drill --note 'rehearsal of May'"
+        vaultctl keys compromise --profile ops.toml 12 --reason drill --note 'ticket 4711'"
     )]
     Compromise(Compromise),
     /// Destroy a key that nothing needs any more, or, by --crypto-shred, one with what is under it

@@ -526,24 +526,22 @@ fn entry(log: &str, index: u64, leaf: Vec<u8>, entry: &AuditEntry) -> v1::AuditE
                     detail("shredded_key", key.to_string());
                     detail("rows", rows.to_string());
                 }
+                ControlChange::ErasureKeyDestroyed { key, before, .. } => {
+                    detail("destroyed_key", key.to_string());
+                    detail("erased_before_epoch", before.to_string());
+                }
+                ControlChange::LogHandedOver { from, to } => {
+                    detail("from_verifier", from.to_string());
+                    detail("to_verifier", to.to_string());
+                }
                 ControlChange::Created
                 | ControlChange::PolicyApplied
                 | ControlChange::KeyAdded { .. }
                 | ControlChange::KeyState { .. }
                 | ControlChange::LockSet { .. }
                 | ControlChange::LockLifted { .. }
-                | ControlChange::LogHandedOver { .. }
-                | ControlChange::ErasureKeyDestroyed { .. }
                 | ControlChange::CustodyTaken { .. }
                 | ControlChange::CustodyEnded { .. } => {}
-            }
-            if let ControlChange::ErasureKeyDestroyed { key, before, .. } = change {
-                told.details.insert("destroyed_key".to_owned(), key.to_string());
-                told.details.insert("erased_before_epoch".to_owned(), before.to_string());
-            }
-            if let ControlChange::LogHandedOver { from, to } = change {
-                told.details.insert("from_verifier".to_owned(), from.to_string());
-                told.details.insert("to_verifier".to_owned(), to.to_string());
             }
             ("control_changed", None)
         }
