@@ -285,9 +285,10 @@ fn start_service(place: &Custodians) -> Service {
         .stderr(log)
         .spawn()
         .expect("moto_server, which tests/tools puts in place");
+    let service = Service { process, at };
     for _ in 0..600 {
         if TcpStream::connect(at).is_ok() {
-            return Service { process, at };
+            return service;
         }
         std::thread::sleep(Duration::from_millis(100));
     }
