@@ -67,6 +67,8 @@ reasons! {
     Locked = FailedPrecondition "LOCKED",
     /// All tokens of this shape are used up.
     SpaceExhausted = FailedPrecondition "SPACE_EXHAUSTED",
+    /// A key of the vault has reached its limit of uses: an operator makes a new one.
+    KeySpent = FailedPrecondition "KEY_SPENT",
     /// The security code is not held any more: the shopper is to be asked again.
     SecurityCodeGone = FailedPrecondition "SECURITY_CODE_GONE",
     /// The vault's epoch is not the expected one: metadata [`EPOCH`].

@@ -37,6 +37,9 @@ mod store {
 }
 #[path = "../../vault-core/src/survivors.rs"]
 pub mod survivors;
+mod uses {
+    pub use vault_core::uses::Uses;
+}
 mod words {
     pub use vault_core::words::KeyState;
 }

@@ -36,6 +36,9 @@ mod rows {
 mod store {
     pub use vault_core::store::{Expect, Key, Part, Store, StoreError, Value, Write};
 }
+mod uses {
+    pub use vault_core::uses::Uses;
+}
 mod words {
     pub use vault_core::words::KeyState;
 }

@@ -42,8 +42,12 @@ pub fn passphrase(text: &str) -> Passphrase {
 
 /// Two merchants, each with a shop, a gateway, an importer, customer care, and channels `web`, `app` and `pos`.
 pub fn policy() -> Policy {
-    let text = [&*merchant("acme"), &*merchant("zenith"), ABROAD].concat();
-    Policy::from_toml(&text).unwrap_or_else(|e| panic!("{e}"))
+    Policy::from_toml(&policy_text()).unwrap_or_else(|e| panic!("{e}"))
+}
+
+/// The same as its text, to be added to.
+pub fn policy_text() -> String {
+    [&*merchant("acme"), &*merchant("zenith"), ABROAD].concat()
 }
 
 /// Zenith's web shop takes cards from acme's tokens.

@@ -16,9 +16,11 @@
 
 pub mod canary;
 pub mod cards;
+pub mod custody;
 pub mod desk;
 pub mod disk;
 pub mod golden;
+pub mod runbook;
 pub mod server;
 
 pub use desk::{At, Closed, Desk};

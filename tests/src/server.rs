@@ -229,7 +229,13 @@ impl Rig {
 
     /// The same with another build of the program.
     pub fn start_program(&mut self, program: &Path) {
-        let mut child = Command::new(program)
+        self.start_command(Command::new(program));
+    }
+
+    /// The same with another build, which finds its own environment.
+    pub fn start_command(&mut self, mut program: Command) {
+        let name = program.get_program().to_owned();
+        let mut child = program
             .arg("serve")
             .arg("--settings")
             .arg(self.folder.path().join("settings.toml"))
@@ -237,7 +243,7 @@ impl Rig {
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()
-            .unwrap_or_else(|e| panic!("{}: {e}; `./test` builds it first", program.display()));
+            .unwrap_or_else(|e| panic!("{}: {e}; `./test` builds it first", name.display()));
         let lines = BufReader::new(child.stderr.take().unwrap());
         let (found, addresses) = std::sync::mpsc::channel();
         let log = self.log.clone();

@@ -163,10 +163,10 @@ async fn a_life_and_a_death(rig: &mut Rig, list: &Path, round: u64) -> Died {
     }
     let (rotating, rotated, dies) = (clients.clone(), ledger.clone(), dying.clone());
     workers.spawn(async move {
-        use v1::KeyKind::{Ctl, Dek, Fpr, Idx, Kek, Log, Root, Trk};
-        let rest = [Dek, Idx, Kek, Trk, Ctl, Fpr, Dek, Root].into_iter().cycle();
+        use v1::KeyKind::{Adm, Ctl, Dek, Esk, Fpr, Idx, Kek, Log, Root, Trk};
+        let rest = [Dek, Idx, Kek, Trk, Ctl, Esk, Fpr, Dek, Adm, Root].into_iter().cycle();
         // A log can be handed over so many times, not any number: once in a life.
-        let mut kinds = std::iter::once(Log).chain(rest.skip(usize::try_from(round).unwrap() % 8));
+        let mut kinds = std::iter::once(Log).chain(rest.skip(usize::try_from(round).unwrap() % 10));
         loop {
             let kind = kinds.next().unwrap();
             let request = Request { header: header("web"), what: What::Rotate(kind) };
@@ -466,7 +466,13 @@ fn learn(held: &mut Vec<Held>, fact: &Fact) {
 }
 
 fn is_chained(kind: v1::KeyKind) -> bool {
-    matches!(kind, v1::KeyKind::Idx | v1::KeyKind::Fpr)
+    matches!(kind, v1::KeyKind::Idx | v1::KeyKind::Fpr | v1::KeyKind::Esk)
+}
+
+/// Whether a key is the whole vault's, and no merchant's.
+fn is_of_the_vault(kind: v1::KeyKind) -> bool {
+    use v1::KeyKind::{Adm, Ctl, Esk, Log, Root};
+    matches!(kind, Adm | Ctl | Esk | Log | Root)
 }
 
 /// The principals' connections. None of them sends anything twice by itself.
@@ -574,12 +580,11 @@ impl Clients {
                 let request = v1::RotateKeyRequest {
                     header: Some(change),
                     kind: (*kind).into(),
-                    merchant: if matches!(kind, v1::KeyKind::Ctl | v1::KeyKind::Root) { "" } else { "acme" }
-                        .to_owned(),
+                    merchant: if is_of_the_vault(*kind) { "" } else { "acme" }.to_owned(),
                     ..v1::RotateKeyRequest::default()
                 };
                 let answer = match self.operator.rotate_key(request).await {
-                    // Rows are still being renamed behind the one before, or the chain is as long as it may be.
+                    // Rows are still being renamed behind the one before, or the chain is as long as it may be; customers still move.
                     Err(e) if e.reason() == Some(Reason::Malformed) && is_chained(*kind) => {
                         return Ok(Told { facts: vec![Fact::Done], size: 0 });
                     }

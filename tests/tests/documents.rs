@@ -9,6 +9,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use vault_core::custody::DeviceError;
 use vault_core::error::{Error, Fault};
 use vault_core::store::StoreError;
 use vault_core::token::schemes_of;
@@ -237,6 +238,7 @@ fn errors() -> Vec<(&'static str, Error)> {
         Error::StillRunning => "StillRunning",
         Error::Locked { .. } => "Locked",
         Error::SpaceExhausted => "SpaceExhausted",
+        Error::KeySpent { .. } => "KeySpent",
         Error::CodeGone => "CodeGone",
         Error::Overloaded => "Overloaded",
         Error::DeadlineExceeded => "DeadlineExceeded",
@@ -245,6 +247,7 @@ fn errors() -> Vec<(&'static str, Error)> {
         Error::EpochMismatch { .. } => "EpochMismatch",
         Error::Custody => "Custody",
         Error::Sealed => "Sealed",
+        Error::Device(_) => "Device",
         Error::Config(_) => "Config",
         Error::Internal { .. } => "Internal",
     };
@@ -257,6 +260,7 @@ fn errors() -> Vec<(&'static str, Error)> {
         Error::StillRunning,
         Error::Locked { lockdown: 1 },
         Error::SpaceExhausted,
+        Error::KeySpent { key: 1, kind: "trk" },
         Error::CodeGone,
         Error::Overloaded,
         Error::DeadlineExceeded,
@@ -265,6 +269,7 @@ fn errors() -> Vec<(&'static str, Error)> {
         Error::EpochMismatch { epoch: 1 },
         Error::Custody,
         Error::Sealed,
+        Error::Device(DeviceError::Absent),
         Error::Config("it".into()),
         Error::internal(),
     ];

@@ -19,6 +19,7 @@ use vault_core::reseal::Walk;
 use vault_core::rows;
 use vault_core::store::{self, Batch, CommitError, Engine, Key, Reading, Store, StoreError, Value, Write};
 use vault_core::token::Token;
+use vault_core::uses::{Begun, Uses};
 use vault_core::vault::{AttributesUpdate, Context, Header, KeyLine, NewCard, Place, ResealStep, Vault};
 use vault_core::words::{KeyState, LockReason};
 use vault_tests::ON_DISK;
@@ -471,7 +472,10 @@ fn rows_are_moved_with_the_outer_keys_alone() {
         let control_row = row(control::control_key());
         let control = control::Control::open(&control_row, &epoch, &vault.vault, vault.ctl.0, &ctl).unwrap();
         let acme = merchant_name("acme");
-        let keys = OuterKeys::unwrap(&control, &acme, &root).unwrap();
+        // Nobody else has the store open: what is sealed here is counted in a block that begins here.
+        let (uses, _, begun) = Uses::of(0, &[]).unwrap().begin(&control);
+        begun.iter().for_each(Begun::granted);
+        let keys = OuterKeys::unwrap(&control, &acme, &root, &uses).unwrap();
         let id = control.numbers[&acme].id;
         let (mut walk, mut moved) = (Walk::default(), 0);
         while let Some((page, next)) = block_on(walk.next(&*store, id, &keys, 100)).unwrap() {

@@ -16,6 +16,7 @@
 mod bad_input;
 mod canary;
 mod crashes;
+mod custodians;
 mod documents;
 mod engines;
 mod erasure;
@@ -24,6 +25,7 @@ mod formats;
 mod forward;
 mod golden;
 mod idempotency_and_races;
+mod key_lifecycle;
 mod key_rotation;
 mod keys_in_memory;
 mod life_of_a_token;

@@ -22,6 +22,7 @@ use vault_core::audit::receipt::{Proof, Proven, Receipt};
 use vault_core::audit::tree::{Hash, leaf_hash};
 use vault_core::audit::verify::{Report, verify_export};
 
+use crate::custody::Custody;
 use crate::dial::{self, AdminOptions};
 use crate::fail::Failure;
 use crate::input;
@@ -200,9 +201,8 @@ pub(crate) struct Export {
     /// Read the vault's folder instead of asking a running vault, which must be stopped
     #[arg(long, value_name = "DIR")]
     folder: Option<PathBuf>,
-    /// With --folder: the file that holds the passphrase
-    #[arg(long, value_name = "FILE", requires = "folder")]
-    passphrase_file: Option<PathBuf>,
+    #[command(flatten)]
+    custody: Custody,
     #[command(flatten)]
     admin: AdminOptions,
 }
@@ -761,11 +761,11 @@ async fn export(asked: Export, out: Out) -> Result<(), Failure> {
         entries: u64,
         log_key: String,
     }
-    let Export { file, folder, passphrase_file, admin } = asked;
+    let Export { file, folder, custody, admin } = asked;
     let to_output = file == Path::new("-");
     let failed = |e: io::Error| Failure::failed(format_args!("{}: {e}", file.display()));
     let (entries, log_key) = if let Some(folder) = folder {
-        let vault = Folder::open(&folder, passphrase_file.as_deref()).await?;
+        let vault = Folder::open(&folder, &custody).await?;
         let mut to = target(&file)?;
         let mut progress = Progress::of("entries");
         let head = vault.export_log(&mut *to, &mut |done, total| progress.step(done, total)).await;

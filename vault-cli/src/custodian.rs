@@ -1,5 +1,6 @@
-//! `vaultctl custodian`: who opens a vault. What changes that needs a vault that is stopped: a folder that another process has
-//! open is refused. Sealing and unsealing are asked of a server that runs.
+//! `vaultctl custodian`: who opens a vault, and who is to. What changes that needs a vault that is stopped: a folder that another
+//! process has open is refused (for a vault that serves there is `vaultctl keys rotate custodian`). Sealing and unsealing are
+//! asked of a server that runs.
 
 mod seal;
 mod shares;
@@ -7,41 +8,65 @@ mod shares;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
-use secrecy::SecretSlice;
 use serde::Serialize;
-use vault_core::custody::{Custodian, MIN_PASSES, Passphrase};
+use vault_core::audit::receipt::Receipt;
+use vault_core::custody::Custodian;
 use vault_core::name::PrincipalName;
 use vault_core::store::{self, Options};
 use vault_core::vault::Vault;
 
 use self::seal::{Accept, Plain, Unseal};
 use self::shares::{Opener, SplitArgs, VerifyShare};
+use crate::custody::{self, NewCustody};
 use crate::dial;
 use crate::fail::Failure;
-use crate::input;
 use crate::output::Out;
 use crate::store::place;
-
-/// MiB of Argon2id's memory where nothing is said: the least.
-const MEMORY_MIB: u32 = 64;
 
 /// The subcommands of `vaultctl custodian`.
 #[derive(Debug, Subcommand)]
 pub(crate) enum CustodianCommand {
-    /// Say whether a passphrase, or a set of shares, opens a vault; nothing is written, and nothing served
-    #[command(after_help = "Exit code 1: it does not.\n\nExamples:\n  \
+    /// Say whether a custodian opens a vault; nothing is written, and nothing served
+    #[command(
+        after_help = "Exit code 1: it does not. A device is asked twice, for the root and for the esk file; a wrong PIN is not \
+        tried again.\n\nExamples:\n  \
         vaultctl custodian check --folder /var/lib/vault --passphrase-file passphrase\n  \
-        vaultctl custodian check --folder /var/lib/vault --share-file share-1 --share-file share-4")]
+        vaultctl custodian check --folder /var/lib/vault --custodian /etc/vault/vault.toml\n  \
+        vaultctl custodian check --folder /var/lib/vault --share-file share-1 --share-file share-4"
+    )]
     Check(Check),
-    /// Put another passphrase, or the same at a higher cost, in the place of what opens a vault
+    /// List who protects a vault's root; needs no secret, and proves nothing: see check
+    #[command(after_help = "Example:\n  vaultctl custodian list --folder /var/lib/vault")]
+    List(List),
+    /// Put another custodian, or the same passphrase at a higher cost, in the place of the one that opens a vault
     #[command(
         after_help = "Killed anywhere, exactly one of the two opens the vault: custodian check says which. Copies of the store from \
         before open with the old one and the esk file of their time: copy that file anew afterwards.\n\nExamples:\n  \
         vaultctl custodian change --folder /var/lib/vault --passphrase-file old --new-passphrase-file new --operator olga\n  \
+        vaultctl custodian change --folder vault --passphrase-file p --new-passphrase-file p --memory 256 --operator olga\n  \
         vaultctl custodian change --folder vault --share-file a --share-file b --new-passphrase-file p --operator olga\n  \
-        vaultctl custodian change --folder vault --passphrase-file p --new-passphrase-file p --memory 256 --operator olga"
+        vaultctl custodian change --folder vault --passphrase-file p --new-custodian hsm.toml --operator olga"
     )]
     Change(Change),
+    /// Have one more custodian protect the root: each of them alone opens the vault
+    #[command(
+        after_help = "For the day when the everyday one is lost; four at most. Each is one more way in: guard it as the first. A new \
+        root then needs all of them.\n\nExample:\n  \
+        vaultctl custodian add --folder vault --custodian vault.toml --new-passphrase-file recovery --operator olga"
+    )]
+    Add(Add),
+    /// Take a custodian away, also one that is lost; the one given opens the vault and stays
+    #[command(
+        after_help = "The number is that of custodian list. The last one cannot be taken away: change it.\n\nExample:\n  \
+        vaultctl custodian remove 1 --folder vault --passphrase-file recovery --operator olga"
+    )]
+    Remove(Remove),
+    /// Make the key that a settings file names in its HSM: AES-256, not extractable
+    #[command(
+        after_help = "The token must be initialized and have a user PIN. A key of this label that is there already is left as it \
+        is (exit code 1).\n\nExample:\n  vaultctl custodian device-key --custodian hsm.toml"
+    )]
+    DeviceKey(DeviceKey),
     /// Put k-of-n shares in the place of what opens a vault: a passphrase, or the shares of before
     #[command(
         after_help = "Each share goes to one person: into a file of its own, or shown alone at this terminal and asked for again. They \
@@ -91,33 +116,72 @@ pub(crate) struct Check {
     opener: Opener,
 }
 
-/// `custodian change`.
+/// `custodian list`.
 #[derive(Debug, Args)]
-pub(crate) struct Change {
+pub(crate) struct List {
+    /// The vault's folder
+    #[arg(long, value_name = "DIR")]
+    folder: PathBuf,
+}
+
+/// What every change of custody is asked with.
+#[derive(Debug, Args)]
+pub(crate) struct Asked {
     /// The vault's folder
     #[arg(long, value_name = "DIR")]
     folder: PathBuf,
     #[command(flatten)]
     opener: Opener,
-    /// The file that holds the new one; else it is asked for, twice
-    #[arg(long, value_name = "FILE")]
-    new_passphrase_file: Option<PathBuf>,
     /// In whose name: an operator of the policy
     #[arg(long, value_name = "NAME")]
     operator: String,
-    /// MiB of memory that each guess takes
-    #[arg(long, value_name = "MIB", default_value_t = MEMORY_MIB)]
-    memory: u32,
-    /// Passes over it
-    #[arg(long, value_name = "NUMBER", default_value_t = MIN_PASSES)]
-    passes: u32,
+}
+
+/// `custodian change`.
+#[derive(Debug, Args)]
+pub(crate) struct Change {
+    #[command(flatten)]
+    asked: Asked,
+    #[command(flatten)]
+    new: NewCustody,
+}
+
+/// `custodian add`.
+#[derive(Debug, Args)]
+pub(crate) struct Add {
+    #[command(flatten)]
+    asked: Asked,
+    #[command(flatten)]
+    new: NewCustody,
+}
+
+/// `custodian remove`.
+#[derive(Debug, Args)]
+pub(crate) struct Remove {
+    /// Which: its number in custodian list
+    #[arg(value_name = "NUMBER")]
+    which: usize,
+    #[command(flatten)]
+    asked: Asked,
+}
+
+/// `custodian device-key`.
+#[derive(Debug, Args)]
+pub(crate) struct DeviceKey {
+    /// The settings file whose [custodian] table names module, token and key
+    #[arg(long, value_name = "FILE")]
+    custodian: PathBuf,
 }
 
 /// Does what the command line says.
 pub(crate) fn run(command: CustodianCommand, out: Out) -> Result<(), Failure> {
     match command {
         CustodianCommand::Check(asked) => dial::run(check(asked, out)),
+        CustodianCommand::List(asked) => dial::run(list(asked, out)),
         CustodianCommand::Change(asked) => dial::run(change(asked, out)),
+        CustodianCommand::Add(asked) => dial::run(add(asked, out)),
+        CustodianCommand::Remove(asked) => dial::run(remove(asked, out)),
+        CustodianCommand::DeviceKey(asked) => device_key(&asked, out),
         CustodianCommand::Split(asked) => dial::run(shares::split(asked, out)),
         CustodianCommand::VerifyShare(asked) => dial::run(shares::verify(asked, out)),
         CustodianCommand::Accept(asked) => dial::run(seal::accept(asked, out)),
@@ -162,29 +226,86 @@ async fn check(asked: Check, out: Out) -> Result<(), Failure> {
     }
     let store = store::open(&asked.folder, &Options::default())?;
     let custodian = asked.opener.custodian(store.as_ref()).await?;
-    let vault = Vault::check_custody(&place(store, &asked.folder), custodian.as_ref()).await?;
+    let vault = Vault::check_custody(&place(store, &asked.folder), &*custodian).await?;
     out.tell(&Checked { opens: true, vault }, |checked| format!("it opens vault {}", checked.vault))
 }
 
-async fn change(asked: Change, out: Out) -> Result<(), Failure> {
+async fn list(asked: List, out: Out) -> Result<(), Failure> {
     #[derive(Serialize)]
-    struct Changed {
-        epoch: u64,
-        receipt: serde_json::Value,
+    struct Listed {
+        number: usize,
+        kind: &'static str,
+        what: String,
     }
-    let operator = operator(&asked.operator)?;
-    let (vault, old) = open(&asked.folder, &asked.opener, &operator).await?;
-    let changed = async {
-        let new = input::passphrase(asked.new_passphrase_file.as_deref(), true)?;
-        let new = Passphrase::new(SecretSlice::from(new.to_vec()))?;
-        let new = new.with_cost(asked.memory.saturating_mul(1_024), asked.passes)?;
-        Ok::<_, Failure>(vault.change_custodian(&operator, (old.as_ref(), &new), None).await?)
+    let store = store::open(&asked.folder, &Options::default())?;
+    let all = Vault::read_custodians(&place(store, &asked.folder)).await?;
+    let all: Vec<Listed> =
+        (1..).zip(all).map(|(number, (kind, what))| Listed { number, kind, what }).collect();
+    let cells = |listed: &Listed| [listed.number.to_string(), listed.kind.to_owned(), listed.what.clone()];
+    out.tell_table(&all, ["NUMBER", "KIND", "WHAT"], cells, "nobody protects this vault's root")
+}
+
+impl Asked {
+    /// Opens the vault, has the change made, and closes it.
+    async fn make(
+        self,
+        out: Out,
+        change: impl AsyncFnOnce(&Vault, &PrincipalName, &dyn Custodian) -> Result<Receipt, Failure>,
+        told: &str,
+    ) -> Result<(), Failure> {
+        #[derive(Serialize)]
+        struct Changed {
+            epoch: u64,
+            receipt: serde_json::Value,
+        }
+        let operator = operator(&self.operator)?;
+        let (vault, own) = open(&self.folder, &self.opener, &operator).await?;
+        let changed = change(&vault, &operator, &*own).await;
+        let epoch = vault.status().epoch;
+        vault.close().await?;
+        let receipt = serde_json::from_str(&changed?.text()).unwrap_or_default();
+        out.tell(&Changed { epoch, receipt }, |changed| format!("{told} since epoch {}", changed.epoch))
+    }
+}
+
+async fn change(asked: Change, out: Out) -> Result<(), Failure> {
+    let Change { asked, new } = asked;
+    let change = async |vault: &Vault, by: &PrincipalName, own: &dyn Custodian| {
+        let new = new.open()?;
+        Ok(vault.change_custodian(by, (own, &*new), None).await?)
     };
-    let changed = changed.await;
-    let epoch = vault.status().epoch;
-    vault.close().await?;
-    let receipt = serde_json::from_str(&changed?.text()).unwrap_or_default();
-    out.tell(&Changed { epoch, receipt }, |changed| {
-        format!("the new passphrase alone opens the vault since epoch {}", changed.epoch)
+    asked.make(out, change, "the new custodian opens the vault in the other's place").await
+}
+
+async fn add(asked: Add, out: Out) -> Result<(), Failure> {
+    let Add { asked, new } = asked;
+    let add = async |vault: &Vault, by: &PrincipalName, _: &dyn Custodian| {
+        let new = new.open()?;
+        Ok(vault.add_custodian(by, &*new, None).await?)
+    };
+    asked.make(out, add, "the new custodian opens the vault too").await
+}
+
+async fn remove(asked: Remove, out: Out) -> Result<(), Failure> {
+    let Remove { which: number, asked } = asked;
+    let told = format!("custodian {number} opens the vault no more");
+    let remove = async |vault: &Vault, by: &PrincipalName, own: &dyn Custodian| {
+        Ok(vault.remove_custodian(by, number, own, None).await?)
+    };
+    asked.make(out, remove, &told).await
+}
+
+fn device_key(asked: &DeviceKey, out: Out) -> Result<(), Failure> {
+    #[derive(Serialize)]
+    struct Made<'a> {
+        token: &'a str,
+        key: &'a str,
+    }
+    let named = custody::table(&asked.custodian)?;
+    let none = || Failure::usage(format_args!("{} names no pkcs11 custodian", asked.custodian.display()));
+    let token = named.pkcs11.as_ref().ok_or_else(none)?;
+    token.make_key(&custody::ask_pin)?;
+    out.tell(&Made { token: &token.token_label, key: &token.key_label }, |made| {
+        format!("made key {} in token {}", made.key, made.token)
     })
 }

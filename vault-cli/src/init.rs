@@ -15,10 +15,11 @@ use vault_core::policy::Policy;
 use vault_core::store::{self, Options, StoreError};
 use vault_core::vault::{Blocking, Vault};
 
+use crate::custody::{self, Custody};
 use crate::fail::Failure;
 use crate::input;
 use crate::output::Out;
-use crate::store::{custodian, place};
+use crate::store::place;
 
 /// An engine that keeps a vault on disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -50,7 +51,8 @@ impl Engine {
     Examples:\n  \
     vaultctl init --folder vault --passphrase-file passphrase --policy policy.toml\n  \
     vaultctl init --folder /var/lib/vault --engine sled --passphrase-file passphrase --policy policy.toml \\\n    \
-    --settings /etc/vault/vault.toml --certs /etc/vault/certs"
+    --settings /etc/vault/vault.toml --certs /etc/vault/certs\n  \
+    vaultctl init --folder vault --custodian hsm.toml --policy policy.toml"
 )]
 pub(crate) struct Init {
     /// The vault's folder; made if it is not there
@@ -59,14 +61,13 @@ pub(crate) struct Init {
     /// What keeps the rows
     #[arg(long, value_enum, default_value_t = Engine::Redb)]
     engine: Engine,
-    /// The file that holds the passphrase, 12 bytes at least; else it is asked for, twice
-    #[arg(long, value_name = "FILE", required_if_eq("settings", ""))]
-    passphrase_file: Option<PathBuf>,
+    #[command(flatten)]
+    custody: Custody,
     /// The policy that is in force from the first moment on
     #[arg(long, value_name = "FILE")]
     policy: PathBuf,
     /// Also write a settings file for `vaultctl serve`
-    #[arg(long, value_name = "FILE", requires = "passphrase_file")]
+    #[arg(long, value_name = "FILE")]
     settings: Option<PathBuf>,
     /// For --settings: the folder of server.pem, server.key, and NAME.pem and NAME.crl of each of the policy's authorities
     #[arg(long, value_name = "DIR", default_value = "certs")]
@@ -95,9 +96,9 @@ pub(crate) fn run(asked: &Init, out: Out) -> Result<(), Failure> {
     {
         return Err(Failure::refused(format_args!("{} is there already; name a new file", file.display())));
     }
-    let custodian = custodian(asked.passphrase_file.as_deref(), true)?;
+    let custodian = asked.custody.open_new()?;
     let store = opened(&asked.folder, asked.engine)?;
-    let vault = Blocking::create(place(store, &asked.folder), &custodian, policy)?;
+    let vault = Blocking::create(place(store, &asked.folder), &*custodian, policy)?;
     let made = made(vault.vault(), asked);
     vault.close()?;
     if let Some((file, text)) = settings {
@@ -162,7 +163,7 @@ fn settings_text(asked: &Init, policy: &Policy) -> Result<String, Failure> {
     #[derive(Serialize)]
     struct Settings {
         store: Store,
-        custodian: Custodian,
+        custodian: toml::Table,
         listen: Listen,
         tls: Tls,
         #[serde(skip_serializing_if = "Option::is_none")]
@@ -172,10 +173,6 @@ fn settings_text(asked: &Init, policy: &Policy) -> Result<String, Failure> {
     struct Store {
         folder: PathBuf,
         engine: &'static str,
-    }
-    #[derive(Serialize)]
-    struct Custodian {
-        passphrase_file: PathBuf,
     }
     #[derive(Serialize)]
     struct Listen {
@@ -211,15 +208,30 @@ fn settings_text(asked: &Init, policy: &Policy) -> Result<String, Failure> {
             "the policy has no principal with a certificate, so no server can serve it",
         ));
     }
-    let passphrase_file = asked.passphrase_file.as_deref().unwrap_or(Path::new("passphrase"));
     let settings = Settings {
         store: Store { folder: absolute(&asked.folder)?, engine: asked.engine.word() },
-        custodian: Custodian { passphrase_file: absolute(passphrase_file)? },
+        custodian: custodian_table(&asked.custody)?,
         listen: Listen { address: "127.0.0.1:7443" },
         tls: tls(principals),
         admin: (!operators.is_empty()).then(|| Admin { address: "127.0.0.1:7444", tls: tls(operators) }),
     };
     toml::to_string(&settings).map_err(Failure::failed)
+}
+
+/// The `[custodian]` table that says who opens the vault that is made, its files by absolute paths.
+fn custodian_table(custody: &Custody) -> Result<toml::Table, Failure> {
+    if let Some(file) = &custody.custodian {
+        let mut named = custody::table(file)?;
+        named.make_absolute().map_err(Failure::failed)?;
+        return toml::Table::try_from(&named).map_err(Failure::failed);
+    }
+    let Some(file) = &custody.passphrase_file else {
+        return Err(Failure::usage(
+            "--settings needs --passphrase-file or --custodian: the server is not asked for a passphrase",
+        ));
+    };
+    let file = std::path::absolute(file).map_err(Failure::failed)?;
+    Ok(toml::Table::from_iter([("passphrase_file".to_owned(), file.display().to_string().into())]))
 }
 
 #[cfg(test)]
@@ -241,7 +253,7 @@ mod tests {
         let asked = Init {
             folder: "/v".into(),
             engine: Engine::Sled,
-            passphrase_file: Some("/p".into()),
+            custody: Custody { passphrase_file: Some("/p".into()), custodian: None },
             policy: "policy.toml".into(),
             settings: Some("vault.toml".into()),
             certs: "/c".into(),

@@ -21,6 +21,9 @@ const MAX_LINES_FILE: u64 = 64 << 20;
 /// Bytes of any other file that is read whole.
 const MAX_SMALL_FILE: u64 = 4 << 20;
 
+/// The longest answer to a question, in bytes: a key's number has ten digits.
+const MAX_ANSWER: u64 = 64;
+
 /// A card as it was given.
 pub struct Card {
     /// The number.
@@ -285,8 +288,7 @@ pub(crate) fn tokens(arguments: &[String], file: Option<&Path>) -> Result<Vec<Li
 pub(crate) fn passphrase(file: Option<&Path>, new: bool) -> Result<Zeroizing<Vec<u8>>, Failure> {
     use vault_server::settings::CustodianSettings;
     if let Some(file) = file {
-        let settings =
-            CustodianSettings { passphrase_file: Some(file.to_owned()), ..CustodianSettings::default() };
+        let settings = CustodianSettings::of_file(file.to_owned());
         return settings.read_passphrase().map_err(|p| {
             Failure::usage(format_args!("the passphrase file {} {}: {}", file.display(), p.problem, p.remedy))
         });
@@ -367,6 +369,31 @@ pub(crate) fn lines_of(
         Ok(String::from_utf8_lossy(line.trim_ascii()).into_owned())
     };
     Ok(lines.map(text).filter(|line| !matches!(line, Ok(text) if text.is_empty())))
+}
+
+/// A secret that is asked for at a hidden prompt, where there is a terminal.
+pub(crate) fn hidden_secret(prompt: &str) -> Result<Zeroizing<Vec<u8>>, Failure> {
+    if !io::stdin().is_terminal() {
+        return Err(Failure::usage("there is no terminal to ask at"));
+    }
+    Ok(Zeroizing::new(hidden(prompt)?.into_bytes()))
+}
+
+/// A line that somebody types at the terminal in answer to a question, shown as it is typed.
+///
+/// Errors: usage where there is no terminal.
+pub(crate) fn typed(question: &str) -> Result<String, Failure> {
+    if !io::stdin().is_terminal() {
+        return Err(Failure::usage("there is no terminal to ask at; give the answer with --confirm"));
+    }
+    crate::output::ask(question);
+    let mut line = String::new();
+    io::stdin()
+        .lock()
+        .take(MAX_ANSWER)
+        .read_line(&mut line)
+        .map_err(|e| Failure::failed(format_args!("the terminal: {e}")))?;
+    Ok(line.trim().to_owned())
 }
 
 fn hidden(prompt: &str) -> Result<String, Failure> {

@@ -1,8 +1,10 @@
 //! `vaultctl keys`: which keys there are and what they may still do, and a new version of one. Never a key.
 
+use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Subcommand};
 use serde::Serialize;
 use vault_client::{AdminClient, ask, v1};
@@ -30,6 +32,7 @@ pub(crate) enum KeysCommand {
     /// List key versions and their states, newest first within each kind
     #[command(after_help = "Examples:\n  \
         vaultctl keys list --profile ops.toml\n  \
+        vaultctl keys list --profile ops.toml --rows\n  \
         vaultctl --json keys list --profile ops.toml --kind dek --merchant shop")]
     List(List),
     /// Make a new version of a key; what is sealed from then on is sealed under it
@@ -40,14 +43,16 @@ pub(crate) enum KeysCommand {
         anew, no card is touched, and the older version is destroyed; for the root the node asks its custodian, as at its \
         start. log: the old key signs that the log goes on with the new one, and is destroyed; what you keep of the log's key \
         stays good (see audit keys). esk: every customer moves to the new erasure key in the background, then the old one is \
-        destroyed, and with it what was erased; the vault does so by itself within a day of an erasure. fpk is a slot of vaultless tokens: a merchant has five in its whole life.\n\nExamples:\n  \
+        destroyed, and with it what was erased; the vault does so by itself within a day of an erasure. custodian: the one of [custodian.other] in the node's \
+        settings takes the place of that of [custodian], and no key changes. fpk is a slot of vaultless tokens: a merchant has five in its whole life.\n\nExamples:\n  \
         vaultctl keys rotate --profile ops.toml dek --merchant shop\n  \
         vaultctl keys rotate --profile ops.toml kek --merchant shop\n  \
         vaultctl keys rotate --profile ops.toml root\n  \
         vaultctl keys rotate --profile ops.toml trk --merchant shop\n  \
         vaultctl keys rotate --profile ops.toml log\n  \
         vaultctl keys rotate --profile ops.toml esk\n  \
-        vaultctl keys rotate --profile ops.toml fpk --merchant shop --format edge"
+        vaultctl keys rotate --profile ops.toml fpk --merchant shop --format edge\n  \
+        vaultctl keys rotate --profile ops.toml custodian"
     )]
     Rotate(Rotate),
     /// Show how far the work behind rotations is: rows that are sealed anew, and rows that are renamed
@@ -68,10 +73,26 @@ pub(crate) enum KeysCommand {
         vaultctl keys upgrade --profile ops.toml --merchant shop"
     )]
     Upgrade(Upgrade),
-    /// Destroy an older DEK that no row is under any more
+    /// Tell what is under a key, and what a new version of it would heal
+    #[command(after_help = "Reads every row that may be under it, and opens no card.\n\nExample:\n  \
+        vaultctl keys show --profile ops.toml 12")]
+    Show(Show),
+    /// Note that somebody else may have a key: it protects nothing new from then on
     #[command(
-        after_help = "Refused while rows may be under it: see keys status. keys list shows 0 rows once the log has certified \
-        it.\n\nExample:\n  vaultctl keys destroy --profile ops.toml 12"
+        after_help = "The next version is in its place in the same commit, rows under it are sealed anew before all others, and it is \
+        destroyed once none is left (keys status). Told are what was under it, what that heals and what it does not. ref and \
+        idm have no next version. For the root the node asks its custodian.\n\nExamples:\n  \
+        vaultctl keys compromise --profile ops.toml 12 --reason stolen_copy\n  \
+        vaultctl keys compromise --profile ops.toml 12 --reason drill --note 'ticket 4711'"
+    )]
+    Compromise(Compromise),
+    /// Destroy a key that nothing needs any more, or, by --crypto-shred, one with what is under it
+    #[command(
+        after_help = "Refused while something needs the key, and it says what: of an older DEK see keys status; an older rcv is needed \
+        for seven days. With --crypto-shred the rows that are still under it open no more, here or from a copy that has the \
+        keys of here: the key's number is to be typed once more.\n\nExamples:\n  \
+        vaultctl keys destroy --profile ops.toml 12\n  \
+        vaultctl keys destroy --profile ops.toml 12 --crypto-shred --confirm 12"
     )]
     Destroy(Destroy),
 }
@@ -105,7 +126,42 @@ pub(crate) struct Destroy {
     /// The key's number, as keys list shows it
     #[arg(value_name = "ID")]
     id: String,
+    /// Destroy it with what is under it: those rows open no more
+    #[arg(long)]
+    crypto_shred: bool,
+    /// With --crypto-shred: the key's number once more; left out, it is asked for at the terminal
+    #[arg(long, value_name = "ID", requires = "crypto_shred")]
+    confirm: Option<String>,
     /// Destroy only if the vault is still in this epoch
+    #[arg(long, value_name = "NUMBER")]
+    epoch: Option<u64>,
+    #[command(flatten)]
+    admin: AdminOptions,
+}
+
+/// `keys show`.
+#[derive(Debug, Args)]
+pub(crate) struct Show {
+    /// The key's number, as keys list shows it
+    #[arg(value_name = "ID")]
+    id: String,
+    #[command(flatten)]
+    admin: AdminOptions,
+}
+
+/// `keys compromise`.
+#[derive(Debug, Args)]
+pub(crate) struct Compromise {
+    /// The key's number, as keys list shows it
+    #[arg(value_name = "ID")]
+    id: String,
+    /// Why
+    #[arg(long, value_parser = v1::CompromiseReason::parser())]
+    reason: v1::CompromiseReason,
+    /// Details for people, 1 to 1,024 bytes, no card number; sealed, the log has its hash
+    #[arg(long, value_name = "TEXT", value_parser = crate::lock::parse_note)]
+    note: Option<String>,
+    /// Note it only if the vault is still in this epoch
     #[arg(long, value_name = "NUMBER")]
     epoch: Option<u64>,
     #[command(flatten)]
@@ -121,6 +177,9 @@ pub(crate) struct List {
     /// Only this merchant's keys
     #[arg(long, value_name = "NAME")]
     merchant: Option<String>,
+    /// Count the rows that each DEK seals and each IDX and FPR names: reads all rows
+    #[arg(long)]
+    rows: bool,
     #[command(flatten)]
     admin: AdminOptions,
 }
@@ -128,9 +187,9 @@ pub(crate) struct List {
 /// `keys rotate`.
 #[derive(Debug, Args)]
 pub(crate) struct Rotate {
-    /// Which kind
-    #[arg(value_parser = v1::KeyKind::parser())]
-    kind: v1::KeyKind,
+    /// Which kind; or custodian
+    #[arg(value_parser = what())]
+    what: What,
     /// Whose; left out for a key of the whole vault
     #[arg(long, value_name = "NAME")]
     merchant: Option<String>,
@@ -145,6 +204,24 @@ pub(crate) struct Rotate {
     epoch: Option<u64>,
     #[command(flatten)]
     admin: AdminOptions,
+}
+
+/// What is rotated: a key, or who protects the root.
+#[derive(Debug, Clone, Copy)]
+enum What {
+    Key(v1::KeyKind),
+    Custodian,
+}
+
+fn what() -> impl TypedValueParser<Value = What> {
+    const CUSTODIAN: &str = "custodian";
+    let words = v1::KeyKind::WORDS.iter().copied().chain([CUSTODIAN]);
+    PossibleValuesParser::new(words).try_map(|word| match word.as_str() {
+        CUSTODIAN => Ok(What::Custodian),
+        word => v1::KeyKind::of_name(&format!("{}{}", v1::KeyKind::PREFIX, word.to_ascii_uppercase()))
+            .map(What::Key)
+            .ok_or("is none of the known words"),
+    })
 }
 
 /// A key version as it is told.
@@ -163,11 +240,32 @@ struct Key {
     use_limit: u64,
     rows: Option<u64>,
     wrapped_by: String,
+    compromised_at: Option<String>,
+    compromise_reason: String,
+    renewal: String,
+    standing: String,
+    days_old: Option<u64>,
+    days_left: Option<u64>,
+}
+
+/// Whole days between two moments; none if one is not told, zero if they are the other way round.
+fn days(from: Option<&prost_types::Timestamp>, to: Option<&prost_types::Timestamp>) -> Option<u64> {
+    let seconds = to?.seconds.saturating_sub(from?.seconds);
+    Some(u64::try_from(seconds).unwrap_or(0) / 86_400)
 }
 
 impl Key {
     fn of(key: v1::Key) -> Self {
+        let seconds = i64::try_from(SystemClock.now().0 / 1_000).unwrap_or(i64::MAX);
+        let now = prost_types::Timestamp { seconds, nanos: 0 };
+        let lives = key.primary.then_some(key.expires_at.as_ref()).flatten();
         Self {
+            compromised_at: wire::moment(key.compromised_at.as_ref()),
+            compromise_reason: wire::word::<v1::CompromiseReason>(key.compromise_reason),
+            renewal: wire::word::<v1::KeyRenewal>(key.renewal),
+            standing: wire::word::<v1::KeyStanding>(key.standing),
+            days_old: days(key.created_at.as_ref(), Some(&now)),
+            days_left: days(Some(&now), lives),
             id: key.id,
             kind: wire::word::<v1::KeyKind>(key.kind),
             merchant: key.merchant,
@@ -184,18 +282,32 @@ impl Key {
         }
     }
 
-    fn cells(&self) -> [String; 9] {
+    /// Uses, and of how many: a count is never too low. A key whose uses are not counted has none to tell.
+    fn use_cell(&self) -> String {
+        match (self.uses, self.use_limit) {
+            (0, 0) => "-".to_owned(),
+            (uses, 0) => uses.to_string(),
+            (uses, limit) => format!("{uses} of {limit}"),
+        }
+    }
+
+    fn cells(&self) -> [String; 10] {
         let or_dash = |text: &str| if text.is_empty() { "-".to_owned() } else { text.to_owned() };
+        let number = |number: Option<u64>| number.map_or_else(|| "-".to_owned(), |n| n.to_string());
+        let days = |days: Option<u64>| days.map_or_else(|| "-".to_owned(), |days| format!("{days} d"));
+        let known =
+            if self.compromised_at.is_some() && self.state != "compromised" { ", compromised" } else { "" };
         [
             self.id.clone(),
             self.kind.clone(),
             or_dash(&self.merchant),
             self.version.to_string(),
-            self.state.clone(),
-            if self.primary { "yes".to_owned() } else { "-".to_owned() },
-            or_dash(self.created_at.as_deref().unwrap_or_default()),
+            format!("{}{known}", self.state),
+            days(self.days_old),
+            days(self.days_left),
+            self.use_cell(),
+            number(self.rows),
             or_dash(&self.wrapped_by),
-            self.rows.map_or_else(|| "-".to_owned(), |rows| rows.to_string()),
         ]
     }
 }
@@ -208,23 +320,35 @@ pub(crate) fn run(command: KeysCommand, out: Out) -> Result<(), Failure> {
             KeysCommand::Rotate(asked) => rotate(asked, out).await,
             KeysCommand::Status(asked) => status(asked, out).await,
             KeysCommand::Upgrade(asked) => upgrade(asked, out).await,
+            KeysCommand::Show(asked) => show(asked, out).await,
+            KeysCommand::Compromise(asked) => compromise(asked, out).await,
+            KeysCommand::Destroy(asked) if asked.crypto_shred => shred(asked, out).await,
             KeysCommand::Destroy(asked) => destroy(asked, out).await,
         }
     })
 }
 
 async fn list(asked: List, out: Out) -> Result<(), Failure> {
-    let List { kind, merchant, admin } = asked;
+    let List { kind, merchant, rows, admin } = asked;
     let vault = admin.connect().await?;
-    let keys = all(&vault, kind.unwrap_or(v1::KeyKind::Unspecified), merchant.unwrap_or_default()).await?;
-    let headers = ["ID", "KIND", "MERCHANT", "VERSION", "STATE", "PRIMARY", "MADE", "WRAPPED BY", "ROWS"];
+    let mut keys = all(&vault, rows).await?;
+    // A wrap's own key may be of another kind and of no merchant: it is looked for among all.
+    let kinds: HashMap<String, String> = keys.iter().map(|key| (key.id.clone(), key.kind.clone())).collect();
+    for key in &mut keys {
+        if let Some(kind) = kinds.get(&key.wrapped_by) {
+            key.wrapped_by = format!("{} ({kind})", key.wrapped_by);
+        }
+    }
+    keys.retain(|key| kind.is_none_or(|kind| key.kind == kind.word()));
+    keys.retain(|key| merchant.as_ref().is_none_or(|merchant| key.merchant == *merchant));
+    let headers = ["ID", "KIND", "MERCHANT", "VERSION", "STATE", "AGE", "LEFT", "USES", "ROWS", "WRAPPED BY"];
     out.tell_table(&keys, headers, Key::cells, "there are no such keys")
 }
 
-async fn all(vault: &AdminClient, kind: v1::KeyKind, merchant: String) -> Result<Vec<Key>, Failure> {
+async fn all(vault: &AdminClient, rows: bool) -> Result<Vec<Key>, Failure> {
     let mut keys = Vec::new();
     let mut request =
-        v1::ListKeysRequest { kind: kind.into(), merchant, page_size: PAGE, page_token: String::new() };
+        v1::ListKeysRequest { page_size: PAGE, count_rows: rows, ..v1::ListKeysRequest::default() };
     loop {
         let page = vault.list_keys(request.clone()).await?;
         keys.extend(page.keys.into_iter().map(Key::of));
@@ -244,8 +368,15 @@ async fn rotate(asked: Rotate, out: Out) -> Result<(), Failure> {
         slots_left: Option<u32>,
         receipt: Option<ReceiptText>,
     }
-    let Rotate { kind, merchant, format, channel, epoch, admin } = asked;
+    let Rotate { what, merchant, format, channel, epoch, admin } = asked;
     let vault = admin.connect().await?;
+    let kind = match what {
+        What::Key(kind) => kind,
+        What::Custodian if merchant.is_none() && format.is_none() => {
+            return rotate_custodian(&vault, epoch, out).await;
+        }
+        What::Custodian => return Err(Failure::usage("custodian is the whole vault's: give no merchant")),
+    };
     let request = v1::RotateKeyRequest {
         header: Some(ask::change(epoch)),
         kind: kind.into(),
@@ -285,6 +416,36 @@ async fn rotate(asked: Rotate, out: Out) -> Result<(), Failure> {
             named(&rotated.key),
             rotated.epoch,
             named(&rotated.previous)
+        )
+    })
+}
+
+async fn rotate_custodian(vault: &AdminClient, epoch: Option<u64>, out: Out) -> Result<(), Failure> {
+    #[derive(Serialize)]
+    struct Protects {
+        kind: String,
+        what: String,
+    }
+    #[derive(Serialize)]
+    struct Rotated {
+        custodians: Vec<Protects>,
+        epoch: u64,
+        receipt: Option<ReceiptText>,
+    }
+    let request = v1::ChangeCustodianRequest { header: Some(ask::change(epoch)) };
+    let answer = vault.change_custodian(request).await?;
+    let told = |v1::Custodian { kind, what }| Protects { kind, what };
+    let rotated = Rotated {
+        custodians: answer.custodians.into_iter().map(told).collect(),
+        epoch: answer.epoch,
+        receipt: answer.receipt.as_ref().and_then(|r| ReceiptText::of(r, &[])),
+    };
+    out.tell(&rotated, |rotated| {
+        let all: Vec<_> = rotated.custodians.iter().map(|c| format!("{} ({})", c.kind, c.what)).collect();
+        format!(
+            "since epoch {} the root is protected by {}; in the node's settings, put [custodian.other] in the place of [custodian] now",
+            rotated.epoch,
+            all.join(" and ")
         )
     })
 }
@@ -503,7 +664,7 @@ async fn destroy(asked: Destroy, out: Out) -> Result<(), Failure> {
         epoch: u64,
         receipt: Option<ReceiptText>,
     }
-    let Destroy { id, epoch, admin } = asked;
+    let Destroy { id, epoch, admin, crypto_shred: _, confirm: _ } = asked;
     let vault = admin.connect().await?;
     let request = v1::DestroyKeyRequest { header: Some(ask::change(epoch)), key: id };
     let answer = vault.destroy_key(request).await?;
@@ -515,5 +676,179 @@ async fn destroy(asked: Destroy, out: Out) -> Result<(), Failure> {
     out.tell(&destroyed, |destroyed| {
         let key = destroyed.key.as_ref().map_or("-", |key| key.id.as_str());
         format!("key {key} is destroyed since epoch {}", destroyed.epoch)
+    })
+}
+
+/// What is under a key as it is told.
+#[derive(Debug, Serialize)]
+struct Under {
+    rows: u64,
+    cards: u64,
+    channels: BTreeMap<String, u64>,
+    everywhere: u64,
+    first: Option<String>,
+    last: Option<String>,
+    customers: u64,
+    customers_at_least: bool,
+    unreadable: u64,
+}
+
+impl Under {
+    fn of(under: v1::KeyUnder) -> Self {
+        Self {
+            rows: under.rows,
+            cards: under.cards,
+            channels: under.channels.into_iter().map(|of| (of.channel, of.cards)).collect(),
+            everywhere: under.everywhere,
+            first: wire::moment(under.first.as_ref()),
+            last: wire::moment(under.last.as_ref()),
+            customers: under.customers,
+            customers_at_least: under.customers_at_least,
+            unreadable: under.unreadable,
+        }
+    }
+
+    fn line(&self) -> String {
+        let mut parts = vec![format!("{} rows", self.rows), format!("{} of them of tokens", self.cards)];
+        parts.extend(self.channels.iter().map(|(channel, cards)| format!("{cards} on channel {channel}")));
+        if self.everywhere > 0 {
+            parts.push(format!("{} on every channel or all but some", self.everywhere));
+        }
+        let between = self.first.as_ref().zip(self.last.as_ref());
+        parts.extend(between.map(|(first, last)| format!("made {first} to {last}")));
+        let least = if self.customers_at_least { "at least " } else { "" };
+        parts.push(format!("of {least}{} customers", self.customers));
+        if self.unreadable > 0 {
+            parts.push(format!("{} more do not open (see store verify)", self.unreadable));
+        }
+        parts.join(", ")
+    }
+}
+
+async fn show(asked: Show, out: Out) -> Result<(), Failure> {
+    #[derive(Serialize)]
+    struct Shown {
+        key: Option<Key>,
+        under: Option<Under>,
+        healed: String,
+        remains: String,
+        epoch: u64,
+    }
+    let Show { id, admin } = asked;
+    let answer = admin.connect().await?.describe_key(v1::DescribeKeyRequest { key: id }).await?;
+    let shown = Shown {
+        key: answer.key.map(Key::of),
+        under: answer.under.map(Under::of),
+        healed: answer.healed,
+        remains: answer.remains,
+        epoch: answer.epoch,
+    };
+    out.tell(&shown, |shown| {
+        format!(
+            "{}\nunder it: {}\na new version heals: {}\nwhat remains: {}",
+            named(shown.key.as_ref()),
+            shown.under.as_ref().map(Under::line).unwrap_or_default(),
+            shown.healed,
+            shown.remains
+        )
+    })
+}
+
+fn named(key: Option<&Key>) -> String {
+    key.map_or("-".to_owned(), |key| {
+        format!("{} {} (version {}, {})", key.kind, key.id, key.version, key.state)
+    })
+}
+
+async fn compromise(asked: Compromise, out: Out) -> Result<(), Failure> {
+    #[derive(Serialize)]
+    struct Compromised {
+        key: Option<Key>,
+        next: Option<Key>,
+        under: Option<Under>,
+        healed: String,
+        remains: String,
+        epoch: u64,
+        receipt: Option<ReceiptText>,
+    }
+    let Compromise { id, reason, note, epoch, admin } = asked;
+    let vault = admin.connect().await?;
+    let request = v1::CompromiseKeyRequest {
+        header: Some(ask::change(epoch)),
+        key: id,
+        reason: reason.into(),
+        note: note.unwrap_or_default(),
+    };
+    let answer = vault.compromise_key(request).await?;
+    let made = Compromised {
+        key: answer.key.map(Key::of),
+        next: answer.next.map(Key::of),
+        under: answer.under.map(Under::of),
+        healed: answer.healed,
+        remains: answer.remains,
+        epoch: answer.epoch,
+        receipt: answer.receipt.as_ref().and_then(|r| ReceiptText::of(r, &[])),
+    };
+    out.tell(&made, |made| {
+        let next = match &made.next {
+            Some(next) => format!("{} is in its place", named(Some(next))),
+            None => "nothing takes its place".to_owned(),
+        };
+        let key = made.key.as_ref();
+        let then = if key.is_some_and(|k| k.kind == "dek" && k.state != "destroyed") {
+            "\nnext: vaultctl keys status --watch; it is destroyed once no row is under it"
+        } else {
+            ""
+        };
+        format!(
+            "{} is noted as compromised since epoch {}; {next}\nunder it: {}\nhealed: {}\nnot healed: {}{then}",
+            named(key),
+            made.epoch,
+            made.under.as_ref().map(Under::line).unwrap_or_default(),
+            made.healed,
+            made.remains
+        )
+    })
+}
+
+async fn shred(asked: Destroy, out: Out) -> Result<(), Failure> {
+    #[derive(Serialize)]
+    struct Shredded {
+        key: Option<Key>,
+        under: Option<Under>,
+        epoch: u64,
+        receipt: Option<ReceiptText>,
+    }
+    let Destroy { id, confirm, epoch, admin, .. } = asked;
+    let vault = admin.connect().await?;
+    let before = vault.describe_key(v1::DescribeKeyRequest { key: id.clone() }).await?;
+    let (key, under) = (before.key.map(Key::of), before.under.map(Under::of));
+    crate::output::note(&format!(
+        "{}: this becomes unreadable for good: {}",
+        named(key.as_ref()),
+        under.as_ref().map(Under::line).unwrap_or_default()
+    ));
+    let confirm = match confirm {
+        Some(confirm) => confirm,
+        None => crate::input::typed(&format!("Type {id} to destroy them: "))?,
+    };
+    if confirm != id {
+        return Err(Failure::usage("that is not the key's number; nothing was destroyed"));
+    }
+    let request = v1::ShredKeyRequest { header: Some(ask::change(epoch)), key: id, confirm };
+    let answer = vault.shred_key(request).await?;
+    let made = Shredded {
+        key: answer.key.map(Key::of),
+        under: answer.under.map(Under::of),
+        epoch: answer.epoch,
+        receipt: answer.receipt.as_ref().and_then(|r| ReceiptText::of(r, &[])),
+    };
+    out.tell(&made, |made| {
+        format!(
+            "{} is destroyed since epoch {}; this opens no more: {}",
+            named(made.key.as_ref()),
+            made.epoch,
+            made.under.as_ref().map(Under::line).unwrap_or_default()
+        )
     })
 }

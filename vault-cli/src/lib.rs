@@ -7,6 +7,7 @@ mod audit;
 mod certs;
 mod command;
 mod custodian;
+mod custody;
 mod demo;
 mod dial;
 mod export;

@@ -89,7 +89,7 @@ pub(crate) struct Change {
     admin: AdminOptions,
 }
 
-fn parse_note(text: &str) -> Result<String, &'static str> {
+pub(crate) fn parse_note(text: &str) -> Result<String, &'static str> {
     if text.is_empty() || text.len() > MAX_NOTE {
         return Err("must have 1 to 1,024 bytes");
     }

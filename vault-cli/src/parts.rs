@@ -580,6 +580,7 @@ mod tests {
                     | Reason::PolicyRefused
                     | Reason::NotFound
                     | Reason::SpaceExhausted
+                    | Reason::KeySpent
                     | Reason::SecurityCodeGone
                     | Reason::EpochMismatch
                     | Reason::Custody

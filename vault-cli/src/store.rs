@@ -5,15 +5,13 @@
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
-use secrecy::SecretSlice;
 use serde::Serialize;
-use vault_core::custody::Passphrase;
 use vault_core::store::{self, Options};
 use vault_core::vault::{Place, StoreReport, Vault};
 
+use crate::custody::Custody;
 use crate::dial;
 use crate::fail::Failure;
-use crate::input;
 use crate::output::Out;
 use crate::progress::Progress;
 
@@ -39,9 +37,8 @@ pub(crate) struct Verify {
     /// The vault's folder
     #[arg(long, value_name = "DIR")]
     folder: PathBuf,
-    /// The file that holds the passphrase; else it is asked for
-    #[arg(long, value_name = "FILE")]
-    passphrase_file: Option<PathBuf>,
+    #[command(flatten)]
+    custody: Custody,
 }
 
 /// Does what the command line says.
@@ -49,12 +46,6 @@ pub(crate) fn run(command: StoreCommand, out: Out) -> Result<(), Failure> {
     match command {
         StoreCommand::Verify(asked) => dial::run(verify(asked, out)),
     }
-}
-
-/// A custodian from a passphrase file, or from a prompt.
-pub(crate) fn custodian(file: Option<&Path>, new: bool) -> Result<Passphrase, Failure> {
-    let passphrase = input::passphrase(file, new)?;
-    Ok(Passphrase::new(SecretSlice::from(passphrase.to_vec()))?)
 }
 
 /// Where a vault's parts are in its folder.
@@ -67,11 +58,11 @@ pub(crate) struct Folder;
 
 impl Folder {
     /// Opens the vault in `folder`.
-    pub(crate) async fn open(folder: &Path, passphrase_file: Option<&Path>) -> Result<Vault, Failure> {
+    pub(crate) async fn open(folder: &Path, custody: &Custody) -> Result<Vault, Failure> {
         // The store first: a folder that is in use, or is none, needs no passphrase.
         let store = store::open(folder, &Options::default())?;
-        let custodian = custodian(passphrase_file, false)?;
-        Ok(Vault::open(place(store, folder), &custodian).await?)
+        let custodian = custody.open()?;
+        Ok(Vault::open(place(store, folder), &*custodian).await?)
     }
 }
 
@@ -83,7 +74,7 @@ async fn verify(asked: Verify, out: Out) -> Result<(), Failure> {
         #[serde(flatten)]
         report: &'a StoreReport,
     }
-    let vault = Folder::open(&asked.folder, asked.passphrase_file.as_deref()).await?;
+    let vault = Folder::open(&asked.folder, &asked.custody).await?;
     let mut progress = Progress::of("entries");
     let report = vault.verify_store(&mut |done, total| progress.step(done, total)).await;
     drop(progress);
@@ -109,8 +100,14 @@ fn words(report: &StoreReport, log_key: &str) -> String {
         None => "the log was not read".to_owned(),
     };
     let mut text = format!(
-        "{log}\ncards: {} good, {} missing, {} put back, {} unreadable, {} unknown to the log\n",
-        report.good, report.missing, report.rolled_back, report.unreadable, report.extra
+        "{log}\ncards: {} good, {} missing, {} put back, {} unreadable, {} unknown to the log, {} key counters put back; {} shredded\n",
+        report.good,
+        report.missing,
+        report.rolled_back,
+        report.unreadable,
+        report.extra,
+        report.uses_put_back,
+        report.shredded
     );
     for finding in &report.named {
         text = text + "  " + &named(finding) + "\n";

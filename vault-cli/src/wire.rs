@@ -95,6 +95,11 @@ words! {
     KeyKind "KEY_KIND_" [
         "root", "kek", "dek", "idx", "fpr", "trk", "ref", "idm", "rcv", "fpk", "ctl", "log", "adm", "esk",
     ];
+    KeyRenewal "KEY_RENEWAL_" ["by_itself", "warned", "never"];
+    KeyStanding "KEY_STANDING_" ["fresh", "due", "urgent", "over"];
+    CompromiseReason "COMPROMISE_REASON_" [
+        "stolen_copy", "memory_exposed", "custodian_exposed", "insider", "weakness", "suspected", "drill",
+    ];
     KeyState "KEY_STATE_" ["active", "deactivated", "compromised", "destroyed"];
     LockReason "LOCK_REASON_" [
         "suspected_breach", "stolen_credential", "fraud", "maintenance", "offboarding", "legal_order", "drill",

@@ -65,8 +65,16 @@ calls! {
     rotate_key(RotateKeyRequest) -> RotateKeyResponse;
     /// Says how far the work behind rotations is.
     get_key_work(GetKeyWorkRequest) -> GetKeyWorkResponse;
-    /// Destroys a data encryption key that no row is under any more.
+    /// Destroys a key that nothing needs any more.
     destroy_key(DestroyKeyRequest) -> DestroyKeyResponse;
+    /// Puts the other custodian of the node's settings in the first one's place.
+    change_custodian(ChangeCustodianRequest) -> ChangeCustodianResponse;
+    /// One key version, and what is under it.
+    describe_key(DescribeKeyRequest) -> DescribeKeyResponse;
+    /// Notes that somebody else may have a key.
+    compromise_key(CompromiseKeyRequest) -> CompromiseKeyResponse;
+    /// Destroys a key with what is under it.
+    shred_key(ShredKeyRequest) -> ShredKeyResponse;
     /// Locks a merchant, a channel or a principal.
     set_lock(SetLockRequest) -> SetLockResponse;
     /// Wraps what opens these tokens' cards under the merchant's token root key of now.

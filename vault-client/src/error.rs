@@ -234,6 +234,7 @@ fn next_step(reason: Reason) -> Option<&'static str> {
         Reason::Locked => "ask the operator; nothing will pass until the lock is lifted",
         Reason::SecurityCodeGone => "ask the shopper for the code again",
         Reason::SpaceExhausted => "ask the operator for another format",
+        Reason::KeySpent => "tell the operator: vaultctl keys rotate",
         Reason::EpochMismatch => "read again what you looked at, then decide again",
         Reason::Custody => "check the custodian's secret",
         Reason::Sealed => "ask the operator: its custodians must unseal it; another node may be open",

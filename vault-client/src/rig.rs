@@ -647,6 +647,9 @@ impl Admin for Desk {
     changes! {
         rotate_key(RotateKeyRequest) -> RotateKeyResponse;
         destroy_key(DestroyKeyRequest) -> DestroyKeyResponse;
+        change_custodian(ChangeCustodianRequest) -> ChangeCustodianResponse;
+        compromise_key(CompromiseKeyRequest) -> CompromiseKeyResponse;
+        shred_key(ShredKeyRequest) -> ShredKeyResponse;
         set_lock(SetLockRequest) -> SetLockResponse;
         lift_lock(LiftLockRequest) -> LiftLockResponse;
         apply_policy(ApplyPolicyRequest) -> ApplyPolicyResponse;
@@ -658,6 +661,7 @@ impl Admin for Desk {
         get_key_work(GetKeyWorkRequest) -> GetKeyWorkResponse;
         upgrade_tokens(UpgradeTokensRequest) -> UpgradeTokensResponse;
         count_token_roots(CountTokenRootsRequest) -> CountTokenRootsResponse;
+        describe_key(DescribeKeyRequest) -> DescribeKeyResponse;
         list_locks(ListLocksRequest) -> ListLocksResponse;
         get_policy(GetPolicyRequest) -> GetPolicyResponse;
         check_policy(CheckPolicyRequest) -> CheckPolicyResponse;

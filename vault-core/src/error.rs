@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use crate::custody::DeviceError;
 use crate::name::NameError;
 use crate::store::StoreError;
 
@@ -56,6 +57,13 @@ pub enum Error {
     },
     /// Every token of this shape has been used: never silently another format.
     SpaceExhausted,
+    /// A key has reached its limit of uses and seals nothing more: an operator rotates it.
+    KeySpent {
+        /// Its number.
+        key: u32,
+        /// Its kind's short name.
+        kind: &'static str,
+    },
     /// The security code is not held here any more: the shopper is to be asked for it again.
     CodeGone,
     /// More work than the vault can take; nothing was done.
@@ -78,6 +86,8 @@ pub enum Error {
     Sealed,
     /// The secret does not open the vault (a wrong passphrase, or damaged wraps: they cannot be told apart).
     Custody,
+    /// The device or service that holds the custodian's key could not be asked, or refused: why, and what to do.
+    Device(DeviceError),
     /// The configuration or policy is wrong: what, and where.
     Config(String),
     /// Something that should not be: a row that does not open, no randomness. The number finds the log line.
@@ -115,10 +125,14 @@ impl Error {
             | Self::Budget { .. }
             | Self::Locked { .. }
             | Self::SpaceExhausted
+            | Self::KeySpent { .. }
             | Self::Config(_)
             | Self::EpochMismatch { .. }
             | Self::Custody => Fault::Policy,
-            Self::Overloaded | Self::Sealed | Self::Store(_) | Self::Internal { .. } => Fault::Vault,
+            Self::Device(e) if e.is_of_the_settings() => Fault::Policy,
+            Self::Overloaded | Self::Sealed | Self::Device(_) | Self::Store(_) | Self::Internal { .. } => {
+                Fault::Vault
+            }
         }
     }
 
@@ -136,10 +150,12 @@ impl Error {
             | Self::IdempotencyMismatch
             | Self::Locked { .. }
             | Self::SpaceExhausted
+            | Self::KeySpent { .. }
             | Self::CodeGone
             | Self::DeadlineExceeded
             | Self::Unimplemented { .. }
             | Self::Custody
+            | Self::Device(_)
             | Self::Sealed
             | Self::EpochMismatch { .. }
             | Self::Config(_)
@@ -172,6 +188,12 @@ impl fmt::Display for Error {
             Self::SpaceExhausted => {
                 f.write_str("every token of this shape is used up; choose another format")
             }
+            Self::KeySpent { key, kind } => {
+                write!(
+                    f,
+                    "key {key} has reached its limit of uses; an operator makes a new one: keys rotate {kind}"
+                )
+            }
             Self::CodeGone => {
                 f.write_str("the security code is not held any more; ask the shopper for it again")
             }
@@ -183,6 +205,7 @@ impl fmt::Display for Error {
                 f.write_str("the vault is sealed; its custodians must unseal it, ask an operator")
             }
             Self::Custody => f.write_str("the secret does not open this vault"),
+            Self::Device(e) => write!(f, "custodian: {e}"),
             Self::EpochMismatch { epoch } => {
                 write!(f, "control has version {epoch} by now; look at it again before you change it")
             }

@@ -27,6 +27,7 @@ use crate::recent::RecentRows;
 use crate::record::{MerchantId, RowKey, SealedRecord};
 use crate::store::{Batch, CommitError, Expect, Key, MAX_VALUE, Part, Store, StoreError, Write};
 use crate::time::{Clock, Timestamp};
+use crate::uses::{Counter, Uses};
 use crate::words::{Action, Refusal, Show};
 
 /// How much may wait or be being written, in kilobytes (each filing begun counts as one): beyond it, work is refused at
@@ -134,6 +135,8 @@ pub(crate) struct ControlStep {
 pub(crate) struct NextSigner {
     /// The key.
     pub(crate) signer: LogSigner,
+    /// Counts its signatures.
+    pub(crate) signatures: Arc<Counter>,
     /// The row.
     pub(crate) row: Key,
 }
@@ -146,6 +149,8 @@ enum Job {
         step: ControlStep,
         answer: oneshot::Sender<Result<Receipt, NotFiled>>,
     },
+    /// Counters run low: the next blocks of uses are put on disk.
+    Reserve,
     /// Nothing more is to be written.
     Fail,
     Stop,
@@ -203,13 +208,17 @@ pub(crate) struct Opening {
     pub(crate) clock: Arc<dyn Clock>,
     /// Is told of every card row that a commit changed.
     pub(crate) recent: Arc<RecentRows>,
+    /// Where keys' uses are counted.
+    pub(crate) uses: Uses,
+    /// Counts the signatures of its checkpoints.
+    pub(crate) signatures: Arc<Counter>,
 }
 
 impl Journal {
     /// Starts the journal's thread.
     pub(crate) fn open(opening: Opening) -> Result<Self, Error> {
         let (submissions, inbox) = channel();
-        let Opening { store, log, signer, end, epoch, clock, recent } = opening;
+        let Opening { store, log, signer, end, epoch, clock, recent, uses, signatures } = opening;
         let health = Arc::new(Health::default());
         let (edge, head) = match end {
             Some((edge, head)) => (edge, Some(head)),
@@ -217,7 +226,12 @@ impl Journal {
         };
         let newest = head.as_ref().map_or(Timestamp(0), |h| h.checkpoint().time);
         health.newest.store(newest.0, Ordering::Release);
+        let wakes = submissions.clone();
+        // A journal that has ended reserves nothing more, and nobody waits for it.
+        uses.on_low(move || drop(wakes.send(Submission { job: Job::Reserve, room: None })));
         let mut writer = Writer {
+            uses,
+            signatures,
             store,
             log,
             signer,
@@ -494,6 +508,8 @@ struct Group {
 }
 
 struct Writer {
+    uses: Uses,
+    signatures: Arc<Counter>,
     store: Arc<dyn Store>,
     log: u32,
     signer: LogSigner,
@@ -548,6 +564,7 @@ impl Writer {
                 Job::Control { step, answer } => {
                     let _gone = answer.send(self.change_control(step));
                 }
+                Job::Reserve => self.uses.low().iter().for_each(|counter| self.reserve(counter)),
                 Job::File(files) => {
                     let mut gathered = Gathered::default();
                     gathered.add(files, first.room, self.clock.now());
@@ -708,8 +725,12 @@ impl Writer {
             control: Hash(epoch.hash),
             time: now,
         };
+        self.signatures.note();
         let head = match next {
-            Some(next) => head.sign_over(&self.signer, &next.signer),
+            Some(next) => {
+                next.signatures.note();
+                head.sign_over(&self.signer, &next.signer)
+            }
             None => head.sign(&self.signer),
         };
         let head_row = checkpoint::head_key(self.log);
@@ -797,6 +818,7 @@ impl Writer {
                 // The old key's last signature is on disk beside the new one's first: it signs no more.
                 if let Some(next) = hand_over {
                     self.signer = next.signer;
+                    self.signatures = next.signatures;
                 }
                 in_force(&draft.head);
                 Ok(Receipt { log: self.log, index, leaf, checkpoint: draft.head })
@@ -810,6 +832,39 @@ impl Writer {
             Err(CommitError::Store(e)) => {
                 self.fail();
                 Err(NotFiled::Store(e))
+            }
+        }
+    }
+}
+
+impl Writer {
+    /// Puts a key's next block of uses on disk. What fails is asked for again by the next use.
+    fn reserve(&mut self, counter: &Counter) {
+        let reservation = counter.reservation().filter(|_| self.failed.is_none());
+        let Some((mut part, upto)) = reservation else { return counter.refused() };
+        let now = self.clock.now().max(self.newest);
+        let mut lines = Lines::new(self.log, self.edge.size());
+        let line = AuditEntry {
+            at: now,
+            epoch: self.epoch.version,
+            principal: Who::Vault,
+            merchant: None,
+            channel: None,
+            event: Event::UsesReserved { key: counter.key().0, upto },
+        };
+        let at = lines.add(&line, &mut part);
+        let draft = self.finish(&lines, vec![part], vec![at], now, self.epoch);
+        match self.store.commit(&draft.batch) {
+            Ok(()) => {
+                self.committed(draft.edge, draft.head);
+                counter.granted(upto);
+            }
+            Err(CommitError::Parts(_) | CommitError::Store(StoreError::Full | StoreError::TooLarge)) => {
+                counter.refused();
+            }
+            Err(CommitError::Guard | CommitError::Store(_)) => {
+                self.fail();
+                counter.refused();
             }
         }
     }

@@ -32,6 +32,7 @@ use crate::store::Key;
 use crate::survivors::Esks;
 use crate::time::Timestamp;
 use crate::token::{MAX_TOKEN, Scheme, Token};
+use crate::uses::Uses;
 use crate::value::Value;
 use crate::vaultless::{SLOTS, Served, Slot, slot_of};
 use crate::words::{KeyState, Kind, Ref};
@@ -147,20 +148,26 @@ pub struct Keyring {
     esks: std::sync::Arc<Esks>,
     /// The administration key that seals, and all that open.
     adm: (KeyId, HashMap<KeyId, Adm>),
+    uses: Uses,
 }
 
 impl Keyring {
-    /// Unwraps every key that Control has not destroyed.
-    pub fn unwrap(control: &Control, root: &Root, esks: std::sync::Arc<Esks>) -> Result<Self, Error> {
+    /// Unwraps every key that Control has not destroyed. What is sealed is counted in `uses`.
+    pub fn unwrap(
+        control: &Control,
+        root: &Root,
+        esks: std::sync::Arc<Esks>,
+        uses: &Uses,
+    ) -> Result<Self, Error> {
         let mut merchants = HashMap::new();
         for (name, numbers) in &control.numbers {
-            merchants.insert(numbers.id, MerchantKeys::unwrap(control, name, root)?);
+            merchants.insert(numbers.id, MerchantKeys::unwrap(control, name, root, uses)?);
         }
         let alive = |k: &&KeyRecord| k.kind == KeyKind::Adm && k.state != KeyState::Destroyed;
         let opened = control.keys.iter().filter(alive).map(|k| Ok((k.id, k.unwrap(root)?)));
         let adm = control.active(KeyKind::Adm, None).ok_or(Error::Custody)?.id;
         let adm = (adm, opened.collect::<Result<_, Error>>()?);
-        Ok(Self { merchants, esks, adm })
+        Ok(Self { merchants, esks, adm, uses: uses.clone() })
     }
 
     fn of(&self, merchant: MerchantId) -> Result<&MerchantKeys, Error> {
@@ -258,6 +265,7 @@ impl Keyring {
     ) -> Result<InnerSeal, Error> {
         let keys = self.of(merchant)?;
         let trk = keys.trks.get(&keys.trk).ok_or_else(Error::internal)?;
+        self.uses.take(keys.trk)?;
         let record_key = Secret32::random()?;
         let aad = value_aad(keys.name(), value.kind(), record);
         let sealed = aead::seal_once(&record_key, &aad, &value.expose_padded());
@@ -401,6 +409,7 @@ impl Keyring {
     ) -> Result<Vec<u8>, Error> {
         let keys = self.of(merchant)?;
         let trk = keys.trks.get(&keys.trk).ok_or_else(Error::internal)?;
+        self.uses.take(keys.trk)?;
         let aad = reuse_aad(keys.name(), place, keys.trk);
         let inner = reuse_key(trk, keys.name(), like, value).seal(&aad, &pad(token, generation))?;
         let plain = Writer::default().u32(keys.trk.0).fixed(&inner).done();
@@ -434,6 +443,7 @@ impl Keyring {
         secret: &SubjectSecret,
     ) -> Result<SubjectIndex, Error> {
         let keys = self.of(merchant)?;
+        self.uses.take(self.esks.active())?;
         let (esk, sealed_secret) = self.esks.seal(keys.name(), subject, &secret.0)?;
         Ok(SubjectIndex { esk, sealed_secret, cards: Vec::new(), fingerprints: Vec::new() })
     }
@@ -532,6 +542,7 @@ impl Keyring {
     ) -> Result<Vec<u8>, Error> {
         let keys = self.of(merchant)?;
         let trk = keys.trks.get(&keys.trk).ok_or_else(Error::internal)?;
+        self.uses.take(keys.trk)?;
         let sealed =
             answer_key(trk, keys.name(), request, bytes).seal(&answer_aad(keys.name(), keys.trk), answer)?;
         Ok(Writer::default().u32(keys.trk.0).fixed(&sealed).done())
@@ -681,6 +692,7 @@ impl Keyring {
     pub fn seal_note(&self, text: &str) -> Result<Vec<u8>, Error> {
         let (id, keys) = &self.adm;
         let adm = keys.get(id).ok_or_else(Error::internal)?;
+        self.uses.take(*id)?;
         let sealed = adm.seal(&ctx("note", "").u32(id.0).done(), text.as_bytes())?;
         Ok(Writer::default().u32(id.0).fixed(&sealed).done())
     }
@@ -694,6 +706,12 @@ impl Keyring {
         String::from_utf8(text.to_vec()).map_err(|_| Unopened)
     }
 
+    /// Whether a row was left under a key that is destroyed: nobody opens it again, and what it was for may begin anew.
+    #[must_use]
+    pub fn is_shredded(&self, merchant: MerchantId, bytes: &[u8]) -> bool {
+        self.merchants.get(&merchant).is_some_and(|keys| keys.outer.is_shredded(bytes))
+    }
+
     /// A merchant's outer seals alone.
     pub(crate) fn outer(&self, merchant: MerchantId) -> Result<&OuterKeys, Error> {
         Ok(&self.of(merchant)?.outer)
@@ -701,7 +719,7 @@ impl Keyring {
 }
 
 impl MerchantKeys {
-    fn unwrap(control: &Control, name: &MerchantName, root: &Root) -> Result<Self, Error> {
+    fn unwrap(control: &Control, name: &MerchantName, root: &Root, uses: &Uses) -> Result<Self, Error> {
         let alive = |kind| {
             let mine = move |k: &&KeyRecord| {
                 k.kind == kind && k.merchant.as_ref() == Some(name) && k.state != KeyState::Destroyed
@@ -716,7 +734,7 @@ impl MerchantKeys {
         let active = |kind| control.active(kind, Some(name)).ok_or(Error::Custody);
         let mut keys = Self {
             name: name.clone(),
-            outer: OuterKeys::unwrap(control, name, root)?,
+            outer: OuterKeys::unwrap(control, name, root, uses)?,
             trk: active(KeyKind::Trk)?.id,
             trks: HashMap::new(),
             reference: active(KeyKind::Ref).and_then(|k| k.unwrap(under(k)?))?,

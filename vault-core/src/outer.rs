@@ -4,7 +4,7 @@
 //! What is opened here is a row, in which a card number is still sealed under keys that this module does not have: whoever
 //! has an [`OuterKeys`] can seal rows anew and rename them, and cannot open a card.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use zeroize::Zeroizing;
@@ -18,6 +18,7 @@ use crate::error::Error;
 use crate::name::MerchantName;
 use crate::record::MerchantId;
 use crate::rows;
+use crate::uses::Uses;
 use crate::words::KeyState;
 
 /// Version byte in front of every sealed row that lies under its first name.
@@ -31,6 +32,9 @@ pub struct OuterKeys {
     merchant: MerchantName,
     active: KeyId,
     keys: HashMap<KeyId, Dek>,
+    /// Those that were: rows may name them that were left under them on purpose.
+    destroyed: HashSet<KeyId>,
+    uses: Uses,
     cards: Chain<Idx>,
     fingerprints: Chain<Fpr>,
 }
@@ -46,8 +50,13 @@ pub struct Under {
 
 impl OuterKeys {
     /// Unwraps a merchant's KEK, and with it the keys that seal rows and name them, as far as they are not destroyed; no
-    /// other key.
-    pub fn unwrap(control: &Control, merchant: &MerchantName, root: &Root) -> Result<Self, Error> {
+    /// other key. What is sealed is counted in `uses`.
+    pub fn unwrap(
+        control: &Control,
+        merchant: &MerchantName,
+        root: &Root,
+        uses: &Uses,
+    ) -> Result<Self, Error> {
         let alive = |kind: KeyKind| {
             control.keys.iter().filter(move |k| {
                 k.kind == kind && k.merchant.as_ref() == Some(merchant) && k.state != KeyState::Destroyed
@@ -66,7 +75,12 @@ impl OuterKeys {
         if !keys.contains_key(&active) {
             return Err(Error::Custody);
         }
+        let gone = |k: &&KeyRecord| {
+            k.kind == KeyKind::Dek && k.merchant.as_ref() == Some(merchant) && k.state == KeyState::Destroyed
+        };
         Ok(Self {
+            destroyed: control.keys.iter().filter(gone).map(|k| k.id).collect(),
+            uses: uses.clone(),
             cards: Chain::unwrap(control, merchant, kek_of, ("row+", Idx::name_of))?,
             fingerprints: Chain::unwrap(control, merchant, kek_of, ("fpr+", Fpr::name_of))?,
             merchant: merchant.clone(),
@@ -120,13 +134,9 @@ impl OuterKeys {
     /// XAES message; bound to row kind, merchant, the row's name of 16 bytes, key id, and the link's number in the same way.
     pub fn seal(&self, kind: u8, (name, link): (&Name, u8), plain: &[u8]) -> Result<Vec<u8>, Error> {
         let dek = self.keys.get(&self.active).ok_or_else(Error::internal)?;
+        self.uses.take(self.active)?;
         let sealed = dek.seal(&self.aad(kind, name, (self.active, link)), plain)?;
-        let mut w = Writer::with_capacity(6 + sealed.len());
-        w.u8(if link == 1 { ROW_FORMAT } else { LINKED_FORMAT }).u32(self.active.0);
-        if link != 1 {
-            w.u8(link);
-        }
-        Ok(w.fixed(&sealed).done())
+        Ok(row((self.active, link), &sealed))
     }
 
     /// Opens a row.
@@ -148,15 +158,28 @@ impl OuterKeys {
         Under { dek, named_by }
     }
 
-    /// Which keys a row of this kind needs that is put now.
+    /// Counts one use of another key, which seals something that goes into a row.
+    pub fn count_use(&self, key: KeyId) -> Result<(), Error> {
+        self.uses.take(key)
+    }
+
+    /// Whether a row was left under a key that is destroyed: nobody opens it again.
     #[must_use]
-    pub fn now(&self, kind: u8) -> Under {
+    pub fn is_shredded(&self, bytes: &[u8]) -> bool {
+        read(bytes).is_some_and(|(dek, ..)| self.destroyed.contains(&dek))
+    }
+
+    /// Which keys a row of this kind needs that is put now. One that was shredded stays under its key, for good, and is named
+    /// as all others are: its token is used up.
+    #[must_use]
+    pub fn now(&self, kind: u8, was: Under) -> Under {
         let named_by = match kind {
             rows::CARD => self.cards.key_of(self.cards.newest()),
             rows::FINGERPRINT => self.fingerprints.key_of(self.fingerprints.newest()),
             _ => None,
         };
-        Under { dek: Some(self.active), named_by }
+        let shredded = was.dek.filter(|dek| self.destroyed.contains(dek));
+        Under { dek: shredded.or(Some(self.active)), named_by }
     }
 
     /// Whether a row that begins so is looked for at all: not under a name that all rows have left.
@@ -170,17 +193,20 @@ impl OuterKeys {
         }
     }
 
-    /// The row as it would be put now: its last name, and its bytes under the active key. `None` if it does not open.
-    #[must_use]
-    pub fn renewed(&self, kind: u8, name: &Name, bytes: &[u8]) -> Option<(Name, Vec<u8>)> {
-        let plain = self.open(kind, name, bytes).ok()?;
-        let (_, link, _) = read(bytes)?;
+    /// The row as it would be put now: its last name, and its bytes under the active key. `None` if it does not open, unless
+    /// its key is destroyed: then it gets its name and stays closed.
+    pub fn renewed(&self, kind: u8, name: &Name, bytes: &[u8]) -> Result<Option<(Name, Vec<u8>)>, Error> {
+        let Some((dek, link, message)) = read(bytes) else { return Ok(None) };
         let (last, newest) = match kind {
             rows::CARD => (self.cards.onward(*name, link), self.cards.newest()),
             rows::FINGERPRINT => (self.fingerprints.onward(*name, link), self.fingerprints.newest()),
             _ => (*name, 1),
         };
-        Some((last, self.seal(kind, (&last, newest), &plain).ok()?))
+        if self.destroyed.contains(&dek) {
+            return Ok(Some((last, row((dek, newest), message))));
+        }
+        let Ok(plain) = self.open(kind, name, bytes) else { return Ok(None) };
+        Ok(Some((last, self.seal(kind, (&last, newest), &plain)?)))
     }
 
     fn aad(&self, kind: u8, name: &Name, (dek, link): (KeyId, u8)) -> Vec<u8> {
@@ -191,6 +217,16 @@ impl OuterKeys {
         }
         w.done()
     }
+}
+
+/// A row's bytes: what it is sealed under, which link names it, and its message.
+fn row((dek, link): (KeyId, u8), message: &[u8]) -> Vec<u8> {
+    let mut w = Writer::with_capacity(6 + message.len());
+    w.u8(if link == 1 { ROW_FORMAT } else { LINKED_FORMAT }).u32(dek.0);
+    if link != 1 {
+        w.u8(link);
+    }
+    w.fixed(message).done()
 }
 
 /// A row's DEK, which link names it, and its message.

@@ -586,6 +586,7 @@ impl Denial {
             | Refusal::WrongCustomer
             | Refusal::Disabled
             | Refusal::NotKept
+            | Refusal::Shredded
             | Refusal::Erased => Error::NotFound,
             Refusal::Locked => Error::Locked { lockdown: self.lock },
             Refusal::BudgetSpent | Refusal::GuessBudgetSpent => Error::Budget { retry_after_ms: 0 },

@@ -7,6 +7,7 @@
 use std::collections::HashSet;
 
 use crate::chain::{Name, merchant_row};
+use crate::error::Error;
 use crate::outer::{OuterKeys, Under};
 use crate::record::MerchantId;
 use crate::rows;
@@ -62,17 +63,18 @@ impl Walk {
         merchant: MerchantId,
         keys: &OuterKeys,
         most: usize,
-    ) -> Result<Option<(Page, Self)>, StoreError> {
+    ) -> Result<Option<(Page, Self)>, Error> {
         let Some((kinds, found)) = self.page(store, merchant, most).await? else { return Ok(None) };
         let kind = KINDS.get(kinds).copied().unwrap_or_default();
         let next = Self { kinds, after: found.last().map(|(key, _)| key.clone()) };
         let mut page = Page { seen: found.len(), ..Page::default() };
         let mut moves = Vec::with_capacity(found.len());
         for (key, bytes) in found {
-            if keys.under(kind, &bytes) == keys.now(kind) {
+            let under = keys.under(kind, &bytes);
+            if under == keys.now(kind, under) {
                 continue;
             }
-            match renewed(keys, (kind, merchant), &key, &bytes) {
+            match renewed(keys, (kind, merchant), &key, &bytes)? {
                 Some(to) => moves.push(Move { from: (key, bytes), to }),
                 None => page.unreadable += 1,
             }
@@ -105,7 +107,11 @@ impl Walk {
         let Some((kinds, found)) = self.page(store, merchant, most).await? else { return Ok(None) };
         let kind = KINDS.get(kinds).copied().unwrap_or_default();
         let after = found.last().map(|(key, _)| key.clone());
-        let under = found.iter().map(|(_, bytes)| (keys.under(kind, bytes), keys.now(kind))).collect();
+        let under = found.iter().map(|(_, bytes)| {
+            let under = keys.under(kind, bytes);
+            (under, keys.now(kind, under))
+        });
+        let under = under.collect();
         Ok(Some((under, Self { kinds, after })))
     }
 
@@ -128,15 +134,16 @@ impl Walk {
     }
 }
 
+/// A row where it goes, as it will be; none if it does not open.
 fn renewed(
     keys: &OuterKeys,
     (kind, merchant): (u8, MerchantId),
     key: &[u8],
     bytes: &[u8],
-) -> Option<(Key, Value)> {
-    let name: &Name = key.last_chunk()?;
-    let (name, sealed) = keys.renewed(kind, name, bytes)?;
-    Some((merchant_row(kind, merchant, &name), sealed))
+) -> Result<Option<(Key, Value)>, Error> {
+    let Some(name) = key.last_chunk::<{ size_of::<Name>() }>() else { return Ok(None) };
+    let renewed = keys.renewed(kind, name, bytes)?;
+    Ok(renewed.map(|(name, sealed)| (merchant_row(kind, merchant, &name), sealed)))
 }
 
 /// The places that rows are to move to and that are not free. Nothing comes to lie there but by a move: whatever does was

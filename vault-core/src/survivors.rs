@@ -16,7 +16,7 @@ use crate::outer::OuterKeys;
 use crate::record::{MerchantId, SubjectId};
 use crate::rows;
 use crate::secret::Secret32;
-use crate::store::{Expect, Key, Part, Store, StoreError, Write};
+use crate::store::{Expect, Key, Part, Store, Write};
 
 /// The erasure epoch keys that are alive: one seals; while customers move to it, the one before opens.
 #[derive(Clone)]
@@ -124,12 +124,16 @@ impl Walk {
         outer: impl Fn(MerchantId) -> Option<&'k OuterKeys> + Send,
         esks: &Esks,
         most: usize,
-    ) -> Result<Option<(Page, Self)>, StoreError> {
+    ) -> Result<Option<(Page, Self)>, crate::error::Error> {
         let found = store.scan(&[rows::SUBJECT], self.after.as_deref(), most).await?;
         let Some((last, _)) = found.last() else { return Ok(None) };
         let next = Self { after: Some(last.clone()) };
         let mut page = Page { seen: found.len(), ..Page::default() };
         for (key, bytes) in found {
+            // Its secret is gone with the key that it was left under.
+            if merchant_of(&key).and_then(&outer).is_some_and(|keys| keys.is_shredded(&bytes)) {
+                continue;
+            }
             let Some((subject, keys, plain)) = opened(&key, &bytes, &outer) else {
                 page.older += 1;
                 page.unreadable += 1;
@@ -139,17 +143,21 @@ impl Walk {
                 continue;
             }
             page.older += 1;
-            let moved = esks.moved(keys.merchant(), subject, &plain);
-            match moved.and_then(|plain| keys.seal(rows::SUBJECT, (&subject.0, 1), &plain).ok()) {
-                Some(sealed) => {
-                    page.part.expects.push(Expect::Is(key.clone(), bytes));
-                    page.part.writes.push(Write::Put(key, sealed));
-                }
-                None => page.unreadable += 1,
-            }
+            keys.count_use(esks.active)?;
+            let Some(plain) = esks.moved(keys.merchant(), subject, &plain) else {
+                page.unreadable += 1;
+                continue;
+            };
+            let sealed = keys.seal(rows::SUBJECT, (&subject.0, 1), &plain)?;
+            page.part.expects.push(Expect::Is(key.clone(), bytes));
+            page.part.writes.push(Write::Put(key, sealed));
         }
         Ok(Some((page, next)))
     }
+}
+
+fn merchant_of(key: &[u8]) -> Option<MerchantId> {
+    Reader::new(key.get(1..)?).u32().ok().map(MerchantId)
 }
 
 /// A customer's index, its outer seal opened: kind u8, merchant u32, subject 16 in its row's key.

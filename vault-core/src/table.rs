@@ -9,6 +9,7 @@ use data_encoding::BASE64;
 use serde::{Deserialize, Serialize};
 
 use crate::digits::{MAX_DIGIT_STRING, MIN_DIGIT_STRING};
+use crate::envelope::KeyKind;
 use crate::error::Error;
 use crate::hpke::PublicKey;
 use crate::name::{
@@ -17,6 +18,7 @@ use crate::name::{
 };
 use crate::network::Networks;
 use crate::pattern::LuhnPrefix;
+use crate::terms::{LEAST_SEALS, Term};
 use crate::time::Timestamp;
 use crate::token::{self, Keep, Reuse, Scheme, Scope, TokenFormat};
 use crate::words::{Action, Kind, Purpose, Show};
@@ -47,9 +49,27 @@ pub struct Policy {
     /// Who may administer.
     #[serde(default, rename = "operator", skip_serializing_if = "Vec::is_empty")]
     pub operators: Vec<Operator>,
+    /// How long and how often keys protect new things, where that is less than the default.
+    #[serde(default, rename = "cryptoperiod", skip_serializing_if = "Vec::is_empty")]
+    pub cryptoperiods: Vec<Cryptoperiod>,
     /// What is allowed and what is not.
     #[serde(default, rename = "rule", skip_serializing_if = "Vec::is_empty")]
     pub rules: Vec<Rule>,
+}
+
+/// How long and how often the keys of one kind protect new things. It shortens the terms of [`crate::terms`] and never
+/// lengthens them. In the policy, so that every node goes by the same.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Cryptoperiod {
+    /// Which kind, such as `dek`.
+    pub kind: KeyKind,
+    /// Days from when a key was made; absent: the default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub days: Option<u32>,
+    /// Seals of one key; absent: the default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uses: Option<u64>,
 }
 
 /// A certificate authority, known by the SHA-256 of its `SubjectPublicKeyInfo`.
@@ -350,6 +370,8 @@ impl Policy {
                 )));
             }
         }
+        once("cryptoperiod", self.cryptoperiods.iter().map(|c| c.kind.as_str()))?;
+        self.cryptoperiods.iter().try_for_each(Cryptoperiod::check)?;
         once("rule", self.rules.iter().map(|r| r.id.as_str()))?;
         self.rules.iter().try_for_each(|rule| self.check_rule(rule))
     }
@@ -454,6 +476,26 @@ impl Policy {
     #[must_use]
     pub fn merchant(&self, id: &MerchantName) -> Option<&Merchant> {
         self.merchants.iter().find(|m| m.id == *id)
+    }
+}
+
+impl Cryptoperiod {
+    fn check(&self) -> Result<(), Error> {
+        let Self { kind, days, uses } = self;
+        let kind_of = kind.as_str();
+        let longest = Term::longest(*kind);
+        let bound = |what: &str, asked: Option<u64>, least: u64, most: Option<u64>| match (asked, most) {
+            (None, _) => Ok(()),
+            (Some(_), None) => {
+                Err(wrong(format!("cryptoperiod {kind_of}: a key of this kind has no limit of {what}")))
+            }
+            (Some(asked), Some(most)) if (least..=most).contains(&asked) => Ok(()),
+            (Some(_), Some(most)) => Err(wrong(format!(
+                "cryptoperiod {kind_of}: {what} must be {least} to {most}: a policy shortens the default and never lengthens it"
+            ))),
+        };
+        bound("days", days.map(u64::from), 1, longest.days.map(u64::from))?;
+        bound("uses", *uses, LEAST_SEALS, longest.uses)
     }
 }
 

@@ -8,12 +8,14 @@ mod amend;
 mod blocking;
 mod cards;
 mod codes;
+mod compromise;
 mod custodians;
 mod customers;
 mod erasing;
 mod esk;
 mod guesses;
 mod kept;
+mod keys;
 mod known;
 mod life;
 mod operate;
@@ -39,9 +41,11 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 pub use blocking::Blocking;
 pub use codes::{CODE_LIFE_MS, CodeTicket, MAX_CODES, SecurityCode};
+pub use compromise::{Compromise, Healing, MAX_COUNTED_CUSTOMERS, Shredded, Under, healing};
 pub use customers::MAX_LISTED;
 pub use erasing::{ERASURE_DELAY_HOURS, ErasureStep, ErasureWork};
-pub use operate::{KeyLine, MAX_ENTRIES, MAX_NOTE, PolicyChange, Status};
+pub use keys::KeyLine;
+pub use operate::{MAX_ENTRIES, MAX_NOTE, PolicyChange, Status};
 pub use request::{
     AttributesUpdate, Brought, CardToDelete, ChangedToken, CodeHeld, CodeRead, Completed, Context, Deleted,
     Detokenized, EarlierCard, Erased, Fingerprinted, GivenCard, Header, Inspected, Listed, ListedToken,
@@ -67,9 +71,11 @@ use crate::keyring::Keyring;
 use crate::network::Networks;
 use crate::policy::{Policy, Rules, Statement};
 use crate::recent::{REMEMBERED_ROWS, RecentRows};
-use crate::store::{Part, Store, StoreError, Write};
+use crate::rows;
+use crate::store::{MAX_SCAN, Part, Store, StoreError, Write};
 use crate::survivors::Esks;
 use crate::time::{Clock, SystemClock, Timestamp};
+use crate::uses::{Begun, Uses};
 
 /// How often a verb decides anew before it says that the vault is overloaded. Each time, another request got through.
 const MAX_ROUNDS: usize = 256;
@@ -78,6 +84,7 @@ const MAX_ROUNDS: usize = 256;
 const FIRST_LOG: u32 = 0;
 
 /// What a vault is made of or opened with.
+#[derive(Clone)]
 pub struct Place {
     /// The engine.
     pub store: Arc<dyn Store>,
@@ -112,6 +119,7 @@ struct State {
     rules: Rules,
     keyring: Keyring,
     top: Arc<Top>,
+    uses: Uses,
     /// The public keys of the log.
     log: Arc<LogVerifier>,
     /// The erasure epoch keys.
@@ -142,6 +150,7 @@ struct Inner {
     running: running::Running,
     codes: codes::Cells,
     spaces: space::Watch,
+    told: keys::Told,
     changing: tokio::sync::Mutex<()>,
     custody: tokio::sync::Mutex<()>,
     resealing: tokio::sync::Mutex<resealing::Resealing>,
@@ -232,7 +241,8 @@ impl Vault {
         let esks = Arc::new(esks);
         let rules = Rules::of(&control)?;
         allowed(&rules)?;
-        let keyring = Keyring::unwrap(&control, &root, esks.clone())?;
+        let (uses, blocks, begun) = uses_of(store.as_ref()).await?.begin(&control);
+        let keyring = Keyring::unwrap(&control, &root, esks.clone(), &uses)?;
         let log = control.logs.iter().find(|l| l.id == FIRST_LOG).ok_or_else(damaged)?;
         let key = control.keys.iter().find(|k| k.id == log.key).ok_or_else(damaged)?;
         let signer = signer(&header.vault, &key.unwrap::<Log, Root>(&root)?)?;
@@ -251,11 +261,13 @@ impl Vault {
             epoch,
             clock: clock.clone(),
             recent: recent.clone(),
+            uses: uses.clone(),
+            signatures: uses.counter(log.key).ok_or_else(damaged)?,
         })?;
         let version = control.version;
         let (id, top) = (header.vault, Arc::new(Top { header, root: root.into(), ctl: ctl.into() }));
         let log = Arc::new(verifier);
-        let state = RwLock::new(Arc::new(State { control, epoch, rules, keyring, top, log, esks }));
+        let state = RwLock::new(Arc::new(State { control, epoch, rules, keyring, top, uses, log, esks }));
         let vault = Self {
             inner: Arc::new(Inner {
                 store,
@@ -267,6 +279,7 @@ impl Vault {
                 running: running::Running::default(),
                 codes: codes::Cells::default(),
                 spaces: space::Watch::default(),
+                told: keys::Told::default(),
                 changing: tokio::sync::Mutex::new(()),
                 custody: tokio::sync::Mutex::new(()),
                 resealing: tokio::sync::Mutex::default(),
@@ -275,7 +288,8 @@ impl Vault {
                 esk_file,
             }),
         };
-        vault.state_of_vault(Event::VaultOpened, version).await?;
+        vault.state_of_vault(Event::VaultOpened, version, blocks).await?;
+        begun.iter().for_each(Begun::granted);
         Ok(vault)
     }
 
@@ -288,7 +302,7 @@ impl Vault {
     /// Writes down that the vault closes, finishes what is waiting, and refuses all that comes later.
     pub async fn close(&self) -> Result<(), Error> {
         let version = self.state().epoch.version;
-        let closed = self.state_of_vault(Event::VaultClosed, version).await;
+        let closed = self.state_of_vault(Event::VaultClosed, version, Part::default()).await;
         self.inner.journal.close();
         closed
     }
@@ -343,19 +357,32 @@ impl Vault {
     }
 
     fn put_in_force(inner: &Inner, state: State) {
+        state.uses.limit(&state.control);
         *inner.state.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(state);
     }
 
-    async fn state_of_vault(&self, event: Event, epoch: u64) -> Result<(), Error> {
+    async fn state_of_vault(&self, event: Event, epoch: u64, part: Part) -> Result<(), Error> {
         let statement = Statement { who: Who::Vault, merchant: None, channel: None, event, epoch };
-        let answers =
-            self.inner.journal.file(vec![Filing::State(statement, Part::default())], None, None).await?;
+        let answers = self.inner.journal.file(vec![Filing::State(statement, part)], None, None).await?;
         answers.into_iter().try_for_each(|a| a.map(|_| ()).map_err(Error::from))
     }
 }
 
 fn signer(vault: &[u8; 16], seed: &Log) -> Result<LogSigner, Error> {
     LogSigner::from_seed(origin(vault, FIRST_LOG)?, seed.secret()).map_err(|_| Error::internal())
+}
+
+/// What the store says of keys' uses.
+async fn uses_of(store: &dyn Store) -> Result<Uses, Error> {
+    let mut all = Vec::new();
+    loop {
+        let after = all.last().map(|(key, _): &(Vec<u8>, Vec<u8>)| key.as_slice());
+        let page = store.scan(&[rows::USES], after, MAX_SCAN).await?;
+        if page.is_empty() {
+            return Uses::of(FIRST_LOG, &all).map_err(|_| Error::Store(StoreError::Corrupt));
+        }
+        all.extend(page);
+    }
 }
 
 fn founding_commit(store: &Arc<dyn Store>, batch: &crate::store::Batch) -> Result<(), Error> {

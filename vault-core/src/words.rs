@@ -244,6 +244,8 @@ words! {
         NotKept = 23 "not_kept",
         /// No security code is held under the ticket: it was read or dropped, its hour is over, or the process began anew.
         CodeGone = 24 "code_gone",
+        /// The row's key was destroyed with it on purpose.
+        Shredded = 25 "shredded",
         /// No rule allows this principal vaultless tokens for the purpose, or people type on the channel.
         VaultlessNotAllowed = 32 "vaultless_not_allowed",
         /// The recipient or destination is not registered, its time is over, it was replaced, or no rule names it.
@@ -272,6 +274,24 @@ words! {
         Compromised = 3 "compromised",
         /// Gone; what it protected does not open again.
         Destroyed = 4 "destroyed",
+    }
+
+    /// Why a key is taken for known to somebody else. Details stand in a sealed note that the log names by hash.
+    CompromiseReason {
+        /// A copy of the store or of a backup is in the wrong hands, and with it perhaps what opens it.
+        StolenCopy = 1 "stolen_copy",
+        /// Somebody with access to the machine may have read it from memory.
+        MemoryExposed = 2 "memory_exposed",
+        /// A custodian's passphrase, share or device was lost or stolen.
+        CustodianExposed = 3 "custodian_exposed",
+        /// Who had access leaves in anger, or was found out.
+        Insider = 4 "insider",
+        /// It was made, or its seals were, in a way that is found to be weak.
+        Weakness = 5 "weakness",
+        /// There are signs, and nobody knows yet how.
+        Suspected = 6 "suspected",
+        /// A rehearsal.
+        Drill = 7 "drill",
     }
 
     /// What is kept under a token. docs/methods.md has a row for each.
@@ -394,7 +414,7 @@ mod tests {
         5 denied_by_rule, 6 locked, 7 budget_spent, 8 guess_budget_spent, 9 unknown, 10 expired, 11 revoked, \
         12 foreign, 13 wrong_purpose, 14 already_used, 15 erased, 16 unreadable, 17 space_exhausted, \
         18 idempotency_mismatch, 19 malformed, 20 shows_too_much, 21 wrong_customer, 22 disabled, \
-        23 not_kept, 24 code_gone, 32 vaultless_not_allowed, 40 outlet_not_allowed
+        23 not_kept, 24 code_gone, 25 shredded, 32 vaultless_not_allowed, 40 outlet_not_allowed
         record_change 1 disabled, 2 enabled, 3 attributes_updated, 4 earlier_deleted
         key_state 1 active, 2 deactivated, 3 compromised, 4 destroyed
         lock_reason 1 suspected_breach, 2 stolen_credential, 3 fraud, 4 maintenance, 5 offboarding, 6 legal_order, \
@@ -402,6 +422,8 @@ mod tests {
         agreement 1 recurring, 2 instalment, 3 unscheduled, 4 card_on_file
         replace_reason 1 renewed, 2 lost, 3 stolen, 4 damaged, 5 product_change, 6 account_update, \
         7 cardholder_choice
+        compromise_reason 1 stolen_copy, 2 memory_exposed, 3 custodian_exposed, 4 insider, 5 weakness, 6 suspected, \
+        7 drill
         kind 1 card, 2 network_token, 3 reference, 4 iban, 5 us_account, 6 digits, 7 phone, 8 email, 9 bytes";
 
     macro_rules! table {
@@ -435,7 +457,7 @@ mod tests {
             "action" Action, "purpose" Purpose, "initiator" Initiator, "show" Show, "refusal" Refusal,
             "record_change" RecordChange,
             "key_state" KeyState, "lock_reason" LockReason, "agreement" AgreementKind,
-            "replace_reason" ReplaceReason, "kind" Kind
+            "replace_reason" ReplaceReason, "compromise_reason" CompromiseReason, "kind" Kind
         );
         let on_disk: Vec<&str> = ON_DISK.lines().map(str::trim).collect();
         assert_eq!(lists.as_slice(), on_disk);

@@ -1,6 +1,8 @@
 //! `vault.v1.Admin` over the core, on a listener and under authorities of its own. Each call is an operator's: it is
 //! named in the log, readings too.
 
+mod keys;
+
 use std::collections::{BTreeSet, HashMap};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -15,13 +17,13 @@ use tonic::{Request, Response, Status};
 use vault_core::audit::entry::{AuditEntry, ControlChange, Event, Outlet, Who};
 use vault_core::audit::receipt::Receipt;
 use vault_core::control::{Lock, LockTarget};
+use vault_core::custody::Custodian;
 use vault_core::envelope::{KeyId, KeyKind};
 use vault_core::error::Error;
 use vault_core::iban::Country;
 use vault_core::name::{ChannelName, FormatName, MerchantName, PrincipalName, RecipientName};
 use vault_core::plan::Kept;
 use vault_core::policy::{Asked, Caller, MAX_POLICY, Policy};
-use vault_core::sealed::PERIOD_DAYS;
 use vault_core::time::{Clock, Timestamp};
 use vault_core::token::Token;
 use vault_core::vault::{
@@ -31,10 +33,10 @@ use vault_core::words::{Action, Initiator, KeyState, LockReason, Purpose, Record
 use vault_proto::status::{Failure, Reason};
 use vault_proto::v1;
 
+use crate::custodian::{Named, in_custody, wrong};
 use crate::failure::status;
 use crate::identity::PeerCertificate;
 use crate::metrics::{Door, Metrics};
-use crate::settings::CustodianSettings;
 use crate::shutdown::Shutdown;
 use crate::tls::Tls;
 use crate::wire;
@@ -52,7 +54,7 @@ const WALKS: usize = 2;
 #[derive(Clone)]
 pub struct AdminService {
     vault: Vault,
-    custodian: CustodianSettings,
+    custodians: Named,
     started_at: Timestamp,
     clock: Arc<dyn Clock>,
     doors: Vec<(&'static str, Arc<Tls>)>,
@@ -96,19 +98,19 @@ impl From<Refused> for Status {
 }
 
 impl AdminService {
-    /// Administers `vault`; `doors` are the listeners whose certificates the status tells of; `custodian` is asked when the
-    /// root rotates.
+    /// Administers `vault`; `doors` are the listeners whose certificates the status tells of; `custodians` are asked
+    /// when the root rotates or changes hands.
     #[must_use]
     pub fn new(
         vault: Vault,
         clock: Arc<dyn Clock>,
         doors: Vec<(&'static str, Arc<Tls>)>,
         metrics: Arc<Metrics>,
-        custodian: CustodianSettings,
+        custodians: Named,
     ) -> Self {
         let started_at = clock.now();
         Self {
-            custodian,
+            custodians,
             vault,
             started_at,
             clock,
@@ -223,7 +225,7 @@ impl AdminService {
     }
 
     fn key_after(&self, id: vault_core::envelope::KeyId) -> Option<v1::Key> {
-        self.vault.keys().iter().find(|k| k.id == id).map(key)
+        self.vault.keys().iter().find(|k| k.id == id).map(|line| key(line, self.clock.now()))
     }
 }
 
@@ -257,15 +259,14 @@ fn kind(kind: KeyKind) -> v1::KeyKind {
     }
 }
 
-fn key(line: &KeyLine) -> v1::Key {
+fn key(line: &KeyLine, now: Timestamp) -> v1::Key {
     let state = match line.state {
         KeyState::Active => v1::KeyState::Active,
         KeyState::Deactivated => v1::KeyState::Deactivated,
         KeyState::Compromised => v1::KeyState::Compromised,
         KeyState::Destroyed => v1::KeyState::Destroyed,
     };
-    let period = (line.kind == KeyKind::Rcv).then_some(PERIOD_DAYS);
-    v1::Key {
+    let told = v1::Key {
         id: line.id.0.to_string(),
         kind: kind(line.kind).into(),
         merchant: line.merchant.as_ref().map_or_else(String::new, ToString::to_string),
@@ -273,11 +274,11 @@ fn key(line: &KeyLine) -> v1::Key {
         state: state.into(),
         primary: line.state == KeyState::Active,
         created_at: Some(wire::timestamp(line.made_at)),
-        expires_at: period.map(|days| wire::timestamp(line.made_at.plus_days(days))),
         wrapped_by: line.under.map_or_else(|| "custodian".to_owned(), |id| id.0.to_string()),
         rows: line.drained_at.map(|_| 0),
         ..v1::Key::default()
-    }
+    };
+    keys::lived(told, line, now)
 }
 
 fn lock_target(target: Option<v1::LockTarget>) -> Result<LockTarget, Error> {
@@ -545,16 +546,35 @@ fn entry(log: &str, index: u64, leaf: Vec<u8>, entry: &AuditEntry) -> v1::AuditE
         }
         Event::ControlChanged { version, change, .. } => {
             told.details.insert("version".to_owned(), version.to_string());
-            if let ControlChange::KeyDrained { key } = change {
-                told.details.insert("drained_key".to_owned(), key.to_string());
-            }
-            if let ControlChange::ErasureKeyDestroyed { key, before, .. } = change {
-                told.details.insert("destroyed_key".to_owned(), key.to_string());
-                told.details.insert("erased_before_epoch".to_owned(), before.to_string());
-            }
-            if let ControlChange::LogHandedOver { from, to } = change {
-                told.details.insert("from_verifier".to_owned(), from.to_string());
-                told.details.insert("to_verifier".to_owned(), to.to_string());
+            let mut detail = |name: &str, value: String| told.details.insert(name.to_owned(), value);
+            match change {
+                ControlChange::KeyDrained { key } => {
+                    detail("drained_key", key.to_string());
+                }
+                ControlChange::KeyCompromised { key, reason, .. } => {
+                    detail("compromised_key", key.to_string());
+                    detail("reason", reason.to_string());
+                }
+                ControlChange::KeyShredded { key, rows } => {
+                    detail("shredded_key", key.to_string());
+                    detail("rows", rows.to_string());
+                }
+                ControlChange::ErasureKeyDestroyed { key, before, .. } => {
+                    detail("destroyed_key", key.to_string());
+                    detail("erased_before_epoch", before.to_string());
+                }
+                ControlChange::LogHandedOver { from, to } => {
+                    detail("from_verifier", from.to_string());
+                    detail("to_verifier", to.to_string());
+                }
+                ControlChange::Created
+                | ControlChange::PolicyApplied
+                | ControlChange::KeyAdded { .. }
+                | ControlChange::KeyState { .. }
+                | ControlChange::LockSet { .. }
+                | ControlChange::LockLifted { .. }
+                | ControlChange::CustodyTaken { .. }
+                | ControlChange::CustodyEnded { .. } => {}
             }
             ("control_changed", None)
         }
@@ -581,6 +601,11 @@ fn entry(log: &str, index: u64, leaf: Vec<u8>, entry: &AuditEntry) -> v1::AuditE
             told.details.insert("key".to_owned(), key.to_string());
             told.details.insert("rows".to_owned(), rows.to_string());
             ("rewrapped", None)
+        }
+        Event::UsesReserved { key, upto } => {
+            told.details.insert("key".to_owned(), key.to_string());
+            told.details.insert("upto".to_owned(), upto.to_string());
+            ("uses_reserved", None)
         }
         Event::Resealed { key, rows } => {
             told.details.insert("key".to_owned(), key.to_string());
@@ -745,27 +770,53 @@ impl AdminService {
         }
     }
 
-    /// Rotates the root or the erasure epoch key with the custodian that the settings name, read anew: its secret is not kept.
-    /// It is stretched on a thread of its own, so that nobody else waits.
+    /// Rotates the root or the erasure epoch key with the custodians that the settings name, read anew: their secrets are not
+    /// kept. They are asked on a thread of its own, so that nobody else waits.
     async fn rotate_held(
         &self,
         kind: v1::KeyKind,
         operator: &PrincipalName,
         epoch: Option<u64>,
     ) -> Result<(KeyId, Receipt), Error> {
-        let custodian = self.custodian.open().map_err(|problem| Error::Config(problem.to_string()))?;
+        let all = self.custodians.open_all().map_err(|p| wrong(&p))?;
         let (vault, operator) = (self.vault.clone(), operator.clone());
-        let runtime = tokio::runtime::Handle::current();
-        let rotation = move || {
-            let rotated = match kind {
-                v1::KeyKind::Esk => runtime.block_on(vault.rotate_esk(&operator, &[&custodian], epoch)),
-                _ => runtime.block_on(vault.rotate_root(&operator, &[&custodian], epoch)),
+        in_custody(async move || {
+            let all: Vec<&dyn Custodian> = all.iter().map(|custodian| &**custodian).collect();
+            match kind {
+                v1::KeyKind::Esk => vault.rotate_esk(&operator, &all, epoch).await,
+                _ => vault.rotate_root(&operator, &all, epoch).await,
+            }
+        })
+        .await
+    }
+
+    async fn change_custodian_once(
+        &self,
+        request: Request<v1::ChangeCustodianRequest>,
+    ) -> Result<Response<v1::ChangeCustodianResponse>, Status> {
+        let operator = self.operator(&request, Action::RotateKey).await?;
+        let asked = request.into_inner();
+        let change = || async {
+            let named = self.custodians.now().map_err(|p| wrong(&p))?;
+            let none = || {
+                Error::Config(
+                    "custodian.other is missing in the node's settings file: name there who is to take the place of [custodian]"
+                        .to_owned(),
+                )
             };
-            drop(custodian);
-            crate::memory::scrub_stack();
-            rotated
+            let new = named.open_other().ok_or_else(none)?.map_err(|p| wrong(&p))?;
+            let own = named.open().map_err(|p| wrong(&p))?;
+            let (vault, by, epoch) = (self.vault.clone(), operator.clone(), expected(asked.header.as_ref()));
+            let receipt =
+                in_custody(async move || vault.change_custodian(&by, (&*own, &*new), epoch).await).await?;
+            let told = |(kind, what): (&'static str, String)| v1::Custodian { kind: kind.to_owned(), what };
+            Ok(v1::ChangeCustodianResponse {
+                custodians: self.vault.custodians().into_iter().map(told).collect(),
+                epoch: self.epoch(),
+                receipt: Some(wire::receipt(&receipt, true)),
+            })
         };
-        tokio::task::spawn_blocking(rotation).await.map_err(|_| Error::internal())?
+        self.once(&operator, asked.header.as_ref(), &asked, change).await
     }
 
     async fn destroy_key_once(
@@ -775,11 +826,10 @@ impl AdminService {
         let operator = self.operator(&request, Action::RotateKey).await?;
         let asked = request.into_inner();
         let destroy = || async {
-            let id: u32 = asked.key.parse().map_err(|_| Error::malformed("key", "must be a key's number"))?;
-            let receipt =
-                self.vault.destroy_key(&operator, KeyId(id), expected(asked.header.as_ref())).await?;
+            let id = keys::id(&asked.key)?;
+            let receipt = self.vault.destroy_key(&operator, id, expected(asked.header.as_ref())).await?;
             Ok(v1::DestroyKeyResponse {
-                key: self.key_after(KeyId(id)),
+                key: self.key_after(id),
                 epoch: self.epoch(),
                 receipt: Some(wire::receipt(&receipt, true)),
             })
@@ -904,6 +954,7 @@ impl v1::admin_server::Admin for AdminService {
             Err(e) => return Err(status(&e)),
         };
         let (mut problems, certificates) = certificates(&self.doors);
+        problems.extend(keys::problems(&self.vault.keys(), self.clock.now()));
         if failed {
             let message = "a flush failed; nothing is written until the server is started again".to_owned();
             problems.insert(0, v1::Problem { reason: "STORE_STOPPED".to_owned(), message });
@@ -937,7 +988,8 @@ impl v1::admin_server::Admin for AdminService {
             (asked.kind == 0 || k.kind == asked.kind)
                 && (asked.merchant.is_empty() || k.merchant == asked.merchant)
         };
-        let mut all: Vec<v1::Key> = self.vault.keys().iter().map(key).filter(wanted).collect();
+        let told = self.listed_keys(asked.count_rows).await.map_err(|e| status(&e))?;
+        let mut all: Vec<v1::Key> = told.into_iter().filter(wanted).collect();
         all.sort_by(|a, b| (a.kind, &a.merchant, b.version).cmp(&(b.kind, &b.merchant, a.version)));
         let (keys, next_page_token) =
             paged(all, asked.page_size, &asked.page_token).map_err(|e| status(&e))?;
@@ -952,12 +1004,43 @@ impl v1::admin_server::Admin for AdminService {
         detached(async move { service.rotate_key_once(request).await }).await
     }
 
+    async fn change_custodian(
+        &self,
+        request: Request<v1::ChangeCustodianRequest>,
+    ) -> Result<Response<v1::ChangeCustodianResponse>, Status> {
+        let service = self.clone();
+        detached(async move { service.change_custodian_once(request).await }).await
+    }
+
     async fn destroy_key(
         &self,
         request: Request<v1::DestroyKeyRequest>,
     ) -> Result<Response<v1::DestroyKeyResponse>, Status> {
         let service = self.clone();
         detached(async move { service.destroy_key_once(request).await }).await
+    }
+
+    async fn describe_key(
+        &self,
+        request: Request<v1::DescribeKeyRequest>,
+    ) -> Result<Response<v1::DescribeKeyResponse>, Status> {
+        self.describe_key_once(request).await
+    }
+
+    async fn compromise_key(
+        &self,
+        request: Request<v1::CompromiseKeyRequest>,
+    ) -> Result<Response<v1::CompromiseKeyResponse>, Status> {
+        let service = self.clone();
+        detached(async move { service.compromise_key_once(request).await }).await
+    }
+
+    async fn shred_key(
+        &self,
+        request: Request<v1::ShredKeyRequest>,
+    ) -> Result<Response<v1::ShredKeyResponse>, Status> {
+        let service = self.clone();
+        detached(async move { service.shred_key_once(request).await }).await
     }
 
     async fn get_key_work(

@@ -18,13 +18,14 @@ pub fn failure(error: &Error) -> Failure {
         Error::StillRunning => Reason::StillRunning,
         Error::Locked { .. } => Reason::Locked,
         Error::SpaceExhausted => Reason::SpaceExhausted,
+        Error::KeySpent { .. } => Reason::KeySpent,
         Error::CodeGone => Reason::SecurityCodeGone,
         Error::Overloaded => Reason::Overloaded,
         Error::DeadlineExceeded => Reason::DeadlineExceeded,
         Error::Unimplemented { .. } => Reason::Unimplemented,
         Error::Store(_) => Reason::StoreAway,
         Error::EpochMismatch { .. } => Reason::EpochMismatch,
-        Error::Custody => Reason::Custody,
+        Error::Custody | Error::Device(_) => Reason::Custody,
         Error::Sealed => Reason::Sealed,
         Error::Config(_) => Reason::PolicyRefused,
         Error::Internal { .. } => Reason::Internal,
@@ -49,6 +50,10 @@ pub fn failure(error: &Error) -> Failure {
             );
             failure.with(INCIDENT, incident)
         }
+        Error::Device(what) => {
+            tracing::error!(problem = %what, "the custodian cannot be asked");
+            failure
+        }
         Error::Store(what) => {
             tracing::error!(problem = %what, "the store cannot serve");
             failure
@@ -58,6 +63,7 @@ pub fn failure(error: &Error) -> Failure {
         | Error::Budget { .. }
         | Error::StillRunning
         | Error::SpaceExhausted
+        | Error::KeySpent { .. }
         | Error::CodeGone
         | Error::Overloaded
         | Error::DeadlineExceeded

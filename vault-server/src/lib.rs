@@ -4,6 +4,7 @@
 //! keeps what one peer can cost within named bounds. It decides nothing about cards: that is `vault-core`'s.
 
 pub mod admin;
+pub mod custodian;
 pub mod custody;
 pub mod data;
 pub mod failure;
@@ -24,7 +25,7 @@ pub mod strongroom;
 pub mod tls;
 pub mod wire;
 
-pub use run::{StartError, custodian, run};
+pub use run::{StartError, run};
 
 #[cfg(test)]
 mod rig;

@@ -4,6 +4,7 @@
 //! own settings or policy. Nothing that a caller sends becomes a label, so a caller cannot grow the page or write into it.
 //! The page is served on loopback only and has no access control of its own.
 
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::io;
 use std::sync::Arc;
@@ -22,7 +23,10 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
-use vault_core::vault::FormatSpaces;
+use vault_core::terms::Renewal;
+use vault_core::time::Timestamp;
+use vault_core::vault::{FormatSpaces, KeyLine};
+use vault_core::words::KeyState;
 
 use crate::shutdown::Shutdown;
 
@@ -131,6 +135,12 @@ struct FormatLabels {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct KeyLabels {
+    kind: String,
+    merchant: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct CertificateLabels {
     door: Door,
     /// The settings' own key, such as `client_ca.shop`.
@@ -151,6 +161,7 @@ pub struct Metrics {
     reload_failures: Family<DoorLabel, Counter>,
     fullest_space: Family<FormatLabels, Gauge<f64, AtomicU64>>,
     scarce_spaces: Family<FormatLabels, Gauge>,
+    key_terms: Family<KeyLabels, Gauge<f64, AtomicU64>>,
     /// Requests being worked on now.
     pub queue_depth: Gauge,
     /// Batches that the journal has put on disk.
@@ -186,6 +197,7 @@ impl Metrics {
             reload_failures: Family::default(),
             fullest_space: Family::default(),
             scarce_spaces: Family::default(),
+            key_terms: Family::default(),
             queue_depth: Gauge::default(),
             commits: Counter::default(),
             refusals: Counter::default(),
@@ -232,6 +244,11 @@ impl Metrics {
             "token_spaces_scarce",
             "Token spaces of a format that are used to four fifths or more, of those minted from since the start",
             self.scarce_spaces.clone(),
+        );
+        r.register(
+            "key_term_used_ratio",
+            "Share of the active key's days or uses that are over, whichever is more, by kind and merchant",
+            self.key_terms.clone(),
         );
         r.register("queue_depth", "Requests being worked on", self.queue_depth.clone());
         r.register("commits", "Batches put on disk by the journal", self.commits.clone());
@@ -302,6 +319,23 @@ impl Metrics {
         let labels = FormatLabels { merchant: of.merchant.to_string(), format: of.format.to_string() };
         self.fullest_space.get_or_create(&labels).set(f64::from(of.fullest) / 10_000.0);
         self.scarce_spaces.get_or_create(&labels).set(i64::try_from(of.scarce).unwrap_or(i64::MAX));
+    }
+
+    /// How much of the days or uses of a key that protects new things is over. Of several of one kind and merchant, vaultless
+    /// slots, the one that is nearest its end.
+    pub(crate) fn keys(&self, keys: &[KeyLine], now: Timestamp) {
+        let mut nearest: BTreeMap<(&str, String), u64> = BTreeMap::new();
+        for line in
+            keys.iter().filter(|line| line.state == KeyState::Active && line.renewal() != Renewal::Never)
+        {
+            let merchant = line.merchant.as_ref().map_or_else(String::new, ToString::to_string);
+            let over = nearest.entry((line.kind.as_str(), merchant)).or_insert(0);
+            *over = line.percent_over(now).max(*over);
+        }
+        for ((kind, merchant), percent) in nearest {
+            let ratio = f64::from(u32::try_from(percent).unwrap_or(100)) / 100.0;
+            self.key_terms.get_or_create(&KeyLabels { kind: kind.to_owned(), merchant }).set(ratio);
+        }
     }
 
     /// A new certificate set came into use, or was refused.

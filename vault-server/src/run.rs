@@ -9,16 +9,19 @@ use std::time::Duration;
 use tonic::service::Routes;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
-use vault_core::custody::{Custodian, Passphrase};
+use vault_core::custody::Custodian;
 use vault_core::error::Error;
+use vault_core::name::MerchantName;
 use vault_core::network::Networks;
 use vault_core::store::{self, Store, StoreError};
+use vault_core::terms::Standing;
 use vault_core::time::{Clock, SystemClock};
-use vault_core::vault::{ErasureStep, Place, ResealStep, Vault};
+use vault_core::vault::{ErasureStep, KeyLine, Place, ResealStep, Vault};
 use vault_proto::status::{Failure, Reason};
 use vault_proto::v1;
 
 use crate::admin::AdminService;
+use crate::custodian::{Named, in_custody, wrong};
 use crate::custody::CustodyService;
 use crate::forward::Forwarder;
 use crate::identity::PeerCertificate;
@@ -87,6 +90,7 @@ const METHODS: &[&str] = &[
     "/vault.v1.Admin/GetStatus",
     "/vault.v1.Admin/ListKeys",
     "/vault.v1.Admin/RotateKey",
+    "/vault.v1.Admin/ChangeCustodian",
     "/vault.v1.Admin/GetKeyWork",
     "/vault.v1.Admin/DestroyKey",
     "/vault.v1.Admin/UpgradeTokens",
@@ -171,14 +175,9 @@ pub fn run(settings: &Settings) -> Result<(), StartError> {
     served
 }
 
-/// The custodian that the settings name.
-pub fn custodian(settings: &Settings) -> Result<Passphrase, StartError> {
-    settings.custodian.open().map_err(|p| StartError::Settings(vec![p]))
-}
-
 /// Asks the custodian of the settings; `None` where that is people with shares.
 fn ask(settings: &CustodianSettings) -> Result<Option<Box<dyn Custodian>>, Problem> {
-    if settings.is_shares() { Ok(None) } else { Ok(Some(Box::new(settings.open()?))) }
+    if settings.is_shares() { Ok(None) } else { Ok(Some(settings.open()?)) }
 }
 
 /// Opens the store that the settings name, and says where the file of the erasure epoch key is. A memory store is empty.
@@ -213,7 +212,10 @@ async fn open_vault(settings: &Settings, place: Place) -> Result<Option<Vault>, 
         return Ok(None);
     };
     let vault = match settings.store.engine {
-        Engine::Redb | Engine::Sled => Vault::open(place, custodian.as_ref()).await?,
+        Engine::Redb | Engine::Sled => match Vault::open(place.clone(), custodian.as_ref()).await {
+            Err(Error::Custody) => open_by_other(settings, place).await?,
+            opened => opened?,
+        },
         Engine::Memory => {
             let policy = settings.store.read_policy().map_err(|p| StartError::Settings(vec![p]))?;
             std::fs::create_dir_all(&settings.store.folder)
@@ -267,7 +269,7 @@ impl House {
             clock.clone(),
             self.doors.clone(),
             self.metrics.clone(),
-            settings.custodian.clone(),
+            (&**settings).into(),
         )
         .ending(ending.clone());
         // A policy may have four megabytes; an operator's listener takes one with room to spare.
@@ -277,7 +279,7 @@ impl House {
         let counting = (self.metrics.clone(), self.counted.clone());
         let tasks = vec![
             tokio::spawn(reseal(vault.clone(), settings.limits.reseal_rows, ending.clone())),
-            tokio::spawn(erase(vault.clone(), settings.custodian.clone(), ending.clone())),
+            tokio::spawn(erase(vault.clone(), (&**settings).into(), ending.clone())),
             tokio::spawn(housekeeping(
                 vault.clone(),
                 clock.clone(),
@@ -323,6 +325,17 @@ impl House {
 fn place_of(store: &Arc<dyn Store>, esk: &Path, clock: &Arc<dyn Clock>, networks: &Arc<Networks>) -> Place {
     let (clock, networks) = (clock.clone(), networks.clone());
     Place { clock, networks, ..Place::new(store.clone(), esk.to_owned()) }
+}
+
+/// Opens a vault that the custodian of the settings opens no more, since the other one took its place while the vault ran.
+async fn open_by_other(settings: &Settings, place: Place) -> Result<Vault, StartError> {
+    let Some(other) = settings.custodian.open_other() else { return Err(Error::Custody.into()) };
+    let other: Box<dyn Custodian> = other.map_err(|p| StartError::Settings(vec![p]))?;
+    let vault = Vault::open(place, &*other).await?;
+    tracing::warn!(
+        "the custodian of [custodian] opens nothing, that of [custodian.other] does: put it in the first one's place"
+    );
+    Ok(vault)
 }
 
 async fn serve(settings: &Settings, clock: Arc<dyn Clock>) -> Result<(), StartError> {
@@ -545,6 +558,31 @@ async fn reseal(vault: Vault, rows: u32, mut shutdown: Shutdown) {
     }
 }
 
+/// Tells, in the log, that a key comes near the end of its days or uses.
+fn near_its_end(line: &KeyLine, standing: Standing) {
+    let (key_id, key_kind) = (line.id.0, line.kind.as_str());
+    let merchant = line.merchant.as_ref().map_or("-", MerchantName::as_str);
+    macro_rules! line {
+        ($level:ident, $what:literal) => {
+            tracing::$level!(key_id, key_kind, merchant, $what)
+        };
+    }
+    match standing {
+        Standing::Fresh => {}
+        Standing::Due => line!(
+            warn,
+            "four fifths of a key's days or uses are over: plan vaultctl keys rotate; vaultctl keys list says how long there is"
+        ),
+        Standing::Urgent => {
+            line!(warn, "nearly all of a key's days or uses are over: vaultctl keys rotate it this week");
+        }
+        Standing::Over => line!(
+            error,
+            "a key's days or uses are over: vaultctl keys rotate it now; one that is used up seals nothing more, and requests fail with KEY_SPENT"
+        ),
+    }
+}
+
 /// How long the work behind erasures rests where there is none.
 const ERASE_REST: Duration = Duration::from_secs(2);
 
@@ -555,18 +593,19 @@ const ERASE_RETRY: Duration = Duration::from_mins(1);
 const ERASE_WAIT: Duration = Duration::from_hours(1);
 
 /// Within a day of an erasure puts a new erasure epoch key in force, moves all other customers to it and ends the old one.
-async fn erase(vault: Vault, custodian: CustodianSettings, mut shutdown: Shutdown) {
+async fn erase(vault: Vault, custodians: Named, mut shutdown: Shutdown) {
     loop {
         let step = vault.erasing().await;
-        let waits = step == Ok(ErasureStep::Due) && custodian.is_shares();
+        let shares = custodians.now().is_ok_and(|named| named.is_shares());
+        let waits = step == Ok(ErasureStep::Due) && shares;
         let step = match step {
-            Ok(ErasureStep::Due) if custodian.is_shares() => {
+            Ok(ErasureStep::Due) if shares => {
                 tracing::warn!(
                     "customers were erased, and a new erasure key waits for the custodians: seal the vault and let them unseal it"
                 );
                 Ok(ErasureStep::Idle)
             }
-            Ok(ErasureStep::Due) => follow_esk(&vault, &custodian).await.map(|()| ErasureStep::Due),
+            Ok(ErasureStep::Due) => follow_esk(&vault, &custodians).await.map(|()| ErasureStep::Due),
             other => other,
         };
         let rest = match step {
@@ -602,16 +641,13 @@ async fn erase(vault: Vault, custodian: CustodianSettings, mut shutdown: Shutdow
     }
 }
 
-async fn follow_esk(vault: &Vault, custodian: &CustodianSettings) -> Result<(), Error> {
-    let custodian = custodian.open().map_err(|problem| Error::Config(problem.to_string()))?;
-    let (vault, runtime) = (vault.clone(), tokio::runtime::Handle::current());
-    let follow = move || {
-        let followed = runtime.block_on(vault.follow_esk(&[&custodian])).map(|_| ());
-        drop(custodian);
-        memory::scrub_stack();
-        followed
-    };
-    tokio::task::spawn_blocking(follow).await.map_err(|_| Error::internal())?
+async fn follow_esk(vault: &Vault, custodians: &Named) -> Result<(), Error> {
+    let (vault, all) = (vault.clone(), custodians.open_all().map_err(|p| wrong(&p))?);
+    in_custody(async move || {
+        let all: Vec<&dyn Custodian> = all.iter().map(|custodian| &**custodian).collect();
+        vault.follow_esk(&all).await.map(|_| ())
+    })
+    .await
 }
 
 /// Sweeps, counts, and watches whether the journal still writes.
@@ -639,7 +675,7 @@ async fn housekeeping(
                 } else if let Err(e) = vault.sweep().await {
                     tracing::error!(problem = %e, "rows whose time is over could not be deleted");
                 } else if let Err(e) = vault.replace_old_keys().await {
-                    tracing::error!(problem = %e, "keys for sealed cards whose period is over could not be replaced");
+                    tracing::error!(problem = %e, "keys whose period is over could not be replaced");
                 }
                 since = now;
             }
@@ -655,6 +691,11 @@ async fn housekeeping(
                 // A store that cannot be read says so below, and where it is asked for a card.
                 warned.tell(vault.watch_spaces().await.unwrap_or_default(), clock.now());
                 vault.format_spaces().iter().for_each(|of| metrics.spaces(of));
+                vault.watch_keys().iter().for_each(|(line, standing)| near_its_end(line, *standing));
+                metrics.keys(&vault.keys(), clock.now());
+                if let Err(e) = vault.replace_used_keys().await {
+                    tracing::error!(problem = %e, "keys that are nearly used up could not be replaced");
+                }
                 if vault.has_failed() && !failed {
                     failed = true;
                     tracing::error!("nothing is written any more, since the store failed a flush or was tampered with: start the server again");

@@ -14,9 +14,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use secrecy::SecretSlice;
-use serde::Deserialize;
-use vault_core::custody::Passphrase;
+use serde::{Deserialize, Serialize};
 use vault_core::name::{AuthorityName, ChannelName, DestinationName, MerchantName};
 use vault_core::network::{MAX_LIST, Networks};
 use vault_core::pan::holds_card_number;
@@ -24,6 +22,7 @@ use vault_core::policy::{MAX_POLICY, Policy};
 use vault_core::time::Clock;
 use zeroize::Zeroizing;
 
+pub use crate::custodian::{Argon2Settings, KmsSettings, Pkcs11Settings};
 use crate::forward::Forwarder;
 use crate::limits::Limits;
 use crate::logs::LogSettings;
@@ -31,10 +30,6 @@ use crate::tls::TlsState;
 
 /// Bytes of a settings file. A generous one has two thousand.
 const MAX_SETTINGS: u64 = 262_144;
-/// Bytes of a passphrase.
-const MAX_PASSPHRASE: u64 = 1_024;
-/// Where systemd puts credentials (`LoadCredential=`); the variable holds a folder, not a secret.
-const CREDENTIALS_FOLDER: &str = "CREDENTIALS_DIRECTORY";
 /// The permission bits of everyone who is neither owner nor group.
 const OTHERS: u32 = 0o007;
 
@@ -89,6 +84,9 @@ pub struct Settings {
     /// `[forward.NAME]`: where the server may send requests with cards in them. Without any, nowhere.
     #[serde(default)]
     pub forward: BTreeMap<DestinationName, DestinationSettings>,
+    /// The file that all this was read from, if from one: what may change while the server runs is read there again.
+    #[serde(skip)]
+    pub source: Option<PathBuf>,
 }
 
 /// A `[forward.NAME]` table: one destination. What of it is for whom in the end is the policy's to say.
@@ -194,8 +192,8 @@ impl StoreSettings {
     }
 }
 
-/// The `[custodian]` table: exactly one of its keys.
-#[derive(Debug, Clone, Default, Deserialize)]
+/// The `[custodian]` table: exactly one source, of which [`crate::custodian`] makes a custodian.
+#[derive(Debug, Clone, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct CustodianSettings {
     /// A file that holds the passphrase and nothing else; one final line break is not part of it.
@@ -205,6 +203,15 @@ pub struct CustodianSettings {
     /// The custodian is people with shares: the server starts sealed, and opens once enough of them have come.
     #[serde(default)]
     pub shares: bool,
+    /// With a passphrase: what guessing it is to cost, where it takes a root into custody. It never falls.
+    pub argon2: Option<Argon2Settings>,
+    /// A key of an HSM.
+    pub pkcs11: Option<Pkcs11Settings>,
+    /// A key of a cloud's key service.
+    pub kms: Option<KmsSettings>,
+    /// `[custodian.other]`: who takes this one's place at `keys rotate custodian`, and who else must take a new root into
+    /// custody where two protect it. Read when it is needed; without either, there is none.
+    pub other: Option<Box<CustodianSettings>>,
 }
 
 /// The `[listen]` table.
@@ -282,6 +289,7 @@ impl Settings {
             .map_err(|problem| Problem::new(&whole, &problem, "give the path of a settings file"))?;
         let mut settings = Self::parse(&text).map_err(|problem| Problem { key: whole, ..problem })?;
         settings.resolve(path.parent().unwrap_or(Path::new("")));
+        settings.source = Some(path.to_owned());
         Ok(settings)
     }
 
@@ -311,7 +319,7 @@ impl Settings {
         });
         let paths = paths.chain([&mut self.store.folder]);
         for path in paths
-            .chain(&mut self.custodian.passphrase_file)
+            .chain(self.custodian.files())
             .chain(&mut self.cards.networks)
             .chain(&mut self.store.policy)
             .chain(self.forward.values_mut().flat_map(DestinationSettings::files))
@@ -422,88 +430,6 @@ impl TlsFiles {
             }
         }
     }
-}
-
-impl CustodianSettings {
-    /// Whether the custodian is people with shares, and so nothing that could be read here.
-    #[must_use]
-    pub fn is_shares(&self) -> bool {
-        self.shares
-    }
-
-    /// What is wrong with the table, as far as it shows without opening a vault.
-    pub fn check(&self) -> Result<(), Problem> {
-        match (self.shares, &self.passphrase_file, &self.passphrase_credential) {
-            (true, None, None) => Ok(()),
-            (true, ..) => Err(Problem::new(
-                "custodian",
-                "needs exactly one source",
-                "take out either shares or the passphrase",
-            )),
-            (false, ..) => self.read_passphrase().map(drop),
-        }
-    }
-
-    /// The custodian that is named.
-    pub fn open(&self) -> Result<Passphrase, Problem> {
-        if self.shares {
-            return Err(Problem::new(
-                "custodian.shares",
-                "is people, whom the server cannot ask by itself",
-                "stop the vault and use `vaultctl custodian split --new-root`",
-            ));
-        }
-        let mut passphrase = self.read_passphrase()?;
-        Passphrase::new(SecretSlice::from(std::mem::take(&mut *passphrase)))
-            .map_err(|e| Problem::new("custodian", &e.to_string(), "use a passphrase of 12 to 1,024 bytes"))
-    }
-
-    /// Reads the passphrase: 1 to 1,024 bytes, without one final line break.
-    pub fn read_passphrase(&self) -> Result<Zeroizing<Vec<u8>>, Problem> {
-        let (key, path) = match (&self.passphrase_file, &self.passphrase_credential) {
-            (Some(file), None) => ("custodian.passphrase_file", file.clone()),
-            (None, Some(name)) => ("custodian.passphrase_credential", credential_path(name)?),
-            (None, None) | (Some(_), Some(_)) => {
-                return Err(Problem::new(
-                    "custodian",
-                    "needs exactly one source",
-                    "set passphrase_file, passphrase_credential or shares",
-                ));
-            }
-        };
-        check_private(key, &path)?;
-        let mut bytes = read_small(&path, MAX_PASSPHRASE + 2).map_err(|problem| {
-            Problem::new(key, &problem, "put the passphrase, and nothing else, into this file")
-        })?;
-        if bytes.last() == Some(&b'\n') {
-            bytes.pop();
-            if bytes.last() == Some(&b'\r') {
-                bytes.pop();
-            }
-        }
-        if u64::try_from(bytes.len()).is_ok_and(|n| n > MAX_PASSPHRASE) {
-            return Err(Problem::new(key, "has more than 1,024 bytes", "use a shorter passphrase"));
-        }
-        if bytes.is_empty() {
-            return Err(Problem::new(
-                key,
-                "is empty",
-                "put the passphrase, and nothing else, into this file",
-            ));
-        }
-        Ok(bytes)
-    }
-}
-
-fn credential_path(name: &str) -> Result<PathBuf, Problem> {
-    const KEY: &str = "custodian.passphrase_credential";
-    if name.is_empty() || name.contains('/') || name.starts_with('.') {
-        return Err(Problem::new(KEY, "is no credential's name", "give the name as in LoadCredential="));
-    }
-    let folder = std::env::var_os(CREDENTIALS_FOLDER).ok_or_else(|| {
-        Problem::new(KEY, "was given, but systemd passed no credentials", "add LoadCredential= to the unit")
-    })?;
-    Ok(Path::new(&folder).join(name))
 }
 
 /// Refuses a secret that everyone on the machine can read or write.

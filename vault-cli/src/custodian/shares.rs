@@ -8,26 +8,25 @@ use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use secrecy::SecretSlice;
 use serde::Serialize;
-use vault_core::custody::{Custodian, MAX_SHARE_TEXT, Passphrase, Share, Shares, Split};
+use vault_core::custody::{Custodian, MAX_SHARE_TEXT, Share, Shares, Split};
 use vault_core::store::Store;
 use vault_core::vault::{Standing, Vault};
 use zeroize::Zeroizing;
 
 use super::operator;
+use crate::custody::Custody;
 use crate::fail::Failure;
 use crate::input;
 use crate::output::{self, Out};
 
-/// What opens a vault: a passphrase, or enough shares.
+/// What opens a vault: a passphrase, a device, or enough shares.
 #[derive(Debug, Args)]
 pub(crate) struct Opener {
-    /// The file that holds the passphrase; else it is asked for
-    #[arg(long, value_name = "FILE", conflicts_with = "share_files")]
-    passphrase_file: Option<PathBuf>,
+    #[command(flatten)]
+    custody: Custody,
     /// A file that holds a share; once for each share. Else they are asked for, where shares open this vault
-    #[arg(long = "share-file", value_name = "FILE")]
+    #[arg(long = "share-file", value_name = "FILE", conflicts_with_all = ["passphrase_file", "custodian"])]
     share_files: Vec<PathBuf>,
 }
 
@@ -35,16 +34,13 @@ impl Opener {
     /// The custodian, from files or from prompts. At its own prompt a share that is none of this vault's is told at once.
     pub(crate) async fn custodian(&self, store: &dyn Store) -> Result<Box<dyn Custodian>, Failure> {
         let standing = Vault::standing(store).await?;
-        let split = standing.split.as_ref().filter(|_| self.passphrase_file.is_none());
-        let shares = match split {
+        let named = self.custody.passphrase_file.is_some() || self.custody.custodian.is_some();
+        let shares = match standing.split.as_ref().filter(|_| !named) {
             Some(split) if self.share_files.is_empty() => asked_for(split, &standing)?,
             _ if !self.share_files.is_empty() => {
                 self.share_files.iter().map(|file| read(Some(file), "")).collect::<Result<_, _>>()?
             }
-            _ => {
-                let passphrase = input::passphrase(self.passphrase_file.as_deref(), false)?;
-                return Ok(Box::new(Passphrase::new(SecretSlice::from(passphrase.to_vec()))?));
-            }
+            _ => return self.custody.open(),
         };
         Ok(Box::new(Shares::of(&shares)?))
     }

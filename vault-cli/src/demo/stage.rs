@@ -23,9 +23,10 @@ use vault_core::time::{Clock as _, SystemClock};
 use vault_core::vault::Blocking;
 
 use crate::certs::{self, LeafKind};
+use crate::custody::passphrase;
 use crate::fail::Failure;
 use crate::init::Engine;
-use crate::store::{custodian, place};
+use crate::store::place;
 
 /// The merchant of the story.
 pub(super) const MERCHANT: &str = "acme";
@@ -308,7 +309,7 @@ fn authority_row(name: &str, sha256: &str) -> String {
 /// Makes the vault as `vaultctl init` does, and gives the key that its log is verified with.
 fn make_vault(folder: &Path, engine: Engine, policy: &str) -> Result<LogVerifier, Failure> {
     let policy = Policy::from_toml(policy)?;
-    let custodian = custodian(Some(&folder.join("passphrase")), true)?;
+    let custodian = passphrase(Some(&folder.join("passphrase")), true)?;
     let engine = match engine {
         Engine::Redb => store::Engine::Redb,
         Engine::Sled => store::Engine::Sled,

@@ -19,7 +19,8 @@ use crate::codec::{Reader, Torn, Writer};
 use crate::name::{ChannelName, DestinationName, MerchantName, PrincipalName, RecipientName};
 use crate::time::Timestamp;
 use crate::words::{
-    Action, Initiator, KeyState, LockReason, Purpose, RecordChange, Ref, Refusal, ReplaceReason, Show,
+    Action, CompromiseReason, Initiator, KeyState, LockReason, Purpose, RecordChange, Ref, Refusal,
+    ReplaceReason, Show,
 };
 
 /// The version of the bytes, their first one.
@@ -394,6 +395,13 @@ pub enum Event {
         /// How many tokens.
         rows: u32,
     },
+    /// Uses of a key were reserved on this node: as many as stand there may have been made, none beyond.
+    UsesReserved {
+        /// The key's id.
+        key: u32,
+        /// How many, from the key's first on.
+        upto: u64,
+    },
     /// Rows were sealed anew under the data encryption key that seals now.
     Resealed {
         /// That key's id.
@@ -442,6 +450,22 @@ pub enum ControlChange {
     KeyDrained {
         /// Its id.
         key: u32,
+    },
+    /// Somebody else may have this key: from here on nothing new is protected by it.
+    KeyCompromised {
+        /// Its id.
+        key: u32,
+        /// Why.
+        reason: CompromiseReason,
+        /// SHA-256 of the sealed note with the details, where there is one.
+        note: Option<Hash>,
+    },
+    /// A key that rows were under was destroyed on purpose: they open no more.
+    KeyShredded {
+        /// Its id.
+        key: u32,
+        /// How many rows were under it.
+        rows: u64,
     },
     /// A custodian took the root and the erasure epoch key into custody (PCI DSS 4.0.1, 3.7.8).
     CustodyTaken {
@@ -565,6 +589,7 @@ impl Event {
             | Self::Sealed
             | Self::CustodyAccepted { .. }
             | Self::Resealed { .. }
+            | Self::UsesReserved { .. }
             | Self::Rewrapped { .. } => None,
         }
     }
@@ -603,6 +628,7 @@ impl Event {
             Self::Sealed => 106,
             Self::CustodyAccepted { .. } => 107,
             Self::Rewrapped { .. } => 110,
+            Self::UsesReserved { .. } => 101,
         }
     }
 
@@ -680,6 +706,7 @@ impl Event {
             Self::LogStarted { log } => w.u32(*log),
             Self::Swept { rows } => w.u32(*rows),
             Self::Resealed { key, rows } | Self::Rewrapped { key, rows } => w.u32(*key).u32(*rows),
+            Self::UsesReserved { key, upto } => w.u32(*key).u64(*upto),
         };
     }
 
@@ -820,6 +847,7 @@ impl Event {
             100 => Self::Resealed { key: r.u32()?, rows: r.u32()? },
             104..=107 => Self::decode_custody(id, r)?,
             110 => Self::Rewrapped { key: r.u32()?, rows: r.u32()? },
+            101 => Self::UsesReserved { key: r.u32()?, upto: r.u64()? },
             _ => return Err(Torn),
         })
     }
@@ -907,6 +935,7 @@ impl Event {
                 )
             }
             Self::Rewrapped { key, rows } => format!("wrapped {rows} tokens' keys anew under key {key}"),
+            Self::UsesReserved { key, upto } => format!("reserved uses of key {key} up to {upto}"),
             Self::Resealed { key, rows } => format!("sealed {rows} rows anew under key {key}"),
         }
     }
@@ -928,6 +957,14 @@ impl ControlChange {
             }
             Self::LockLifted { lock } => w.u8(6).u32(*lock),
             Self::KeyDrained { key } => w.u8(7).u32(*key),
+            Self::KeyCompromised { key, reason, note } => {
+                w.u8(16).u32(*key).u8(reason.id());
+                match note {
+                    Some(hash) => w.u8(1).fixed(&hash.0),
+                    None => w.u8(0),
+                }
+            }
+            Self::KeyShredded { key, rows } => w.u8(17).u32(*key).u64(*rows),
             Self::CustodyTaken { custodian } => w.u8(8).u8(*custodian),
             Self::CustodyEnded { custodian } => w.u8(9).u8(*custodian),
             Self::ErasureKeyDestroyed { key, before, custodians } => {
@@ -951,6 +988,12 @@ impl ControlChange {
             },
             6 => Self::LockLifted { lock: r.u32()? },
             7 => Self::KeyDrained { key: r.u32()? },
+            16 => Self::KeyCompromised {
+                key: r.u32()?,
+                reason: word(r, CompromiseReason::from_id)?,
+                note: if flag(r)? { Some(Hash(r.array()?)) } else { None },
+            },
+            17 => Self::KeyShredded { key: r.u32()?, rows: r.u64()? },
             8 => Self::CustodyTaken { custodian: r.u8()? },
             9 => Self::CustodyEnded { custodian: r.u8()? },
             21 => Self::ErasureKeyDestroyed {
@@ -975,6 +1018,11 @@ impl ControlChange {
             }
             Self::LockLifted { lock } => format!("lock {lock} lifted"),
             Self::KeyDrained { key } => format!("no row is under key {key} any more"),
+            Self::KeyCompromised { key, reason, note } => {
+                let note = note.map_or_else(String::new, |hash| format!(", note {hash}"));
+                format!("key {key} is compromised: {reason}{note}")
+            }
+            Self::KeyShredded { key, rows } => format!("key {key} was destroyed with {rows} rows under it"),
             Self::CustodyTaken { custodian } => format!("a custodian of kind {custodian} took custody"),
             Self::CustodyEnded { custodian } => format!("the custody of one of kind {custodian} ended"),
             Self::ErasureKeyDestroyed { key, before, custodians } => format!(
@@ -1191,7 +1239,15 @@ pub(super) mod tests {
             Event::Sealed,
             Event::CustodyAccepted { split: [1, 2, 3, 4], share: 2 },
             Event::Rewrapped { key: 9, rows: 1_000 },
+            Event::UsesReserved { key: 9, upto: 1 << 40 },
             changed(ControlChange::KeyDrained { key: 5 }),
+            changed(ControlChange::KeyCompromised {
+                key: 5,
+                reason: CompromiseReason::StolenCopy,
+                note: Some(Hash([1; 32])),
+            }),
+            changed(ControlChange::KeyCompromised { key: 5, reason: CompromiseReason::Drill, note: None }),
+            changed(ControlChange::KeyShredded { key: 5, rows: 7 }),
             changed(ControlChange::CustodyTaken { custodian: 1 }),
             changed(ControlChange::CustodyEnded { custodian: 1 }),
             changed(ControlChange::ErasureKeyDestroyed { key: 2, before: 77, custodians: vec![1, 3] }),

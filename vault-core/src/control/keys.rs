@@ -8,14 +8,16 @@ use serde::{Deserialize, Serialize};
 
 use super::Control;
 use crate::audit::handover::MAX_HAND_OVERS;
+use crate::audit::tree::Hash;
 use crate::envelope::{
     self, Adm, Ctl, Dek, Fpk, Fpr, Idm, Idx, Kek, KeyId, KeyKind, KeyMaterial, KeyName, Log, Rcv, Ref, Root,
     Trk, Wrapped, Wraps,
 };
 use crate::error::Error;
 use crate::name::MerchantName;
+use crate::sealed::OVERLAP_DAYS;
 use crate::time::Timestamp;
-use crate::words::KeyState;
+use crate::words::{CompromiseReason, KeyState};
 
 /// A key's line in Control.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -42,12 +44,33 @@ pub struct KeyRecord {
     /// When all rows had been counted and none was under it; none while some may be, and of keys that no rows are under.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub drained_at: Option<Timestamp>,
-    /// Of an erasure epoch key that took another's place: the epoch since which it seals.
+    /// When it left the active state; none while it is active, and of a key that did before this was written down.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deactivated_at: Option<Timestamp>,
+    /// In which epoch it was made; none if it was before this was written down.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub made_in: Option<u64>,
+    /// Since when, and why, somebody else may have it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub compromised: Option<Compromised>,
     /// Of an erasure epoch key: the epoch in which it was destroyed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub destroyed_in: Option<u64>,
+}
+
+/// What is known of a compromise.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Compromised {
+    /// When an operator said so.
+    pub at: Timestamp,
+    /// From which epoch on nothing new is protected by it.
+    pub epoch: u64,
+    /// Why.
+    pub reason: CompromiseReason,
+    /// SHA-256 of the sealed note, if there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub note: Option<Hash>,
 }
 
 impl KeyRecord {
@@ -80,6 +103,12 @@ impl KeyRecord {
         self.wrapped = BASE64.encode(&wrapped.bytes);
         self.under = Some(id);
         Ok(())
+    }
+
+    /// It protects nothing new from now on.
+    pub(super) fn retire(&mut self, now: Timestamp) {
+        self.state = KeyState::Deactivated;
+        self.deactivated_at = Some(now);
     }
 
     /// No wrap of it is left here: what is sealed under it opens no more, unless a copy was kept elsewhere.
@@ -147,7 +176,7 @@ impl Control {
             let alone = kind != KeyKind::Fpk;
             if alone && key.kind == kind && key.merchant.as_ref() == merchant && key.state == KeyState::Active
             {
-                key.state = KeyState::Deactivated;
+                key.retire(now);
             }
         }
         let id = KeyId(self.next_key);
@@ -163,7 +192,9 @@ impl Control {
             wrapped: BASE64.encode(&wrapped.bytes),
             check: HEXLOWER.encode(&wrapped.check),
             drained_at: None,
-            made_in: None,
+            deactivated_at: None,
+            made_in: Some(self.version),
+            compromised: None,
             destroyed_in: None,
         });
         id
@@ -282,11 +313,10 @@ impl Control {
     /// before are to be moved. It must get the number `id`, which its file has.
     pub fn follow_esk(&mut self, check: [u8; 8], id: KeyId, now: Timestamp) -> Result<Superseded, Error> {
         let old = self.active(KeyKind::Esk, None).ok_or(Error::Custody)?.id;
-        let (new, version) = (self.note_held(KeyKind::Esk, check, now), self.version);
+        let new = self.note_held(KeyKind::Esk, check, now);
         if new != id {
             return Err(Error::internal());
         }
-        self.keys.iter_mut().filter(|k| k.id == new).for_each(|k| k.made_in = Some(version));
         Ok(Superseded { new, old })
     }
 
@@ -323,41 +353,141 @@ impl Control {
         self.keys.iter().filter(move |k| k.merchant.as_ref() == Some(merchant)).filter(open).map(|k| k.id)
     }
 
+    /// Whether somebody else may have a key.
+    #[must_use]
+    pub fn is_compromised(&self, id: KeyId) -> bool {
+        self.keys.iter().any(|k| k.id == id && k.compromised.is_some())
+    }
+
     /// Notes that no row is under these keys any more.
     pub fn drain(&mut self, keys: &[KeyId], now: Timestamp) {
         let drained = self.keys.iter_mut().filter(|k| keys.contains(&k.id));
         drained.for_each(|k| k.drained_at = Some(now));
     }
 
-    /// Destroys a key that nothing needs: a data encryption key that was drained, or an administration key that no note is
-    /// under.
+    /// Destroys a key that nothing needs: a data encryption key that was drained, an administration key that no note is
+    /// under, a key for sealed cards that opens no more.
     ///
-    /// Errors: malformed for a key that is not there, that seals, that rows may be under, or of a kind that has no such end.
-    pub fn destroy_drained(&mut self, id: KeyId) -> Result<(), Error> {
+    /// Errors: malformed for a key that is not there, that seals, that something needs, or of a kind that has no such end; it
+    /// says what needs it.
+    pub fn destroy_unneeded(&mut self, id: KeyId, now: Timestamp) -> Result<(), Error> {
         let refused = |rule| Err(Error::malformed("key", rule));
-        let Some(key) = self.keys.iter_mut().find(|k| k.id == id) else {
+        let Some(key) = self.keys.iter().find(|k| k.id == id) else {
             return refused("names no key");
         };
-        match (key.kind, key.state, key.drained_at) {
-            (_, KeyState::Destroyed, _) => refused("is destroyed already"),
-            (_, KeyState::Active, _) => refused("is in use; rotate it first"),
-            (KeyKind::Dek, _, None) => {
-                refused("may still be needed: rows are sealed anew in the background, see `keys status`")
+        match (key.kind, key.state) {
+            (_, KeyState::Destroyed) => return refused("is destroyed already"),
+            (_, KeyState::Active) => return refused("is in use; rotate it first"),
+            (KeyKind::Dek, _) if key.drained_at.is_none() => {
+                return refused(
+                    "may still be needed: rows are sealed anew in the background, see `keys status`",
+                );
             }
-            (KeyKind::Idx | KeyKind::Fpr, ..) => {
-                refused("is a link of the chain of names, which every row's name is made with")
+            (KeyKind::Rcv, KeyState::Deactivated) if self.opens_sealed_cards(key, now) => {
+                return refused(
+                    "may still be needed: cards that were sealed to it before it was replaced may come in for seven days",
+                );
             }
-            (KeyKind::Dek | KeyKind::Trk | KeyKind::Adm, _, Some(_)) => {
-                key.destroy();
-                Ok(())
+            (KeyKind::Adm, _) if key.drained_at.is_none() => {
+                return refused(
+                    "is kept for reading: operators' notes are under it, which the log names by their sealed bytes",
+                );
             }
-            (KeyKind::Trk, _, None) => refused(
-                "is needed by tokens or cards that were not used since it was replaced: see `keys upgrade`",
+            (KeyKind::Trk, _) if key.drained_at.is_none() => {
+                return refused(
+                    "is needed by tokens or cards that were not used since it was replaced: see `keys upgrade`",
+                );
+            }
+            (KeyKind::Dek | KeyKind::Rcv | KeyKind::Adm | KeyKind::Trk, _) => {}
+            (KeyKind::Fpk, _) => {
+                return refused("is needed by the vaultless tokens of its slot, which nobody has counted");
+            }
+            (KeyKind::Idx | KeyKind::Fpr, _) => {
+                return refused("is a link of the chain of names, which every row's name is made with");
+            }
+            (
+                KeyKind::Root
+                | KeyKind::Esk
+                | KeyKind::Ctl
+                | KeyKind::Log
+                | KeyKind::Kek
+                | KeyKind::Ref
+                | KeyKind::Idm,
+                _,
+            ) => return refused("is of a kind that is not destroyed by itself"),
+        }
+        self.destroy(id);
+        Ok(())
+    }
+
+    /// Whether a key for sealed cards that was replaced still opens: until [`OVERLAP_DAYS`] after its successor was made.
+    fn opens_sealed_cards(&self, key: &KeyRecord, now: Timestamp) -> bool {
+        let next = self.keys.iter().find(|next| {
+            next.kind == key.kind
+                && next.merchant == key.merchant
+                && next.version == key.version.saturating_add(1)
+        });
+        next.is_none_or(|next| now < next.made_at.plus_days(OVERLAP_DAYS))
+    }
+
+    /// Notes that somebody else may have a key. It is no longer active by then, unless it is of a kind that is never
+    /// replaced: such a one goes on as it is.
+    pub fn compromise(&mut self, id: KeyId, reason: CompromiseReason, note: Option<Hash>, now: Timestamp) {
+        let epoch = self.version;
+        for key in self.keys.iter_mut().filter(|k| k.id == id) {
+            key.compromised = Some(Compromised { at: now, epoch, reason, note });
+            if key.state == KeyState::Deactivated {
+                key.state = KeyState::Compromised;
+            }
+        }
+    }
+
+    /// How often a key wraps: once for each key that lies or lay under it.
+    #[must_use]
+    pub fn wraps(&self, id: KeyId) -> u64 {
+        self.keys.iter().filter(|k| k.under == Some(id)).fold(0, |count, _| count.saturating_add(1))
+    }
+
+    /// How many rows are left unreadable on purpose is the caller's to know and to say: the key is destroyed.
+    ///
+    /// Errors: as [`check_shred`](Self::check_shred).
+    pub fn shred(&mut self, id: KeyId) -> Result<(), Error> {
+        self.check_shred(id)?;
+        self.destroy(id);
+        Ok(())
+    }
+
+    /// Whether a key may be destroyed with what is under it.
+    ///
+    /// Errors: malformed for a key that is not there or gone already, that is in use, or that more hangs on than its rows.
+    pub fn check_shred(&self, id: KeyId) -> Result<&KeyRecord, Error> {
+        let refused = |rule| Err(Error::malformed("key", rule));
+        let Some(key) = self.keys.iter().find(|k| k.id == id) else {
+            return refused("names no key");
+        };
+        match (key.kind, key.state) {
+            (_, KeyState::Destroyed) => refused("is destroyed already"),
+            (_, KeyState::Active) => {
+                refused("is in use: what comes in now would be lost with it; rotate it first")
+            }
+            (KeyKind::Dek | KeyKind::Rcv, KeyState::Deactivated | KeyState::Compromised) => Ok(key),
+            (KeyKind::Fpk, KeyState::Deactivated | KeyState::Compromised) => refused(
+                "is a slot of vaultless tokens, which may be out there in any number: lock the format's channels instead",
             ),
-            (KeyKind::Adm, _, None) => refused(
-                "is kept for reading: operators' notes are under it, which the log names by their sealed bytes",
-            ),
-            _ => refused("is of a kind that is not destroyed by itself"),
+            (
+                KeyKind::Root
+                | KeyKind::Esk
+                | KeyKind::Ctl
+                | KeyKind::Log
+                | KeyKind::Adm
+                | KeyKind::Kek
+                | KeyKind::Idx
+                | KeyKind::Fpr
+                | KeyKind::Trk
+                | KeyKind::Ref
+                | KeyKind::Idm,
+                KeyState::Deactivated | KeyState::Compromised,
+            ) => refused("is of a kind that more hangs on than its own rows: it is not shredded"),
         }
     }
 

@@ -151,6 +151,12 @@ fn read_body(body: &[u8]) -> Result<Body<'_>, Torn> {
     Ok(read)
 }
 
+/// What guessing costs, as a block says.
+pub(super) fn told(body: &[u8]) -> Result<String, Torn> {
+    let ([memory_kib, passes, _], ..) = read_body(body)?;
+    Ok(format!("Argon2id, {} MiB, {passes} passes", memory_kib / 1024))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

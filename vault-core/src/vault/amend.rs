@@ -16,9 +16,10 @@ use crate::journal::{ControlStep, NextSigner, NotFiled};
 use crate::keyring::Keyring;
 use crate::name::PrincipalName;
 use crate::policy::Rules;
-use crate::store::{Expect, Key, Part, Write};
+use crate::store::{Expect, Part, Write};
 use crate::survivors::Esks;
 use crate::time::Timestamp;
+use crate::uses::{Begun, Uses};
 
 /// What a change begins with.
 pub(super) struct Premise<'a> {
@@ -47,6 +48,12 @@ impl<T> Amendment<T> {
     /// One that changes nothing but Control.
     pub(super) fn of(changes: Vec<ControlChange>, value: T) -> Self {
         Self { changes, writes: Vec::new(), top: None, signer: None, esks: None, value }
+    }
+
+    /// The same with something else to tell.
+    pub(super) fn map<U>(self, told: impl FnOnce(T) -> U) -> Amendment<U> {
+        let Self { changes, writes, top, signer, esks, value } = self;
+        Amendment { changes, writes, top, signer, esks, value: told(value) }
     }
 }
 
@@ -86,15 +93,19 @@ impl Vault {
             let top = top.map_or_else(|| before.top.clone(), Arc::new);
             let esks = esks.unwrap_or_else(|| before.esks.clone());
             let rules = Rules::of(&control)?;
-            let keyring = Keyring::unwrap(&control, &top.root, esks.clone())?;
+            let (uses, blocks, begun) = before.uses.begin(&control);
+            let keyring = Keyring::unwrap(&control, &top.root, esks.clone(), &uses)?;
             let (row, epoch) = control.seal(&self.inner.vault, top.header.ctl.0, &top.ctl)?;
             let mut part = Part { expects: Vec::<Expect>::new(), writes: Control::writes(row, &epoch) };
             part.writes.extend(writes);
+            part.expects.extend(blocks.expects);
+            part.writes.extend(blocks.writes);
             // Not an owner: the journal's thread must never be the one that closes the vault.
             let inner = Arc::downgrade(&self.inner);
             let next = signer.as_ref().map(|signer| signer.verifier().clone());
-            let hand_over = signer.map(|signer| NextSigner { signer, row: hand_over_row(&control) });
-            let mut state = State { control, epoch, rules, keyring, top, esks, log: before.log.clone() };
+            let hand_over = signer.map(|signer| next_signer(signer, &control, &uses)).transpose()?;
+            let log = before.log.clone();
+            let mut state = State { control, epoch, rules, keyring, top, uses, log, esks };
             let step = ControlStep {
                 from: before.epoch,
                 epoch,
@@ -102,6 +113,7 @@ impl Vault {
                 changes: changes.into_iter().map(|change| (by.clone(), change)).collect(),
                 hand_over,
                 in_force: Box::new(move |head| {
+                    begun.iter().for_each(Begun::granted);
                     if let Some(next) = next {
                         state.log = Arc::new(state.log.handed_over(&next, head));
                     }
@@ -120,9 +132,10 @@ impl Vault {
     }
 }
 
-/// Where the checkpoint of the newest hand-over of the log is kept.
-fn hand_over_row(control: &Control) -> Key {
-    let earlier = control.logs.iter().find(|log| log.id == FIRST_LOG).map_or(0, |log| log.earlier.len());
-    let which = u32::try_from(earlier).unwrap_or(u32::MAX).saturating_sub(1);
-    hand_over_key(FIRST_LOG, which)
+/// Who signs the log from then on, and where the checkpoint of this hand-over is kept.
+fn next_signer(signer: LogSigner, control: &Control, uses: &Uses) -> Result<NextSigner, Error> {
+    let log = control.logs.iter().find(|log| log.id == FIRST_LOG).ok_or_else(Error::internal)?;
+    let which = u32::try_from(log.earlier.len()).unwrap_or(u32::MAX).saturating_sub(1);
+    let signatures = uses.counter(log.key).ok_or_else(Error::internal)?;
+    Ok(NextSigner { signer, signatures, row: hand_over_key(FIRST_LOG, which) })
 }

@@ -253,6 +253,12 @@ impl Vault {
                     return told_to_the_rest(answers, told);
                 }
             };
+            if wants.iter().any(|want| want.deed.changes_rows()) {
+                let dek = state.keyring.outer(admitted.merchant_id())?.active();
+                if let Err(spent) = state.uses.check(dek) {
+                    return told_to_the_rest(answers, spent);
+                }
+            }
             if run.is_none() {
                 run = Some(Arc::new(self.inner.running.begin(admitted.principal(), header.request_id)?));
             }
@@ -330,6 +336,16 @@ pub(super) enum Deed {
     Change(Change),
     /// A vaultless token of an old slot becomes the current one.
     Upgrade,
+}
+
+impl Deed {
+    /// Whether it seals a row anew wherever there is one. Of what is shown or sent only a single-use token's does.
+    fn changes_rows(&self) -> bool {
+        match self {
+            Self::Replace(_) | Self::Revoke(_) | Self::Change(_) | Self::Upgrade => true,
+            Self::Show(_) | Self::Code(_) | Self::Send(_) => false,
+        }
+    }
 }
 
 /// How a card number goes to somebody else than who asks.
@@ -704,6 +720,9 @@ impl<'a> Round<'a> {
             let why = if newest.is_some() { Refusal::Unreadable } else { Refusal::Unknown };
             return Err(self.admitted.deny(why, Some(record)).into());
         };
+        if self.state.keyring.is_shredded(id, bytes) {
+            return Err(self.admitted.deny(Refusal::Shredded, Some(record)).into());
+        }
         let card = self.state.keyring.card(id, &at.place, bytes).map_err(|_| self.unreadable(record))?;
         if card.row.record != record || newest.is_some_and(|newest| card.row.version < newest) {
             return Err(self.unreadable(record).into());

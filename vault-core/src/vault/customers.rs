@@ -251,7 +251,8 @@ impl Vault {
         let (id, subject) = (admitted.merchant_id(), subject_of(state, admitted, header)?);
         let key = merchant_row(rows::SUBJECT, id, &subject.0);
         view.read(self.inner.store.as_ref(), vec![key.clone()]).await?;
-        let Some(bytes) = view.get(&key) else { return Ok(None) };
+        let row = view.get(&key).filter(|row| !state.keyring.is_shredded(id, row));
+        let Some(bytes) = row else { return Ok(None) };
         if let Ok(index) = state.keyring.open_subject(id, subject, bytes) {
             return Ok(Some((key, index)));
         }
@@ -259,7 +260,8 @@ impl Vault {
         Err(self.inner.journal.refuse_found(denial, Part::default(), header.deadline).await)
     }
 
-    /// The cards of these rows. One that is gone or does not open is the vault's fault, and told as such.
+    /// The cards of these rows, without those that were shredded. One that is gone or does not open is the vault's fault,
+    /// and told as such.
     pub(super) async fn cards_of(
         &self,
         state: &State,
@@ -275,6 +277,9 @@ impl Vault {
         for (row_key, places) in keys.iter().zip(places) {
             let place = view.at(&places).map_err(|Unopened| Error::internal())?;
             let bytes = view.get(&place.key).ok_or_else(Error::internal)?;
+            if state.keyring.is_shredded(id, bytes) {
+                continue;
+            }
             let card = state.keyring.card(id, &place, bytes).map_err(|_| Error::internal())?;
             cards.push((At { place, row_key: *row_key }, card));
         }

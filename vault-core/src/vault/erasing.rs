@@ -7,13 +7,14 @@
 
 use std::sync::Arc;
 
-use super::amend::Amendment;
+use super::amend::{Amendment, Premise};
 use super::customers::erasure_key;
 use super::esk::{self, Held};
 use super::{State, Vault};
 use crate::audit::entry::{ControlChange, Event, Who};
 use crate::audit::receipt::Receipt;
 use crate::codec::Reader;
+use crate::control::Control;
 use crate::custody::{Custodian, CustodyBlock};
 use crate::envelope::{Esk, KeyId, KeyKind, KeyMaterial as _};
 use crate::error::Error;
@@ -102,7 +103,7 @@ impl Vault {
     /// commit on, and [`erasing`](Self::erasing) moves the others. `custodians` must open every custody block that the header
     /// has. It may take seconds: a custodian's secret is stretched on purpose. Returns the new key's number.
     ///
-    /// Errors: [`Error::Custody`] for a block that none of them opens; malformed while customers are still moved from an
+    /// Errors: [`Error::Custody`] if they open no block, [`Error::Config`] that names the one that none of them opens; malformed while customers are still moved from an
     /// older key; as at [`apply_policy`](Self::apply_policy).
     pub async fn rotate_esk(
         &self,
@@ -124,6 +125,17 @@ impl Vault {
         custodians: &[&dyn Custodian],
         expected: Option<u64>,
     ) -> Result<(KeyId, Receipt), Error> {
+        self.next_esk_with(by, custodians, expected, |_, _, made| Ok(made)).await
+    }
+
+    /// The same with more in the same commit.
+    pub(super) async fn next_esk_with<T>(
+        &self,
+        by: &Who,
+        custodians: &[&dyn Custodian],
+        expected: Option<u64>,
+        also: impl Fn(&Premise<'_>, &mut Control, Amendment<KeyId>) -> Result<Amendment<T>, Error>,
+    ) -> Result<(T, Receipt), Error> {
         let _one_at_a_time = self.inner.custody.lock().await;
         for _ in 0..ATTEMPTS {
             let state = self.state();
@@ -136,10 +148,9 @@ impl Vault {
             }
             let (key, id) = (Arc::new(Esk::generate()?), KeyId(state.control.next_key));
             let mut held = Vec::new();
-            for block in &state.top.header.custody {
-                let custodian =
-                    custodians.iter().find(|c| self.opens(&state, **c, block)).ok_or(Error::Custody)?;
-                held.push(Held::by(*custodian, &key, &self.inner.vault, block)?);
+            let who = self.who_opens(&state, custodians)?;
+            for (block, custodian) in state.top.header.custody.iter().zip(who) {
+                held.push(Held::by(custodian, &key, &self.inner.vault, block)?);
             }
             esk::write_rotated(&self.inner.esk_file, id, &held, &self.inner.vault)?;
             let made = self
@@ -150,7 +161,7 @@ impl Vault {
                         ControlChange::KeyState { key: keys.old.0, state: KeyState::Deactivated },
                     ];
                     let esks = Arc::new(premise.state.esks.followed_by(id, key.clone()));
-                    Ok(Amendment { esks: Some(esks), ..Amendment::of(changes, keys.new) })
+                    also(premise, control, Amendment { esks: Some(esks), ..Amendment::of(changes, keys.new) })
                 })
                 .await;
             match made {

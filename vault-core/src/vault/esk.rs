@@ -74,10 +74,43 @@ impl Held {
         Ok(Self { of: tag(of), block: custodian.wrap_like(of, esk.secret(), KeyKind::Esk, vault)? })
     }
 
+    /// Whether a custodian, whose block in the header row is `of`, opens the key with it.
+    pub(super) fn opens(
+        &self,
+        custodian: &dyn Custodian,
+        esk: &Esk,
+        vault: &[u8; 16],
+        of: &CustodyBlock,
+    ) -> Result<bool, Error> {
+        if self.of != tag(of) {
+            return Ok(false);
+        }
+        match custodian.unwrap(&self.block, KeyKind::Esk, vault) {
+            Ok(held) => Ok(held.same_as(esk.secret())),
+            Err(Error::Custody) => Ok(false),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// The same, of the custodian whose block in the header row is `of`.
+    pub(super) fn named(self, of: &CustodyBlock) -> Self {
+        Self { of: tag(of), ..self }
+    }
+
     /// Whether its custodian is one of those whose blocks the header has.
     pub(super) fn is_in_force(&self, custody: &[CustodyBlock]) -> bool {
         custody.iter().any(|block| tag(block) == self.of)
     }
+}
+
+/// Those of the custodians in force, in the header's order: so that in a copy whose names are older they can still be told
+/// apart.
+pub(super) fn in_order(all: &[Held], custody: &[CustodyBlock]) -> Vec<Held> {
+    let of = |block: &CustodyBlock| {
+        let tag = tag(block);
+        all.iter().filter(move |held| held.of == tag).cloned()
+    };
+    custody.iter().flat_map(of).collect()
 }
 
 fn tag(of: &CustodyBlock) -> [u8; 8] {
@@ -246,14 +279,17 @@ fn check(
 
 /// The first block that the custodian opens. Who is in force the header has said before: it was opened by the same custodian.
 fn open(held: &[Held], custodian: &dyn Custodian, vault: &[u8; 16]) -> Result<Esk, Error> {
-    let mut opened = held.iter().map(|held| custodian.unwrap(&held.block, KeyKind::Esk, vault));
+    let mut opened = held
+        .iter()
+        .map(|held| custodian.unwrap(&held.block, KeyKind::Esk, vault))
+        .filter(|opened| !matches!(opened, Err(Error::Custody)));
     let older = || {
         Error::Config(
             "the custodian opens the store but not the file `esk` beside it, which is damaged or from before the custodian was changed: put back a copy that was made since"
                 .to_owned(),
         )
     };
-    opened.find_map(Result::ok).map(Esk::from_secret).ok_or_else(older)
+    opened.next().ok_or_else(older)?.map(Esk::from_secret)
 }
 
 /// What stands in a key's file, beside a header row with these blocks.

@@ -163,13 +163,10 @@ impl Vault {
         let tokens = self.known_tokens(state, &admitted, header, card, &mut view).await?;
         let keys: Vec<RowKey> = tokens.iter().map(|(key, _)| *key).collect();
         let mut living = self.cards_of(state, &admitted, &keys, &mut view).await?;
-        let generations = tokens.iter().map(|(_, generation)| *generation);
-        let of_now: Vec<bool> =
-            living.iter().zip(generations).map(|((_, card), g)| card.row.generation == g).collect();
-        let mut of_now = of_now.into_iter();
-        living.retain(|(_, card)| {
+        living.retain(|(at, card)| {
             let reaches = card.row.grants.include(admitted.channel_id());
-            of_now.next().unwrap_or(false) && reaches && !card.is_revoked()
+            let of_now = tokens.contains(&(at.row_key, card.row.generation));
+            of_now && reaches && !card.is_revoked()
         });
         if !living.is_empty() {
             let now = self.end_all(state, &admitted, header, living, &mut view).await?;
@@ -245,7 +242,8 @@ impl Vault {
                     let places = state.keyring.fingerprint_places(id, fingerprint)?;
                     view.read(self.inner.store.as_ref(), places.keys().collect()).await?;
                     let place = view.at(&places).map_err(|Unopened| Error::internal())?;
-                    let Some(bytes) = view.get(&place.key) else { continue };
+                    let row = view.get(&place.key).filter(|row| !state.keyring.is_shredded(id, row));
+                    let Some(bytes) = row else { continue };
                     let opened = state.keyring.open_reuse(id, &place, &like, &card.value, bytes);
                     let (token, generation): (Token, u32) = opened.map_err(|_| Error::internal())?;
                     let known = (state.keyring.row_key(id, &token)?, generation);
@@ -297,7 +295,8 @@ impl Vault {
         let id = admitted.merchant_id();
         let key = merchant_row(rows::SUBJECT, id, &subject.0);
         view.read(self.inner.store.as_ref(), vec![key.clone()]).await?;
-        let Some(bytes) = view.get(&key) else { return Ok(None) };
+        let row = view.get(&key).filter(|row| !state.keyring.is_shredded(id, row));
+        let Some(bytes) = row else { return Ok(None) };
         let index = state.keyring.open_subject(id, subject, bytes).map_err(|_| Error::internal())?;
         state.keyring.subject_secret(id, subject, &index).map(Some).map_err(|_| Error::internal())
     }

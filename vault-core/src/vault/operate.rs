@@ -12,7 +12,6 @@ use crate::audit::entry::{AuditEntry, ControlChange, Event, Outlet, Who};
 use crate::audit::receipt::{self, Proof, Receipt};
 use crate::audit::tree::{self, Hash, entry_key};
 use crate::control::{Lock, LockTarget};
-use crate::envelope::{KeyId, KeyKind};
 use crate::error::Error;
 use crate::journal::Filing;
 use crate::name::{MerchantName, PrincipalName};
@@ -21,34 +20,13 @@ use crate::policy::{Asked, Effect, Explanation, Policy, Rules, Statement};
 use crate::rows;
 use crate::store::{Key, Part, Write};
 use crate::time::Timestamp;
-use crate::words::{Action, KeyState, LockReason, Refusal, Show};
+use crate::words::{Action, LockReason, Refusal, Show};
 
 /// The longest note of an operator, in bytes.
 pub const MAX_NOTE: usize = 1_024;
 
 /// The most entries that one reading of the log gives.
 pub const MAX_ENTRIES: usize = 1_000;
-
-/// A key as `keys list` shows it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct KeyLine {
-    /// Its number.
-    pub id: KeyId,
-    /// Its kind.
-    pub kind: KeyKind,
-    /// Whose; none for the vault's own.
-    pub merchant: Option<MerchantName>,
-    /// The how many-eth of its kind for that merchant.
-    pub version: u32,
-    /// Where it is in its life.
-    pub state: KeyState,
-    /// When it was made.
-    pub made_at: Timestamp,
-    /// Under which key it is wrapped; none: the custodian holds it.
-    pub under: Option<KeyId>,
-    /// Since when no row is under it any more.
-    pub drained_at: Option<Timestamp>,
-}
 
 /// One row that a new policy adds, drops or changes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -162,23 +140,6 @@ impl Vault {
         let row = self.inner.store.get(&[note_key(&hash)]).await?.into_iter().next().flatten();
         let opened = row.and_then(|row| self.state().keyring.open_note(&row).ok());
         opened.map(Some).ok_or_else(Error::internal)
-    }
-
-    /// Every key there ever was.
-    #[must_use]
-    pub fn keys(&self) -> Vec<KeyLine> {
-        let state = self.state();
-        let line = |k: &crate::control::KeyRecord| KeyLine {
-            id: k.id,
-            kind: k.kind,
-            merchant: k.merchant.clone(),
-            version: k.version,
-            state: k.state,
-            made_at: k.made_at,
-            under: k.under,
-            drained_at: k.drained_at,
-        };
-        state.control.keys.iter().map(line).collect()
     }
 
     /// The policy in force and its epoch.
@@ -418,7 +379,7 @@ impl Vault {
     }
 }
 
-fn checked_note(text: &str) -> Result<&str, Error> {
+pub(super) fn checked_note(text: &str) -> Result<&str, Error> {
     if text.is_empty() || text.len() > MAX_NOTE {
         return Err(Error::malformed("note", "must have 1 to 1,024 bytes"));
     }
@@ -428,7 +389,7 @@ fn checked_note(text: &str) -> Result<&str, Error> {
     Ok(text)
 }
 
-fn note_key(hash: &Hash) -> Key {
+pub(super) fn note_key(hash: &Hash) -> Key {
     let mut key = vec![rows::NOTE];
     key.extend_from_slice(&hash.0);
     key
@@ -456,6 +417,8 @@ fn widens(path: &str, before: &str, after: &str, denies: bool) -> bool {
     match path.split_once('.').map(|(table, _)| table) {
         // A deny rule narrows: the other way round.
         Some("rule") if denies => !before.is_empty(),
+        // A shorter term lets nobody do more; a longer one leaves more under one key.
+        Some("cryptoperiod") => !before.is_empty(),
         Some("format") => false,
         // Another kind of channel may let vaultless tokens open there.
         Some("merchant" | "channel") => !before.is_empty() && !dropped,
@@ -499,6 +462,9 @@ fn rows_of(policy: &Policy) -> Result<PolicyRows, Error> {
     }
     for row in &policy.operators {
         put(&mut all, format!("operator.{}", row.id), row, false)?;
+    }
+    for row in &policy.cryptoperiods {
+        put(&mut all, format!("cryptoperiod.{}", row.kind.as_str()), row, false)?;
     }
     for row in &policy.rules {
         put(&mut all, format!("rule.{}", row.id), row, row.effect == Effect::Deny)?;

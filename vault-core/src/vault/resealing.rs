@@ -191,8 +191,9 @@ impl Vault {
         })
     }
 
-    /// Destroys a data encryption key that no row is under any more, or an administration key that no note is under
-    /// (`expected` as at [`apply_policy`](Self::apply_policy)).
+    /// Destroys a key that nothing needs any more: see
+    /// [`Control::destroy_unneeded`](crate::control::Control::destroy_unneeded) (`expected` as at
+    /// [`apply_policy`](Self::apply_policy)).
     pub async fn destroy_key(
         &self,
         by: &PrincipalName,
@@ -204,7 +205,7 @@ impl Vault {
             if unused {
                 control.drain(&[key], premise.now);
             }
-            control.destroy_drained(key)?;
+            control.destroy_unneeded(key, premise.now)?;
             let state = KeyState::Destroyed;
             Ok(Amendment::of(vec![ControlChange::KeyState { key: key.0, state }], ()))
         });
@@ -320,7 +321,15 @@ impl Vault {
             let undrained = ROTATED.iter().flat_map(|kind| control.undrained(&merchant, *kind));
             let keys: Vec<KeyId> = undrained.filter(|key| from.contains(key)).collect();
             control.drain(&keys, premise.now);
-            Ok(Amendment::of(keys.iter().map(|key| ControlChange::KeyDrained { key: key.0 }).collect(), ()))
+            let mut changes: Vec<_> =
+                keys.iter().map(|key| ControlChange::KeyDrained { key: key.0 }).collect();
+            // What somebody else may have is kept no longer than it is needed; a link of a chain of names is for good.
+            for key in keys {
+                if control.is_compromised(key) && control.destroy_unneeded(key, premise.now).is_ok() {
+                    changes.push(ControlChange::KeyState { key: key.0, state: KeyState::Destroyed });
+                }
+            }
+            Ok(Amendment::of(changes, ()))
         });
         noted.await?;
         Ok(ResealStep::Drained)
@@ -330,7 +339,13 @@ impl Vault {
 /// The merchant whose rows are to be moved next: the one under way, as long as there is something to do for it.
 fn due(state: &State, job: Option<&Job>, stuck: &HashMap<Due, u64>) -> Option<Due> {
     let of = |name: &MerchantName| open(state, name).filter(|due| !stuck.contains_key(due));
-    job.and_then(|job| of(&job.due.merchant)).or_else(|| state.control.numbers.keys().find_map(of))
+    let names = || state.control.numbers.keys();
+    let known = |due: &Due| due.from.iter().any(|key| state.control.is_compromised(*key));
+    let urgent = names().filter(|name| open(state, name).is_some_and(|due| known(&due)));
+    let under_way = || job.map(|job| &job.due.merchant);
+    // What somebody else may open comes first: of the merchant under way, of any, then all the rest.
+    let under_way_first = urgent.clone().filter(|name| under_way() == Some(*name));
+    under_way_first.chain(urgent).chain(under_way()).chain(names()).find_map(of)
 }
 
 /// A merchant that has keys which rows may still be under, beside those that are used now: these and those.

@@ -7,7 +7,7 @@
 
 use super::amend::{Amendment, Premise};
 use super::{FIRST_LOG, Top, Vault, signer};
-use crate::audit::entry::{ControlChange, Who};
+use crate::audit::entry::ControlChange;
 use crate::audit::handover::hash_of;
 use crate::audit::receipt::Receipt;
 use crate::chain::MAX_LINKS;
@@ -15,8 +15,6 @@ use crate::control::{Control, Header, KeyRecord, Superseded};
 use crate::envelope::{Adm, Dek, Fpr, Idx, Kek, KeyId, KeyKind, KeyMaterial, Log, Rcv, Root, Trk, Wraps};
 use crate::error::Error;
 use crate::name::{ChannelName, FormatName, MerchantName, PrincipalName};
-use crate::sealed::PERIOD_DAYS;
-use crate::time::Timestamp;
 use crate::token::Scheme;
 use crate::vaultless::{SLOTS, Served};
 use crate::words::KeyState;
@@ -81,32 +79,6 @@ impl Vault {
         self.rotated(by, expected, |premise, control| draw_next::<Rcv>(premise, control, merchant)).await
     }
 
-    /// Replaces every key for sealed cards that is [`PERIOD_DAYS`] old, as the vault itself. Returns how many there were.
-    pub async fn replace_old_keys(&self) -> Result<usize, Error> {
-        let old = |control: &Control, now: Timestamp| -> Vec<MerchantName> {
-            let due = |k: &&KeyRecord| {
-                k.kind == KeyKind::Rcv
-                    && k.state == KeyState::Active
-                    && k.made_at.plus_days(PERIOD_DAYS) <= now
-            };
-            control.keys.iter().filter(due).filter_map(|k| k.merchant.clone()).collect()
-        };
-        if old(&self.state().control, self.now()).is_empty() {
-            return Ok(0);
-        }
-        let (_, replaced) = self
-            .change_by(&Who::Vault, None, |premise, control| {
-                let merchants = old(control, premise.now);
-                let mut all = Vec::with_capacity(merchants.len() * 2);
-                for merchant in &merchants {
-                    all.extend(draw_next::<Rcv>(premise, control, merchant)?.changes);
-                }
-                Ok(Amendment::of(all, merchants.len()))
-            })
-            .await?;
-        Ok(replaced)
-    }
-
     /// Opens the next vaultless slot for a format with a new key: new tokens are made in it from this commit on, those of
     /// the slots before it still open, and [`upgrade`](Self::upgrade) turns them. `channel` is given for a format of scope
     /// channel, and only there. Returns the new key's number and how many of the merchant's five slots are left.
@@ -168,14 +140,7 @@ impl Vault {
         by: &PrincipalName,
         expected: Option<u64>,
     ) -> Result<(KeyId, Receipt), Error> {
-        self.rotated(by, expected, |premise, control| {
-            let top = &premise.state.top;
-            let (keys, ctl) = control.replace_ctl(top.root(), premise.now)?;
-            let header = Header { ctl: named_wrap(control, keys.new)?, ..top.header.clone() };
-            let top = Top { header, root: top.root.clone(), ctl: ctl.into() };
-            Ok(Amendment { top: Some(top), ..superseded(&keys) })
-        })
-        .await
+        self.rotated(by, expected, replace_ctl).await
     }
 
     /// Makes a new administration key (`expected` as at [`apply_policy`](Self::apply_policy)): operators' notes are sealed under
@@ -186,12 +151,7 @@ impl Vault {
         by: &PrincipalName,
         expected: Option<u64>,
     ) -> Result<(KeyId, Receipt), Error> {
-        self.rotated(by, expected, |premise, control| {
-            let old = control.active(KeyKind::Adm, None).ok_or(Error::Custody)?.id;
-            let (key, _) = control.draw::<Adm, Root>(None, premise.state.top.root(), premise.now)?;
-            Ok(Amendment::of(told(key, old, KeyState::Deactivated), key))
-        })
-        .await
+        self.rotated(by, expected, replace_adm).await
     }
 
     /// Hands the log over to a new signing key and destroys the one before: its last signature is on the hand-over's
@@ -205,21 +165,7 @@ impl Vault {
         by: &PrincipalName,
         expected: Option<u64>,
     ) -> Result<(KeyId, Receipt), Error> {
-        self.rotated(by, expected, |premise, control| {
-            let from = premise.state.log.to_string();
-            let verifier_of = |seed: &Log| Ok(signer(&premise.inner.vault, seed)?.verifier().to_string());
-            let root = premise.state.top.root();
-            let (keys, seed) = control.replace_log_key(FIRST_LOG, root, premise.now, verifier_of)?;
-            let signer = signer(&premise.inner.vault, &seed)?;
-            let mut amendment = superseded(&keys);
-            // The last of the batch: a proof of it is a proof that nothing stands between it and the new key.
-            amendment.changes.push(ControlChange::LogHandedOver {
-                from: hash_of(&from),
-                to: hash_of(&signer.verifier().to_string()),
-            });
-            Ok(Amendment { signer: Some(signer), ..amendment })
-        })
-        .await
+        self.rotated(by, expected, replace_log).await
     }
 
     async fn rotated(
@@ -234,7 +180,7 @@ impl Vault {
 }
 
 /// Draws a merchant's next key of a kind; the one before is deactivated.
-fn draw_next<K>(
+pub(super) fn draw_next<K>(
     premise: &Premise<'_>,
     control: &mut Control,
     merchant: &MerchantName,
@@ -251,8 +197,40 @@ where
     Ok(Amendment::of(told(key, old, KeyState::Deactivated), key))
 }
 
+/// Draws the next key of Control itself, with what the header has of it.
+pub(super) fn replace_ctl(premise: &Premise<'_>, control: &mut Control) -> Result<Amendment<KeyId>, Error> {
+    let top = &premise.state.top;
+    let (keys, ctl) = control.replace_ctl(top.root(), premise.now)?;
+    let header = Header { ctl: named_wrap(control, keys.new)?, ..top.header.clone() };
+    let top = Top { header, root: top.root.clone(), ctl: ctl.into() };
+    Ok(Amendment { top: Some(top), ..superseded(&keys) })
+}
+
+/// Draws the next administration key; the one before opens what it sealed.
+pub(super) fn replace_adm(premise: &Premise<'_>, control: &mut Control) -> Result<Amendment<KeyId>, Error> {
+    let old = control.active(KeyKind::Adm, None).ok_or(Error::Custody)?.id;
+    let (key, _) = control.draw::<Adm, Root>(None, premise.state.top.root(), premise.now)?;
+    Ok(Amendment::of(told(key, old, KeyState::Deactivated), key))
+}
+
+/// Hands the log over to a new signing key.
+pub(super) fn replace_log(premise: &Premise<'_>, control: &mut Control) -> Result<Amendment<KeyId>, Error> {
+    let from = premise.state.log.to_string();
+    let verifier_of = |seed: &Log| Ok(signer(&premise.inner.vault, seed)?.verifier().to_string());
+    let root = premise.state.top.root();
+    let (keys, seed) = control.replace_log_key(FIRST_LOG, root, premise.now, verifier_of)?;
+    let signer = signer(&premise.inner.vault, &seed)?;
+    let mut amendment = superseded(&keys);
+    // The last of the batch: a proof of it is a proof that nothing stands between it and the new key.
+    amendment.changes.push(ControlChange::LogHandedOver {
+        from: hash_of(&from),
+        to: hash_of(&signer.verifier().to_string()),
+    });
+    Ok(Amendment { signer: Some(signer), ..amendment })
+}
+
 /// Draws the next link of a merchant's chain of names, if it may have one.
-fn draw_link<K>(
+pub(super) fn draw_link<K>(
     premise: &Premise<'_>,
     control: &mut Control,
     merchant: &MerchantName,

@@ -383,7 +383,8 @@ impl<'a> Round<'a> {
             if self.subjects.contains_key(&subject) {
                 continue;
             }
-            let found = if let Some(bytes) = self.view.get(&merchant_row(rows::SUBJECT, id, &subject.0)) {
+            let row = self.view.get(&merchant_row(rows::SUBJECT, id, &subject.0));
+            let found = if let Some(bytes) = row.filter(|row| !state.keyring.is_shredded(id, row)) {
                 let index = state.keyring.open_subject(id, subject, bytes).map_err(|_| Error::internal())?;
                 let secret =
                     state.keyring.subject_secret(id, subject, &index).map_err(|_| Error::internal())?;
@@ -719,7 +720,10 @@ impl<'a> Round<'a> {
     fn known_token(&self, item: &Item<'_>) -> Result<Option<(Token, u32)>, Unopened> {
         let Some(fingerprint) = item.fingerprint else { return Ok(None) };
         let place = self.place_of(fingerprint)?;
-        let Some(row) = self.view.get(&place.key) else { return Ok(None) };
+        let row = self.view.get(&place.key);
+        let Some(row) = row.filter(|row| !self.state.keyring.is_shredded(self.merchant.id, row)) else {
+            return Ok(None);
+        };
         let like = self.likeness(item).map_err(|_| Unopened)?;
         self.state.keyring.open_reuse(self.merchant.id, &place, &like, &item.card.value, row).map(Some)
     }
@@ -777,6 +781,9 @@ impl<'a> Round<'a> {
         let Some(bytes) = self.view.get(&place.key) else {
             return if newest.is_some() { Err(Undecided::Unreadable) } else { Ok(None) };
         };
+        if state.keyring.is_shredded(id, bytes) {
+            return Ok(None);
+        }
         let card = state.keyring.card(id, &place, bytes).map_err(|Unopened| Undecided::Unreadable)?;
         if newest.is_some_and(|newest| card.row.version < *newest) {
             return Err(Undecided::Unreadable);

@@ -4,14 +4,15 @@ use std::collections::HashMap;
 
 use serde::Serialize;
 
-use super::{FIRST_LOG, MAX_ROUNDS, Vault};
-use crate::audit::entry::AuditEntry;
+use super::{FIRST_LOG, MAX_ROUNDS, Vault, uses_of};
+use crate::audit::entry::{AuditEntry, ControlChange, Event};
 use crate::audit::handover::{self, HandOver};
 use crate::audit::note::LogVerifier;
 use crate::audit::tree::entry_key;
 use crate::audit::verify::{self, Report};
 use crate::chain::Name;
 use crate::codec::Reader;
+use crate::envelope::KeyId;
 use crate::error::Error;
 use crate::record::MerchantId;
 use crate::reseal::page_of;
@@ -35,6 +36,10 @@ pub struct StoreReport {
     pub rolled_back: u64,
     /// Rows that do not open: flipped, cut, moved or replaced.
     pub unreadable: u64,
+    /// Counters of a key's uses that are behind what the log says was reserved: put back, or deleted.
+    pub uses_put_back: u64,
+    /// Rows whose key was destroyed with them on purpose, as the log says. They are no fault.
+    pub shredded: u64,
     /// The first hundred of these, each with its record's name in the log or, where none can be read, its row's key.
     pub named: Vec<Finding>,
     /// The log itself.
@@ -71,11 +76,22 @@ pub enum Finding {
     },
 }
 
+/// What the log says of rows.
+#[derive(Default)]
+struct Logged {
+    /// The newest version of each record.
+    versions: HashMap<Ref, u32>,
+    /// How many rows were shredded.
+    shredded: u64,
+    /// Up to where the uses of each key were reserved, by its number.
+    reserved: HashMap<u32, u64>,
+}
+
 impl StoreReport {
     /// Whether everything is as the log says.
     #[must_use]
     pub fn is_whole(&self) -> bool {
-        let rows = self.missing + self.extra + self.rolled_back + self.unreadable;
+        let rows = self.missing + self.extra + self.rolled_back + self.unreadable + self.uses_put_back;
         rows == 0 && self.log.as_ref().is_some_and(|log| log.fault.is_none())
     }
 
@@ -124,7 +140,7 @@ impl Vault {
     /// changes meanwhile may be counted as a finding.
     pub async fn verify_store(&self, progress: verify::Progress<'_>) -> Result<StoreReport, Error> {
         let log = self.verify_log(progress).await?;
-        let mut logged = self.logged_versions(log.entries).await?;
+        let Logged { versions: mut logged, shredded, reserved } = self.logged(log.entries).await?;
         let mut report = StoreReport { log: Some(log), ..StoreReport::default() };
         let state = self.state();
         let mut after: Option<Vec<u8>> = None;
@@ -134,6 +150,10 @@ impl Vault {
             after = Some(last.clone());
             for (key, bytes) in page {
                 let named = name_in(rows::CARD, &key);
+                if named.is_some_and(|(merchant, _)| state.keyring.is_shredded(merchant, &bytes)) {
+                    report.shredded += 1;
+                    continue;
+                }
                 let card = named.and_then(|(merchant, name)| {
                     let reached = state.keyring.outer(merchant).ok()?.is_reached(rows::CARD, &bytes);
                     reached.then(|| state.keyring.card_named(merchant, &name, &bytes).ok())?
@@ -152,12 +172,24 @@ impl Vault {
                 }
             }
         }
-        for record in logged.into_keys() {
-            report.note(Finding::Missing { record });
+        // A shredded row does not tell which record it was: so many of those that no row tells of are accounted for.
+        let cards = usize::try_from(report.shredded).unwrap_or(usize::MAX);
+        if cards == 0 {
+            for record in logged.into_keys() {
+                report.note(Finding::Missing { record });
+            }
+        } else {
+            let missing = logged.len().saturating_sub(cards);
+            report.missing = report.missing.saturating_add(u64::try_from(missing).unwrap_or(u64::MAX));
         }
         for kind in [rows::FINGERPRINT, rows::SUBJECT] {
             self.unreadable_of(kind, &mut report).await?;
         }
+        // More than the log says were shredded: somebody wrote such rows.
+        report.unreadable = report.unreadable.saturating_add(report.shredded.saturating_sub(shredded));
+        let now = uses_of(self.inner.store.as_ref()).await?;
+        let behind = reserved.iter().filter(|(key, upto)| now.uses(KeyId(**key)).unwrap_or(0) < **upto);
+        report.uses_put_back = u64::try_from(behind.count()).unwrap_or(u64::MAX);
         Ok(report)
     }
 
@@ -172,6 +204,10 @@ impl Vault {
             after = Some(last.clone());
             for (key, bytes) in page {
                 let named = name_in(kind, &key);
+                if named.is_some_and(|(merchant, _)| state.keyring.is_shredded(merchant, &bytes)) {
+                    report.shredded += 1;
+                    continue;
+                }
                 let opened = named.and_then(|(merchant, name)| {
                     let outer = state.keyring.outer(merchant).ok()?;
                     outer.is_reached(kind, &bytes).then(|| outer.open(kind, &name, &bytes).ok())?
@@ -183,9 +219,9 @@ impl Vault {
         }
     }
 
-    /// The newest version of each record that the log speaks of.
-    async fn logged_versions(&self, entries: u64) -> Result<HashMap<Ref, u32>, Error> {
-        let mut versions = HashMap::new();
+    /// What the log says of rows.
+    async fn logged(&self, entries: u64) -> Result<Logged, Error> {
+        let mut logged = Logged::default();
         let page = u64::try_from(MAX_SCAN).unwrap_or(u64::MAX);
         let mut from = 0;
         while from < entries {
@@ -194,13 +230,22 @@ impl Vault {
             for bytes in self.inner.store.get(&keys).await?.into_iter().flatten() {
                 let Ok(entry) = AuditEntry::decode(&bytes) else { continue };
                 if let Some((record, version)) = entry.event.row_version() {
-                    let newest = versions.entry(record).or_insert(0);
+                    let newest = logged.versions.entry(record).or_insert(0);
                     *newest = version.max(*newest);
+                }
+                if let Event::UsesReserved { key, upto } = entry.event {
+                    let most = logged.reserved.entry(key).or_insert(0);
+                    *most = upto.max(*most);
+                }
+                if let Event::ControlChanged { change: ControlChange::KeyShredded { rows, .. }, .. } =
+                    entry.event
+                {
+                    logged.shredded = logged.shredded.saturating_add(rows);
                 }
             }
             from = from.saturating_add(page);
         }
-        Ok(versions)
+        Ok(logged)
     }
 }
 
