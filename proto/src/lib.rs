@@ -79,6 +79,33 @@ impl Drop for v1::SecurityCode {
     }
 }
 
+impl v1::EnterShareRequest {
+    /// A share's text to send; it is not checked here.
+    #[must_use]
+    pub fn new(share: Vec<u8>) -> Self {
+        Self { share }
+    }
+
+    /// Takes the text out, and leaves none behind.
+    #[must_use]
+    pub fn take_share(&mut self) -> Zeroizing<Vec<u8>> {
+        Zeroizing::new(std::mem::take(&mut self.share))
+    }
+}
+
+/// Says that there is a share, and nothing of it.
+impl fmt::Debug for v1::EnterShareRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EnterShareRequest").finish_non_exhaustive()
+    }
+}
+
+impl Drop for v1::EnterShareRequest {
+    fn drop(&mut self) {
+        self.share.zeroize();
+    }
+}
+
 /// Wipes the number. What a transport copied before is not in reach here: a process that cares has an allocator that
 /// clears what it frees.
 impl Drop for v1::PlainCard {

@@ -81,6 +81,8 @@ reasons! {
     StillRunning = Aborted "STILL_RUNNING",
     /// More work than the vault can take; nothing was done.
     Overloaded = Unavailable "OVERLOADED",
+    /// The vault has no keys in memory: custodians must unseal it.
+    Sealed = Unavailable "SEALED",
     /// The store does not answer.
     StoreAway = Unavailable "STORE_AWAY",
     /// The deadline passed before the change was on disk.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use pollster::block_on;
 use secrecy::SecretSlice;
 use vault_core::audit::entry::Event;
-use vault_core::custody::Passphrase;
+use vault_core::custody::{Custodian, Passphrase};
 use vault_core::error::Error;
 use vault_core::name::{ChannelName, FormatName, MerchantName, PrincipalName};
 use vault_core::policy::{Caller, Policy};
@@ -246,11 +246,16 @@ impl Closed {
 
     /// Opens the vault with this passphrase; gives the place back if that fails.
     pub fn open_with(self, secret: &str) -> Result<Desk, (Self, Error)> {
+        self.open_by(&passphrase(secret))
+    }
+
+    /// The same with whatever custodian.
+    pub fn open_by(self, custodian: &dyn Custodian) -> Result<Desk, (Self, Error)> {
         let store = match store::open(&self.folder, &self.options) {
             Ok(store) => store,
             Err(e) => return Err((self, Error::Store(e))),
         };
-        match block_on(Vault::open(place(&store, &self.folder, &self.clock), &passphrase(secret))) {
+        match block_on(Vault::open(place(&store, &self.folder, &self.clock), custodian)) {
             Ok(vault) => Ok(Desk { vault, clock: self.clock.clone(), store, closed: self }),
             Err(e) => Err((self, e)),
         }

@@ -27,6 +27,7 @@ const SHAPES: &[&str] = &[
     "BASE62",
     "BOUND_TO_CUSTOMER",
     "CHECKS",
+    "CHECKSUM",
     "CONTROLLER",
     "CUT",
     "DIGITS",
@@ -39,6 +40,7 @@ const SHAPES: &[&str] = &[
     "FORMAT_VERSION",
     "LINKED_FORMAT",
     "GENERATION",
+    "GROUP_OF_SHARE",
     "HALF",
     "HEADER",
     "LAST_FOURS",
@@ -74,17 +76,20 @@ const SHAPES: &[&str] = &[
     "SEALED_PAN",
     "SEAL_OVERHEAD",
     "SEGMENT",
+    "SHARES",
     "SUITE",
     "SEGMENT_NUMBERS",
     "SINGLE_USE",
     "SPENT",
     "TAG",
+    "TEXT_BYTES",
     "TILE_BYTES",
     "TILE_HEIGHT",
     "TILE_WIDTH",
     "UNTOLD",
     "TWEAK",
     "VAULTLESS",
+    "VERIFIER",
     "VERSION",
     "WHOLE",
     "XAES_OVERHEAD",
@@ -241,6 +246,7 @@ fn errors() -> Vec<(&'static str, Error)> {
         Error::Store(_) => "Store",
         Error::EpochMismatch { .. } => "EpochMismatch",
         Error::Custody => "Custody",
+        Error::Sealed => "Sealed",
         Error::Device(_) => "Device",
         Error::Config(_) => "Config",
         Error::Internal { .. } => "Internal",
@@ -262,6 +268,7 @@ fn errors() -> Vec<(&'static str, Error)> {
         Error::Store(StoreError::Full),
         Error::EpochMismatch { epoch: 1 },
         Error::Custody,
+        Error::Sealed,
         Error::Device(DeviceError::Absent),
         Error::Config("it".into()),
         Error::internal(),
@@ -351,7 +358,9 @@ impl Constants {
                 return Some(of(self.number(file, left)?, self.number(file, right)?));
             }
         }
-        for (call, ms) in [("from_millis", 1), ("from_secs", 1_000), ("from_hours", 3_600_000)] {
+        for (call, ms) in
+            [("from_millis", 1), ("from_secs", 1_000), ("from_mins", 60_000), ("from_hours", 3_600_000)]
+        {
             let text = text.trim_start_matches("std::time::");
             if let Some(argument) = text.strip_prefix(&format!("Duration::{call}(")) {
                 return Some(self.number(file, argument.strip_suffix(')')?)? * ms);

@@ -202,10 +202,11 @@ pub(crate) async fn served(
     }
 }
 
-/// Where the server's page for Prometheus and balancers listens, as its log tells it.
+/// Where the server's page for Prometheus and balancers listens, as its log tells it; of one that was started anew, the newest.
 pub(crate) fn page(rig: &Rig) -> SocketAddr {
     rig.log()
         .iter()
+        .rev()
         .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
         .filter(|line| line["door"] == "metrics")
         .find_map(|line| line["address"].as_str()?.parse().ok())
@@ -214,11 +215,24 @@ pub(crate) fn page(rig: &Rig) -> SocketAddr {
 
 /// The body of `GET path` on that page.
 pub(crate) async fn get(rig: &Rig, path: &str) -> String {
-    let mut socket = TcpStream::connect(page(rig)).await.unwrap();
+    answer(rig, path).await.split_once("\r\n\r\n").unwrap().1.to_owned()
+}
+
+/// The same with its status line and headers.
+pub(crate) async fn answer(rig: &Rig, path: &str) -> String {
+    let began = std::time::Instant::now();
+    let mut socket = loop {
+        // A server that was started anew says last where its page is.
+        match TcpStream::connect(page(rig)).await {
+            Ok(socket) => break socket,
+            Err(e) => assert!(began.elapsed() < SOON, "{e}"),
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    };
     socket.write_all(format!("GET {path} HTTP/1.1\r\nhost: localhost\r\n\r\n").as_bytes()).await.unwrap();
     let mut answer = String::new();
     socket.read_to_string(&mut answer).await.unwrap();
-    answer.split_once("\r\n\r\n").unwrap().1.to_owned()
+    answer
 }
 
 /// What `/healthz` says.

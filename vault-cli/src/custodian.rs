@@ -1,7 +1,11 @@
-//! `vaultctl custodian`: who opens a vault, and who is to. The vault must be stopped: a folder that another process has open is
-//! refused (for a vault that serves there is `vaultctl keys rotate custodian`).
+//! `vaultctl custodian`: who opens a vault, and who is to. What changes that needs a vault that is stopped: a folder that another
+//! process has open is refused (for a vault that serves there is `vaultctl keys rotate custodian`). Sealing and unsealing are
+//! asked of a server that runs.
 
-use std::path::PathBuf;
+mod seal;
+mod shares;
+
+use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 use serde::Serialize;
@@ -11,7 +15,9 @@ use vault_core::name::PrincipalName;
 use vault_core::store::{self, Options};
 use vault_core::vault::Vault;
 
-use crate::custody::{self, Custody, NewCustody};
+use self::seal::{Accept, Plain, Unseal};
+use self::shares::{Opener, SplitArgs, VerifyShare};
+use crate::custody::{self, NewCustody};
 use crate::dial;
 use crate::fail::Failure;
 use crate::output::Out;
@@ -25,7 +31,8 @@ pub(crate) enum CustodianCommand {
         after_help = "Exit code 1: it does not. A device is asked twice, for the root and for the esk file; a wrong PIN is not \
         tried again.\n\nExamples:\n  \
         vaultctl custodian check --folder /var/lib/vault --passphrase-file passphrase\n  \
-        vaultctl custodian check --folder /var/lib/vault --custodian /etc/vault/vault.toml"
+        vaultctl custodian check --folder /var/lib/vault --custodian /etc/vault/vault.toml\n  \
+        vaultctl custodian check --folder /var/lib/vault --share-file share-1 --share-file share-4"
     )]
     Check(Check),
     /// List who protects a vault's root; needs no secret, and proves nothing: see check
@@ -37,6 +44,7 @@ pub(crate) enum CustodianCommand {
         before open with the old one and the esk file of their time: copy that file anew afterwards.\n\nExamples:\n  \
         vaultctl custodian change --folder /var/lib/vault --passphrase-file old --new-passphrase-file new --operator olga\n  \
         vaultctl custodian change --folder vault --passphrase-file p --new-passphrase-file p --memory 256 --operator olga\n  \
+        vaultctl custodian change --folder vault --share-file a --share-file b --new-passphrase-file p --operator olga\n  \
         vaultctl custodian change --folder vault --passphrase-file p --new-custodian hsm.toml --operator olga"
     )]
     Change(Change),
@@ -59,6 +67,43 @@ pub(crate) enum CustodianCommand {
         is (exit code 1).\n\nExample:\n  vaultctl custodian device-key --custodian hsm.toml"
     )]
     DeviceKey(DeviceKey),
+    /// Put k-of-n shares in the place of what opens a vault: a passphrase, or the shares of before
+    #[command(
+        after_help = "Each share goes to one person: into a file of its own, or shown alone at this terminal and asked for again. They \
+        are made before they are in force; killed anywhere, exactly one of the two opens the vault. A lost share, or another \
+        holder, is a new split.\n\nExamples:\n  \
+        vaultctl custodian split --folder /var/lib/vault --passphrase-file p --shares 5 --threshold 3 --operator olga\n  \
+        vaultctl custodian split --folder vault --share-file a --share-file b --shares 3 --threshold 2 --into new --operator olga"
+    )]
+    Split(SplitArgs),
+    /// Tell the holder of a share whether it is one of those that open a vault; the vault must be stopped
+    #[command(after_help = "Exit code 1: it is not.\n\nExample:\n  \
+        vaultctl custodian verify-share --folder /var/lib/vault --share-file share-1")]
+    VerifyShare(VerifyShare),
+    /// Have the log say that you accept custody of your share; the share stays with you
+    #[command(
+        after_help = "PCI DSS 4.0.1, 3.7.8: custodians acknowledge their responsibilities.\n\nExample:\n  \
+        vaultctl custodian accept --profile ops.toml --share-file share-1"
+    )]
+    Accept(Accept),
+    /// Enter your share at a vault that is sealed, or have its server ask its custodian again
+    #[command(
+        after_help = "Nothing is said of a share before there are enough; then they open the vault, or all of them are forgotten.\n\n\
+        Examples:\n  \
+        vaultctl custodian unseal --profile me.toml\n  \
+        vaultctl custodian unseal --profile me.toml --share-file share-1"
+    )]
+    Unseal(Unseal),
+    /// Close a vault that runs: its keys are wiped from memory, and nothing is served until it is unsealed
+    #[command(after_help = "Requests under way finish first, for ten seconds at most.\n\nExample:\n  \
+        vaultctl custodian seal --profile ops.toml")]
+    Seal(Plain),
+    /// Say whether a vault is sealed, and what it takes to open it
+    #[command(after_help = "Example:\n  vaultctl --json custodian status --profile ops.toml")]
+    Status(Plain),
+    /// Forget the shares that were entered so far
+    #[command(after_help = "Example:\n  vaultctl custodian reset --profile ops.toml")]
+    Reset(Plain),
 }
 
 /// `custodian check`.
@@ -68,7 +113,7 @@ pub(crate) struct Check {
     #[arg(long, value_name = "DIR")]
     folder: PathBuf,
     #[command(flatten)]
-    custody: Custody,
+    opener: Opener,
 }
 
 /// `custodian list`.
@@ -86,7 +131,7 @@ pub(crate) struct Asked {
     #[arg(long, value_name = "DIR")]
     folder: PathBuf,
     #[command(flatten)]
-    custody: Custody,
+    opener: Opener,
     /// In whose name: an operator of the policy
     #[arg(long, value_name = "NAME")]
     operator: String,
@@ -115,7 +160,7 @@ pub(crate) struct Add {
 pub(crate) struct Remove {
     /// Which: its number in custodian list
     #[arg(value_name = "NUMBER")]
-    number: usize,
+    which: usize,
     #[command(flatten)]
     asked: Asked,
 }
@@ -137,7 +182,40 @@ pub(crate) fn run(command: CustodianCommand, out: Out) -> Result<(), Failure> {
         CustodianCommand::Add(asked) => dial::run(add(asked, out)),
         CustodianCommand::Remove(asked) => dial::run(remove(asked, out)),
         CustodianCommand::DeviceKey(asked) => device_key(&asked, out),
+        CustodianCommand::Split(asked) => dial::run(shares::split(asked, out)),
+        CustodianCommand::VerifyShare(asked) => dial::run(shares::verify(asked, out)),
+        CustodianCommand::Accept(asked) => dial::run(seal::accept(asked, out)),
+        CustodianCommand::Unseal(asked) => dial::run(seal::unseal(asked, out)),
+        CustodianCommand::Seal(asked) => dial::run(seal::seal(asked, out)),
+        CustodianCommand::Status(asked) => dial::run(seal::status(asked, out)),
+        CustodianCommand::Reset(asked) => dial::run(seal::reset(asked, out)),
     }
+}
+
+/// An operator's name.
+fn operator(text: &str) -> Result<PrincipalName, Failure> {
+    PrincipalName::parse(text)
+        .map_err(|_| Failure::usage("--operator is no name; see the policy's [[operator]] rows"))
+}
+
+/// Opens the vault in a folder, in the name of an operator of its policy, and gives what opened it.
+async fn open(
+    folder: &Path,
+    opener: &Opener,
+    operator: &PrincipalName,
+) -> Result<(Vault, Box<dyn Custodian>), Failure> {
+    // The store first: a folder that is in use, or is none, needs no secret.
+    let store = store::open(folder, &Options::default())?;
+    let old = opener.custodian(store.as_ref()).await?;
+    let vault = Vault::open(place(store, folder), old.as_ref()).await?;
+    let (policy, _) = vault.policy();
+    if !policy.operators.iter().any(|known| known.id == *operator) {
+        vault.close().await?;
+        return Err(Failure::refused(
+            "--operator is no operator of the policy in force; nothing was changed",
+        ));
+    }
+    Ok((vault, old))
 }
 
 async fn check(asked: Check, out: Out) -> Result<(), Failure> {
@@ -147,7 +225,7 @@ async fn check(asked: Check, out: Out) -> Result<(), Failure> {
         vault: String,
     }
     let store = store::open(&asked.folder, &Options::default())?;
-    let custodian = asked.custody.open()?;
+    let custodian = asked.opener.custodian(store.as_ref()).await?;
     let vault = Vault::check_custody(&place(store, &asked.folder), &*custodian).await?;
     out.tell(&Checked { opens: true, vault }, |checked| format!("it opens vault {}", checked.vault))
 }
@@ -180,19 +258,8 @@ impl Asked {
             epoch: u64,
             receipt: serde_json::Value,
         }
-        let operator = PrincipalName::parse(&self.operator)
-            .map_err(|_| Failure::usage("--operator is no name; see the policy's [[operator]] rows"))?;
-        // The store first: a folder that is in use, or is none, needs no passphrase.
-        let store = store::open(&self.folder, &Options::default())?;
-        let own = self.custody.open()?;
-        let vault = Vault::open(place(store, &self.folder), &*own).await?;
-        let (policy, _) = vault.policy();
-        if !policy.operators.iter().any(|known| known.id == operator) {
-            vault.close().await?;
-            return Err(Failure::refused(
-                "--operator is no operator of the policy in force; nothing was changed",
-            ));
-        }
+        let operator = operator(&self.operator)?;
+        let (vault, own) = open(&self.folder, &self.opener, &operator).await?;
         let changed = change(&vault, &operator, &*own).await;
         let epoch = vault.status().epoch;
         vault.close().await?;
@@ -220,7 +287,7 @@ async fn add(asked: Add, out: Out) -> Result<(), Failure> {
 }
 
 async fn remove(asked: Remove, out: Out) -> Result<(), Failure> {
-    let Remove { number, asked } = asked;
+    let Remove { which: number, asked } = asked;
     let told = format!("custodian {number} opens the vault no more");
     let remove = async |vault: &Vault, by: &PrincipalName, own: &dyn Custodian| {
         Ok(vault.remove_custodian(by, number, own, None).await?)

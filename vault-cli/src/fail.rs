@@ -67,7 +67,7 @@ impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         if error == Error::Custody {
             return Self::refused(
-                "the secret does not open this vault; check the passphrase file (or the custodian's settings) and the folder",
+                "the secret or the shares do not open this vault; check which files (or the custodian's settings) and which folder were named",
             );
         }
         if error == Error::Store(StoreError::Exists) {
@@ -105,6 +105,7 @@ pub(crate) fn exit_of(error: &ClientError) -> Exit {
                 Reason::Internal
                 | Reason::Overloaded
                 | Reason::StoreAway
+                | Reason::Sealed
                 | Reason::StillRunning
                 | Reason::DeadlineExceeded
                 | Reason::DestinationFailed
@@ -179,8 +180,8 @@ mod tests {
         let exit = |reason| Failure::from(ClientError::from(Told::new(reason, ""))).exit();
         for reason in Reason::ALL {
             let expected = match reason.as_str() {
-                "INTERNAL" | "OVERLOADED" | "STORE_AWAY" | "STILL_RUNNING" | "DEADLINE_EXCEEDED"
-                | "DESTINATION_FAILED" | "UNIMPLEMENTED" => Exit::Failed,
+                "INTERNAL" | "OVERLOADED" | "STORE_AWAY" | "SEALED" | "STILL_RUNNING"
+                | "DEADLINE_EXCEEDED" | "DESTINATION_FAILED" | "UNIMPLEMENTED" => Exit::Failed,
                 _ => Exit::Refused,
             };
             assert_eq!(exit(*reason), expected, "{}", reason.as_str());

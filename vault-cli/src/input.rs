@@ -305,6 +305,33 @@ pub(crate) fn passphrase(file: Option<&Path>, new: bool) -> Result<Zeroizing<Vec
     Ok(first)
 }
 
+/// A secret of at most `most` bytes, from a file that others on the machine cannot read.
+pub(crate) fn secret_file(file: &Path, what: &str, most: usize) -> Result<Zeroizing<Vec<u8>>, Failure> {
+    use std::os::unix::fs::PermissionsExt as _;
+    let mode = std::fs::metadata(file).map_or(0, |m| m.permissions().mode());
+    if mode & 0o007 != 0 {
+        return Err(Failure::usage(format_args!(
+            "the {what} file {} can be read or changed by everyone: take the rights of others away: chmod o=",
+            file.display()
+        )));
+    }
+    bounded(file, u64::try_from(most).unwrap_or(u64::MAX))
+}
+
+/// A line that is not shown, of who sits at the terminal; `instead` names what to give where nobody does.
+pub(crate) fn at_prompt(prompt: &str, instead: &str) -> Result<Zeroizing<Vec<u8>>, Failure> {
+    if !io::stdin().is_terminal() {
+        return Err(Failure::usage(format_args!("give {instead}; there is no terminal to ask at")));
+    }
+    Ok(Zeroizing::new(hidden(prompt)?.into_bytes()))
+}
+
+/// Waits until somebody presses Enter.
+pub(crate) fn enter() -> Result<(), Failure> {
+    let mut line = Zeroizing::new(String::new());
+    io::stdin().read_line(&mut line).map(drop).map_err(|e| Failure::failed(format_args!("the prompt: {e}")))
+}
+
 /// A small file, or standard input (`-`), as text.
 pub(crate) fn small_text(file: &Path) -> Result<String, Failure> {
     let bytes = bounded(file, MAX_SMALL_FILE)?;

@@ -14,7 +14,7 @@ use crate::v1::{self, VerifyLogRequest, VerifyLogResponse, verify_log_response::
 /// the same rules for deadlines and retries.
 #[derive(Clone)]
 pub struct AdminClient {
-    line: Line,
+    pub(crate) line: Line,
 }
 
 impl AdminClient {

@@ -237,6 +237,7 @@ fn next_step(reason: Reason) -> Option<&'static str> {
         Reason::KeySpent => "tell the operator: vaultctl keys rotate",
         Reason::EpochMismatch => "read again what you looked at, then decide again",
         Reason::Custody => "check the custodian's secret",
+        Reason::Sealed => "ask the operator: its custodians must unseal it; another node may be open",
         Reason::BudgetSpent => "wait, or ask the operator for a larger budget",
         Reason::StillRunning | Reason::Overloaded | Reason::StoreAway => {
             "send the same request again later, under the same request_id"

@@ -32,6 +32,7 @@
 mod admin;
 pub mod ask;
 mod batch;
+mod custody;
 mod dial;
 mod endpoint;
 mod error;

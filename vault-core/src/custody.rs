@@ -8,12 +8,14 @@ mod passphrase;
 #[cfg(feature = "pkcs11")]
 mod pkcs11;
 mod service;
+mod shares;
 
 pub use device::DeviceError;
 pub use passphrase::{MAX_PASSPHRASE, MIN_MEMORY_KIB, MIN_PASSES, MIN_PASSPHRASE, Passphrase};
 #[cfg(feature = "pkcs11")]
 pub use pkcs11::{Pkcs11, TokenName};
 pub use service::{KeyService, MAX_SERVICE_TEXT, ServiceKey, Serviced};
+pub use shares::{MAX_SHARE_TEXT, MAX_SHARES, MIN_THRESHOLD, Share, Shares, Split, SplitId};
 
 use crate::codec::{Reader, Torn, Writer};
 use crate::envelope::{KeyKind, ctx};
@@ -22,6 +24,9 @@ use crate::secret::Secret32;
 
 /// The number of [`Passphrase`] in a block.
 const PASSPHRASE: u8 = 1;
+
+/// The number of [`Shares`] in a block.
+const SHARES: u8 = 2;
 
 /// The number of a key of a PKCS#11 token in a block. It is read, to be told of, by builds without the feature too.
 const PKCS11: u8 = 3;
@@ -36,7 +41,7 @@ pub const MAX_CUSTODIANS: usize = 4;
 /// A key wrapped by a custodian, as it stands on disk. It holds nothing secret.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CustodyBlock {
-    /// Which kind of custodian made it: 1 passphrase, 3 key of a PKCS#11 token, 4 key of a cloud's key service.
+    /// Which kind of custodian made it: 1 passphrase, 2 shares, 3 key of a PKCS#11 token, 4 key of a cloud's key service.
     kind: u8,
     /// What that kind needs to open it.
     body: Vec<u8>,
@@ -76,11 +81,12 @@ impl CustodyBlock {
 /// Protects the root.
 ///
 /// What `wrap` made, `unwrap` opens with the same `kind` and `vault` and never with others; a wrong secret is
-/// [`Error::Custody`], never a wrong key (the test `a_block_opens_only_by_its_own_secret_kind_and_vault`). So is a block of
+/// [`Error::Custody`], never a wrong key (the tests `a_block_opens_only_by_its_own_secret_kind_and_vault` and
+/// `a_block_opens_only_for_its_own_kind_and_vault`). So is a block of
 /// another kind, and nobody is asked about it. A custodian that lies outside of this process, a device or a service, answers
 /// within a bound or is [`Error::Device`]; then no further block is tried, since asking again may lock it.
 pub trait Custodian: Send + Sync {
-    /// Its name in `keys list`: `passphrase`.
+    /// Its name in `keys list`: `passphrase`, `shares`.
     fn name(&self) -> &'static str;
 
     /// Wraps a key of this kind of this vault.

@@ -82,6 +82,8 @@ pub enum Error {
         /// Its version now.
         epoch: u64,
     },
+    /// The vault is sealed: it has no keys in memory.
+    Sealed,
     /// The secret does not open the vault (a wrong passphrase, or damaged wraps: they cannot be told apart).
     Custody,
     /// The device or service that holds the custodian's key could not be asked, or refused: why, and what to do.
@@ -128,7 +130,9 @@ impl Error {
             | Self::EpochMismatch { .. }
             | Self::Custody => Fault::Policy,
             Self::Device(e) if e.is_of_the_settings() => Fault::Policy,
-            Self::Overloaded | Self::Device(_) | Self::Store(_) | Self::Internal { .. } => Fault::Vault,
+            Self::Overloaded | Self::Sealed | Self::Device(_) | Self::Store(_) | Self::Internal { .. } => {
+                Fault::Vault
+            }
         }
     }
 
@@ -152,6 +156,7 @@ impl Error {
             | Self::Unimplemented { .. }
             | Self::Custody
             | Self::Device(_)
+            | Self::Sealed
             | Self::EpochMismatch { .. }
             | Self::Config(_)
             | Self::Store(
@@ -196,6 +201,9 @@ impl fmt::Display for Error {
             Self::DeadlineExceeded => f.write_str("the deadline passed; nothing was changed"),
             Self::Unimplemented { what } => write!(f, "{what} is not available in this release"),
             Self::Store(e) => write!(f, "store: {e}"),
+            Self::Sealed => {
+                f.write_str("the vault is sealed; its custodians must unseal it, ask an operator")
+            }
             Self::Custody => f.write_str("the secret does not open this vault"),
             Self::Device(e) => write!(f, "custodian: {e}"),
             Self::EpochMismatch { epoch } => {

@@ -323,7 +323,8 @@ impl Admitted {
             | Action::ReadKeys
             | Action::ReadPolicy
             | Action::ReadLocks
-            | Action::Connect => return Err(self.deny(Refusal::ActionNotAllowed, Some(record))),
+            | Action::Connect
+            | Action::Custody => return Err(self.deny(Refusal::ActionNotAllowed, Some(record))),
         };
         Ok(Permit { way, ..self.permit(record, show, event) })
     }
@@ -389,7 +390,8 @@ impl Admitted {
             | Action::ReadKeys
             | Action::ReadPolicy
             | Action::ReadLocks
-            | Action::Connect => return None,
+            | Action::Connect
+            | Action::Custody => return None,
         }
         // PCI DSS 3.3: a security code is for the authorization that its cardholder began, and for nothing else.
         let authorizes = self.purpose == Purpose::Authorization && self.initiator == Initiator::Cardholder;

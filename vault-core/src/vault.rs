@@ -32,6 +32,7 @@ mod tests;
 mod token_root;
 mod tokenize;
 mod translate;
+mod unseal;
 mod verify;
 mod view;
 
@@ -55,6 +56,7 @@ pub use request::{
 pub use resealing::{RESEAL_PAGE, ResealProgress, ResealStep};
 pub use space::{FormatSpaces, KnownSpace, NEARLY_FULL_PERCENT, SCARCE_PERCENT, SpaceState, SpaceUse};
 pub use token_root::{TokenRoots, TokensUpgraded};
+pub use unseal::{Entrant, Standing};
 pub use verify::{Finding, StoreReport};
 
 use crate::audit::entry::{Event, Who};
@@ -82,6 +84,7 @@ const MAX_ROUNDS: usize = 256;
 const FIRST_LOG: u32 = 0;
 
 /// What a vault is made of or opened with.
+#[derive(Clone)]
 pub struct Place {
     /// The engine.
     pub store: Arc<dyn Store>,
@@ -212,6 +215,15 @@ impl Vault {
     /// Opens a vault. Everything is checked before anything is written: the custodian's secret, Control against the
     /// newest checkpoint, the log's edge against its signed root.
     pub async fn open(place: Place, custodian: &dyn Custodian) -> Result<Self, Error> {
+        Self::open_if(place, custodian, |_| Ok(())).await
+    }
+
+    /// The same where what is in force allows it.
+    async fn open_if(
+        place: Place,
+        custodian: &dyn Custodian,
+        allowed: impl Fn(&Rules) -> Result<(), Error>,
+    ) -> Result<Self, Error> {
         let Place { store, esk: esk_file, clock, networks, remembered_rows } = place;
         let rows = store.get(&[header_key(), control_key(), epoch_key()]).await?;
         let mut rows = rows.into_iter();
@@ -228,6 +240,7 @@ impl Vault {
         let esks = esk::read_all(&esk_file, custodian, &header.vault, (esk_id, older), &header.custody)?;
         let esks = Arc::new(esks);
         let rules = Rules::of(&control)?;
+        allowed(&rules)?;
         let (uses, blocks, begun) = uses_of(store.as_ref()).await?.begin(&control);
         let keyring = Keyring::unwrap(&control, &root, esks.clone(), &uses)?;
         let log = control.logs.iter().find(|l| l.id == FIRST_LOG).ok_or_else(damaged)?;

@@ -140,6 +140,8 @@ words! {
         ReadLocks = 71 "read_locks",
         /// A request came whose certificate is no longer good; what it asked was not read.
         Connect = 72 "connect",
+        /// The vault is sealed, or custody of a share is accepted.
+        Custody = 80 "custody",
     }
 
     /// What a card is needed for. The closed list that rules are written over.
@@ -403,7 +405,7 @@ mod tests {
     /// Numbers and texts stand on customers' disks: this table changes by added lines only.
     const ON_DISK: &str = "\
         action 1 tokenize, 2 detokenize, 3 inspect, 4 revoke, 5 disable, 6 enable, 7 update_attributes, \
-        8 replace, 9 fingerprint, 10 list_by_subject, 11 delete_card, 12 erase_subject, 13 translate, 14 hold_code, 15 read_code, 16 upgrade, 17 complete_authorization, 64 rotate_key, 65 set_lock, 66 lift_lock, 67 apply_policy, 68 read_audit, 69 read_keys, 70 read_policy, 71 read_locks, 72 connect
+        8 replace, 9 fingerprint, 10 list_by_subject, 11 delete_card, 12 erase_subject, 13 translate, 14 hold_code, 15 read_code, 16 upgrade, 17 complete_authorization, 64 rotate_key, 65 set_lock, 66 lift_lock, 67 apply_policy, 68 read_audit, 69 read_keys, 70 read_policy, 71 read_locks, 72 connect, 80 custody
         purpose 1 authorization, 2 capture, 3 refund, 4 reversal, 5 dispute, 6 recurring, 7 instalment, \
         8 unscheduled, 9 fraud_check, 10 account_update, 11 network_token_provisioning, 12 settlement, 13 export
         initiator 1 cardholder, 2 merchant

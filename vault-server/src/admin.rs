@@ -37,6 +37,7 @@ use crate::custodian::{Named, in_custody, wrong};
 use crate::failure::status;
 use crate::identity::PeerCertificate;
 use crate::metrics::{Door, Metrics};
+use crate::shutdown::Shutdown;
 use crate::tls::Tls;
 use crate::wire;
 
@@ -58,6 +59,7 @@ pub struct AdminService {
     clock: Arc<dyn Clock>,
     doors: Vec<(&'static str, Arc<Tls>)>,
     walking: Arc<tokio::sync::Semaphore>,
+    ending: Option<Shutdown>,
     metrics: Arc<Metrics>,
     answers: Arc<tokio::sync::Mutex<Answers>>,
 }
@@ -114,9 +116,16 @@ impl AdminService {
             clock,
             doors,
             walking: Arc::new(tokio::sync::Semaphore::new(WALKS)),
+            ending: None,
             metrics,
             answers: Arc::default(),
         }
+    }
+
+    /// Ends what takes long when the vault is closed: it holds its keys.
+    #[must_use]
+    pub fn ending(self, ending: Shutdown) -> Self {
+        Self { ending: Some(ending), ..self }
     }
 
     async fn operator<T>(&self, request: &Request<T>, action: Action) -> Result<PrincipalName, Status> {
@@ -369,8 +378,32 @@ fn token_space(known: &KnownSpace) -> v1::TokenSpace {
     }
 }
 
-fn seconds(from: Timestamp, to: Timestamp) -> prost_types::Duration {
+pub(crate) fn seconds(from: Timestamp, to: Timestamp) -> prost_types::Duration {
     wire::duration(Duration::from_millis(to.ms_since(from)))
+}
+
+/// The listeners' certificates, and what is wrong with them.
+pub(crate) fn certificates(
+    doors: &[(&'static str, Arc<Tls>)],
+) -> (Vec<v1::Problem>, Vec<v1::CertificateStatus>) {
+    let (mut problems, mut certificates) = (Vec::new(), Vec::new());
+    for (role, tls) in doors {
+        let health = tls.health();
+        let error = health.last_error.as_ref().map_or_else(String::new, |(_, why)| why.clone());
+        if !error.is_empty() {
+            let reason = "CERTIFICATE_RELOAD_FAILED".to_owned();
+            problems.push(v1::Problem { reason, message: format!("{role}: {error}") });
+        }
+        for listed in health.inventory {
+            certificates.push(v1::CertificateStatus {
+                role: format!("{role}.{}", listed.key),
+                not_after: Some(wire::timestamp(listed.not_after)),
+                reload_error: error.clone(),
+                ..v1::CertificateStatus::default()
+            });
+        }
+    }
+    (problems, certificates)
 }
 
 /// What every entry tells.
@@ -553,6 +586,17 @@ fn entry(log: &str, index: u64, leaf: Vec<u8>, entry: &AuditEntry) -> v1::AuditE
             told.details.insert("rows".to_owned(), rows.to_string());
             ("swept", None)
         }
+        Event::ShareEntered { share } => {
+            told.details.insert("share".to_owned(), share.to_string());
+            ("share_entered", None)
+        }
+        Event::Unsealed => ("unsealed", None),
+        Event::Sealed => ("sealed", None),
+        Event::CustodyAccepted { split, share } => {
+            told.details.insert("split".to_owned(), data_encoding::HEXLOWER.encode(split));
+            told.details.insert("share".to_owned(), share.to_string());
+            ("custody_accepted", None)
+        }
         Event::Rewrapped { key, rows } => {
             told.details.insert("key".to_owned(), key.to_string());
             told.details.insert("rows".to_owned(), rows.to_string());
@@ -636,6 +680,14 @@ impl Wanted {
             && text(&self.principal, &told.principal)
             && word(self.action, told.action)
             && word(self.outcome, told.outcome)
+    }
+}
+
+/// Ends when the vault is closed; never where nobody tells.
+async fn ended(ending: Option<Shutdown>) {
+    match ending {
+        Some(mut ending) => ending.draining().await,
+        None => std::future::pending().await,
     }
 }
 
@@ -901,27 +953,11 @@ impl v1::admin_server::Admin for AdminService {
             Err(_) if failed => None,
             Err(e) => return Err(status(&e)),
         };
-        let (mut problems, mut certificates) =
-            (keys::problems(&self.vault.keys(), self.clock.now()), Vec::new());
+        let (mut problems, certificates) = certificates(&self.doors);
+        problems.extend(keys::problems(&self.vault.keys(), self.clock.now()));
         if failed {
             let message = "a flush failed; nothing is written until the server is started again".to_owned();
-            problems.push(v1::Problem { reason: "STORE_STOPPED".to_owned(), message });
-        }
-        for (role, tls) in &self.doors {
-            let health = tls.health();
-            let error = health.last_error.as_ref().map_or_else(String::new, |(_, why)| why.clone());
-            if !error.is_empty() {
-                let reason = "CERTIFICATE_RELOAD_FAILED".to_owned();
-                problems.push(v1::Problem { reason, message: format!("{role}: {error}") });
-            }
-            for listed in health.inventory {
-                certificates.push(v1::CertificateStatus {
-                    role: format!("{role}.{}", listed.key),
-                    not_after: Some(wire::timestamp(listed.not_after)),
-                    reload_error: error.clone(),
-                    ..v1::CertificateStatus::default()
-                });
-            }
+            problems.insert(0, v1::Problem { reason: "STORE_STOPPED".to_owned(), message });
         }
         Ok(Response::new(v1::GetStatusResponse {
             state: if failed { v1::ServingState::Sealed } else { v1::ServingState::Serving }.into(),
@@ -1399,7 +1435,7 @@ impl v1::admin_server::Admin for AdminService {
         self.this_log(&request.get_ref().log)?;
         let walk = self.walking.clone().try_acquire_owned().map_err(|_| status(&Error::Overloaded))?;
         let (to, steps) = mpsc::channel(16);
-        let vault = self.vault.clone();
+        let (vault, ending) = (self.vault.clone(), self.ending.clone());
         tokio::spawn(async move {
             let _walk = walk;
             let progress_to = to.clone();
@@ -1409,7 +1445,11 @@ impl v1::admin_server::Admin for AdminService {
                 let step = v1::verify_log_response::Step::Progress(step);
                 let _full = progress_to.try_send(Ok(v1::VerifyLogResponse { step: Some(step) }));
             };
-            let verdict = match vault.verify_log(&mut progress).await {
+            let walked = tokio::select! {
+                walked = vault.verify_log(&mut progress) => walked,
+                () = ended(ending) => Err(Error::Sealed),
+            };
+            let verdict = match walked {
                 Err(e) => Err(status(&e)),
                 Ok(report) => {
                     let head = vault.checkpoint().await.ok();

@@ -118,6 +118,8 @@ enum Source<'a> {
     Passphrase(&'static str, PathBuf),
     Pkcs11(&'a Pkcs11Settings),
     Kms(&'a KmsSettings),
+    /// People, whom nobody can ask from here.
+    Shares,
 }
 
 /// Where a PIN comes from that no file and no credential holds: nowhere for a server, a prompt for a command.
@@ -183,7 +185,12 @@ impl CustodianSettings {
 
     fn source(&self) -> Result<Source<'_>, Problem> {
         let wrong = |problem: &str, remedy: &str| Err(Problem::new("custodian", problem, remedy));
-        let source = match (&self.passphrase_file, &self.passphrase_credential, &self.pkcs11, &self.kms) {
+        let named = (&self.passphrase_file, &self.passphrase_credential, &self.pkcs11, &self.kms);
+        let source = match named {
+            (None, None, None, None) if self.shares => Source::Shares,
+            _ if self.shares => {
+                return wrong("needs exactly one source", "take out either shares or the other");
+            }
             (Some(file), None, None, None) => Source::Passphrase("custodian.passphrase_file", file.clone()),
             (None, Some(name), None, None) => {
                 const KEY: &str = "custodian.passphrase_credential";
@@ -194,13 +201,13 @@ impl CustodianSettings {
             _ => {
                 return wrong(
                     "needs exactly one source",
-                    "set passphrase_file, passphrase_credential, pkcs11 or kms",
+                    "set passphrase_file, passphrase_credential, pkcs11, kms or shares",
                 );
             }
         };
         match (&source, &self.argon2) {
             (Source::Passphrase(..), _) | (_, None) => Ok(source),
-            (Source::Pkcs11(_) | Source::Kms(_), Some(_)) => {
+            (Source::Pkcs11(_) | Source::Kms(_) | Source::Shares, Some(_)) => {
                 wrong("has argon2 without a passphrase", "take argon2 out: only a passphrase is stretched")
             }
         }
@@ -215,6 +222,7 @@ impl CustodianSettings {
                 token.pin(&nobody_to_ask).map(drop)
             }
             Source::Kms(service) => service.check(),
+            Source::Shares => Ok(()),
         }
     }
 
@@ -247,6 +255,11 @@ impl CustodianSettings {
                 service.check()?;
                 kms::open(service)
             }
+            Source::Shares => Err(Problem::new(
+                "custodian.shares",
+                "is people, whom the server cannot ask by itself",
+                "stop the vault and use `vaultctl custodian split --new-root`",
+            )),
         }
     }
 
@@ -269,6 +282,12 @@ impl CustodianSettings {
         })
     }
 
+    /// Whether the custodian is people with shares, and so nothing that could be read here.
+    #[must_use]
+    pub fn is_shares(&self) -> bool {
+        self.shares
+    }
+
     /// Whether a passphrase is what it names.
     #[must_use]
     pub fn is_passphrase(&self) -> bool {
@@ -279,7 +298,7 @@ impl CustodianSettings {
     pub fn read_passphrase(&self) -> Result<Zeroizing<Vec<u8>>, Problem> {
         match self.source()? {
             Source::Passphrase(key, path) => read_secret(key, &path, "passphrase"),
-            Source::Pkcs11(_) | Source::Kms(_) => {
+            Source::Pkcs11(_) | Source::Kms(_) | Source::Shares => {
                 Err(Problem::new("custodian", "has no passphrase", "set passphrase_file"))
             }
         }

@@ -26,6 +26,7 @@ pub fn failure(error: &Error) -> Failure {
         Error::Store(_) => Reason::StoreAway,
         Error::EpochMismatch { .. } => Reason::EpochMismatch,
         Error::Custody | Error::Device(_) => Reason::Custody,
+        Error::Sealed => Reason::Sealed,
         Error::Config(_) => Reason::PolicyRefused,
         Error::Internal { .. } => Reason::Internal,
     };
@@ -67,7 +68,8 @@ pub fn failure(error: &Error) -> Failure {
         | Error::Overloaded
         | Error::DeadlineExceeded
         | Error::Unimplemented { .. }
-        | Error::Custody => failure,
+        | Error::Custody
+        | Error::Sealed => failure,
     }
 }
 

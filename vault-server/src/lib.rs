@@ -5,6 +5,7 @@
 
 pub mod admin;
 pub mod custodian;
+pub mod custody;
 pub mod data;
 pub mod failure;
 pub mod forward;
@@ -20,6 +21,7 @@ pub mod service;
 pub mod settings;
 pub mod shutdown;
 mod spaces;
+pub mod strongroom;
 pub mod tls;
 pub mod wire;
 

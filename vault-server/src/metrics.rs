@@ -401,11 +401,14 @@ pub fn code_name(code: tonic::Code) -> &'static str {
 pub struct Health {
     /// Whether requests are served. A refused certificate reload is no reason for `false`: the old set still serves.
     pub serving: bool,
+    /// Whether the process should go on: a vault that is sealed waits for its custodians, and a restart would forget their
+    /// shares.
+    pub lives: bool,
     /// A JSON document for people; without secrets, as everyone on this machine may read it.
     pub detail: String,
 }
 
-/// Serves `GET /metrics` and `GET /healthz` until `shutdown` stops. The caller has checked that the address is loopback.
+/// Serves `GET /metrics`, `GET /healthz`, the same as `/readyz`, and `GET /livez` until `shutdown` stops. The caller has checked that the address is loopback.
 pub async fn serve(
     listener: TcpListener,
     metrics: Arc<Metrics>,
@@ -452,12 +455,13 @@ fn answer(request: &Request<Incoming>, metrics: &Metrics, health: &dyn Fn() -> H
         (&Method::GET, "/metrics") => {
             (StatusCode::OK, "application/openmetrics-text; version=1.0.0; charset=utf-8", metrics.page())
         }
-        (&Method::GET, "/healthz") => {
+        (&Method::GET, path @ ("/healthz" | "/readyz" | "/livez")) => {
             let health = health();
-            let status = if health.serving { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+            let good = if path == "/livez" { health.lives } else { health.serving };
+            let status = if good { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
             (status, "application/json", health.detail)
         }
-        _ => (StatusCode::NOT_FOUND, "text/plain", "see /metrics and /healthz\n".to_owned()),
+        _ => (StatusCode::NOT_FOUND, "text/plain", "see /metrics, /healthz, /readyz and /livez\n".to_owned()),
     };
     let mut response = Response::new(body);
     *response.status_mut() = status;
@@ -529,15 +533,17 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_page_answers_two_paths_and_nothing_else() {
+    async fn the_page_answers_four_paths_and_nothing_else() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (trigger, shutdown) = Trigger::new();
-        let health = || Health { serving: false, detail: "{}".to_owned() };
+        let health = || Health { serving: false, lives: true, detail: "{}".to_owned() };
         let server = tokio::spawn(serve(listener, Metrics::new(METHODS), health, shutdown));
         for (request, expected) in [
             ("GET /metrics HTTP/1.1\r\nhost: x\r\n\r\n", "HTTP/1.1 200"),
             ("GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n", "HTTP/1.1 503"),
+            ("GET /readyz HTTP/1.1\r\nhost: x\r\n\r\n", "HTTP/1.1 503"),
+            ("GET /livez HTTP/1.1\r\nhost: x\r\n\r\n", "HTTP/1.1 200"),
             ("GET / HTTP/1.1\r\nhost: x\r\n\r\n", "HTTP/1.1 404"),
             ("POST /metrics HTTP/1.1\r\nhost: x\r\ncontent-length: 0\r\n\r\n", "HTTP/1.1 404"),
             (&format!("GET /{} HTTP/1.1\r\n\r\n", "x".repeat(2 * SCRAPE_BYTES)), ""),
@@ -555,7 +561,7 @@ mod tests {
     async fn metrics_are_refused_on_an_open_address() {
         let listener = TcpListener::bind("0.0.0.0:0").await.unwrap();
         let (_trigger, shutdown) = Trigger::new();
-        let health = || Health { serving: true, detail: String::new() };
+        let health = || Health { serving: true, lives: true, detail: String::new() };
         let refused = serve(listener, Metrics::new(METHODS), health, shutdown).await;
         assert_eq!(refused.unwrap_err().kind(), io::ErrorKind::InvalidInput);
     }

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tonic::service::Routes;
@@ -12,7 +13,7 @@ use vault_core::custody::Custodian;
 use vault_core::error::Error;
 use vault_core::name::MerchantName;
 use vault_core::network::Networks;
-use vault_core::store::{self, StoreError};
+use vault_core::store::{self, Store, StoreError};
 use vault_core::terms::Standing;
 use vault_core::time::{Clock, SystemClock};
 use vault_core::vault::{ErasureStep, KeyLine, Place, ResealStep, Vault};
@@ -21,6 +22,7 @@ use vault_proto::v1;
 
 use crate::admin::AdminService;
 use crate::custodian::{Named, in_custody, wrong};
+use crate::custody::CustodyService;
 use crate::forward::Forwarder;
 use crate::identity::PeerCertificate;
 use crate::limits::ANSWER_BYTES;
@@ -30,9 +32,10 @@ use crate::memory;
 use crate::metrics::{self, Door, Health, Metrics};
 use crate::request::TurnedAway;
 use crate::service::VaultService;
-use crate::settings::{Engine, Problem, Settings};
-use crate::shutdown::{Shutdown, Trigger};
+use crate::settings::{CustodianSettings, Engine, Problem, Settings};
+use crate::shutdown::{Phase, Shutdown, Trigger};
 use crate::spaces::Warned;
+use crate::strongroom::{Furnished, Parts, Passage, Strongroom};
 use crate::tls::{self, Tls};
 
 /// How often rows whose time is over are deleted.
@@ -107,6 +110,12 @@ const METHODS: &[&str] = &[
     "/vault.v1.Admin/GetErasureCertificate",
     "/vault.v1.Admin/GetCheckpoint",
     "/vault.v1.Admin/VerifyLog",
+    "/vault.v1.Custody/GetSeal",
+    "/vault.v1.Custody/EnterShare",
+    "/vault.v1.Custody/Unseal",
+    "/vault.v1.Custody/ResetUnseal",
+    "/vault.v1.Custody/Seal",
+    "/vault.v1.Custody/AcceptCustody",
 ];
 
 /// Why the server did not start.
@@ -166,13 +175,13 @@ pub fn run(settings: &Settings) -> Result<(), StartError> {
     served
 }
 
-/// Opens the vault that the settings name. A memory store begins empty, with the policy that the settings name.
-async fn open_vault(
-    settings: &Settings,
-    clock: &Arc<dyn Clock>,
-    networks: &Arc<Networks>,
-) -> Result<Vault, StartError> {
-    let custodian = settings.custodian.open().map_err(|p| StartError::Settings(vec![p]))?;
+/// Asks the custodian of the settings; `None` where that is people with shares.
+fn ask(settings: &CustodianSettings) -> Result<Option<Box<dyn Custodian>>, Problem> {
+    if settings.is_shares() { Ok(None) } else { Ok(Some(settings.open()?)) }
+}
+
+/// Opens the store that the settings name, and says where the file of the erasure epoch key is. A memory store is empty.
+fn open_store(settings: &Settings) -> Result<(Arc<dyn Store>, PathBuf), StartError> {
     let folder: &Path = &settings.store.folder;
     let options = store::Options::default();
     let opened = match settings.store.engine {
@@ -180,10 +189,10 @@ async fn open_vault(
         Engine::Memory => store::create(folder, store::Engine::Memory, &options),
     };
     let opened = opened.map_err(Error::Store)?;
-    let named = match settings.store.engine {
-        Engine::Redb => "redb",
-        Engine::Sled => "sled",
-        Engine::Memory => "memory",
+    let (named, esk) = match settings.store.engine {
+        Engine::Redb => ("redb", "esk"),
+        Engine::Sled => ("sled", "esk"),
+        Engine::Memory => ("memory", "esk-memory"),
     };
     if opened.engine() != named {
         return Err(StartError::Settings(vec![Problem {
@@ -192,30 +201,130 @@ async fn open_vault(
             remedy: "name the engine that the folder was made with".to_owned(),
         }]));
     }
-    let place = |esk: PathBuf| Place {
-        clock: clock.clone(),
-        networks: networks.clone(),
-        ..Place::new(opened.clone(), esk)
+    Ok((opened, folder.join(esk)))
+}
+
+/// Opens the vault with the custodian of the settings. In a memory store it is made first, with the policy that the settings
+/// name. Nothing where the custodian is people with shares: then the vault stays sealed until they come.
+async fn open_vault(settings: &Settings, place: Place) -> Result<Option<Vault>, StartError> {
+    let Some(custodian) = ask(&settings.custodian).map_err(|p| StartError::Settings(vec![p]))? else {
+        Vault::standing(place.store.as_ref()).await?;
+        return Ok(None);
     };
-    Ok(match settings.store.engine {
-        Engine::Redb | Engine::Sled => {
-            let place = || place(folder.join("esk"));
-            match Vault::open(place(), &*custodian).await {
-                Err(Error::Custody) => open_by_other(settings, place()).await?,
-                opened => opened?,
-            }
-        }
+    let vault = match settings.store.engine {
+        Engine::Redb | Engine::Sled => match Vault::open(place.clone(), custodian.as_ref()).await {
+            Err(Error::Custody) => open_by_other(settings, place).await?,
+            opened => opened?,
+        },
         Engine::Memory => {
             let policy = settings.store.read_policy().map_err(|p| StartError::Settings(vec![p]))?;
-            std::fs::create_dir_all(folder).map_err(machine("store.folder cannot be made"))?;
+            std::fs::create_dir_all(&settings.store.folder)
+                .map_err(machine("store.folder cannot be made"))?;
             // The key of the memory vault before this one opens nothing any more.
-            let esk = folder.join("esk-memory");
-            if esk.exists() {
-                std::fs::remove_file(&esk).map_err(machine("store.folder"))?;
+            if place.esk.exists() {
+                std::fs::remove_file(&place.esk).map_err(machine("store.folder"))?;
             }
-            Vault::create(place(esk), &*custodian, policy).await?
+            Vault::create(place, custodian.as_ref(), policy).await?
         }
-    })
+    };
+    Ok(Some(vault))
+}
+
+/// What does not change while the process runs, whether its vault is open or sealed.
+#[derive(Clone)]
+struct House {
+    settings: Arc<Settings>,
+    clock: Arc<dyn Clock>,
+    networks: Arc<Networks>,
+    metrics: Arc<Metrics>,
+    data: Arc<Tls>,
+    doors: Vec<(&'static str, Arc<Tls>)>,
+    forwarder: Arc<Forwarder>,
+    reporter: HealthReporter,
+    shutdown: Shutdown,
+    /// Commits of the store that are on the metrics page already.
+    counted: Arc<AtomicU64>,
+}
+
+impl House {
+    /// Makes what serves from a vault, and what works on it, until `ending` drains.
+    fn furnish(&self, vault: &Vault, ending: &Shutdown) -> Furnished {
+        let (settings, clock) = (&self.settings, &self.clock);
+        let message = usize::try_from(settings.limits.message_bytes).unwrap_or(usize::MAX);
+        let data = VaultService::new(
+            vault.clone(),
+            self.networks.clone(),
+            self.metrics.clone(),
+            self.data.clone(),
+            clock.clone(),
+            settings.limits.message_bytes,
+            ending.clone(),
+        )
+        .forwarding(self.forwarder.clone());
+        let data = v1::vault_server::VaultServer::new(data)
+            .max_decoding_message_size(message)
+            .max_encoding_message_size(ANSWER_BYTES);
+        let admin = AdminService::new(
+            vault.clone(),
+            clock.clone(),
+            self.doors.clone(),
+            self.metrics.clone(),
+            (&**settings).into(),
+        )
+        .ending(ending.clone());
+        // A policy may have four megabytes; an operator's listener takes one with room to spare.
+        let admin = v1::admin_server::AdminServer::new(admin)
+            .max_decoding_message_size(vault_core::policy::MAX_POLICY + message)
+            .max_encoding_message_size(vault_core::policy::MAX_POLICY + ANSWER_BYTES);
+        let counting = (self.metrics.clone(), self.counted.clone());
+        let tasks = vec![
+            tokio::spawn(reseal(vault.clone(), settings.limits.reseal_rows, ending.clone())),
+            tokio::spawn(erase(vault.clone(), (&**settings).into(), ending.clone())),
+            tokio::spawn(housekeeping(
+                vault.clone(),
+                clock.clone(),
+                counting,
+                self.reporter.clone(),
+                ending.clone(),
+            )),
+        ];
+        Furnished { data, admin, tasks }
+    }
+
+    /// Tells load balancers whether requests are served.
+    async fn tell(self, serves: bool) {
+        if serves && self.shutdown.phase() == Phase::Serving {
+            self.reporter.set_serving::<v1::vault_server::VaultServer<VaultService>>().await;
+            self.reporter.set_service_status("", ServingStatus::Serving).await;
+        } else {
+            self.reporter.set_not_serving::<v1::vault_server::VaultServer<VaultService>>().await;
+            self.reporter.set_service_status("", ServingStatus::NotServing).await;
+        }
+    }
+
+    /// The room for the vault of this store.
+    fn strongroom(&self, store: &Arc<dyn Store>, esk: PathBuf) -> Arc<Strongroom> {
+        let (place, asked, furnish, told) = (self.clone(), self.clone(), self.clone(), self.clone());
+        let of = store.clone();
+        Strongroom::sealed(Parts {
+            store: store.clone(),
+            place: Box::new(move || place_of(&of, &esk, &place.clock, &place.networks)),
+            clock: self.clock.clone(),
+            ask: Box::new(move || {
+                ask(&asked.settings.custodian).map_err(|p| {
+                    tracing::error!(problem = %p, "the custodian of the settings cannot be asked");
+                    Error::Custody
+                })
+            }),
+            furnish: Box::new(move |vault, ending| furnish.furnish(vault, ending)),
+            told: Box::new(move |serves| Box::pin(told.clone().tell(serves))),
+        })
+    }
+}
+
+fn place_of(store: &Arc<dyn Store>, esk: &Path, clock: &Arc<dyn Clock>, networks: &Arc<Networks>) -> Place {
+    let (clock, networks) = (clock.clone(), networks.clone());
+    Place { clock, networks, ..Place::new(store.clone(), esk.to_owned()) }
 }
 
 /// Opens a vault that the custodian of the settings opens no more, since the other one took its place while the vault ran.
@@ -234,8 +343,11 @@ async fn serve(settings: &Settings, clock: Arc<dyn Clock>) -> Result<(), StartEr
     logs::start(settings.log, clock.clone(), Some(metrics.clone())).ok();
     let networks = settings.cards.read_networks().map_err(|p| StartError::Settings(vec![p]))?;
     let networks = Arc::new(networks);
-    let vault = open_vault(settings, &clock, &networks).await?;
     let (trigger, shutdown) = Trigger::new();
+    let (store, esk) = open_store(settings)?;
+    let vault = open_vault(settings, place_of(&store, &esk, &clock, &networks)).await?;
+    // This thread waits for the end from here on, and no runtime wipes its stack: keys were expanded on it.
+    memory::scrub_stack();
     let _signals = trigger.follow_signals().map_err(machine("listening for signals"))?;
 
     let data = Tls::open(settings.tls.clone(), Door::Data, clock.clone(), metrics.clone())
@@ -254,23 +366,32 @@ async fn serve(settings: &Settings, clock: Arc<dyn Clock>) -> Result<(), StartEr
     tokio::spawn(tls::watch(watched, shutdown.clone()));
 
     let (reporter, health) = tonic_health::server::health_reporter();
-    reporter.set_serving::<v1::vault_server::VaultServer<VaultService>>().await;
-    let message = usize::try_from(settings.limits.message_bytes).unwrap_or(usize::MAX);
-    let service = VaultService::new(
-        vault.clone(),
-        networks.clone(),
-        metrics.clone(),
-        data.clone(),
-        clock.clone(),
-        settings.limits.message_bytes,
-        shutdown.clone(),
-    )
-    .forwarding(Forwarder::open(&settings.forward).map_err(StartError::Settings)?);
-    let service = v1::vault_server::VaultServer::new(service)
-        .max_decoding_message_size(message)
-        .max_encoding_message_size(ANSWER_BYTES);
-    let routes = reflected(Routes::new(service).add_service(health), v1::vault_server::SERVICE_NAME)?;
-    let edge = edge(&data, settings, &clock, &metrics, &vault);
+    let forwarder = Arc::new(Forwarder::open(&settings.forward).map_err(StartError::Settings)?);
+    let house = House {
+        settings: Arc::new(settings.clone()),
+        clock: clock.clone(),
+        networks,
+        metrics: metrics.clone(),
+        data: data.clone(),
+        doors: doors.clone(),
+        forwarder,
+        reporter: reporter.clone(),
+        shutdown: shutdown.clone(),
+        counted: Arc::default(),
+    };
+    let room = house.strongroom(&store, esk);
+    drop(store);
+    if let Some(vault) = vault {
+        room.stand(vault).await;
+    } else {
+        house.clone().tell(false).await;
+        tracing::warn!(
+            "sealed: nothing is served until enough custodians have entered their shares with `vaultctl custodian unseal`"
+        );
+    }
+    let routes = Routes::new(Passage::data(room.clone())).add_service(health);
+    let routes = reflected(routes, &[v1::vault_server::SERVICE_NAME])?;
+    let edge = edge(&data, settings, &clock, &metrics, &room);
     let socket =
         listener::bind(settings.listen.address).map_err(machine("listen.address cannot be bound"))?;
     let at = socket.local_addr().map_err(machine("listen.address"))?;
@@ -278,15 +399,15 @@ async fn serve(settings: &Settings, clock: Arc<dyn Clock>) -> Result<(), StartEr
     tracing::info!(address = %at, door = "data", "serving");
 
     if let Some((address, tls)) = admin {
-        let service =
-            AdminService::new(vault.clone(), clock.clone(), doors.clone(), metrics.clone(), settings.into());
-        // A policy may have four megabytes; an operator's listener takes one with room to spare.
-        let service = v1::admin_server::AdminServer::new(service)
-            .max_decoding_message_size(vault_core::policy::MAX_POLICY + message)
-            .max_encoding_message_size(vault_core::policy::MAX_POLICY + ANSWER_BYTES);
+        let custody = CustodyService::new(room.clone(), clock.clone(), doors.clone(), metrics.clone());
+        let meanwhile = custody.meanwhile();
         let (_, health) = tonic_health::server::health_reporter();
-        let routes = reflected(Routes::new(service).add_service(health), v1::admin_server::SERVICE_NAME)?;
-        let edge = self::edge(&tls, settings, &clock, &metrics, &vault);
+        let routes = Routes::new(Passage::admin(room.clone(), meanwhile))
+            .add_service(v1::custody_server::CustodyServer::new(custody))
+            .add_service(health);
+        let services = [v1::admin_server::SERVICE_NAME, v1::custody_server::SERVICE_NAME];
+        let routes = reflected(routes, &services)?;
+        let edge = self::edge(&tls, settings, &clock, &metrics, &room);
         let socket = listener::bind(address).map_err(machine("admin.address cannot be bound"))?;
         let at = socket.local_addr().map_err(machine("admin.address"))?;
         serving.push(tokio::spawn(listener::serve(socket, edge, routes, shutdown.clone())));
@@ -296,18 +417,15 @@ async fn serve(settings: &Settings, clock: Arc<dyn Clock>) -> Result<(), StartEr
         let socket = listener::bind(page.address).map_err(machine("metrics.address cannot be bound"))?;
         let at = socket.local_addr().map_err(machine("metrics.address"))?;
         tracing::info!(address = %at, door = "metrics", "serving");
-        let health = health_of(vault.clone(), doors, shutdown.clone());
+        let health = health_of(room.clone(), doors, shutdown.clone());
         tokio::spawn(metrics::serve(socket, metrics.clone(), health, shutdown.clone()));
     }
-    tokio::spawn(reseal(vault.clone(), settings.limits.reseal_rows, shutdown.clone()));
-    tokio::spawn(erase(vault.clone(), settings.into(), shutdown.clone()));
-    tokio::spawn(housekeeping(vault.clone(), clock.clone(), metrics, reporter.clone(), shutdown.clone()));
 
     let mut draining = shutdown.clone();
     draining.draining().await;
     tracing::info!("draining: no new connections; a second signal stops at once");
-    reporter.set_not_serving::<v1::vault_server::VaultServer<VaultService>>().await;
-    reporter.set_service_status("", ServingStatus::NotServing).await;
+    house.tell(false).await;
+    room.drain();
     for listener in serving {
         if let Ok(drained) = listener.await
             && drained.cut > 0
@@ -315,7 +433,7 @@ async fn serve(settings: &Settings, clock: Arc<dyn Clock>) -> Result<(), StartEr
             tracing::warn!(cut = drained.cut, "connections were cut; their requests can be sent again");
         }
     }
-    vault.close().await.map_err(StartError::Vault)?;
+    room.close().await.map_err(StartError::Vault)?;
     trigger.stop();
     tracing::info!("stopped");
     Ok(())
@@ -326,16 +444,18 @@ fn edge(
     settings: &Settings,
     clock: &Arc<dyn Clock>,
     metrics: &Arc<Metrics>,
-    vault: &Vault,
+    room: &Arc<Strongroom>,
 ) -> Arc<Edge> {
-    let vault = vault.clone();
+    let room = room.clone();
     let told = move |why: TurnedAway, peer: &PeerCertificate| {
         let failure = match why {
             TurnedAway::Certificate(refused) => {
                 // Its own task: the edge must not wait for the log's flush.
                 let (vault, authority, name) =
-                    (vault.clone(), peer.authority_key.0, peer.name.as_str().to_owned());
+                    (room.vault(), peer.authority_key.0, peer.name.as_str().to_owned());
                 tokio::spawn(async move {
+                    // Where the vault is sealed there is no log to write into, and nothing to be had.
+                    let Ok(vault) = vault else { return };
                     if let Err(e) = vault.certificate_refused(&authority, &name).await {
                         tracing::error!(problem = %e, "a refused certificate could not be logged");
                     }
@@ -358,13 +478,14 @@ fn edge(
 }
 
 /// Adds reflection of what this listener serves, in both versions that tools ask for. The contract's files are given
-/// whole, but only the listener's own service is listed: the other one is not to be found here.
-fn reflected(routes: Routes, service: &'static str) -> Result<Routes, StartError> {
+/// whole, but only the listener's own services are listed: the other one's are not to be found here.
+fn reflected(routes: Routes, services: &[&'static str]) -> Result<Routes, StartError> {
     let of = || {
-        [service, HEALTH, "grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection"]
-            .into_iter()
+        [HEALTH, "grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection"]
+            .iter()
+            .chain(services)
             .fold(tonic_reflection::server::Builder::configure(), |builder, name| {
-                builder.with_service_name(name)
+                builder.with_service_name(*name)
             })
             .register_encoded_file_descriptor_set(vault_proto::FILE_DESCRIPTOR_SET)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
@@ -376,7 +497,7 @@ fn reflected(routes: Routes, service: &'static str) -> Result<Routes, StartError
 }
 
 fn health_of(
-    vault: Vault,
+    room: Arc<Strongroom>,
     doors: Vec<(&'static str, Arc<Tls>)>,
     shutdown: Shutdown,
 ) -> impl Fn() -> Health + Send + Sync + 'static {
@@ -385,14 +506,17 @@ fn health_of(
             .iter()
             .filter_map(|(role, tls)| tls.health().last_error.map(|(_, why)| format!("{role}: {why}")))
             .collect();
-        let serving = shutdown.phase() == crate::shutdown::Phase::Serving && !vault.has_failed();
+        let vault = room.vault().ok();
+        let failed = vault.as_ref().is_some_and(Vault::has_failed);
+        let serving = shutdown.phase() == Phase::Serving && vault.is_some() && !failed;
         let detail = serde_json::json!({
             "serving": serving,
             "release": env!("CARGO_PKG_VERSION"),
+            "sealed": vault.is_none(),
             "problems": problems,
-            "vault": vault.status(),
+            "vault": vault.as_ref().map(Vault::status),
         });
-        Health { serving, detail: detail.to_string() }
+        Health { serving, lives: !failed, detail: detail.to_string() }
     }
 }
 
@@ -465,14 +589,27 @@ const ERASE_REST: Duration = Duration::from_secs(2);
 /// How long it rests after a failure: a custodian stretches its secret for seconds, or is asked over a network.
 const ERASE_RETRY: Duration = Duration::from_mins(1);
 
+/// How often it is said that people with shares are waited for.
+const ERASE_WAIT: Duration = Duration::from_hours(1);
+
 /// Within a day of an erasure puts a new erasure epoch key in force, moves all other customers to it and ends the old one.
 async fn erase(vault: Vault, custodians: Named, mut shutdown: Shutdown) {
     loop {
-        let step = match vault.erasing().await {
+        let step = vault.erasing().await;
+        let shares = custodians.now().is_ok_and(|named| named.is_shares());
+        let waits = step == Ok(ErasureStep::Due) && shares;
+        let step = match step {
+            Ok(ErasureStep::Due) if shares => {
+                tracing::warn!(
+                    "customers were erased, and a new erasure key waits for the custodians: seal the vault and let them unseal it"
+                );
+                Ok(ErasureStep::Idle)
+            }
             Ok(ErasureStep::Due) => follow_esk(&vault, &custodians).await.map(|()| ErasureStep::Due),
             other => other,
         };
         let rest = match step {
+            Ok(ErasureStep::Idle) if waits => ERASE_WAIT,
             Ok(ErasureStep::Idle) => ERASE_REST,
             Ok(ErasureStep::Worked { .. } | ErasureStep::Drained) => Duration::from_millis(10),
             Ok(ErasureStep::Due) => {
@@ -517,14 +654,14 @@ async fn follow_esk(vault: &Vault, custodians: &Named) -> Result<(), Error> {
 async fn housekeeping(
     vault: Vault,
     clock: Arc<dyn Clock>,
-    metrics: Arc<Metrics>,
+    (metrics, counted): (Arc<Metrics>, Arc<AtomicU64>),
     reporter: HealthReporter,
     mut shutdown: Shutdown,
 ) {
     let start = tokio::time::Instant::now();
     let (mut sweep, mut count) =
         (tokio::time::interval_at(start + SWEEP, SWEEP), tokio::time::interval(COUNT));
-    let (mut counted, mut failed) = (0, false);
+    let mut failed = false;
     let mut since = (start, clock.now());
     let mut warned = Warned::default();
     loop {
@@ -545,8 +682,7 @@ async fn housekeeping(
             _ = count.tick() => {
                 vault.forget_codes();
                 let (_, commits, _) = vault.load();
-                metrics.commits.inc_by(commits.saturating_sub(counted));
-                counted = commits;
+                metrics.commits.inc_by(commits.saturating_sub(counted.swap(commits, Ordering::Relaxed)));
                 if let Err(Error::Store(StoreError::Corrupt)) = vault.watch_frame().await
                     && !failed
                 {

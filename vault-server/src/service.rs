@@ -130,8 +130,8 @@ impl VaultService {
 
     /// Lets requests with cards in them go to these destinations. Without this, to none.
     #[must_use]
-    pub fn forwarding(self, to: Forwarder) -> Self {
-        Self { forwarder: Arc::new(to), ..self }
+    pub fn forwarding(self, to: Arc<Forwarder>) -> Self {
+        Self { forwarder: to, ..self }
     }
 
     /// A stream outlives its headers: its certificate is checked again for each of its messages. A refusal is of the

@@ -200,6 +200,9 @@ pub struct CustodianSettings {
     pub passphrase_file: Option<PathBuf>,
     /// The name of a systemd credential that holds the passphrase.
     pub passphrase_credential: Option<String>,
+    /// The custodian is people with shares: the server starts sealed, and opens once enough of them have come.
+    #[serde(default)]
+    pub shares: bool,
     /// With a passphrase: what guessing it is to cost, where it takes a root into custody. It never falls.
     pub argon2: Option<Argon2Settings>,
     /// A key of an HSM.
@@ -330,7 +333,7 @@ impl Settings {
     pub fn check(&self, clock: &Arc<dyn Clock>) -> Vec<Problem> {
         let mut problems = self.limits.problems();
         problems.extend(self.check_addresses());
-        problems.extend(self.custodian.check().err());
+        problems.extend(self.check_custodian().err());
         problems.extend(self.cards.read_networks().err());
         match (self.store.engine, &self.store.policy) {
             (Engine::Memory, _) => problems.extend(self.store.read_policy().err()),
@@ -355,6 +358,20 @@ impl Settings {
             problems.extend(shared_authorities(&data, &admin));
         }
         problems
+    }
+
+    fn check_custodian(&self) -> Result<(), Problem> {
+        self.custodian.check()?;
+        let wrong = |problem, remedy| Err(Problem::new("custodian.shares", problem, remedy));
+        match (self.custodian.is_shares(), self.store.engine, &self.admin) {
+            (true, Engine::Memory, _) => {
+                wrong("is not for engine memory, which begins anew at each start", "use a passphrase")
+            }
+            (true, _, None) => {
+                wrong("leaves nobody a way in", "add [admin]: shares are entered at that listener")
+            }
+            _ => Ok(()),
+        }
     }
 
     fn check_addresses(&self) -> Vec<Problem> {
@@ -575,6 +592,25 @@ mod tests {
         let keys: Vec<_> =
             Settings::read(&file).unwrap().check(&clock()).into_iter().map(|p| p.key).collect();
         assert_eq!(keys, ["custodian.passphrase_file", "tls.key", "admin.tls.key"]);
+    }
+
+    #[test]
+    fn shares_are_a_source_of_their_own_and_need_a_listener_for_operators() {
+        let shares = WHOLE.replace("passphrase_file = \"passphrase\"", "shares = true");
+        let problems = |text: &str| {
+            let (_rig, file) = folder(text);
+            let found = Settings::read(&file).unwrap().check(&clock());
+            found.into_iter().map(|p| p.key).collect::<Vec<_>>()
+        };
+        assert!(problems(&shares).is_empty());
+        let both = shares.replace("shares = true", "shares = true\npassphrase_file = \"passphrase\"");
+        assert_eq!(problems(&both), ["custodian"]);
+        assert_eq!(problems(&shares.replace("shares = true", "shares = false")), ["custodian"]);
+        let (closed, rest) = shares.split_once("[admin]").unwrap();
+        let lonely = format!("{closed}[metrics]{}", rest.split_once("[metrics]").unwrap().1);
+        assert_eq!(problems(&lonely), ["custodian.shares"]);
+        let memory = shares.replace("folder = \"store\"", "folder = \"store\"\nengine = \"memory\"");
+        assert!(problems(&memory).contains(&"custodian.shares".to_owned()));
     }
 
     #[test]

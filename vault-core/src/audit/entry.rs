@@ -371,6 +371,22 @@ pub enum Event {
         /// How many.
         rows: u32,
     },
+    /// A custodian's share was among those that opened the vault.
+    ShareEntered {
+        /// Its number, from 1.
+        share: u8,
+    },
+    /// The vault was opened at an operator's word: the last share, or the custodian of the settings asked again.
+    Unsealed,
+    /// The vault was closed at an operator's word, and its keys wiped.
+    Sealed,
+    /// Somebody accepts custody of a share (PCI DSS 4.0.1, 3.7.8).
+    CustodyAccepted {
+        /// The split that it is of.
+        split: [u8; 4],
+        /// Its number, from 1.
+        share: u8,
+    },
     /// The record keys of tokens that an operator brought were wrapped anew under the token root key that wraps now. No card
     /// was opened.
     Rewrapped {
@@ -453,7 +469,7 @@ pub enum ControlChange {
     },
     /// A custodian took the root and the erasure epoch key into custody (PCI DSS 4.0.1, 3.7.8).
     CustodyTaken {
-        /// Its kind: 1 passphrase.
+        /// Its kind: 1 passphrase, 2 shares.
         custodian: u8,
     },
     /// A custodian's custody ended.
@@ -568,6 +584,10 @@ impl Event {
             | Self::VaultClosed
             | Self::LogStarted { .. }
             | Self::Swept { .. }
+            | Self::ShareEntered { .. }
+            | Self::Unsealed
+            | Self::Sealed
+            | Self::CustodyAccepted { .. }
             | Self::Resealed { .. }
             | Self::UsesReserved { .. }
             | Self::Rewrapped { .. } => None,
@@ -603,6 +623,10 @@ impl Event {
             Self::LogStarted { .. } => 98,
             Self::Swept { .. } => 99,
             Self::Resealed { .. } => 100,
+            Self::ShareEntered { .. } => 104,
+            Self::Unsealed => 105,
+            Self::Sealed => 106,
+            Self::CustodyAccepted { .. } => 107,
             Self::Rewrapped { .. } => 110,
             Self::UsesReserved { .. } => 101,
         }
@@ -676,7 +700,9 @@ impl Event {
                 change.encode(w)
             }
             Self::Consulted { action } => w.u8(action.id()),
-            Self::VaultOpened | Self::VaultClosed => w,
+            Self::VaultOpened | Self::VaultClosed | Self::Unsealed | Self::Sealed => w,
+            Self::ShareEntered { share } => w.u8(*share),
+            Self::CustodyAccepted { split, share } => w.fixed(split).u8(*share),
             Self::LogStarted { log } => w.u32(*log),
             Self::Swept { rows } => w.u32(*rows),
             Self::Resealed { key, rows } | Self::Rewrapped { key, rows } => w.u32(*key).u32(*rows),
@@ -709,6 +735,17 @@ impl Event {
                 redelivered: flag(r)?,
                 to: Outlet::decode(r)?,
             },
+            _ => return Err(Torn),
+        })
+    }
+
+    /// The events of who opens and closes the vault.
+    fn decode_custody(id: u8, r: &mut Reader<'_>) -> Result<Self, Torn> {
+        Ok(match id {
+            104 => Self::ShareEntered { share: r.u8()? },
+            105 => Self::Unsealed,
+            106 => Self::Sealed,
+            107 => Self::CustodyAccepted { split: r.array()?, share: r.u8()? },
             _ => return Err(Torn),
         })
     }
@@ -808,6 +845,7 @@ impl Event {
             98 => Self::LogStarted { log: r.u32()? },
             99 => Self::Swept { rows: r.u32()? },
             100 => Self::Resealed { key: r.u32()?, rows: r.u32()? },
+            104..=107 => Self::decode_custody(id, r)?,
             110 => Self::Rewrapped { key: r.u32()?, rows: r.u32()? },
             101 => Self::UsesReserved { key: r.u32()?, upto: r.u64()? },
             _ => return Err(Torn),
@@ -887,6 +925,15 @@ impl Event {
             Self::VaultClosed => "closed the vault".into(),
             Self::LogStarted { log } => format!("started log {log}"),
             Self::Swept { rows } => format!("deleted {rows} rows whose time was over"),
+            Self::ShareEntered { share } => format!("entered share {share}"),
+            Self::Unsealed => "unsealed the vault".into(),
+            Self::Sealed => "sealed the vault".into(),
+            Self::CustodyAccepted { split, share } => {
+                format!(
+                    "accepted custody of share {share} of split {}",
+                    data_encoding::HEXLOWER.encode(split)
+                )
+            }
             Self::Rewrapped { key, rows } => format!("wrapped {rows} tokens' keys anew under key {key}"),
             Self::UsesReserved { key, upto } => format!("reserved uses of key {key} up to {upto}"),
             Self::Resealed { key, rows } => format!("sealed {rows} rows anew under key {key}"),
@@ -1187,6 +1234,10 @@ pub(super) mod tests {
             Event::VaultClosed,
             Event::Swept { rows: 7 },
             Event::Resealed { key: 9, rows: 256 },
+            Event::ShareEntered { share: 16 },
+            Event::Unsealed,
+            Event::Sealed,
+            Event::CustodyAccepted { split: [1, 2, 3, 4], share: 2 },
             Event::Rewrapped { key: 9, rows: 1_000 },
             Event::UsesReserved { key: 9, upto: 1 << 40 },
             changed(ControlChange::KeyDrained { key: 5 }),
