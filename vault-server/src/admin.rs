@@ -224,8 +224,18 @@ impl AdminService {
         self.vault.status().epoch
     }
 
+    /// The custodians' names, as they stand where a key is wrapped by them.
+    fn who_holds(&self) -> String {
+        let names: Vec<&str> = self.vault.custodians().into_iter().map(|(kind, _)| kind).collect();
+        names.join(", ")
+    }
+
     fn key_after(&self, id: vault_core::envelope::KeyId) -> Option<v1::Key> {
-        self.vault.keys().iter().find(|k| k.id == id).map(|line| key(line, self.clock.now()))
+        self.vault
+            .keys()
+            .iter()
+            .find(|k| k.id == id)
+            .map(|line| key(line, (&self.who_holds(), self.clock.now())))
     }
 }
 
@@ -259,7 +269,7 @@ fn kind(kind: KeyKind) -> v1::KeyKind {
     }
 }
 
-fn key(line: &KeyLine, now: Timestamp) -> v1::Key {
+fn key(line: &KeyLine, (custodians, now): (&str, Timestamp)) -> v1::Key {
     let state = match line.state {
         KeyState::Active => v1::KeyState::Active,
         KeyState::Deactivated => v1::KeyState::Deactivated,
@@ -274,7 +284,7 @@ fn key(line: &KeyLine, now: Timestamp) -> v1::Key {
         state: state.into(),
         primary: line.state == KeyState::Active,
         created_at: Some(wire::timestamp(line.made_at)),
-        wrapped_by: line.under.map_or_else(|| "custodian".to_owned(), |id| id.0.to_string()),
+        wrapped_by: line.under.map_or_else(|| custodians.to_owned(), |id| id.0.to_string()),
         rows: line.drained_at.map(|_| 0),
         ..v1::Key::default()
     };

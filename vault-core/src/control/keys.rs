@@ -7,6 +7,7 @@ use data_encoding::{BASE64, HEXLOWER};
 use serde::{Deserialize, Serialize};
 
 use super::Control;
+use crate::audit::entry::ControlChange;
 use crate::audit::handover::MAX_HAND_OVERS;
 use crate::audit::tree::Hash;
 use crate::envelope::{
@@ -418,6 +419,18 @@ impl Control {
         }
         self.destroy(id);
         Ok(())
+    }
+
+    /// Destroys those of these drained keys that somebody else may have: they are kept no longer than they are needed. A link
+    /// of a chain of names is for good. Gives what the log says of it.
+    pub fn end_compromised(&mut self, drained: &[KeyId], now: Timestamp) -> Vec<ControlChange> {
+        let mut ended = Vec::new();
+        for key in drained {
+            if self.is_compromised(*key) && self.destroy_unneeded(*key, now).is_ok() {
+                ended.push(ControlChange::KeyState { key: key.0, state: KeyState::Destroyed });
+            }
+        }
+        ended
     }
 
     /// Whether a key for sealed cards that was replaced still opens: until [`OVERLAP_DAYS`] after its successor was made.

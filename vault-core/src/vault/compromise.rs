@@ -18,7 +18,7 @@ use crate::chain::Name;
 use crate::codec::Reader;
 use crate::control::{Control, KeyRecord};
 use crate::custody::Custodian;
-use crate::envelope::{Dek, Fpr, Idx, KeyId, KeyKind, Rcv};
+use crate::envelope::{Dek, Fpr, Idx, KeyId, KeyKind, Rcv, Trk};
 use crate::error::Error;
 use crate::name::{ChannelName, MerchantName, PrincipalName};
 use crate::record::{Grants, MerchantId, Row, SubjectId};
@@ -87,7 +87,7 @@ impl Vault {
     /// REF and IDM have no next version: they go on, and that they are known is written down.
     ///
     /// Errors: malformed for a key that is not there or is gone, or was noted before; [`Error::SpaceExhausted`] for a slot of a
-    /// merchant that has none left; not available for a kind that this release cannot replace.
+    /// merchant that has none left.
     pub async fn compromise_key(
         &self,
         by: &PrincipalName,
@@ -322,9 +322,7 @@ fn replaced(
         KeyKind::Root | KeyKind::Esk => Err(Error::internal()),
         KeyKind::Idx => draw_link::<Idx>(premise, control, merchant()?),
         KeyKind::Fpr => draw_link::<Fpr>(premise, control, merchant()?),
-        KeyKind::Trk => {
-            Err(Error::Unimplemented { what: "replacing a key of this kind, and so noting its compromise," })
-        }
+        KeyKind::Trk => draw_next::<Trk>(premise, control, merchant()?),
     }?;
     Ok(made.map(Some))
 }

@@ -321,15 +321,9 @@ impl Vault {
             let undrained = ROTATED.iter().flat_map(|kind| control.undrained(&merchant, *kind));
             let keys: Vec<KeyId> = undrained.filter(|key| from.contains(key)).collect();
             control.drain(&keys, premise.now);
-            let mut changes: Vec<_> =
-                keys.iter().map(|key| ControlChange::KeyDrained { key: key.0 }).collect();
-            // What somebody else may have is kept no longer than it is needed; a link of a chain of names is for good.
-            for key in keys {
-                if control.is_compromised(key) && control.destroy_unneeded(key, premise.now).is_ok() {
-                    changes.push(ControlChange::KeyState { key: key.0, state: KeyState::Destroyed });
-                }
-            }
-            Ok(Amendment::of(changes, ()))
+            let ended = control.end_compromised(&keys, premise.now);
+            let drained = keys.iter().map(|key| ControlChange::KeyDrained { key: key.0 });
+            Ok(Amendment::of(drained.chain(ended).collect(), ()))
         });
         noted.await?;
         Ok(ResealStep::Drained)

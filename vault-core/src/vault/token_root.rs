@@ -117,7 +117,8 @@ impl Vault {
         let noted = self.change_by(&Who::Vault, Some(state.epoch.version), |premise, control| {
             control.drain(&drained, premise.now);
             let of = |key: &KeyId| ControlChange::KeyDrained { key: key.0 };
-            Ok(Amendment::of(drained.iter().map(of).collect(), ()))
+            let ended = control.end_compromised(&drained, premise.now);
+            Ok(Amendment::of(drained.iter().map(of).chain(ended).collect(), ()))
         });
         match noted.await {
             Ok(_) => Ok(TokenRoots { drained, ..told }),
@@ -158,6 +159,10 @@ impl Vault {
             let Some((last, _)) = page.last() else { return Ok(()) };
             after = Some(last.clone());
             for (key, bytes) in page {
+                // What was left under a destroyed key needs no other one either.
+                if state.keyring.is_shredded(merchant, &bytes) {
+                    continue;
+                }
                 let name = key.last_chunk();
                 let trks = name.and_then(|name| state.keyring.trks_of(merchant, kind, name, &bytes).ok());
                 let by_key = if kind == rows::CARD { &mut told.cards } else { &mut told.fingerprints };

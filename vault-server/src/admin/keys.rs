@@ -73,7 +73,8 @@ fn under(under: &Under) -> v1::KeyUnder {
 impl AdminService {
     /// The key versions as they are now, with what is asked for of their rows.
     pub(super) async fn listed_keys(&self, rows: bool) -> Result<Vec<v1::Key>, Error> {
-        let (keys, now) = (self.vault.keys(), self.clock.now());
+        let (keys, held) = (self.vault.keys(), self.who_holds());
+        let now = (held.as_str(), self.clock.now());
         let mut counted = HashMap::new();
         if rows {
             let merchants: BTreeSet<_> = keys.iter().filter_map(|line| line.merchant.as_ref()).collect();
@@ -102,7 +103,7 @@ impl AdminService {
             let line = line.ok_or_else(|| Error::malformed("key", "names no key"))?;
             let healing = healing(line.kind);
             Ok(v1::DescribeKeyResponse {
-                key: Some(key(&line, self.clock.now())),
+                key: Some(key(&line, (&self.who_holds(), self.clock.now()))),
                 under: Some(under(&self.vault.under(id).await?)),
                 healed: healing.healed.to_owned(),
                 remains: healing.remains.to_owned(),
@@ -125,7 +126,8 @@ impl AdminService {
             let reason = reason.ok_or_else(|| Error::malformed("reason", "is required"))?;
             let why = (reason, (!asked.note.is_empty()).then(|| asked.note.clone()));
             let made = self.compromise(&operator, id, why, expected(asked.header.as_ref())).await?;
-            let (healing, now) = (healing(made.key.kind), self.clock.now());
+            let (healing, held) = (healing(made.key.kind), self.who_holds());
+            let now = (held.as_str(), self.clock.now());
             Ok(v1::CompromiseKeyResponse {
                 key: Some(key(&made.key, now)),
                 next: made.next.as_ref().map(|line| key(line, now)),
@@ -175,7 +177,7 @@ impl AdminService {
             }
             let made = self.vault.shred_key(&operator, id, expected(asked.header.as_ref())).await?;
             Ok(v1::ShredKeyResponse {
-                key: Some(key(&made.key, self.clock.now())),
+                key: Some(key(&made.key, (&self.who_holds(), self.clock.now()))),
                 under: Some(under(&made.under)),
                 epoch: self.epoch(),
                 receipt: Some(wire::receipt(&made.receipt, true)),
