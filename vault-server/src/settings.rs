@@ -86,7 +86,7 @@ pub struct Settings {
     pub forward: BTreeMap<DestinationName, DestinationSettings>,
     /// The file that all this was read from, if from one: what may change while the server runs is read there again.
     #[serde(skip)]
-    pub source: Option<PathBuf>,
+    pub(crate) source: Option<PathBuf>,
 }
 
 /// A `[forward.NAME]` table: one destination. What of it is for whom in the end is the policy's to say.

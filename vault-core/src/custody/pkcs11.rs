@@ -46,7 +46,7 @@ const IV: usize = 12;
 const TAG_BITS: u64 = 128;
 
 /// What is encrypted to see whether a device works at all: nothing secret.
-const KNOWN: [u8; 32] = *b"pv1/custody: a known answer here";
+const KNOWN: [u8; 32] = *b"custody of a root: known answer.";
 
 /// How many refused PINs are remembered: a process has a custodian or two.
 const REMEMBERED: usize = 16;
