@@ -67,7 +67,7 @@ impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         if error == Error::Custody {
             return Self::refused(
-                "the passphrase, the shares or the device do not open this vault; check which files (or the custodian's settings) and which folder were named",
+                "the passphrase, device or set of shares does not open this vault; check which files (or the custodian's settings) and which folder were named",
             );
         }
         if error == Error::Store(StoreError::Exists) {
