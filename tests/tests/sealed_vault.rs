@@ -362,11 +362,35 @@ fn shares_are_checked_by_their_holders_and_replaced_by_new_ones_or_a_passphrase(
         assert!(check(&next) && !rig.file("more").exists());
     }
 
+    // Whatever else opens the folder takes shares as well.
+    let whole = [&["store", "verify"], &next[..]].concat();
+    let verified = Command::new(program())
+        .args(whole)
+        .arg("--folder")
+        .arg(rig.file("vault"))
+        .current_dir(rig.folder.path())
+        .output()
+        .unwrap();
+    assert!(verified.status.success(), "{}", String::from_utf8_lossy(&verified.stderr));
+
     // And back to a passphrase.
     put(&rig, "back", "the way back home");
     let back = ["change", "--new-passphrase-file", "back", "--operator", "olga"];
     told(&ask(&rig, "olga", &[&back[..], &next[..]].concat()));
     assert!(check(&["--passphrase-file", "back"]) && !check(&next));
+
+    // Or beside it, for the day when it is lost.
+    let done = split(&rig, "2", "2", "beside", &["--beside", "--passphrase-file", "back"]);
+    assert_eq!(done["beside"], true);
+    let beside = ["--share-file", "beside/share-1", "--share-file", "beside/share-2"];
+    assert!(check(&beside) && check(&["--passphrase-file", "back"]));
+    let list = Command::new(program())
+        .args(["custodian", "list", "--folder"])
+        .arg(rig.file("vault"))
+        .output()
+        .unwrap();
+    let list = String::from_utf8(list.stdout).unwrap();
+    assert!(list.contains("passphrase") && list.contains("any 2 of 2 shares of split"), "{list}");
 }
 
 #[test]

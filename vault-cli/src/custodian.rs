@@ -1,11 +1,11 @@
-//! `vaultctl custodian`: who opens a vault, and who is to. What changes that needs a vault that is stopped: a folder that another
-//! process has open is refused (for a vault that serves there is `vaultctl keys rotate custodian`). Sealing and unsealing are
-//! asked of a server that runs.
+//! `vaultctl custodian`: who opens a vault, and who is to. For a change the vault must be stopped: a folder that another process
+//! has open is refused (for a vault that serves there is `vaultctl keys rotate custodian`). Sealing and unsealing are asked of a
+//! server that runs.
 
 mod seal;
-mod shares;
+pub(crate) mod shares;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 use serde::Serialize;
@@ -16,8 +16,8 @@ use vault_core::store::{self, Options};
 use vault_core::vault::Vault;
 
 use self::seal::{Accept, Plain, Unseal};
-use self::shares::{Opener, SplitArgs, VerifyShare};
-use crate::custody::{self, NewCustody};
+use self::shares::{SplitArgs, VerifyShare};
+use crate::custody::{self, Custody, NewCustody};
 use crate::dial;
 use crate::fail::Failure;
 use crate::output::Out;
@@ -31,8 +31,8 @@ pub(crate) enum CustodianCommand {
         after_help = "Exit code 1: it does not. A device is asked twice, for the root and for the esk file; a wrong PIN is not \
         tried again.\n\nExamples:\n  \
         vaultctl custodian check --folder /var/lib/vault --passphrase-file passphrase\n  \
-        vaultctl custodian check --folder /var/lib/vault --custodian /etc/vault/vault.toml\n  \
-        vaultctl custodian check --folder /var/lib/vault --share-file share-1 --share-file share-4"
+        vaultctl custodian check --folder /var/lib/vault --share-file share-1 --share-file share-4\n  \
+        vaultctl custodian check --folder /var/lib/vault --custodian /etc/vault/vault.toml"
     )]
     Check(Check),
     /// List who protects a vault's root; needs no secret, and proves nothing: see check
@@ -44,7 +44,6 @@ pub(crate) enum CustodianCommand {
         before open with the old one and the esk file of their time: copy that file anew afterwards.\n\nExamples:\n  \
         vaultctl custodian change --folder /var/lib/vault --passphrase-file old --new-passphrase-file new --operator olga\n  \
         vaultctl custodian change --folder vault --passphrase-file p --new-passphrase-file p --memory 256 --operator olga\n  \
-        vaultctl custodian change --folder vault --share-file a --share-file b --new-passphrase-file p --operator olga\n  \
         vaultctl custodian change --folder vault --passphrase-file p --new-custodian hsm.toml --operator olga"
     )]
     Change(Change),
@@ -61,12 +60,6 @@ pub(crate) enum CustodianCommand {
         vaultctl custodian remove 1 --folder vault --passphrase-file recovery --operator olga"
     )]
     Remove(Remove),
-    /// Make the key that a settings file names in its HSM: AES-256, not extractable
-    #[command(
-        after_help = "The token must be initialized and have a user PIN. A key of this label that is there already is left as it \
-        is (exit code 1).\n\nExample:\n  vaultctl custodian device-key --custodian hsm.toml"
-    )]
-    DeviceKey(DeviceKey),
     /// Put k-of-n shares in the place of what opens a vault: a passphrase, or the shares of before
     #[command(
         after_help = "Each share goes to one person: into a file of its own, or shown alone at this terminal and asked for again. They \
@@ -104,6 +97,12 @@ pub(crate) enum CustodianCommand {
     /// Forget the shares that were entered so far
     #[command(after_help = "Example:\n  vaultctl custodian reset --profile ops.toml")]
     Reset(Plain),
+    /// Make the key that a settings file names in its HSM: AES-256, not extractable
+    #[command(
+        after_help = "The token must be initialized and have a user PIN. A key of this label that is there already is left as it \
+        is (exit code 1).\n\nExample:\n  vaultctl custodian device-key --custodian hsm.toml"
+    )]
+    DeviceKey(DeviceKey),
 }
 
 /// `custodian check`.
@@ -113,7 +112,7 @@ pub(crate) struct Check {
     #[arg(long, value_name = "DIR")]
     folder: PathBuf,
     #[command(flatten)]
-    opener: Opener,
+    custody: Custody,
 }
 
 /// `custodian list`.
@@ -131,7 +130,7 @@ pub(crate) struct Asked {
     #[arg(long, value_name = "DIR")]
     folder: PathBuf,
     #[command(flatten)]
-    opener: Opener,
+    custody: Custody,
     /// In whose name: an operator of the policy
     #[arg(long, value_name = "NAME")]
     operator: String,
@@ -160,7 +159,7 @@ pub(crate) struct Add {
 pub(crate) struct Remove {
     /// Which: its number in custodian list
     #[arg(value_name = "NUMBER")]
-    which: usize,
+    number: usize,
     #[command(flatten)]
     asked: Asked,
 }
@@ -181,7 +180,6 @@ pub(crate) fn run(command: CustodianCommand, out: Out) -> Result<(), Failure> {
         CustodianCommand::Change(asked) => dial::run(change(asked, out)),
         CustodianCommand::Add(asked) => dial::run(add(asked, out)),
         CustodianCommand::Remove(asked) => dial::run(remove(asked, out)),
-        CustodianCommand::DeviceKey(asked) => device_key(&asked, out),
         CustodianCommand::Split(asked) => dial::run(shares::split(asked, out)),
         CustodianCommand::VerifyShare(asked) => dial::run(shares::verify(asked, out)),
         CustodianCommand::Accept(asked) => dial::run(seal::accept(asked, out)),
@@ -189,33 +187,8 @@ pub(crate) fn run(command: CustodianCommand, out: Out) -> Result<(), Failure> {
         CustodianCommand::Seal(asked) => dial::run(seal::seal(asked, out)),
         CustodianCommand::Status(asked) => dial::run(seal::status(asked, out)),
         CustodianCommand::Reset(asked) => dial::run(seal::reset(asked, out)),
+        CustodianCommand::DeviceKey(asked) => device_key(&asked, out),
     }
-}
-
-/// An operator's name.
-fn operator(text: &str) -> Result<PrincipalName, Failure> {
-    PrincipalName::parse(text)
-        .map_err(|_| Failure::usage("--operator is no name; see the policy's [[operator]] rows"))
-}
-
-/// Opens the vault in a folder, in the name of an operator of its policy, and gives what opened it.
-async fn open(
-    folder: &Path,
-    opener: &Opener,
-    operator: &PrincipalName,
-) -> Result<(Vault, Box<dyn Custodian>), Failure> {
-    // The store first: a folder that is in use, or is none, needs no secret.
-    let store = store::open(folder, &Options::default())?;
-    let old = opener.custodian(store.as_ref()).await?;
-    let vault = Vault::open(place(store, folder), old.as_ref()).await?;
-    let (policy, _) = vault.policy();
-    if !policy.operators.iter().any(|known| known.id == *operator) {
-        vault.close().await?;
-        return Err(Failure::refused(
-            "--operator is no operator of the policy in force; nothing was changed",
-        ));
-    }
-    Ok((vault, old))
 }
 
 async fn check(asked: Check, out: Out) -> Result<(), Failure> {
@@ -225,7 +198,7 @@ async fn check(asked: Check, out: Out) -> Result<(), Failure> {
         vault: String,
     }
     let store = store::open(&asked.folder, &Options::default())?;
-    let custodian = asked.opener.custodian(store.as_ref()).await?;
+    let custodian = asked.custody.open(store.as_ref()).await?;
     let vault = Vault::check_custody(&place(store, &asked.folder), &*custodian).await?;
     out.tell(&Checked { opens: true, vault }, |checked| format!("it opens vault {}", checked.vault))
 }
@@ -246,6 +219,24 @@ async fn list(asked: List, out: Out) -> Result<(), Failure> {
 }
 
 impl Asked {
+    /// Opens the vault in the name of an operator of its policy, and gives what opened it.
+    async fn open(&self) -> Result<(Vault, PrincipalName, Box<dyn Custodian>), Failure> {
+        let operator = PrincipalName::parse(&self.operator)
+            .map_err(|_| Failure::usage("--operator is no name; see the policy's [[operator]] rows"))?;
+        // The store first: a folder that is in use, or is none, needs no secret.
+        let store = store::open(&self.folder, &Options::default())?;
+        let own = self.custody.open(store.as_ref()).await?;
+        let vault = Vault::open(place(store, &self.folder), &*own).await?;
+        let (policy, _) = vault.policy();
+        if !policy.operators.iter().any(|known| known.id == operator) {
+            vault.close().await?;
+            return Err(Failure::refused(
+                "--operator is no operator of the policy in force; nothing was changed",
+            ));
+        }
+        Ok((vault, operator, own))
+    }
+
     /// Opens the vault, has the change made, and closes it.
     async fn make(
         self,
@@ -258,8 +249,7 @@ impl Asked {
             epoch: u64,
             receipt: serde_json::Value,
         }
-        let operator = operator(&self.operator)?;
-        let (vault, own) = open(&self.folder, &self.opener, &operator).await?;
+        let (vault, operator, own) = self.open().await?;
         let changed = change(&vault, &operator, &*own).await;
         let epoch = vault.status().epoch;
         vault.close().await?;
@@ -287,7 +277,7 @@ async fn add(asked: Add, out: Out) -> Result<(), Failure> {
 }
 
 async fn remove(asked: Remove, out: Out) -> Result<(), Failure> {
-    let Remove { which: number, asked } = asked;
+    let Remove { number, asked } = asked;
     let told = format!("custodian {number} opens the vault no more");
     let remove = async |vault: &Vault, by: &PrincipalName, own: &dyn Custodian| {
         Ok(vault.remove_custodian(by, number, own, None).await?)

@@ -1,5 +1,5 @@
 //! Who opens a vault's folder, as a command line says it: a passphrase from a file or a prompt, or what the `[custodian]` table
-//! of a settings file names.
+//! of a settings file names, or shares.
 //!
 //! Refused: a secret as an argument, and more than one source.
 
@@ -8,9 +8,12 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use secrecy::SecretSlice;
 use vault_core::custody::{Custodian, Passphrase};
+use vault_core::store::Store;
+use vault_core::vault::Vault;
 use vault_server::settings::{CustodianSettings, Problem};
 use zeroize::Zeroizing;
 
+use crate::custodian::shares;
 use crate::fail::Failure;
 use crate::input;
 
@@ -23,16 +26,33 @@ pub(crate) struct Custody {
     /// A settings file whose [custodian] table says who opens it: an HSM, a cloud's key or a passphrase's file
     #[arg(long, value_name = "FILE", conflicts_with = "passphrase_file")]
     pub(crate) custodian: Option<PathBuf>,
+    /// A file that holds a share, once for each; else they are asked for, where shares alone open this vault
+    #[arg(long = "share-file", value_name = "FILE", conflicts_with_all = ["passphrase_file", "custodian"])]
+    pub(crate) share_files: Vec<PathBuf>,
 }
 
 impl Custody {
-    /// The custodian of a vault that is there.
-    pub(crate) fn open(&self) -> Result<Box<dyn Custodian>, Failure> {
+    /// The custodian of the vault in a store. Where people with shares are the only ones, and nothing is named, they are asked.
+    pub(crate) async fn open(&self, store: &dyn Store) -> Result<Box<dyn Custodian>, Failure> {
+        if !self.share_files.is_empty() {
+            return shares::from_files(&self.share_files);
+        }
+        if self.passphrase_file.is_none() && self.custodian.is_none() {
+            let standing = Vault::standing(store).await?;
+            if let (Some(split), None) = (&standing.split, standing.other) {
+                return shares::asked_for(split, &standing);
+            }
+        }
         named(self.passphrase_file.as_deref(), self.custodian.as_deref(), false)
     }
 
     /// The custodian of a vault to be: a passphrase is asked for twice.
     pub(crate) fn open_new(&self) -> Result<Box<dyn Custodian>, Failure> {
+        if !self.share_files.is_empty() {
+            return Err(Failure::usage(
+                "there are no shares of a new vault; make them of its first custodian: `vaultctl custodian split`",
+            ));
+        }
         named(self.passphrase_file.as_deref(), self.custodian.as_deref(), true)
     }
 }

@@ -253,7 +253,7 @@ mod tests {
         let asked = Init {
             folder: "/v".into(),
             engine: Engine::Sled,
-            custody: Custody { passphrase_file: Some("/p".into()), custodian: None },
+            custody: Custody { passphrase_file: Some("/p".into()), ..Custody::default() },
             policy: "policy.toml".into(),
             settings: Some("vault.toml".into()),
             certs: "/c".into(),

@@ -318,14 +318,6 @@ pub(crate) fn secret_file(file: &Path, what: &str, most: usize) -> Result<Zeroiz
     bounded(file, u64::try_from(most).unwrap_or(u64::MAX))
 }
 
-/// A line that is not shown, of who sits at the terminal; `instead` names what to give where nobody does.
-pub(crate) fn at_prompt(prompt: &str, instead: &str) -> Result<Zeroizing<Vec<u8>>, Failure> {
-    if !io::stdin().is_terminal() {
-        return Err(Failure::usage(format_args!("give {instead}; there is no terminal to ask at")));
-    }
-    Ok(Zeroizing::new(hidden(prompt)?.into_bytes()))
-}
-
 /// Waits until somebody presses Enter.
 pub(crate) fn enter() -> Result<(), Failure> {
     let mut line = Zeroizing::new(String::new());

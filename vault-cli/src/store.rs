@@ -61,7 +61,7 @@ impl Folder {
     pub(crate) async fn open(folder: &Path, custody: &Custody) -> Result<Vault, Failure> {
         // The store first: a folder that is in use, or is none, needs no passphrase.
         let store = store::open(folder, &Options::default())?;
-        let custodian = custody.open()?;
+        let custodian = custody.open(store.as_ref()).await?;
         Ok(Vault::open(place(store, folder), &*custodian).await?)
     }
 }

@@ -65,6 +65,7 @@ impl CustodyBlock {
     pub fn told(&self) -> (&'static str, String) {
         let (kind, told) = match self.kind {
             PASSPHRASE => ("passphrase", passphrase::told(&self.body)),
+            SHARES => ("shares", shares::told(&self.body)),
             PKCS11 => ("pkcs11", device::told(&self.body)),
             KMS => ("kms", service::told(&self.body)),
             _ => return ("unknown", String::new()),

@@ -84,7 +84,6 @@ const MAX_ROUNDS: usize = 256;
 const FIRST_LOG: u32 = 0;
 
 /// What a vault is made of or opened with.
-#[derive(Clone)]
 pub struct Place {
     /// The engine.
     pub store: Arc<dyn Store>,

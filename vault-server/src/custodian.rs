@@ -18,6 +18,7 @@ use vault_core::custody::{Custodian, Passphrase};
 use vault_core::error::Error;
 use zeroize::Zeroizing;
 
+use crate::memory::scrub_stack;
 use crate::settings::{CustodianSettings, Problem, Settings, check_private, read_small};
 
 /// Bytes of a passphrase.
@@ -85,6 +86,12 @@ impl Named {
         self.file.as_deref().map_or_else(|| Ok(self.at_start.clone()), CustodianSettings::read)
     }
 
+    /// Whether the custodian is people with shares, who come by themselves.
+    #[must_use]
+    pub fn are_people(&self) -> bool {
+        self.now().is_ok_and(|named| named.is_shares())
+    }
+
     /// The custodian, and the other one if there is one: all that a new key that they hold is to be entrusted to.
     pub fn open_all(&self) -> Result<Vec<Box<dyn Custodian>>, Problem> {
         let named = self.now()?;
@@ -99,7 +106,13 @@ pub(crate) async fn in_custody<T: Send + 'static>(
     work: impl AsyncFnOnce() -> Result<T, Error> + Send + 'static,
 ) -> Result<T, Error> {
     let runtime = tokio::runtime::Handle::current();
-    tokio::task::spawn_blocking(move || runtime.block_on(work())).await.map_err(|_| Error::internal())?
+    let worked = move || {
+        let worked = runtime.block_on(work());
+        // No runtime wipes this thread's stack: secrets were stretched and keys expanded on it.
+        scrub_stack();
+        worked
+    };
+    tokio::task::spawn_blocking(worked).await.map_err(|_| Error::internal())?
 }
 
 /// As a change of custody is told of what is wrong with the settings.
@@ -118,7 +131,6 @@ enum Source<'a> {
     Passphrase(&'static str, PathBuf),
     Pkcs11(&'a Pkcs11Settings),
     Kms(&'a KmsSettings),
-    /// People, whom nobody can ask from here.
     Shares,
 }
 
@@ -188,9 +200,7 @@ impl CustodianSettings {
         let named = (&self.passphrase_file, &self.passphrase_credential, &self.pkcs11, &self.kms);
         let source = match named {
             (None, None, None, None) if self.shares => Source::Shares,
-            _ if self.shares => {
-                return wrong("needs exactly one source", "take out either shares or the other");
-            }
+            _ if self.shares => return wrong("needs exactly one source", "take out shares, or all else"),
             (Some(file), None, None, None) => Source::Passphrase("custodian.passphrase_file", file.clone()),
             (None, Some(name), None, None) => {
                 const KEY: &str = "custodian.passphrase_credential";
@@ -201,7 +211,7 @@ impl CustodianSettings {
             _ => {
                 return wrong(
                     "needs exactly one source",
-                    "set passphrase_file, passphrase_credential, pkcs11, kms or shares",
+                    "set passphrase_file, passphrase_credential, shares, pkcs11 or kms",
                 );
             }
         };
@@ -257,8 +267,8 @@ impl CustodianSettings {
             }
             Source::Shares => Err(Problem::new(
                 "custodian.shares",
-                "is people, whom the server cannot ask by itself",
-                "stop the vault and use `vaultctl custodian split --new-root`",
+                "is people, whom nobody can ask by a settings file",
+                "stop the vault; `vaultctl custodian split --new-root` makes a new root, --share-file opens it",
             )),
         }
     }
@@ -285,7 +295,7 @@ impl CustodianSettings {
     /// Whether the custodian is people with shares, and so nothing that could be read here.
     #[must_use]
     pub fn is_shares(&self) -> bool {
-        self.shares
+        matches!(self.source(), Ok(Source::Shares))
     }
 
     /// Whether a passphrase is what it names.

@@ -89,7 +89,7 @@ impl CustodyService {
 
 /// What to do about a sealed vault, for people.
 fn remedy(seal: &Seal) -> String {
-    match seal.split {
+    match seal.split.filter(|_| seal.custodian == "shares") {
         Some((threshold, shares, _)) => format!(
             "the vault is sealed: {threshold} of {shares} shares open it, {} entered; each custodian enters one with \
              `vaultctl custodian unseal`",

@@ -32,10 +32,10 @@ use crate::memory;
 use crate::metrics::{self, Door, Health, Metrics};
 use crate::request::TurnedAway;
 use crate::service::VaultService;
-use crate::settings::{CustodianSettings, Engine, Problem, Settings};
+use crate::settings::{Engine, Problem, Settings};
 use crate::shutdown::{Phase, Shutdown, Trigger};
 use crate::spaces::Warned;
-use crate::strongroom::{Furnished, Parts, Passage, Strongroom};
+use crate::strongroom::{Furnished, Parts, Passage, Strongroom, Whom};
 use crate::tls::{self, Tls};
 
 /// How often rows whose time is over are deleted.
@@ -178,11 +178,6 @@ pub fn run(settings: &Settings) -> Result<(), StartError> {
     served
 }
 
-/// Asks the custodian of the settings; `None` where that is people with shares.
-fn ask(settings: &CustodianSettings) -> Result<Option<Box<dyn Custodian>>, Problem> {
-    if settings.is_shares() { Ok(None) } else { Ok(Some(settings.open()?)) }
-}
-
 /// Opens the store that the settings name, and says where the file of the erasure epoch key is. A memory store is empty.
 fn open_store(settings: &Settings) -> Result<(Arc<dyn Store>, PathBuf), StartError> {
     let folder: &Path = &settings.store.folder;
@@ -209,25 +204,27 @@ fn open_store(settings: &Settings) -> Result<(Arc<dyn Store>, PathBuf), StartErr
 
 /// Opens the vault with the custodian of the settings. In a memory store it is made first, with the policy that the settings
 /// name. Nothing where the custodian is people with shares: then the vault stays sealed until they come.
-async fn open_vault(settings: &Settings, place: Place) -> Result<Option<Vault>, StartError> {
-    let Some(custodian) = ask(&settings.custodian).map_err(|p| StartError::Settings(vec![p]))? else {
-        Vault::standing(place.store.as_ref()).await?;
+async fn open_vault(settings: &Settings, place: impl Fn() -> Place) -> Result<Option<Vault>, StartError> {
+    if settings.custodian.is_shares() {
+        Vault::standing(place().store.as_ref()).await?;
         return Ok(None);
-    };
+    }
+    let custodian = settings.custodian.open().map_err(|p| StartError::Settings(vec![p]))?;
     let vault = match settings.store.engine {
-        Engine::Redb | Engine::Sled => match Vault::open(place.clone(), custodian.as_ref()).await {
-            Err(Error::Custody) => open_by_other(settings, place).await?,
+        Engine::Redb | Engine::Sled => match Vault::open(place(), &*custodian).await {
+            Err(Error::Custody) => open_by_other(settings, place()).await?,
             opened => opened?,
         },
         Engine::Memory => {
             let policy = settings.store.read_policy().map_err(|p| StartError::Settings(vec![p]))?;
             std::fs::create_dir_all(&settings.store.folder)
                 .map_err(machine("store.folder cannot be made"))?;
+            let place = place();
             // The key of the memory vault before this one opens nothing any more.
             if place.esk.exists() {
                 std::fs::remove_file(&place.esk).map_err(machine("store.folder"))?;
             }
-            Vault::create(place, custodian.as_ref(), policy).await?
+            Vault::create(place, &*custodian, policy).await?
         }
     };
     Ok(Some(vault))
@@ -272,7 +269,7 @@ impl House {
             clock.clone(),
             self.doors.clone(),
             self.metrics.clone(),
-            (&**settings).into(),
+            settings.as_ref().into(),
         )
         .ending(ending.clone());
         // A policy may have four megabytes; an operator's listener takes one with room to spare.
@@ -282,7 +279,7 @@ impl House {
         let counting = (self.metrics.clone(), self.counted.clone());
         let tasks = vec![
             tokio::spawn(reseal(vault.clone(), settings.limits.reseal_rows, ending.clone())),
-            tokio::spawn(erase(vault.clone(), (&**settings).into(), ending.clone())),
+            tokio::spawn(erase(vault.clone(), settings.as_ref().into(), ending.clone())),
             tokio::spawn(housekeeping(
                 vault.clone(),
                 clock.clone(),
@@ -305,6 +302,16 @@ impl House {
         }
     }
 
+    /// A custodian of the settings as they are now; none where that is people with shares, or where there is no other one.
+    fn ask(&self, whom: Whom) -> Result<Option<Box<dyn Custodian>>, Problem> {
+        let named = Named::from(self.settings.as_ref()).now()?;
+        match whom {
+            Whom::Own if named.is_shares() => Ok(None),
+            Whom::Own => named.open().map(Some),
+            Whom::Other => named.open_other().transpose(),
+        }
+    }
+
     /// The room for the vault of this store.
     fn strongroom(&self, store: &Arc<dyn Store>, esk: PathBuf) -> Arc<Strongroom> {
         let (place, asked, furnish, told) = (self.clone(), self.clone(), self.clone(), self.clone());
@@ -313,9 +320,10 @@ impl House {
             store: store.clone(),
             place: Box::new(move || place_of(&of, &esk, &place.clock, &place.networks)),
             clock: self.clock.clone(),
-            ask: Box::new(move || {
-                ask(&asked.settings.custodian).map_err(|p| {
-                    tracing::error!(problem = %p, "the custodian of the settings cannot be asked");
+            people: self.settings.custodian.is_shares(),
+            ask: Box::new(move |whom| {
+                asked.ask(whom).map_err(|p| {
+                    tracing::error!(problem = %p, "a custodian of the settings cannot be asked");
                     Error::Custody
                 })
             }),
@@ -348,7 +356,7 @@ async fn serve(settings: &Settings, clock: Arc<dyn Clock>) -> Result<(), StartEr
     let networks = Arc::new(networks);
     let (trigger, shutdown) = Trigger::new();
     let (store, esk) = open_store(settings)?;
-    let vault = open_vault(settings, place_of(&store, &esk, &clock, &networks)).await?;
+    let vault = open_vault(settings, || place_of(&store, &esk, &clock, &networks)).await?;
     // This thread waits for the end from here on, and no runtime wipes its stack: keys were expanded on it.
     memory::scrub_stack();
     let _signals = trigger.follow_signals().map_err(machine("listening for signals"))?;
@@ -599,10 +607,9 @@ const ERASE_WAIT: Duration = Duration::from_hours(1);
 async fn erase(vault: Vault, custodians: Named, mut shutdown: Shutdown) {
     loop {
         let step = vault.erasing().await;
-        let shares = custodians.now().is_ok_and(|named| named.is_shares());
-        let waits = step == Ok(ErasureStep::Due) && shares;
+        let waits = step == Ok(ErasureStep::Due) && custodians.are_people();
         let step = match step {
-            Ok(ErasureStep::Due) if shares => {
+            Ok(ErasureStep::Due) if waits => {
                 tracing::warn!(
                     "customers were erased, and a new erasure key waits for the custodians: seal the vault and let them unseal it"
                 );

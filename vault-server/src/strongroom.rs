@@ -66,8 +66,17 @@ pub struct Furnished {
 /// Makes what serves from a vault, each time that it is opened.
 pub type Furnish = dyn Fn(&Vault, &Shutdown) -> Furnished + Send + Sync;
 
-/// Asks the custodian of the settings; `None` where that is people with shares.
-pub type Ask = dyn Fn() -> Result<Option<Box<dyn Custodian>>, Error> + Send + Sync;
+/// Which custodian of the settings.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Whom {
+    /// The one of `[custodian]`.
+    Own,
+    /// The one of `[custodian.other]`, which may have taken the first one's place.
+    Other,
+}
+
+/// Asks a custodian of the settings; `None` where that is people with shares, or where there is none.
+pub type Ask = dyn Fn(Whom) -> Result<Option<Box<dyn Custodian>>, Error> + Send + Sync;
 
 /// Is told whether the vault serves, each time that this changes.
 pub type Told = dyn Fn(bool) -> Pin<Box<dyn Future<Output = ()> + Send>> + Send + Sync;
@@ -80,7 +89,9 @@ pub struct Parts {
     pub place: Box<dyn Fn() -> Place + Send + Sync>,
     /// The vault's clock.
     pub clock: Arc<dyn Clock>,
-    /// Who opens it.
+    /// Whether people with shares open it.
+    pub people: bool,
+    /// Who else does.
     pub ask: Box<Ask>,
     /// What serves from it.
     pub furnish: Box<Furnish>,
@@ -163,7 +174,7 @@ impl Strongroom {
         let standing = Vault::standing(self.parts.store.as_ref()).await?;
         let split = standing.split.map(|s| (s.threshold, s.shares(), s.id));
         let sealed = self.of_open(|_| ()).is_none();
-        let custodian = if split.is_some() { "shares" } else { "passphrase" };
+        let custodian = if self.parts.people { "shares" } else { standing.other.unwrap_or("shares") };
         Ok(Seal { sealed, custodian, split, entered, vault: standing.vault })
     }
 
@@ -221,10 +232,15 @@ impl Strongroom {
             return Ok(state);
         }
         brought.may_try(now)?;
-        let opened = match (self.parts.ask)()? {
-            Some(custodian) => self.unseal_with(custodian, vec![by]).await,
-            None => Err(Error::Custody),
-        };
+        let mut opened = Err(Error::Custody);
+        for whom in [Whom::Own, Whom::Other] {
+            if opened != Err(Error::Custody) {
+                break;
+            }
+            if let Some(custodian) = (self.parts.ask)(whom)? {
+                opened = self.unseal_with(custodian, vec![by.clone()]).await;
+            }
+        }
         if let Err(Error::Custody | Error::Denied) = opened {
             brought.wrong.push(now);
         }

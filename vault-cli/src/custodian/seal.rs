@@ -71,13 +71,17 @@ impl State {
         })
     }
 
+    fn wants_shares(&self) -> bool {
+        self.custodian == "shares"
+    }
+
     fn words(&self) -> String {
-        match (self.sealed, self.threshold) {
+        match (self.sealed, self.wants_shares()) {
             (false, _) => "the vault is open".to_owned(),
-            (true, 0) => format!("the vault is sealed; its custodian is a {}", self.custodian),
-            (true, threshold) => format!(
-                "the vault is sealed: {} entered, {threshold} of {} shares of split {} open it",
-                self.entered, self.shares, self.split
+            (true, false) => format!("the vault is sealed; its custodian is of kind {}", self.custodian),
+            (true, true) => format!(
+                "the vault is sealed: {} entered, {} of {} shares of split {} open it",
+                self.entered, self.threshold, self.shares, self.split
             ),
         }
     }
@@ -111,7 +115,7 @@ pub(crate) async fn unseal(asked: Unseal, out: Out) -> Result<(), Failure> {
     let before = state(&vault).await?;
     let after = if !before.sealed {
         before
-    } else if before.threshold > 0 {
+    } else if before.wants_shares() || asked.share_file.is_some() {
         let share = own_share(asked.share_file.as_deref(), &before)?;
         let text = share.expose_text().as_bytes().to_vec();
         let sent = vault.enter_share(v1::EnterShareRequest::new(text)).await;

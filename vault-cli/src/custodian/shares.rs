@@ -10,44 +10,22 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use serde::Serialize;
 use vault_core::custody::{Custodian, MAX_SHARE_TEXT, Share, Shares, Split};
-use vault_core::store::Store;
 use vault_core::vault::{Standing, Vault};
 use zeroize::Zeroizing;
 
-use super::operator;
-use crate::custody::Custody;
+use super::Asked;
 use crate::fail::Failure;
 use crate::input;
 use crate::output::{self, Out};
 
-/// What opens a vault: a passphrase, a device, or enough shares.
-#[derive(Debug, Args)]
-pub(crate) struct Opener {
-    #[command(flatten)]
-    custody: Custody,
-    /// A file that holds a share; once for each share. Else they are asked for, where shares open this vault
-    #[arg(long = "share-file", value_name = "FILE", conflicts_with_all = ["passphrase_file", "custodian"])]
-    share_files: Vec<PathBuf>,
-}
-
-impl Opener {
-    /// The custodian, from files or from prompts. At its own prompt a share that is none of this vault's is told at once.
-    pub(crate) async fn custodian(&self, store: &dyn Store) -> Result<Box<dyn Custodian>, Failure> {
-        let standing = Vault::standing(store).await?;
-        let named = self.custody.passphrase_file.is_some() || self.custody.custodian.is_some();
-        let shares = match standing.split.as_ref().filter(|_| !named) {
-            Some(split) if self.share_files.is_empty() => asked_for(split, &standing)?,
-            _ if !self.share_files.is_empty() => {
-                self.share_files.iter().map(|file| read(Some(file), "")).collect::<Result<_, _>>()?
-            }
-            _ => return self.custody.open(),
-        };
-        Ok(Box::new(Shares::of(&shares)?))
-    }
+/// The custodian that shares in files are.
+pub(crate) fn from_files(files: &[PathBuf]) -> Result<Box<dyn Custodian>, Failure> {
+    let shares: Vec<Share> = files.iter().map(|file| read(Some(file), "")).collect::<Result<_, _>>()?;
+    Ok(Box::new(Shares::of(&shares)?))
 }
 
 /// As many shares as it takes, each from its holder, who is told at once if it is a wrong one.
-fn asked_for(split: &Split, standing: &Standing) -> Result<Vec<Share>, Failure> {
+pub(crate) fn asked_for(split: &Split, standing: &Standing) -> Result<Box<dyn Custodian>, Failure> {
     let mut shares: Vec<Share> = Vec::new();
     while shares.len() < split.threshold.into() {
         let of = format!("Share {} of {} (not shown): ", shares.len() + 1, split.threshold);
@@ -61,14 +39,14 @@ fn asked_for(split: &Split, standing: &Standing) -> Result<Vec<Share>, Failure> 
         }
         shares.push(share);
     }
-    Ok(shares)
+    Ok(Box::new(Shares::of(&shares)?))
 }
 
 /// A share, from a file that nobody else may read or from a hidden prompt.
 pub(crate) fn read(file: Option<&Path>, prompt: &str) -> Result<Share, Failure> {
     let text = match file {
         Some(file) => input::secret_file(file, "share", MAX_SHARE_TEXT)?,
-        None => input::at_prompt(prompt, "--share-file")?,
+        None => input::hidden_secret(prompt).map_err(|e| e.and("give --share-file"))?,
     };
     Share::parse(&text).map_err(|e| match file {
         Some(file) => Failure::usage(format_args!("{}: {e}", file.display())),
@@ -84,11 +62,11 @@ pub(crate) fn hex(split: &[u8]) -> String {
 /// `custodian split`.
 #[derive(Debug, Args)]
 pub(crate) struct SplitArgs {
-    /// The vault's folder
-    #[arg(long, value_name = "DIR")]
-    folder: PathBuf,
     #[command(flatten)]
-    opener: Opener,
+    asked: Asked,
+    /// Beside what opens the vault now, for the day when that is lost; not in its place
+    #[arg(long, conflicts_with = "new_root")]
+    beside: bool,
     /// How many shares there are to be, one for each person
     #[arg(long, value_name = "NUMBER")]
     shares: u8,
@@ -101,9 +79,6 @@ pub(crate) struct SplitArgs {
     /// Make a new root as well, so that old shares and an old root open nothing that comes
     #[arg(long)]
     new_root: bool,
-    /// In whose name: an operator of the policy
-    #[arg(long, value_name = "NAME")]
-    operator: String,
 }
 
 /// Puts new shares in the place of the custodian that opens the vault. They are with their holders before they are in force.
@@ -114,14 +89,14 @@ pub(crate) async fn split(asked: SplitArgs, out: Out) -> Result<(), Failure> {
         threshold: u8,
         shares: u8,
         files: Vec<PathBuf>,
+        beside: bool,
         epoch: u64,
         receipt: serde_json::Value,
     }
-    let named = operator(&asked.operator)?;
     if asked.into.is_none() && !(io::stdin().is_terminal() && io::stderr().is_terminal()) {
         return Err(Failure::usage("give --into with a new folder; there is no terminal to show shares at"));
     }
-    let (vault, old) = super::open(&asked.folder, &asked.opener, &named).await?;
+    let (vault, named, old) = asked.asked.open().await?;
     let made = async {
         let id = vault.standing_of().await?.vault;
         let (new, shares) = Shares::split(&id, asked.threshold, asked.shares)?;
@@ -129,14 +104,26 @@ pub(crate) async fn split(asked: SplitArgs, out: Out) -> Result<(), Failure> {
             Some(folder) => write(folder, &shares)?,
             None => show(&shares)?,
         };
-        let receipt = vault.change_custodian(&named, (old.as_ref(), &new), None).await?;
+        let receipt = if asked.beside {
+            vault.add_custodian(&named, &new, None).await?
+        } else {
+            vault.change_custodian(&named, (old.as_ref(), &new), None).await?
+        };
         if asked.new_root {
-            vault.rotate_root(&named, &[&new], None).await?;
+            vault.rotate_root(&named, &[&new, old.as_ref()], None).await?;
         }
         let receipt = serde_json::from_str(&receipt.text()).unwrap_or_default();
         let split = new.public().map(|s| hex(&s.id)).unwrap_or_default();
         let (threshold, shares) = (asked.threshold, asked.shares);
-        Ok(Done { split, threshold, shares, files, epoch: vault.status().epoch, receipt })
+        Ok(Done {
+            split,
+            threshold,
+            shares,
+            files,
+            beside: asked.beside,
+            epoch: vault.status().epoch,
+            receipt,
+        })
     };
     let made: Result<Done, Failure> = made.await;
     vault.close().await?;
@@ -145,9 +132,17 @@ pub(crate) async fn split(asked: SplitArgs, out: Out) -> Result<(), Failure> {
     })?;
     out.tell(&made, |made| {
         format!(
-            "any {} of the {} shares of split {} open the vault since epoch {}, and nothing else does; give each file to its \
-             holder and delete it, say `shares = true` in the settings, copy the esk file to its backup again",
-            made.threshold, made.shares, made.split, made.epoch
+            "any {} of the {} shares of split {} open the vault since epoch {}{}; give each file to its holder and delete it, copy the \
+             esk file to its backup again",
+            made.threshold,
+            made.shares,
+            made.split,
+            made.epoch,
+            if made.beside {
+                ", beside what did before"
+            } else {
+                ", in the place of what did before: say `shares = true` in the settings"
+            }
         )
     })
 }
@@ -184,7 +179,7 @@ fn show(shares: &[Share]) -> Result<Vec<PathBuf>, Failure> {
             input::enter()?;
             // Clears the screen, then what can be scrolled back to.
             output::ask("\x1b[2J\x1b[3J\x1b[H");
-            let typed = input::at_prompt("Type it once, from your paper (not shown): ", "--into")?;
+            let typed = input::hidden_secret("Type it once, from your paper (not shown): ")?;
             let same = Share::parse(&typed).is_ok_and(|typed| *typed.expose_text() == *share.expose_text());
             if same {
                 break;

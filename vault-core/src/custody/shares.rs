@@ -322,6 +322,13 @@ fn bound(split: &Split, kind: KeyKind, vault: &[u8; 16]) -> Vec<u8> {
     w.done()
 }
 
+/// What tells one split from another, for people.
+pub(super) fn told(body: &[u8]) -> Result<String, Torn> {
+    let (split, ..) = read_body(body)?;
+    let id = data_encoding::HEXLOWER.encode(&split.id);
+    Ok(format!("any {} of {} shares of split {id}", split.threshold, split.shares()))
+}
+
 type Body<'a> = (Split, &'a [u8], &'a [u8]);
 
 fn read_body(body: &[u8]) -> Result<Body<'_>, Torn> {

@@ -34,6 +34,8 @@ pub struct Standing {
     pub vault: [u8; 16],
     /// The split that its root is under, if shares are among its custodians.
     pub split: Option<Split>,
+    /// The first custodian that is not shares, if there is one: its kind.
+    pub other: Option<&'static str>,
 }
 
 impl Vault {
@@ -43,11 +45,14 @@ impl Vault {
     pub async fn standing(store: &dyn Store) -> Result<Standing, Error> {
         let row = store.get(&[header_key()]).await?.into_iter().next().flatten();
         let header = Header::decode(&row.ok_or(Error::Store(StoreError::Missing))?)?;
-        let mut split = None;
+        let (mut split, mut other) = (None, None);
         for block in &header.custody {
-            split = split.or(Split::of(block)?);
+            match Split::of(block)? {
+                Some(found) => split = split.or(Some(found)),
+                None => other = other.or(Some(block.told().0)),
+            }
         }
-        Ok(Standing { vault: header.vault, split })
+        Ok(Standing { vault: header.vault, split, other })
     }
 
     /// The same of a vault that is open.
