@@ -159,7 +159,7 @@ pub(crate) struct Add {
 pub(crate) struct Remove {
     /// Which: its number in custodian list
     #[arg(value_name = "NUMBER")]
-    number: usize,
+    which: usize,
     #[command(flatten)]
     asked: Asked,
 }
