@@ -277,10 +277,10 @@ async fn add(asked: Add, out: Out) -> Result<(), Failure> {
 }
 
 async fn remove(asked: Remove, out: Out) -> Result<(), Failure> {
-    let Remove { number, asked } = asked;
-    let told = format!("custodian {number} opens the vault no more");
+    let Remove { which, asked } = asked;
+    let told = format!("custodian {which} opens the vault no more");
     let remove = async |vault: &Vault, by: &PrincipalName, own: &dyn Custodian| {
-        Ok(vault.remove_custodian(by, number, own, None).await?)
+        Ok(vault.remove_custodian(by, which, own, None).await?)
     };
     asked.make(out, remove, &told).await
 }

@@ -25,8 +25,8 @@ use crate::store::Key;
 use crate::time::Timestamp;
 use crate::words::KeyState;
 
-/// How many rows are sealed anew in one commit: some 100 KiB, which hold up nobody behind them.
-pub const RESEAL_PAGE: usize = 256;
+/// How many rows are sealed anew in one commit: some 25 KiB, which hold up nobody behind them; each has an entry of the log.
+pub const RESEAL_PAGE: usize = 64;
 
 /// How many rows are looked at at once while they are only counted: one page of a store.
 const COUNT_PAGE: usize = 1_000;
