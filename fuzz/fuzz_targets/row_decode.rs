@@ -7,6 +7,7 @@ use vault_core::codec::{Reader, Writer};
 use vault_core::control::{Epoch, Header};
 use vault_core::custody::CustodyBlock;
 use vault_core::record::Row;
+use vault_core::uses;
 
 fuzz_target!(|bytes: &[u8]| {
     if let Ok(row) = Row::decode(bytes) {
@@ -20,6 +21,10 @@ fuzz_target!(|bytes: &[u8]| {
     }
     if let Ok(epoch) = Epoch::decode(bytes) {
         assert!(epoch.encode() == bytes);
+    }
+    // Rows of keys' uses, whatever lies in them.
+    if let Some((key, value)) = bytes.split_at_checked(16) {
+        let _ = uses::read_row(key, value);
     }
     let mut reader = Reader::new(bytes);
     if let Ok(block) = CustodyBlock::read(&mut reader) {

@@ -26,6 +26,8 @@ pub const DONE: i32 = 0;
 pub const REFUSED: i32 = 1;
 /// Something is away or broken.
 pub const FAILED: i32 = 2;
+/// It was asked wrongly: a file is not there.
+pub const USAGE: i32 = 64;
 
 /// `vaultctl` with every kind of custodian, built once in a folder beside the other, or where `VAULTCTL_DEVICES` says.
 pub fn program_with_devices() -> &'static Path {

@@ -14,13 +14,14 @@ use vault_core::error::Error;
 use vault_core::pan::CardExpiry;
 use vault_core::store::Engine;
 use vault_core::token::Token;
-use vault_core::vault::{Context, NewCard, Revocation};
+use vault_core::custody::Shares;
+use vault_core::vault::{Context, Header, NewCard, ResealStep, Revocation};
 use vault_core::words::LockReason;
 
 use crate::cards::{AMEX, MASTERCARD, VISA, card};
 use crate::desk::{
     Closed, Desk, OPTIONS, START, channel, header, in_format, merchant_name, policy, principal, request,
-    token,
+    token, custodian,
 };
 
 /// The request whose answer is kept in a golden folder.
@@ -71,8 +72,48 @@ pub fn write(folder: &Path, engine: Engine) {
     writeln!(list, "kept {}", kept.as_str()).unwrap();
     let pos = LockTarget::Channel { merchant: merchant_name("zenith"), channel: channel("pos") };
     block_on(desk.vault.set_lock(&principal("olga"), pos, LockReason::Fraud, Some("a note"), None)).unwrap();
+    for line in aged(&desk) {
+        writeln!(list, "{line}").unwrap();
+    }
     drop(desk.close());
     fs::write(folder.join(LIST), list).unwrap();
+}
+
+/// Years of a vault's life: every key was rotated, those that name rows twice and the second time with rows still under the
+/// names of before; a customer was erased, and people with shares stand beside the passphrase. Gives lines of its own.
+fn aged(desk: &Desk) -> Vec<String> {
+    let (olga, acme, web) = (principal("olga"), merchant_name("acme"), desk.web());
+    let own = custodian();
+    let known = || Some(Context::new("carl", "", "").unwrap());
+    let mut lines = Vec::new();
+    let mut pays = |token: &Token, card: &str| lines.push(format!("pays web {} {card}", token.as_str()));
+    let (vault, by) = (&desk.vault, &olga);
+    let erased = web.added(NewCard { context: known(), ..card(AMEX) });
+    block_on(async {
+        vault.rotate_idx(by, &acme, None).await?;
+        vault.rotate_fpr(by, &acme, None).await?;
+        pays(&web.added(in_format("tight", AMEX)), AMEX);
+        while vault.reseal().await? != ResealStep::Idle {}
+        pays(&web.added(in_format("mixed", AMEX)), AMEX);
+        vault.rotate_idx(by, &acme, None).await?;
+        vault.rotate_fpr(by, &acme, None).await?;
+        vault.rotate_trk(by, &acme, None).await?;
+        vault.rotate_rcv(by, &acme, None).await?;
+        vault.rotate_kek(by, &acme, None).await?;
+        vault.rotate_adm(by, None).await?;
+        vault.rotate_log(by, None).await?;
+        vault.rotate_root(by, &[&own], None).await?;
+        vault.rotate_esk(by, &[&own], None).await?;
+        let (people, _shares) = Shares::split(&vault.standing_of().await?.vault, 3, 5)?;
+        vault.add_custodian(by, &people, None).await
+    })
+    .unwrap_or_else(|e| panic!("{e}"));
+    pays(&web.added(in_format("mixed", VISA)), VISA);
+    let carl = Header { context: known().unwrap(), ..header() };
+    let erased_now = web.care(&carl, async |vault, who, header| vault.erase_subject(who, header).await);
+    erased_now.unwrap_or_else(|e| panic!("{e}"));
+    lines.push(format!("gone web {}", erased.as_str()));
+    lines
 }
 
 /// Opens a golden folder (a copy: it is written to) and fails unless everything in its list is as it says.

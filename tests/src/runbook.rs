@@ -41,15 +41,14 @@ pub fn run(rig: &Rig, page: &str, variables: &[(&str, &str)]) -> Output {
         rig.admin().port()
     );
     fs::write(&profile, admin).unwrap();
-    let found = program();
-    let folder = found.parent().unwrap_or(Path::new("."));
-    let path = format!("{}:{}", folder.display(), std::env::var("PATH").unwrap_or_default());
-    Command::new("sh")
-        .args(["-c", &script(page, variables)])
-        .current_dir(rig.folder.path())
-        .env("PATH", path)
-        .env("VAULTCTL_PROFILE", profile)
-        .stdin(Stdio::null())
-        .output()
-        .unwrap()
+    sh(page, variables, &program(), rig.folder.path()).env("VAULTCTL_PROFILE", profile).output().unwrap()
+}
+
+/// The shell that runs a page with this `vaultctl`, in this folder.
+pub fn sh(page: &str, variables: &[(&str, &str)], program: &Path, folder: &Path) -> Command {
+    let beside = program.parent().unwrap_or(Path::new("."));
+    let path = format!("{}:{}", beside.display(), std::env::var("PATH").unwrap_or_default());
+    let mut sh = Command::new("sh");
+    sh.args(["-c", &script(page, variables)]).current_dir(folder).env("PATH", path).stdin(Stdio::null());
+    sh
 }

@@ -1,8 +1,9 @@
-//! One contract for every custodian, against the real thing: passphrases, `SoftHSM2` over PKCS#11, and moto in a cloud's place.
+//! One contract for every custodian, against the real thing: passphrases, people with shares, `SoftHSM2` over PKCS#11, and moto
+//! in a cloud's place.
 //!
 //! Each opens its own vault at every start and no other; each says what is wrong with it, and what to do, when its secret is
 //! wrong or it is away; custody moves from each to each, and whenever that is killed exactly one of the two opens. A kind that
-//! joins is one more line of [`kinds`].
+//! joins is one more line of [`kinds`], or of [`parties`] where no settings name it.
 
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
@@ -14,7 +15,7 @@ use vault_core::control::{Header, header_key};
 use vault_core::store::{self, Batch, Engine, Part, Write};
 use vault_tests::cards::VISA;
 use vault_tests::custody::{
-    Custodians, DONE, FAILED, REFUSED, nobody, program_with_devices, silent_listener, told,
+    Custodians, DONE, FAILED, REFUSED, USAGE, nobody, program_with_devices, silent_listener, told,
 };
 use vault_tests::desk::OPTIONS;
 use vault_tests::server::{Authority, Rig, policy, program};
@@ -109,21 +110,6 @@ fn check(at: &Custodians, folder: &str, custodian: &str) -> (i32, String) {
     at.ran(&["custodian", "check", "--folder", folder, "--custodian", custodian])
 }
 
-fn change<'a>(folder: &'a str, from: &'a str, to: &'a str) -> [&'a str; 10] {
-    [
-        "custodian",
-        "change",
-        "--folder",
-        folder,
-        "--custodian",
-        from,
-        "--new-custodian",
-        to,
-        "--operator",
-        "olga",
-    ]
-}
-
 fn esk(at: &Custodians, folder: &str) -> Vec<u8> {
     std::fs::read(at.file(folder).join("esk")).unwrap()
 }
@@ -141,34 +127,144 @@ fn put_header(at: &Custodians, folder: &str, header: &Header) {
     store.commit(&Batch { parts: vec![part], ..Batch::default() }).unwrap();
 }
 
+/// Whoever opens a vault, as a command is told: its flags.
+type Keys = Vec<String>;
+
+fn named(settings: &str) -> Keys {
+    vec!["--custodian".to_owned(), settings.to_owned()]
+}
+
+/// Shares of a folder that a split made.
+fn shares_of(split: &str, numbers: &[u8]) -> Keys {
+    let file = |number: &u8| ["--share-file".to_owned(), format!("{split}/share-{number}")];
+    numbers.iter().flat_map(file).collect()
+}
+
+/// One who is under the contract: of those that settings name, or people with shares.
+enum Party {
+    Named(Under),
+    People,
+}
+
+fn parties(at: &Custodians) -> Vec<Party> {
+    kinds(at).into_iter().map(Party::Named).chain([Party::People]).collect()
+}
+
+impl Party {
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Named(kind) => kind.name,
+            Self::People => "shares",
+        }
+    }
+
+    /// The command that has it take custody from these, and who opens the vault from then on. People get their shares in the
+    /// folder `split`.
+    fn taking(&self, folder: &str, from: &Keys, split: &str) -> (Keys, Keys) {
+        let base = |verb: &str| {
+            let flags = ["custodian", verb, "--folder", folder, "--operator", "olga"].map(str::to_owned);
+            [flags.to_vec(), from.clone()].concat()
+        };
+        match self {
+            Self::Named(kind) => {
+                let to = ["--new-custodian".to_owned(), kind.good.clone()];
+                ([base("change"), to.to_vec()].concat(), named(&kind.good))
+            }
+            Self::People => {
+                let into = ["--shares", "5", "--threshold", "3", "--into", split].map(str::to_owned);
+                ([base("split"), into.to_vec()].concat(), shares_of(split, &[1, 3, 5]))
+            }
+        }
+    }
+
+    /// A vault that it protects, and who opens it.
+    fn vault(&self, at: &Custodians, folder: &str) -> Keys {
+        match self {
+            Self::Named(kind) => {
+                init(at, folder, &kind.good);
+                named(&kind.good)
+            }
+            Self::People => {
+                let dealer = at.passphrase("dealer", "whoever splits knows it");
+                init(at, folder, &dealer);
+                let (split, keys) = self.taking(folder, &named(&dealer), &format!("shares-of-{folder}"));
+                at.done(&words(&split));
+                keys
+            }
+        }
+    }
+
+    /// What is wrong with it, the flags that say so, the exit code, and what is said.
+    fn wrong(&self, folder: &str) -> Vec<(&'static str, Keys, i32, &'static str)> {
+        let refused = "does not open this vault";
+        match self {
+            Self::Named(kind) => {
+                let of = |(what, settings, code, needle): &(&'static str, String, i32, &'static str)| {
+                    (*what, named(settings), *code, *needle)
+                };
+                kind.wrong.iter().map(of).collect()
+            }
+            Self::People => {
+                let (own, foreign) = (format!("shares-of-{folder}"), format!("shares-of-{folder}-other"));
+                let mixed = [shares_of(&own, &[1, 3]), shares_of(&foreign, &[5])].concat();
+                vec![
+                    ("too few", shares_of(&own, &[1, 3]), REFUSED, refused),
+                    ("one twice", shares_of(&own, &[1, 3, 3]), REFUSED, refused),
+                    ("another split's", shares_of(&foreign, &[1, 3, 5]), REFUSED, refused),
+                    ("one of another split", mixed, REFUSED, refused),
+                    ("no file", shares_of("nowhere", &[1, 3, 5]), USAGE, "No such file"),
+                ]
+            }
+        }
+    }
+}
+
+fn words(flags: &Keys) -> Vec<&str> {
+    flags.iter().map(String::as_str).collect()
+}
+
+fn asked(at: &Custodians, command: [&str; 2], folder: &str, keys: &Keys) -> (i32, String) {
+    at.ran(&[&command[..], &["--folder", folder], &words(keys)].concat())
+}
+
+/// Whether these open the vault, and what is said.
+fn opens(at: &Custodians, folder: &str, keys: &Keys) -> (i32, String) {
+    asked(at, ["custodian", "check"], folder, keys)
+}
+
+fn verified(at: &Custodians, folder: &str, keys: &Keys) {
+    let (ended, said) = asked(at, ["store", "verify"], folder, keys);
+    assert_eq!(ended, DONE, "{keys:?}: {said}");
+}
+
 #[test]
 fn each_opens_its_own_vault_at_every_start_and_says_what_is_wrong_when_it_cannot() {
     let at = Custodians::new();
     write_policy(&at);
-    for kind in kinds(&at) {
-        let own = format!("{}-vault", kind.name);
-        init(&at, &own, &kind.good);
+    for party in parties(&at) {
+        let (name, own) = (party.name(), format!("{}-vault", party.name()));
+        let keys = party.vault(&at, &own);
         let before = esk(&at, &own);
         for _start in 0..2 {
-            assert_eq!(check(&at, &own, &kind.good).0, DONE, "{}", kind.name);
-            at.done(&["store", "verify", "--folder", &own, "--custodian", &kind.good]);
+            assert_eq!(opens(&at, &own, &keys).0, DONE, "{name}");
+            verified(&at, &own, &keys);
         }
-        for (what, settings, code, needle) in &kind.wrong {
-            let (ended, said) = check(&at, &own, settings);
-            assert!(ended == *code && said.contains(needle), "{} {what}: {ended} {said}", kind.name);
+        let other = format!("{own}-other");
+        party.vault(&at, &other);
+        for (what, flags, code, needle) in party.wrong(&own) {
+            let (ended, said) = opens(&at, &own, &flags);
+            assert!(ended == code && said.contains(needle), "{name} {what}: {ended} {said}");
             assert!(!said.contains("123456") && !said.contains("horse entirely"), "{said}");
         }
         // What was wrapped for another vault by the very same custodian is not this one's: a device may answer that as if it
         // were broken, and a service's context does not match.
-        let other = format!("{}-other", kind.name);
-        init(&at, &other, &kind.good);
         let whole = header(&at, &own);
         let foreign = header(&at, &other).custody;
         put_header(&at, &own, &Header { custody: foreign, ..whole.clone() });
-        let (ended, said) = check(&at, &own, &kind.good);
-        assert!(ended == REFUSED && said.contains("does not open this vault"), "{}: {said}", kind.name);
+        let (ended, said) = opens(&at, &own, &keys);
+        assert!(ended == REFUSED && said.contains("does not open this vault"), "{name}: {said}");
         put_header(&at, &own, &whole);
-        assert_eq!(check(&at, &own, &kind.good).0, DONE, "{}", kind.name);
+        assert_eq!(opens(&at, &own, &keys).0, DONE, "{name}");
         assert!(before == esk(&at, &own), "nothing was changed");
     }
 }
@@ -177,21 +273,20 @@ fn each_opens_its_own_vault_at_every_start_and_says_what_is_wrong_when_it_cannot
 fn custody_moves_from_each_to_each_and_back() {
     let at = Custodians::new();
     write_policy(&at);
-    let kinds = kinds(&at);
-    init(&at, "vault", &kinds[0].good);
-    let mut from = 0;
-    // Every ordered pair once: 0 to 1 to 2 to 1 to 0 to 2 to 0.
-    for to in [1, 2, 1, 0, 2, 0] {
-        let (old, new) = (&kinds[from].good, &kinds[to].good);
-        at.done(&change("vault", old, new));
-        assert_eq!(check(&at, "vault", new).0, DONE, "{}", kinds[to].name);
-        let (ended, said) = check(&at, "vault", old);
+    let parties = parties(&at);
+    let mut keys = parties[0].vault(&at, "vault");
+    // Every ordered pair once, and people to other people.
+    for (step, to) in [1, 2, 3, 2, 1, 0, 3, 3, 1, 3, 0, 2, 0].into_iter().enumerate() {
+        let (taking, new) = parties[to].taking("vault", &keys, &format!("split-{step}"));
+        at.done(&words(&taking));
+        assert_eq!(opens(&at, "vault", &new).0, DONE, "{}", parties[to].name());
+        let (ended, said) = opens(&at, "vault", &keys);
         assert!(ended == REFUSED && said.contains("does not open this vault"), "{said}");
         let listed = at.done(&["--json", "custodian", "list", "--folder", "vault"]);
-        assert!(listed.contains(&format!("\"kind\":\"{}\"", kinds[to].name)), "{listed}");
-        from = to;
+        assert!(listed.contains(&format!("\"kind\":\"{}\"", parties[to].name())), "{listed}");
+        keys = new;
     }
-    at.done(&["store", "verify", "--folder", "vault", "--custodian", &kinds[from].good]);
+    verified(&at, "vault", &keys);
 }
 
 #[test]
@@ -199,33 +294,29 @@ fn a_change_that_is_killed_leaves_exactly_one_that_opens_whatever_the_kinds() {
     let rounds = if std::env::var_os("VAULT_LONG").is_some() { 40 } else { 3 };
     let at = Custodians::new();
     write_policy(&at);
-    let kinds = kinds(&at);
+    let parties = parties(&at);
     at.keep_tokens();
-    for (from, to) in [(0, 1), (1, 2), (2, 0)] {
-        let (old, new) = (&kinds[from].good, &kinds[to].good);
-        let base = format!("base-{from}");
-        init(&at, &base, old);
-        at.copy(&base, &format!("whole-{from}"));
+    for (from, to) in [(0, 1), (1, 2), (2, 3), (3, 3), (3, 0)] {
+        let (old, new) = (&parties[from], &parties[to]);
+        let base = format!("base-{from}-{to}");
+        let keys = old.vault(&at, &base);
+        let whole = format!("whole-{from}-{to}");
+        at.copy(&base, &whole);
         let began = Instant::now();
-        at.done(&change(&format!("whole-{from}"), old, new));
+        at.done(&words(&new.taking(&whole, &keys, &format!("split-{whole}")).0));
         let whole = began.elapsed();
         for round in 0..rounds {
-            let folder = format!("killed-{from}-{round}");
+            let folder = format!("killed-{from}-{to}-{round}");
             at.copy(&base, &folder);
-            let mut child = at.vaultctl(&change(&folder, old, new)).spawn().unwrap();
+            let (taking, after) = new.taking(&folder, &keys, &format!("split-{folder}"));
+            let mut child = at.vaultctl(&words(&taking)).spawn().unwrap();
             std::thread::sleep(whole * (2 * round + 1) / (2 * rounds));
             child.kill().unwrap();
             child.wait().unwrap();
             at.heal_tokens();
-            let open = [old, new].map(|custodian| check(&at, &folder, custodian).0 == DONE);
-            assert!(
-                open[0] != open[1],
-                "round {round}, {} to {}: {open:?}",
-                kinds[from].name,
-                kinds[to].name
-            );
-            let who = if open[0] { old } else { new };
-            at.done(&["store", "verify", "--folder", &folder, "--custodian", who]);
+            let open = [&keys, &after].map(|keys| opens(&at, &folder, keys).0 == DONE);
+            assert!(open[0] != open[1], "round {round}, {} to {}: {open:?}", old.name(), new.name());
+            verified(&at, &folder, if open[0] { &keys } else { &after });
             std::fs::remove_dir_all(at.file(&folder)).unwrap();
         }
     }

@@ -40,6 +40,7 @@ mod raw;
 mod refused_is_refused;
 mod renaming;
 mod rotation_under_traffic;
+mod runbooks;
 mod sealed_cards;
 mod sealed_vault;
 mod strangers;
