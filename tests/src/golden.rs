@@ -92,7 +92,7 @@ fn aged(desk: &Desk) -> Vec<String> {
     block_on(async {
         vault.rotate_idx(by, &acme, None).await?;
         vault.rotate_fpr(by, &acme, None).await?;
-        pays(&web.added(in_format("tight", AMEX)), AMEX);
+        pays(&web.added(in_format("tight", MASTERCARD)), MASTERCARD);
         while vault.reseal().await? != ResealStep::Idle {}
         pays(&web.added(in_format("mixed", AMEX)), AMEX);
         vault.rotate_idx(by, &acme, None).await?;
