@@ -13,11 +13,11 @@ use vault_core::rows;
 use vault_core::store::Engine;
 use vault_core::terms::{LEAST_SEALS, MAX_SEALS, Renewal, Standing, Term};
 use vault_core::vault::{
-    Compromise, Context, ErasureStep, Header, KeyLine, ResealStep, Revocation, Under, healing,
+    Compromise, Context, ErasureStep, Header, KeyLine, NewCard, ResealStep, Revocation, Under, healing,
 };
 use vault_core::words::{CompromiseReason, KeyState, Refusal};
 use vault_tests::cards::{AMEX, MASTERCARD, VISA, card, number};
-use vault_tests::desk::{Desk, custodian, header, merchant_name, policy_text, principal};
+use vault_tests::desk::{Desk, custodian, header, in_format, merchant_name, policy_text, principal};
 use vault_tests::server::Rig;
 use vault_tests::{ON_DISK, desk, runbook};
 
@@ -342,13 +342,22 @@ fn every_kind_of_key_says_what_its_compromise_comes_to() {
         while !matches!(block_on(desk.vault.erasing()), Ok(ErasureStep::Idle)) {}
     }
     assert_eq!(states(&desk, KeyKind::Esk), [KeyState::Destroyed, KeyState::Active]);
-    // A slot is opened for each compromise, until none is left: then it is refused, and nothing is changed.
-    while let Ok(made) = compromised(&desk, active(&desk, KeyKind::Fpk).id) {
-        assert!(made.next.is_some());
+    // A slot is opened for each compromise, until none is left: then no token is made any more, and those that are open.
+    let vaultless = || desk.web().added(in_format("edge", MASTERCARD));
+    let mut made_before = vaultless();
+    loop {
+        let made = compromised(&desk, active(&desk, KeyKind::Fpk).id).unwrap_or_else(|e| panic!("{e}"));
+        assert_eq!(made.key.state, KeyState::Compromised);
+        if made.next.is_none() {
+            break;
+        }
+        made_before = vaultless();
     }
-    let last = active(&desk, KeyKind::Fpk);
-    assert_eq!(compromised(&desk, last.id).map(|_| ()), Err(Error::SpaceExhausted));
-    assert_eq!((lines(&desk, KeyKind::Fpk).len(), last.compromised), (5, None));
+    assert_eq!(lines(&desk, KeyKind::Fpk).len(), 5);
+    let refused = desk.web().tokenize(&header(), in_format("edge", VISA)).map(|_| ());
+    assert_eq!(refused, Err(Error::SpaceExhausted));
+    let disclosed = desk.at("acme", "web").paid(&made_before);
+    assert_eq!(disclosed.as_deref(), Ok(MASTERCARD));
     // A card that is sealed to a compromised key is opened no more, from that very commit on; tokens are as before.
     let desk = desk.reopened();
     assert_eq!(desk.web().paid(&visa).as_deref(), Ok(VISA));
@@ -368,13 +377,102 @@ fn every_kind_of_key_says_what_its_compromise_comes_to() {
     ));
 }
 
+#[test]
+fn a_key_that_cannot_be_replaced_at_once_is_noted_and_replaced_once_it_can_be() {
+    let (desk, held) = furnished(Engine::Redb, 40);
+    for (kind, rotate) in [(KeyKind::Idx, idx as fn(&_) -> _), (KeyKind::Fpr, fpr)] {
+        rotate(&desk.vault).unwrap_or_else(|e| panic!("{e}"));
+        let key = active(&desk, kind).id;
+        // Rows are still under the names of before: the next link has to wait, the note does not.
+        let made = compromised(&desk, key).unwrap_or_else(|e| panic!("{e}"));
+        assert_eq!((made.key.state, made.next), (KeyState::Active, None), "{}", kind.as_str());
+        assert!(made.key.compromised.is_some());
+        assert_eq!(block_on(desk.vault.replace_used_keys()), Ok(0));
+        work_off(&desk.vault);
+        assert_eq!(block_on(desk.vault.replace_used_keys()), Ok(1));
+        work_off(&desk.vault);
+        assert_eq!(block_on(desk.vault.replace_used_keys()), Ok(0));
+        assert_ne!(active(&desk, kind).id, key);
+        assert_eq!(states(&desk, kind)[1], KeyState::Compromised, "{}", kind.as_str());
+    }
+    // The root without custodians is noted; whoever has them puts the next one in its place.
+    let olga = principal("olga");
+    for kind in [KeyKind::Root, KeyKind::Esk] {
+        let key = active(&desk, kind).id;
+        let why = (CompromiseReason::StolenCopy, None);
+        let made =
+            block_on(desk.vault.compromise_key(&olga, key, why, &[], None)).unwrap_or_else(|e| panic!("{e}"));
+        assert_eq!(
+            (made.key.id, made.key.state, made.next),
+            (key, KeyState::Active, None),
+            "{}",
+            kind.as_str()
+        );
+    }
+    assert_eq!(block_on(desk.vault.erasing()), Ok(ErasureStep::Due));
+    let own = custodian();
+    block_on(desk.vault.follow_esk(&[&own])).unwrap_or_else(|e| panic!("{e}"));
+    block_on(desk.vault.rotate_root(&olga, &[&own], None)).unwrap_or_else(|e| panic!("{e}"));
+    while !matches!(block_on(desk.vault.erasing()), Ok(ErasureStep::Idle)) {}
+    for kind in [KeyKind::Root, KeyKind::Esk] {
+        assert_eq!(states(&desk, kind), [KeyState::Destroyed, KeyState::Active], "{}", kind.as_str());
+    }
+    let desk = desk.reopened();
+    assert!(desk.verified().is_whole());
+    for (token, card) in &held {
+        assert_eq!(desk.web().paid(token).as_deref(), Ok(card.as_str()));
+    }
+}
+
+#[test]
+fn shredding_leaves_customers_whose_cards_are_under_a_later_key() {
+    for moved in [false, true] {
+        let desk = Desk::new(Engine::Redb);
+        let known = || Some(Context::new("carl", "", "").unwrap());
+        let of = Header { context: known().unwrap(), ..header() };
+        let stored = |digits: &str| desk.web().added(NewCard { context: known(), ..card(digits) });
+        let first = stored(VISA);
+        let old = active(&desk, KeyKind::Dek).id;
+        dek(&desk.vault);
+        // The customer's later card is under the new key, and opens by the secret of the index that is under the old one.
+        let later = if moved { None } else { Some(stored(MASTERCARD)) };
+        if moved {
+            work_off(&desk.vault);
+            dek(&desk.vault);
+        }
+        let key = if moved { lines(&desk, KeyKind::Dek)[1].id } else { old };
+        let made =
+            block_on(desk.vault.shred_key(&principal("olga"), key, None)).unwrap_or_else(|e| panic!("{e}"));
+        assert_eq!((made.under.cards, made.under.customers), (1, 1), "it says whose they were");
+        desk.wait_ms(1_000);
+        assert_eq!(desk.web().paid(&first), Err(Error::NotFound));
+        if let Some(later) = &later {
+            assert_eq!(desk.web().paid(later).as_deref(), Ok(MASTERCARD));
+        }
+        let erased = desk.web().care(&of, async |vault, who, header| vault.erase_subject(who, header).await);
+        assert_eq!(erased.unwrap_or_else(|e| panic!("{e}")).tokens, u32::from(later.is_some()));
+        if let Some(later) = &later {
+            desk.wait_ms(1_000);
+            assert_eq!(desk.web().paid(later), Err(Error::NotFound), "the erasure found it");
+        }
+        assert!(desk.verified().is_whole());
+    }
+}
+
 /// The desk's policy with a vaultless format of acme.
 fn policy_with_slots() -> Policy {
     let text = policy_text();
     let acme = "id = \"acme\"\n";
     let slots = format!("{acme}ff1_slots = 5\n[[merchant.format]]\nid = \"edge\"\nscheme = \"ff1\"\n");
     assert!(text.contains(acme));
-    let text = text.replacen(acme, &slots, 1);
+    let rule = |id: &str, principal: &str, rest: &str| {
+        format!(
+            "\n[[rule]]\nid = \"{id}\"\neffect = \"allow\"\nmerchant = \"acme\"\nprincipals = [\"{principal}\"]\nvaultless = true\n{rest}\n"
+        )
+    };
+    let stores = rule("edge-stores", "acme-shop", "actions = [\"tokenize\"]");
+    let pays = "actions = [\"detokenize\"]\npurposes = [\"authorization\"]\nshow = \"full\"";
+    let text = text.replacen(acme, &slots, 1) + &stores + &rule("edge-pays", "acme-gateway", pays);
     Policy::from_toml(&text).unwrap_or_else(|e| panic!("{e}"))
 }
 
@@ -425,7 +523,11 @@ fn what_is_shredded_opens_no_more_and_the_rest_goes_on() {
         let made = shred(&desk, old).unwrap_or_else(|e| panic!("{e}"));
         let cards = u64::try_from(held.len()).unwrap();
         assert_eq!((made.key.state, made.under.cards), (KeyState::Destroyed, cards));
-        assert_eq!(made.under.rows, cards * 2 + 3, "cards, fingerprints, indexes");
+        assert_eq!(
+            made.under.rows,
+            cards * 2,
+            "cards and fingerprints; customers' indexes are sealed anew before"
+        );
         let Event::ControlChanged { change, .. } = desk.last_event() else { panic!("no change of Control") };
         assert_eq!(change, ControlChange::KeyShredded { key: old.0, rows: made.under.rows });
         for (token, _) in &held {

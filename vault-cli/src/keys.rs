@@ -255,6 +255,25 @@ fn days(from: Option<&prost_types::Timestamp>, to: Option<&prost_types::Timestam
 }
 
 impl Key {
+    /// What stands in a compromised key's place where no next version does.
+    fn without_a_next(&self) -> &'static str {
+        match (self.kind.as_str(), self.state.as_str()) {
+            ("idx" | "fpr", "active") => {
+                "rows are still being renamed after the rotation before: it is replaced by itself once they are (at 16 versions never), see vaultctl keys status"
+            }
+            ("esk", "active") => {
+                "it is replaced by itself once customers have moved to it, or its custodians come, see vaultctl keys status"
+            }
+            ("root", "active") => {
+                "its custodians put the next in its place: vaultctl custodian split --new-root, with the vault stopped"
+            }
+            ("fpk", _) => {
+                "nothing takes its place; where it was the last slot of its format no token is made in it any more: give the channel a format of another scheme"
+            }
+            _ => "nothing takes its place",
+        }
+    }
+
     fn of(key: v1::Key) -> Self {
         let seconds = i64::try_from(SystemClock.now().0 / 1_000).unwrap_or(i64::MAX);
         let now = prost_types::Timestamp { seconds, nanos: 0 };
@@ -792,7 +811,7 @@ async fn compromise(asked: Compromise, out: Out) -> Result<(), Failure> {
     out.tell(&made, |made| {
         let next = match &made.next {
             Some(next) => format!("{} is in its place", named(Some(next))),
-            None => "nothing takes its place".to_owned(),
+            None => made.key.as_ref().map_or("nothing takes its place", Key::without_a_next).to_owned(),
         };
         let key = made.key.as_ref();
         let then = if key.is_some_and(|k| k.kind == "dek" && k.state != "destroyed") {

@@ -122,6 +122,8 @@ struct MerchantKeys {
     idm: Idm,
     /// Vaultless slots, by number from 1.
     slots: Vec<Slot>,
+    /// What has no slot any more in which tokens are made: somebody else may have the key of its last one.
+    closed: Vec<Served>,
     /// By ascending version: the last one is active.
     receivers: Vec<Receiver>,
 }
@@ -293,6 +295,10 @@ impl Keyring {
         let mut renewed = false;
         let earlier = row.earlier.iter_mut().map(|earlier| &mut earlier.inner);
         for inner in row.inner.iter_mut().chain(earlier).filter(|inner| inner.trk != keys.trk) {
+            // A key whose uses are spent, or wait for their block, takes no more: the row stays as it is, and readable.
+            if self.uses.take(keys.trk).is_err() {
+                break;
+            }
             let (old, new) = (keys.trks.get(&inner.trk), keys.trks.get(&keys.trk));
             let wrapper = token_key(old.ok_or(Unopened)?, keys.name(), token, subject);
             let opened = wrapper.open(&record_key_aad(keys.name(), record, inner.trk), &inner.wrapped_key)?;
@@ -372,6 +378,12 @@ impl Keyring {
         Ok(self.of(merchant)?.current_slot(served).and_then(|slot| slot.token(pan)))
     }
 
+    /// Whether no tokens are made any more for a format and scope: somebody else may have the key of their last slot.
+    #[must_use]
+    pub fn is_closed(&self, merchant: MerchantId, served: Served) -> bool {
+        self.merchants.get(&merchant).is_some_and(|keys| keys.closed.contains(&served))
+    }
+
     /// What a vaultless token without a row stands for, if it opens to a number of some issuer's range. The number itself
     /// is looked at here and dropped: only [`open`](Self::open) gives one out.
     #[must_use]
@@ -388,13 +400,17 @@ impl Keyring {
     }
 
     /// The token of the current slot for the card of a token of an older one: the number is never given out. The token
-    /// itself where its slot is the current one.
+    /// itself where its slot is the current one, or none is made in that any more.
     #[must_use]
     pub fn upgraded(&self, merchant: MerchantId, token: &Token) -> Option<Token> {
         let keys = self.merchants.get(&merchant)?;
         let from = keys.slot_of(token)?;
         let to = keys.current_slot(from.served())?;
-        if to.number() == from.number() { Some(token.copy()) } else { to.token(&from.expose_pan(token)?) }
+        if to.number() == from.number() || keys.closed.contains(&from.served()) {
+            Some(token.copy())
+        } else {
+            to.token(&from.expose_pan(token)?)
+        }
     }
 
     /// Seals a token into its card's fingerprint row, and which of the token's cards this one is: only who brings the card
@@ -741,6 +757,7 @@ impl MerchantKeys {
             idm: active(KeyKind::Idm).and_then(|k| k.unwrap(under(k)?))?,
             receivers: Vec::new(),
             slots: Vec::new(),
+            closed: Vec::new(),
         };
         let numbers = control.numbers.get(name).ok_or(Error::Custody)?;
         for (number, slot) in (1..).zip(&numbers.slots) {
@@ -748,8 +765,14 @@ impl MerchantKeys {
             let format = made.format.build().map_err(Error::Config)?;
             let record = alive(KeyKind::Fpk).find(|k| k.id == slot.key).ok_or(Error::Custody)?;
             let key = record.unwrap::<Fpk, Kek>(under(record)?)?;
-            let slot = Slot::new(number, (slot.key, &key), slot.served(), &format);
+            let serves = slot.served();
+            let slot = Slot::new(number, (slot.key, &key), serves, &format);
             keys.slots.push(slot.map_err(|_| Error::Custody)?);
+            // The last one of a format and scope says whether tokens are made for them.
+            keys.closed.retain(|served| *served != serves);
+            if record.state != KeyState::Active {
+                keys.closed.push(serves);
+            }
         }
         for record in alive(KeyKind::Trk) {
             keys.trks.insert(record.id, record.unwrap(under(record)?)?);

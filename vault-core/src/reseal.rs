@@ -55,6 +55,12 @@ struct Move {
 }
 
 impl Walk {
+    /// A walk over customers' indexes alone, which are the last of [`KINDS`].
+    #[must_use]
+    pub fn of_customers() -> Self {
+        Self { kinds: KINDS.len().saturating_sub(1), after: None }
+    }
+
     /// The next page, of `most` rows at the most, and the walk as it is once that page is on disk; none once all rows were
     /// seen. Asked again, it gives the page again, as its rows are by then.
     pub async fn next(

@@ -10,6 +10,7 @@ use super::Control;
 use crate::audit::entry::ControlChange;
 use crate::audit::handover::MAX_HAND_OVERS;
 use crate::audit::tree::Hash;
+use crate::chain::MAX_LINKS;
 use crate::envelope::{
     self, Adm, Ctl, Dek, Fpk, Fpr, Idm, Idx, Kek, KeyId, KeyKind, KeyMaterial, KeyName, Log, Rcv, Ref, Root,
     Trk, Wrapped, Wraps,
@@ -18,6 +19,7 @@ use crate::error::Error;
 use crate::name::MerchantName;
 use crate::sealed::OVERLAP_DAYS;
 use crate::time::Timestamp;
+use crate::vaultless::SLOTS;
 use crate::words::{CompromiseReason, KeyState};
 
 /// A key's line in Control.
@@ -108,7 +110,8 @@ impl KeyRecord {
 
     /// It protects nothing new from now on.
     pub(super) fn retire(&mut self, now: Timestamp) {
-        self.state = KeyState::Deactivated;
+        let known = self.compromised.is_some();
+        self.state = if known { KeyState::Compromised } else { KeyState::Deactivated };
         self.deactivated_at = Some(now);
     }
 
@@ -354,6 +357,12 @@ impl Control {
         self.keys.iter().filter(move |k| k.merchant.as_ref() == Some(merchant)).filter(open).map(|k| k.id)
     }
 
+    /// What a key is once another took its place: compromised where somebody else may have it.
+    #[must_use]
+    pub fn retired_state(&self, id: KeyId) -> KeyState {
+        if self.is_compromised(id) { KeyState::Compromised } else { KeyState::Deactivated }
+    }
+
     /// Whether somebody else may have a key.
     #[must_use]
     pub fn is_compromised(&self, id: KeyId) -> bool {
@@ -443,15 +452,50 @@ impl Control {
         next.is_none_or(|next| now < next.made_at.plus_days(OVERLAP_DAYS))
     }
 
-    /// Notes that somebody else may have a key. It is no longer active by then, unless it is of a kind that is never
-    /// replaced: such a one goes on as it is.
+    /// Notes that somebody else may have a key. It is no longer active by then, unless nothing takes its place: such a one
+    /// goes on as it is, but for a slot, in which no tokens are made any more.
     pub fn compromise(&mut self, id: KeyId, reason: CompromiseReason, note: Option<Hash>, now: Timestamp) {
         let epoch = self.version;
         for key in self.keys.iter_mut().filter(|k| k.id == id) {
             key.compromised = Some(Compromised { at: now, epoch, reason, note });
-            if key.state == KeyState::Deactivated {
-                key.state = KeyState::Compromised;
+            match key.state {
+                KeyState::Deactivated => key.state = KeyState::Compromised,
+                KeyState::Active if key.kind == KeyKind::Fpk => key.retire(now),
+                KeyState::Active | KeyState::Compromised | KeyState::Destroyed => {}
             }
+        }
+    }
+
+    /// Why a key has no successor now; none if it may have one. Whether a custodian is there to take it is not looked at.
+    #[must_use]
+    pub fn not_followed(&self, key: &KeyRecord) -> Option<&'static str> {
+        match (key.kind, key.merchant.as_ref()) {
+            (KeyKind::Idx | KeyKind::Fpr, Some(merchant)) => {
+                let links = |k: &&KeyRecord| k.kind == key.kind && k.merchant.as_ref() == Some(merchant);
+                if self.undrained(merchant, key.kind).next().is_some() {
+                    return Some(
+                        "was rotated, and rows are still being renamed; wait until `keys status` shows none",
+                    );
+                }
+                (self.keys.iter().filter(links).count() >= usize::from(MAX_LINKS))
+                    .then_some("has 16 versions, which is as long as a chain of names may be")
+            }
+            (KeyKind::Fpk, Some(merchant)) => {
+                let opened = self.numbers.get(merchant).map_or(0, |numbers| numbers.slots.len());
+                (opened >= usize::from(SLOTS)).then_some("is of a merchant whose five slots are all opened")
+            }
+            (KeyKind::Log, _) => {
+                let over = self.logs.iter().any(|l| l.key == key.id && l.earlier.len() >= MAX_HAND_OVERS);
+                over.then_some("of this log was replaced 256 times, as often as it can be")
+            }
+            (KeyKind::Esk, _) => self
+                .older_esk()
+                .map(|_| "is being rotated already: customers move to the newest key, see keys status"),
+            // The names that they made are for good: there is nothing to put in their place.
+            (KeyKind::Ref | KeyKind::Idm, _) => {
+                Some("is never replaced: the names that it made are for good")
+            }
+            _ => None,
         }
     }
 

@@ -84,10 +84,13 @@ impl Vault {
     /// protects nothing new, and the next version is in its place. `note` is sealed; the log has its hash. For the root,
     /// `custodians` must open every custody block, as at [`rotate_root`](Self::rotate_root).
     ///
-    /// REF and IDM have no next version: they go on, and that they are known is written down.
+    /// REF and IDM have no next version: they go on, and that they are known is written down. So does a key that cannot be
+    /// replaced now: one of names while rows are still being renamed gets its successor once they are
+    /// ([`replace_used_keys`](Self::replace_used_keys)), an erasure epoch key once customers have moved
+    /// ([`erasing`](Self::erasing)), the root without `custodians` by whoever has them. In a merchant's last slot no token is
+    /// made any more.
     ///
-    /// Errors: malformed for a key that is not there or is gone, or was noted before; [`Error::SpaceExhausted`] for a slot of a
-    /// merchant that has none left.
+    /// Errors: malformed for a key that is not there or is gone, or was noted before.
     pub async fn compromise_key(
         &self,
         by: &PrincipalName,
@@ -112,10 +115,11 @@ impl Vault {
             Some(moves) => Some(moves.await),
             None => None,
         };
-        let (receipt, next) = if record.kind == KeyKind::Root {
+        let there = !custodians.is_empty();
+        let (receipt, next) = if record.kind == KeyKind::Root && there {
             let (next, receipt) = self.rotate_root_with(by, custodians, expected, held).await?;
             (receipt, next)
-        } else if record.kind == KeyKind::Esk && is_active {
+        } else if record.kind == KeyKind::Esk && is_active && there && !self.moves_customers() {
             let by = Who::Listed(by.clone());
             let (next, receipt) = self.next_esk_with(&by, custodians, expected, held).await?;
             (receipt, next)
@@ -134,8 +138,13 @@ impl Vault {
         Ok(Compromise { key: noted, next: next.and_then(lined), under, receipt })
     }
 
+    fn moves_customers(&self) -> bool {
+        self.state().control.older_esk().is_some()
+    }
+
     /// Destroys a key with what is under it (`expected` as at [`apply_policy`](Self::apply_policy)): those rows open no more,
-    /// here or from a copy that has the keys of here. What they were is not looked at.
+    /// here or from a copy that has the keys of here. What they were is not looked at. Customers' indexes are sealed anew
+    /// before: a customer's secret opens cards under later keys too, and erasing needs the index.
     ///
     /// Errors: as [`Control::check_shred`].
     pub async fn shred_key(
@@ -145,7 +154,10 @@ impl Vault {
         expected: Option<u64>,
     ) -> Result<Shredded, Error> {
         let _nothing_moves = self.inner.resealing.lock().await;
-        self.state().control.check_shred(key)?;
+        let record = self.state().control.check_shred(key)?.clone();
+        if let (KeyKind::Dek, Some(merchant)) = (record.kind, &record.merchant) {
+            self.keep_customers(merchant).await?;
+        }
         let under = self.under(key).await?;
         let rows = under.rows;
         let shredded = self.change(by, expected, |_, control| {
@@ -302,7 +314,7 @@ fn replaced(
     control: &mut Control,
     key: &KeyRecord,
 ) -> Result<Amendment<Option<KeyId>>, Error> {
-    if key.state != KeyState::Active {
+    if key.state != KeyState::Active || control.not_followed(key).is_some() {
         return Ok(Amendment::of(Vec::new(), None));
     }
     let merchant = || key.merchant.as_ref().ok_or_else(Error::internal);
@@ -314,12 +326,12 @@ fn replaced(
         }
         KeyKind::Ctl => replace_ctl(premise, control),
         KeyKind::Fpk => next_slot(premise, control, key, merchant()?),
-        // The names that they made are for good: there is nothing to put in their place.
-        KeyKind::Ref | KeyKind::Idm => return Ok(Amendment::of(Vec::new(), None)),
+        // These have none ever; those are their custodians', who are not there.
+        KeyKind::Ref | KeyKind::Idm | KeyKind::Root | KeyKind::Esk => {
+            return Ok(Amendment::of(Vec::new(), None));
+        }
         KeyKind::Log => replace_log(premise, control),
         KeyKind::Adm => replace_adm(premise, control),
-        // These are their custodians'.
-        KeyKind::Root | KeyKind::Esk => Err(Error::internal()),
         KeyKind::Idx => draw_link::<Idx>(premise, control, merchant()?),
         KeyKind::Fpr => draw_link::<Fpr>(premise, control, merchant()?),
         KeyKind::Trk => draw_next::<Trk>(premise, control, merchant()?),

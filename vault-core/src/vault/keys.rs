@@ -9,11 +9,11 @@ use std::sync::{Mutex, PoisonError};
 use serde::Serialize;
 
 use super::amend::{Amendment, Premise};
-use super::rotate::{draw_next, replace_adm, replace_ctl, superseded};
+use super::rotate::{draw_link, draw_next, replace_adm, replace_ctl, superseded};
 use super::{State, Vault};
 use crate::audit::entry::Who;
 use crate::control::{Compromised, Control, KeyRecord};
-use crate::envelope::{Dek, KeyId, KeyKind, Rcv};
+use crate::envelope::{Dek, Fpr, Idx, KeyId, KeyKind, Rcv};
 use crate::error::Error;
 use crate::name::MerchantName;
 use crate::terms::{Renewal, Standing, Term, WARN_PERCENT};
@@ -133,8 +133,11 @@ impl Vault {
     async fn replace_due(&self, due: impl Fn(&State, &KeyRecord, Timestamp) -> bool) -> Result<usize, Error> {
         let those = |state: &State, now| -> Vec<KeyRecord> {
             let active = state.control.keys.iter().filter(|k| k.state == KeyState::Active);
-            let own = active.filter(|k| Term::longest(k.kind).renewal == Renewal::ByItself);
-            own.filter(|k| due(state, k, now)).cloned().collect()
+            let of_itself = |k: &&KeyRecord| {
+                let own = Term::longest(k.kind).renewal == Renewal::ByItself && due(state, k, now);
+                own || follows_late(&state.control, k)
+            };
+            active.filter(of_itself).cloned().collect()
         };
         if those(&self.state(), self.now()).is_empty() {
             return Ok(0);
@@ -155,6 +158,12 @@ impl Vault {
     }
 }
 
+/// Whether a key of names was noted as compromised while rows were still being renamed, and they are no more.
+fn follows_late(control: &Control, key: &KeyRecord) -> bool {
+    let late = matches!(key.kind, KeyKind::Idx | KeyKind::Fpr) && control.is_compromised(key.id);
+    late && control.not_followed(key).is_none()
+}
+
 /// The next version of a key that the vault replaces by itself.
 fn successor(
     premise: &Premise<'_>,
@@ -170,12 +179,13 @@ fn successor(
         }
         KeyKind::Ctl => replace_ctl(premise, control),
         KeyKind::Adm => replace_adm(premise, control),
+        // Only one that somebody else may have.
+        KeyKind::Idx => draw_link::<Idx>(premise, control, merchant()?),
+        KeyKind::Fpr => draw_link::<Fpr>(premise, control, merchant()?),
         // Of these `Term::longest` says that they are not replaced by the vault itself.
         KeyKind::Root
         | KeyKind::Esk
         | KeyKind::Log
-        | KeyKind::Idx
-        | KeyKind::Fpr
         | KeyKind::Trk
         | KeyKind::Ref
         | KeyKind::Idm

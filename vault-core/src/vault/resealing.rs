@@ -21,7 +21,7 @@ use crate::policy::Statement;
 use crate::record::MerchantId;
 use crate::reseal::{Page, Walk};
 use crate::rows;
-use crate::store::Key;
+use crate::store::{Key, Part};
 use crate::time::Timestamp;
 use crate::words::KeyState;
 
@@ -284,27 +284,21 @@ impl Vault {
             return Ok(ResealStep::Worked { seen: 0, moved: 0 });
         };
         if moved > 0 {
-            let key = job.due.to.first().map_or(0, |key| key.0);
-            let event = Event::Resealed { key, rows: u32::try_from(moved).unwrap_or(u32::MAX) };
-            let epoch = state.epoch.version;
-            let statement = Statement { who: Who::Vault, merchant: None, channel: None, event, epoch };
-            let filing = Filing::Upkeep(statement, part, None);
-            let filed = match self.inner.journal.file(vec![filing], None, None).await {
-                // The queue is full, or the page is larger than its share of it.
-                Err(Error::Overloaded) => {
-                    job.most = (job.most / 2).max(1);
-                    return Err(Error::Overloaded);
-                }
-                filed => filed?,
-            };
-            match filed.into_iter().next() {
-                Some(Ok(_)) => {}
-                // Somebody changed one of them, or the epoch is another: what is there by then is looked at again.
-                Some(Err(NotFiled::Stale)) | None => {
+            let to = job.due.to.first().copied().unwrap_or(KeyId(0));
+            match self.file_moved(state, to, moved, part).await {
+                Ok(true) => {}
+                // What is there by then is looked at again.
+                Ok(false) => {
                     job.most = (job.most / 2).max(1);
                     return Ok(ResealStep::Worked { seen, moved: 0 });
                 }
-                Some(Err(why)) => return Err(why.into()),
+                // The queue is full, or the page is larger than its share of it.
+                Err(e) => {
+                    if e == Error::Overloaded {
+                        job.most = (job.most / 2).max(1);
+                    }
+                    return Err(e);
+                }
             }
         }
         job.walk = next;
@@ -312,6 +306,44 @@ impl Vault {
         job.moved = job.moved.saturating_add(u64::try_from(moved).unwrap_or(u64::MAX));
         job.unreadable = job.unreadable.saturating_add(unreadable);
         Ok(ResealStep::Worked { seen, moved })
+    }
+
+    /// Commits a page of rows that move; false where somebody changed one of them, or the epoch is another.
+    async fn file_moved(&self, state: &State, to: KeyId, moved: usize, part: Part) -> Result<bool, Error> {
+        let event = Event::Resealed { key: to.0, rows: u32::try_from(moved).unwrap_or(u32::MAX) };
+        let epoch = state.epoch.version;
+        let statement = Statement { who: Who::Vault, merchant: None, channel: None, event, epoch };
+        let filing = Filing::Upkeep(statement, part, None);
+        match self.inner.journal.file(vec![filing], None, None).await?.into_iter().next() {
+            Some(Ok(_)) => Ok(true),
+            Some(Err(NotFiled::Stale)) | None => Ok(false),
+            Some(Err(why)) => Err(why.into()),
+        }
+    }
+
+    /// Seals a merchant's customers' indexes anew, as far as they are under a key that was replaced. Whoever asks holds the
+    /// work behind rotations, so that nothing else moves.
+    ///
+    /// Errors: malformed `key` if one of them does not open.
+    pub(super) async fn keep_customers(&self, merchant: &MerchantName) -> Result<(), Error> {
+        let (mut walk, mut most) = (Walk::of_customers(), RESEAL_PAGE);
+        loop {
+            let state = self.state();
+            let number = state.control.numbers.get(merchant).ok_or_else(Error::internal)?.id;
+            let keys = state.keyring.outer(number)?;
+            let to = state.control.active(KeyKind::Dek, Some(merchant)).ok_or_else(Error::internal)?.id;
+            let page = walk.next(self.inner.store.as_ref(), number, keys, most).await?;
+            let Some((Page { moved, part, unreadable, .. }, next)) = page else { return Ok(()) };
+            if unreadable > 0 {
+                let rule = "has customers' indexes under it that do not open: `vaultctl store verify` names them; restore those first";
+                return Err(Error::malformed("key", rule));
+            }
+            if moved == 0 || self.file_moved(&state, to, moved, part).await? {
+                (walk, most) = (next, RESEAL_PAGE);
+            } else {
+                most = (most / 2).max(1);
+            }
+        }
     }
 
     async fn drained(&self, job: &mut Job) -> Result<ResealStep, Error> {

@@ -10,8 +10,7 @@ use super::{FIRST_LOG, Top, Vault, signer};
 use crate::audit::entry::ControlChange;
 use crate::audit::handover::hash_of;
 use crate::audit::receipt::Receipt;
-use crate::chain::MAX_LINKS;
-use crate::control::{Control, Header, KeyRecord, Superseded};
+use crate::control::{Control, Header, Superseded};
 use crate::envelope::{Adm, Dek, Fpr, Idx, Kek, KeyId, KeyKind, KeyMaterial, Log, Rcv, Root, Trk, Wraps};
 use crate::error::Error;
 use crate::name::{ChannelName, FormatName, MerchantName, PrincipalName};
@@ -35,7 +34,7 @@ impl Vault {
     /// under names that it makes from this commit on. Older ones are renamed by [`reseal`](Self::reseal), and found all the
     /// while. The key before stays a link of the names' chain, and so is never destroyed. Returns the new key's number.
     ///
-    /// Errors: malformed while rows are still being renamed after the rotation before, and at [`MAX_LINKS`] versions.
+    /// Errors: malformed while rows are still being renamed after the rotation before, and at [`MAX_LINKS`](crate::chain::MAX_LINKS) versions.
     pub async fn rotate_idx(
         &self,
         by: &PrincipalName,
@@ -194,7 +193,7 @@ where
     let record = control.active(KeyKind::Kek, Some(merchant)).ok_or_else(unknown)?.clone();
     let kek: Kek = record.unwrap(&*premise.state.top.root)?;
     let (key, _) = control.draw::<K, Kek>(Some(merchant), (&kek, record.id), premise.now)?;
-    Ok(Amendment::of(told(key, old, KeyState::Deactivated), key))
+    Ok(Amendment::of(told(key, old, control.retired_state(old)), key))
 }
 
 /// Draws the next key of Control itself, with what the header has of it.
@@ -210,7 +209,7 @@ pub(super) fn replace_ctl(premise: &Premise<'_>, control: &mut Control) -> Resul
 pub(super) fn replace_adm(premise: &Premise<'_>, control: &mut Control) -> Result<Amendment<KeyId>, Error> {
     let old = control.active(KeyKind::Adm, None).ok_or(Error::Custody)?.id;
     let (key, _) = control.draw::<Adm, Root>(None, premise.state.top.root(), premise.now)?;
-    Ok(Amendment::of(told(key, old, KeyState::Deactivated), key))
+    Ok(Amendment::of(told(key, old, control.retired_state(old)), key))
 }
 
 /// Hands the log over to a new signing key.
@@ -239,15 +238,10 @@ where
     K: KeyMaterial,
     Kek: Wraps<K>,
 {
-    if control.undrained(merchant, K::KIND).next().is_some() {
-        return Err(Error::malformed(
-            "key",
-            "was rotated, and rows are still being renamed; wait until `keys status` shows none",
-        ));
-    }
-    let mine = |k: &&KeyRecord| k.kind == K::KIND && k.merchant.as_ref() == Some(merchant);
-    if control.keys.iter().filter(mine).count() >= usize::from(MAX_LINKS) {
-        return Err(Error::malformed("key", "has 16 versions, which is as long as a chain of names may be"));
+    let unknown = || Error::malformed("merchant", "names no merchant");
+    let active = control.active(K::KIND, Some(merchant)).ok_or_else(unknown)?;
+    if let Some(rule) = control.not_followed(active) {
+        return Err(Error::malformed("key", rule));
     }
     draw_next::<K>(premise, control, merchant)
 }

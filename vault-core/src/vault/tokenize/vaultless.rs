@@ -22,7 +22,8 @@ impl Round<'_> {
         (format.format.scheme() == Scheme::Ff1).then_some(served)
     }
 
-    /// An item's vaultless token. No slot for it: none was left when its channel came.
+    /// An item's vaultless token. No slot for it: none was left when its channel came, or when the key of its last one was
+    /// noted as compromised.
     ///
     /// Errors: [`Error::SpaceExhausted`]; malformed for a number of no issuer's range, since nothing else tells a token
     /// that was made from a text that was made up.
@@ -33,6 +34,9 @@ impl Round<'_> {
                 "item.plain.pan",
                 "is in no issuer's range, which an ff1 token needs; use a format of another scheme",
             ));
+        }
+        if self.state.keyring.is_closed(self.merchant.id, served) {
+            return Err(Error::SpaceExhausted);
         }
         let token = self.state.keyring.vaultless_token(self.merchant.id, served, pan)?;
         token.ok_or(Error::SpaceExhausted)
