@@ -10,18 +10,18 @@ use std::path::Path;
 
 use pollster::block_on;
 use vault_core::control::LockTarget;
+use vault_core::custody::Shares;
 use vault_core::error::Error;
 use vault_core::pan::CardExpiry;
 use vault_core::store::Engine;
 use vault_core::token::Token;
-use vault_core::custody::Shares;
 use vault_core::vault::{Context, Header, NewCard, ResealStep, Revocation};
 use vault_core::words::LockReason;
 
 use crate::cards::{AMEX, MASTERCARD, VISA, card};
 use crate::desk::{
-    Closed, Desk, OPTIONS, START, channel, header, in_format, merchant_name, policy, principal, request,
-    token, custodian,
+    Closed, Desk, OPTIONS, START, channel, custodian, header, in_format, merchant_name, policy, principal,
+    request, token,
 };
 
 /// The request whose answer is kept in a golden folder.
