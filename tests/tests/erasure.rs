@@ -295,3 +295,33 @@ fn an_erasure_key_is_taken_into_custody_by_its_own_custodians_alone() {
     assert_eq!(paid(&desk, "anna", &anna), Err(Error::NotFound));
     assert!(desk.row(&header_key()).is_some() && rotated(&desk.vault).is_ok() && worked_off(&desk.vault));
 }
+
+/// Asks until the request waits for the disk, and goes away; whether it did wait.
+fn went_away<T>(asked: impl Future<Output = T>) -> bool {
+    let mut asked = std::pin::pin!(asked);
+    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+    asked.as_mut().poll(&mut context).is_pending()
+}
+
+#[test]
+fn whoever_goes_away_while_a_key_is_entrusted_and_asks_again_harms_no_customer() {
+    for engine in ON_DISK {
+        let desk = Desk::new(engine);
+        let kept = stored(&desk, "anna", VISA);
+        let (olga, own) = (principal("olga"), custodian());
+        let mut waited = 0;
+        for _ in 0..3 {
+            waited += u32::from(went_away(desk.vault.rotate_esk(&olga, &[&own], None)));
+            // The first is done by then, or was never asked for: never both.
+            let again = block_on(desk.vault.rotate_esk(&olga, &[&own], None));
+            assert!(matches!(again, Ok(_) | Err(Error::Malformed { .. })), "{:?}", again.map(|_| ()));
+            worked_off(&desk.vault);
+            waited += u32::from(went_away(desk.vault.rotate_root(&olga, &[&own], None)));
+            block_on(desk.vault.rotate_root(&olga, &[&own], None)).unwrap_or_else(|e| panic!("{e}"));
+        }
+        assert!(waited > 0, "one at least was on its way to the disk");
+        let desk = desk.reopened();
+        assert_eq!(paid(&desk, "anna", &kept).as_deref(), Ok(VISA), "{engine}");
+        assert!(desk.verified().is_whole());
+    }
+}
