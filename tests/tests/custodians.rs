@@ -394,6 +394,34 @@ fn a_lost_hsm_is_gone_without_by_the_recovery_custodian_and_replaced() {
 }
 
 #[test]
+fn a_split_with_a_new_root_never_leaves_shares_in_force_that_it_says_to_delete() {
+    let at = Custodians::new();
+    write_policy(&at);
+    let (everyday, recovery) =
+        (at.passphrase("everyday", "correct horse battery"), at.passphrase("recovery", "kept in two halves"));
+    init(&at, "vault", &everyday);
+    let add =
+        ["custodian", "add", "--folder", "vault", "--custodian", &everyday, "--new-custodian", &recovery];
+    at.done(&[&add[..], &["--operator", "olga"]].concat());
+    let split = [
+        "custodian",
+        "split",
+        "--folder",
+        "vault",
+        "--custodian",
+        &everyday,
+        "--operator",
+        "olga",
+        "--shares",
+        "3",
+    ];
+    let (ended, said) =
+        at.ran(&[&split[..], &["--threshold", "2", "--new-root", "--into", "shares"]].concat());
+    assert!(ended == REFUSED && said.contains("every custodian"), "{ended} {said}");
+    assert!(!at.file("shares").exists() && check(&at, "vault", &everyday).0 == DONE);
+}
+
+#[test]
 fn a_device_that_fails_is_told_from_a_block_that_is_not_its_own() {
     let at = Custodians::new();
     write_policy(&at);
@@ -650,6 +678,34 @@ fn a_server_takes_custody_elsewhere_while_it_serves_and_a_kill_leaves_exactly_on
             break;
         }
     }
+}
+
+#[test]
+fn a_lock_does_not_wait_for_a_custodian_that_does_not_answer() {
+    let at = Custodians::new();
+    let (listener, silent) = silent_listener();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let own = at.passphrase("passphrase", "correct horse battery");
+    let mut rig = rig(&at, &own);
+    name(&at, &rig, &own, Some(&at.service_key("silent", "alias/root", silent)));
+    start(&at, &mut rig);
+    let asked = runtime.spawn({
+        let operator = runtime.block_on(rig.operator());
+        let request = v1::ChangeCustodianRequest { header: Some(ask::change(None)) };
+        async move { operator.change_custodian(request).await.map(drop).map_err(|e| e.to_string()) }
+    });
+    // It is under way: the service has been called.
+    let _connection = listener.accept().unwrap();
+    let lock = v1::SetLockRequest {
+        header: Some(ask::change(None)),
+        target: Some(v1::LockTarget { target: Some(v1::lock_target::Target::Merchant("acme".to_owned())) }),
+        reason: v1::LockReason::Drill.into(),
+        ..v1::SetLockRequest::default()
+    };
+    let set = runtime.block_on(async { rig.operator().await.set_lock(lock).await });
+    assert!(set.is_ok_and(|set| set.lock.is_some()));
+    assert!(!asked.is_finished(), "the lock was set before the custodian answered");
+    rig.kill();
 }
 
 #[test]

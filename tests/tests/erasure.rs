@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::sync::Arc;
 
 use pollster::block_on;
 use vault_core::audit::entry::{ControlChange, Event};
@@ -12,13 +13,16 @@ use vault_core::envelope::KeyKind;
 use vault_core::error::Error;
 use vault_core::name::PrincipalName;
 use vault_core::rows;
-use vault_core::store::{Engine, Write};
+use vault_core::store::{self, Batch, CommitError, Engine, Key, Reading, Store, Value, Write};
+use vault_core::time::ManualClock;
 use vault_core::token::Token;
-use vault_core::vault::{Context, ERASURE_DELAY_HOURS, ErasureStep, Header, Vault};
+use vault_core::vault::{Context, ERASURE_DELAY_HOURS, ErasureStep, Header, Place, Vault};
 use vault_core::words::KeyState;
 use vault_tests::ON_DISK;
 use vault_tests::cards::{AMEX, MASTERCARD, VISA, card};
-use vault_tests::desk::{Closed, Desk, OPTIONS, PASSPHRASE, custodian, header, passphrase, principal};
+use vault_tests::desk::{
+    Closed, Desk, OPTIONS, PASSPHRASE, START, custodian, header, passphrase, policy, principal,
+};
 
 const MS_PER_HOUR: u64 = 3_600_000;
 
@@ -294,4 +298,69 @@ fn an_erasure_key_is_taken_into_custody_by_its_own_custodians_alone() {
     vault_tests::desk::write(&*desk.store, vec![Write::Delete(pending)]);
     assert_eq!(paid(&desk, "anna", &anna), Err(Error::NotFound));
     assert!(desk.row(&header_key()).is_some() && rotated(&desk.vault).is_ok() && worked_off(&desk.vault));
+}
+
+/// Asks until the request waits for the disk, and goes away; whether it did wait.
+fn went_away<T>(asked: impl Future<Output = T>) -> bool {
+    let mut asked = std::pin::pin!(asked);
+    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+    asked.as_mut().poll(&mut context).is_pending()
+}
+
+/// A disk that takes its time.
+struct Slow(Arc<dyn Store>);
+
+impl Store for Slow {
+    fn get<'a>(&'a self, keys: &'a [Key]) -> Reading<'a, Vec<Option<Value>>> {
+        self.0.get(keys)
+    }
+
+    fn scan<'a>(
+        &'a self,
+        prefix: &'a [u8],
+        after: Option<&'a [u8]>,
+        limit: usize,
+    ) -> Reading<'a, Vec<(Key, Value)>> {
+        self.0.scan(prefix, after, limit)
+    }
+
+    fn commit(&self, batch: &Batch) -> Result<(), CommitError> {
+        std::thread::sleep(std::time::Duration::from_millis(100));
+        self.0.commit(batch)
+    }
+
+    fn commits(&self) -> u64 {
+        self.0.commits()
+    }
+
+    fn engine(&self) -> &'static str {
+        self.0.engine()
+    }
+}
+
+#[test]
+fn whoever_goes_away_while_a_key_is_entrusted_and_asks_again_harms_no_customer() {
+    for engine in ON_DISK {
+        let folder = tempfile::tempdir().unwrap();
+        let clock = Arc::new(ManualClock::at(START));
+        let store: Arc<dyn Store> = Arc::new(Slow(store::create(folder.path(), engine, &OPTIONS).unwrap()));
+        let place = Place { clock: clock.clone(), ..Place::new(store.clone(), folder.path().join("esk")) };
+        let vault = block_on(Vault::create(place, &custodian(), policy())).unwrap_or_else(|e| panic!("{e}"));
+        let desk = Desk::of(vault, store, clock, folder.path());
+        let kept = stored(&desk, "anna", VISA);
+        let (olga, own) = (principal("olga"), custodian());
+        for _ in 0..2 {
+            // The file of the erasure key is last: a new root writes it anew.
+            assert!(went_away(desk.vault.rotate_root(&olga, &[&own], None)));
+            block_on(desk.vault.rotate_root(&olga, &[&own], None)).unwrap_or_else(|e| panic!("{e}"));
+            assert!(went_away(desk.vault.rotate_esk(&olga, &[&own], None)), "it is on its way to the disk");
+            // It is done before the next begins.
+            let again = block_on(desk.vault.rotate_esk(&olga, &[&own], None));
+            assert!(matches!(again, Err(Error::Malformed { field: "kind", .. })), "{:?}", again.map(|_| ()));
+            worked_off(&desk.vault);
+        }
+        let desk = desk.close().open().unwrap_or_else(|e| panic!("{e}"));
+        assert_eq!(paid(&desk, "anna", &kept).as_deref(), Ok(VISA), "{engine}");
+        assert!(desk.verified().is_whole());
+    }
 }

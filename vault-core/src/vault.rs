@@ -150,7 +150,9 @@ struct Inner {
     codes: codes::Cells,
     spaces: space::Watch,
     told: keys::Told,
-    changing: tokio::sync::Mutex<()>,
+    /// Held by whoever changes Control, and by what they asked the journal for until it is done or not done: a caller who goes
+    /// away lets nobody in before that.
+    changing: Arc<tokio::sync::Mutex<()>>,
     custody: tokio::sync::Mutex<()>,
     resealing: tokio::sync::Mutex<resealing::Resealing>,
     erasing: tokio::sync::Mutex<erasing::Erasing>,
@@ -237,6 +239,7 @@ impl Vault {
         let esk_id = control.active(KeyKind::Esk, None).ok_or_else(damaged)?.id;
         let older = control.older_esk().map(|k| (k.id, k.drained_at.is_some()));
         let esks = esk::read_all(&esk_file, custodian, &header.vault, (esk_id, older), &header.custody)?;
+        esk::fits(&esks, &control)?;
         let esks = Arc::new(esks);
         let rules = Rules::of(&control)?;
         allowed(&rules)?;
@@ -279,7 +282,7 @@ impl Vault {
                 codes: codes::Cells::default(),
                 spaces: space::Watch::default(),
                 told: keys::Told::default(),
-                changing: tokio::sync::Mutex::new(()),
+                changing: Arc::default(),
                 custody: tokio::sync::Mutex::new(()),
                 resealing: tokio::sync::Mutex::default(),
                 erasing: tokio::sync::Mutex::default(),

@@ -5,7 +5,7 @@ mod keys;
 
 use std::collections::{BTreeSet, HashMap};
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use prost::Message;
@@ -61,7 +61,7 @@ pub struct AdminService {
     walking: Arc<tokio::sync::Semaphore>,
     ending: Option<Shutdown>,
     metrics: Arc<Metrics>,
-    answers: Arc<tokio::sync::Mutex<Answers>>,
+    answers: Arc<Mutex<Answers>>,
 }
 
 type Name = (PrincipalName, RequestId);
@@ -70,10 +70,33 @@ type Name = (PrincipalName, RequestId);
 /// being made twice.
 #[derive(Default)]
 struct Answers {
-    /// The SHA-256 of what was asked, and what was answered. What was asked is not kept: it may hold a card number where
-    /// none belongs (a comment in a policy), and a policy may have four megabytes.
-    kept: HashMap<Name, (Digest, Vec<u8>)>,
+    kept: HashMap<Name, Answer>,
     order: std::collections::VecDeque<Name>,
+}
+
+/// The SHA-256 of what was asked, and what was answered; none as long as it is not done, which whoever does it holds locked.
+/// What was asked is not kept: it may hold a card number where none belongs (a comment in a policy), and a policy may have
+/// four megabytes.
+type Answer = Arc<tokio::sync::Mutex<Option<(Digest, Vec<u8>)>>>;
+
+impl Answers {
+    /// The answer of this name, which may be one that nobody gave yet.
+    fn of(&mut self, name: Name) -> Answer {
+        if let Some(answer) = self.kept.get(&name) {
+            return answer.clone();
+        }
+        // One that somebody waits for is not forgotten.
+        let over = self.order.len() >= KEPT_ANSWERS;
+        let idle = |name: &Name| self.kept.get(name).is_none_or(|answer| Arc::strong_count(answer) == 1);
+        let oldest = over.then(|| self.order.iter().position(idle)).flatten();
+        if let Some(name) = oldest.and_then(|at| self.order.remove(at)) {
+            self.kept.remove(&name);
+        }
+        let answer = Answer::default();
+        self.order.push_back(name.clone());
+        self.kept.insert(name, answer.clone());
+        answer
+    }
 }
 
 /// Why an operator's request is refused: as the core says, or because what it names is not there.
@@ -151,7 +174,7 @@ impl AdminService {
     }
 
     /// Makes a change once: a retry with the same id and body gets the answer that was given, another body is refused.
-    /// Changes are made one at a time, so that a retry waits for the first to be done.
+    /// A retry waits for the first to be done; a lock waits for nobody's change.
     async fn once<A, F>(
         &self,
         operator: &PrincipalName,
@@ -166,23 +189,18 @@ impl AdminService {
         let header = header.ok_or_else(|| status(&Error::malformed("header", "is required")))?;
         let id = RequestId::parse(&header.request_id).map_err(|e| status(&e))?;
         let name = (operator.clone(), id);
-        let mut answers = self.answers.lock().await;
+        let answer = self.answers.lock().unwrap_or_else(PoisonError::into_inner).of(name);
+        let mut answer = answer.lock().await;
         let body = digest::digest(&digest::SHA256, &body.encode_to_vec());
-        if let Some((asked, bytes)) = answers.kept.get(&name) {
+        if let Some((asked, bytes)) = answer.as_ref() {
             if asked.as_ref() != body.as_ref() {
                 return Err(status(&Error::IdempotencyMismatch));
             }
             return A::decode(bytes.as_slice()).map(Response::new).map_err(|_| status(&Error::internal()));
         }
-        let answer = change().await?;
-        answers.order.push_back(name.clone());
-        answers.kept.insert(name, (body, answer.encode_to_vec()));
-        if answers.order.len() > KEPT_ANSWERS
-            && let Some(oldest) = answers.order.pop_front()
-        {
-            answers.kept.remove(&oldest);
-        }
-        Ok(Response::new(answer))
+        let made = change().await?;
+        *answer = Some((body, made.encode_to_vec()));
+        Ok(Response::new(made))
     }
 
     /// The origin of this node's log, if that is the one meant.

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use serde::Serialize;
-use vault_core::custody::{Custodian, MAX_SHARE_TEXT, Share, Shares, Split};
+use vault_core::custody::{Custodian, MAX_SHARE_TEXT, Share, Shares, Split, SplitId};
 use vault_core::vault::{Standing, Vault};
 use zeroize::Zeroizing;
 
@@ -97,6 +97,14 @@ pub(crate) async fn split(asked: SplitArgs, out: Out) -> Result<(), Failure> {
         return Err(Failure::usage("give --into with a new folder; there is no terminal to show shares at"));
     }
     let (vault, named, old) = asked.asked.open().await?;
+    // A new root is every custodian's: found out before anything is made.
+    if asked.new_root && vault.custodians().len() > 1 {
+        vault.close().await?;
+        return Err(Failure::refused(
+            "a new root needs every custodian, and another one protects it too; leave out --new-root, or take the other one away first (vaultctl custodian list, custodian remove)",
+        ));
+    }
+    let mut asked_for: Option<SplitId> = None;
     let made = async {
         let id = vault.standing_of().await?.vault;
         let (new, shares) = Shares::split(&id, asked.threshold, asked.shares)?;
@@ -104,6 +112,7 @@ pub(crate) async fn split(asked: SplitArgs, out: Out) -> Result<(), Failure> {
             Some(folder) => write(folder, &shares)?,
             None => show(&shares)?,
         };
+        asked_for = new.public().map(|split| split.id);
         let receipt = if asked.beside {
             vault.add_custodian(&named, &new, None).await?
         } else {
@@ -126,10 +135,13 @@ pub(crate) async fn split(asked: SplitArgs, out: Out) -> Result<(), Failure> {
         })
     };
     let made: Result<Done, Failure> = made.await;
+    let made = match (made, asked_for) {
+        (Ok(made), _) => Ok(made),
+        (Err(e), None) => Err(e.and("if shares were written, they open nothing: delete them")),
+        (Err(e), Some(split)) => Err(e.and(what_shares_are(&vault, split).await)),
+    };
     vault.close().await?;
-    let made = made.map_err(|e| {
-        if asked.into.is_some() { e.and("shares that were written open nothing: delete them") } else { e }
-    })?;
+    let made = made?;
     out.tell(&made, |made| {
         format!(
             "any {} of the {} shares of split {} open the vault since epoch {}{}; give each file to its holder and delete it, copy the \
@@ -145,6 +157,18 @@ pub(crate) async fn split(asked: SplitArgs, out: Out) -> Result<(), Failure> {
             }
         )
     })
+}
+
+/// What shares are after a change that did not end well: whoever deletes those in force has lost the vault.
+async fn what_shares_are(vault: &Vault, split: SplitId) -> &'static str {
+    match vault.standing_of().await {
+        Ok(Standing { split: Some(held), .. }) if held.id == split => {
+            "but the shares ARE in force: keep them, they open the vault; the rest can be done again with them"
+        }
+        Ok(_) | Err(_) => {
+            "keep the shares until `vaultctl custodian check` has said that what opened the vault before still does: then delete them"
+        }
+    }
 }
 
 /// A file for each share, for its owner alone, in a folder that was not there before.

@@ -69,15 +69,14 @@ impl Vault {
         self.change_by(&Who::Listed(by.clone()), expected, edit).await
     }
 
-    /// The same as anybody's doing. A change whose caller went away meanwhile may come in between, and then this one is made
-    /// anew.
+    /// The same as anybody's doing. One whose caller goes away meanwhile is done or not done before the next begins.
     pub(super) async fn change_by<T>(
         &self,
         by: &Who,
         expected: Option<u64>,
         edit: impl Fn(&Premise<'_>, &mut Control) -> Result<Amendment<T>, Error>,
     ) -> Result<(Receipt, T), Error> {
-        let _one_at_a_time = self.inner.changing.lock().await;
+        let one_at_a_time = Arc::new(self.inner.changing.clone().lock_owned().await);
         for _ in 0..MAX_ROUNDS {
             let before = self.state();
             if expected.is_some_and(|epoch| epoch != before.epoch.version) {
@@ -105,6 +104,7 @@ impl Vault {
             let next = signer.as_ref().map(|signer| signer.verifier().clone());
             let hand_over = signer.map(|signer| next_signer(signer, &control, &uses)).transpose()?;
             let log = before.log.clone();
+            let until_done = one_at_a_time.clone();
             let mut state = State { control, epoch, rules, keyring, top, uses, log, esks };
             let step = ControlStep {
                 from: before.epoch,
@@ -120,6 +120,7 @@ impl Vault {
                     if let Some(inner) = inner.upgrade() {
                         Self::put_in_force(&inner, state);
                     }
+                    drop(until_done);
                 }),
             };
             match self.inner.journal.control(step).await {

@@ -39,11 +39,19 @@ impl State {
 }
 
 impl Vault {
+    /// The only one who writes the files of erasure epoch keys. What somebody asked for before and did not wait for is done
+    /// or not done by then.
+    pub(super) async fn custody(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        let only = self.inner.custody.lock().await;
+        drop(self.inner.changing.lock().await);
+        only
+    }
+
     /// The only one who changes custody, and with it the file of the one erasure epoch key that there is.
     async fn one_esk_in_custody(&self) -> Result<tokio::sync::MutexGuard<'_, ()>, Error> {
         for _ in 0..ATTEMPTS {
             self.one_esk().await?;
-            let only = self.inner.custody.lock().await;
+            let only = self.custody().await;
             if self.state().control.older_esk().is_none() {
                 return Ok(only);
             }

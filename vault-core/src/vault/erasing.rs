@@ -136,7 +136,7 @@ impl Vault {
         expected: Option<u64>,
         also: impl Fn(&Premise<'_>, &mut Control, Amendment<KeyId>) -> Result<Amendment<T>, Error>,
     ) -> Result<(T, Receipt), Error> {
-        let _one_at_a_time = self.inner.custody.lock().await;
+        let _one_at_a_time = self.custody().await;
         for _ in 0..ATTEMPTS {
             let state = self.state();
             if state.control.older_esk().is_some() {
@@ -319,10 +319,13 @@ impl Vault {
     /// Takes the older key out of its file, then out of Control and memory, and writes the certificate: so that what the
     /// certificate says is so before it is said.
     async fn end_esk(&self, key: KeyId) -> Result<ErasureStep, Error> {
-        let _nobody_changes_the_file = self.inner.custody.lock().await;
-        esk::settle_rotated(&self.inner.esk_file)?;
-        // Whoever took the waiting file away took the key of all customers: then the older one must stay as well.
+        let _nobody_changes_the_file = self.custody().await;
         let (state, file) = (self.state(), &self.inner.esk_file);
+        let newest = (state.esks.active(), state.top.header.custody.as_slice());
+        // What takes the older file's place must be the newest key's: another one put there would be the end of all customers.
+        esk::check_rotated(file, &self.inner.vault, newest)?;
+        esk::settle_rotated(file)?;
+        // Whoever took the waiting file away took the key of all customers: then the older one must stay as well.
         esk::held(file, &self.inner.vault, (state.esks.active(), &state.top.header.custody))?;
         let ended = self.change_by(&Who::Vault, None, |premise, control| {
             let before = control.end_esk(key)?;

@@ -25,7 +25,10 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Read, Write as _};
 use std::path::{Path, PathBuf};
 
+use data_encoding::HEXLOWER;
+
 use crate::codec::{Reader, Torn, Writer};
+use crate::control::Control;
 use crate::custody::{Custodian, CustodyBlock};
 use crate::envelope::{Esk, KeyId, KeyKind, KeyMaterial};
 use crate::error::Error;
@@ -161,6 +164,32 @@ pub(super) fn write_rotated(file: &Path, id: KeyId, held: &[Held], vault: &[u8; 
         put_like(&file, &rotated(&file), &bytes)
     };
     written().map_err(|e| Error::Store(store_error(&e)))
+}
+
+/// Whether what waits to take the older file's place is the file of this key, if anything waits.
+pub(super) fn check_rotated(
+    file: &Path,
+    vault: &[u8; 16],
+    (key, custody): (KeyId, &[CustodyBlock]),
+) -> Result<(), Error> {
+    let waits = rotated(&fs::canonicalize(file).map_err(|e| Error::Store(store_error(&e)))?);
+    if stands(&waits) { held(&waits, vault, (key, custody)).map(|_| ()) } else { Ok(()) }
+}
+
+/// Whether these keys are those that Control has noted.
+///
+/// Errors: [`Error::Config`] that says what to put back.
+pub(super) fn fits(esks: &Esks, control: &Control) -> Result<(), Error> {
+    let noted = control.keys.iter().filter(|k| k.kind == KeyKind::Esk);
+    for (record, key) in noted.filter_map(|k| Some((k, esks.get(k.id)?))) {
+        if HEXLOWER.encode(&key.check_value()) != record.check {
+            return Err(Error::Config(
+                "the file `esk` beside the store holds another key than the store was sealed with: put back the newest copy of the file"
+                    .to_owned(),
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// Gives the next key the place of the one before, of which nothing is left here then. Done already, it does nothing.

@@ -160,13 +160,12 @@ impl AdminService {
             self.custodians.open_all().map_err(|problem| Error::Config(problem.to_string()))?
         };
         let (vault, operator) = (self.vault.clone(), operator.clone());
-        let runtime = tokio::runtime::Handle::current();
-        let noting = move || {
+        crate::custodian::in_custody(async move || {
             let custodians: Vec<&dyn Custodian> = all.iter().map(AsRef::as_ref).collect();
             let why = (reason, note.as_deref());
-            runtime.block_on(vault.compromise_key(&operator, id, why, &custodians, epoch))
-        };
-        tokio::task::spawn_blocking(noting).await.map_err(|_| Error::internal())?
+            vault.compromise_key(&operator, id, why, &custodians, epoch).await
+        })
+        .await
     }
 
     pub(super) async fn shred_key_once(
