@@ -244,8 +244,9 @@ fn a_compromised_dek_seals_nothing_more_goes_first_and_is_destroyed() {
     assert_eq!(made.key.state, KeyState::Compromised);
     let next = made.next.as_ref().unwrap();
     assert_eq!((next.kind, next.state, next.version), (KeyKind::Dek, KeyState::Active, 2));
-    assert_eq!((made.under.rows, made.under.cards), (2, 1), "a card and its fingerprint");
-    assert_eq!((made.under.first, made.under.last), (Some(desk::START), Some(desk::START)));
+    let under = made.under.unwrap();
+    assert_eq!((under.rows, under.cards), (2, 1), "a card and its fingerprint");
+    assert_eq!((under.first, under.last), (Some(desk::START), Some(desk::START)));
     let known = made.key.compromised.unwrap();
     assert_eq!((known.reason, known.epoch), (CompromiseReason::StolenCopy, desk.vault.status().epoch));
     let Event::ControlChanged { change, .. } = desk.last_event() else { panic!("no change of Control") };

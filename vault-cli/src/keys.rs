@@ -819,11 +819,12 @@ async fn compromise(asked: Compromise, out: Out) -> Result<(), Failure> {
         } else {
             ""
         };
+        let not_counted = || format!("could not be counted; vaultctl keys show {} counts it", key.map_or("", |k| &k.id));
         format!(
             "{} is noted as compromised since epoch {}; {next}\nunder it: {}\nhealed: {}\nnot healed: {}{then}",
             named(key),
             made.epoch,
-            made.under.as_ref().map(Under::line).unwrap_or_default(),
+            made.under.as_ref().map_or_else(not_counted, Under::line),
             made.healed,
             made.remains
         )

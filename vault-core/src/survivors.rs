@@ -82,6 +82,13 @@ impl Esks {
         Secret32::take(&mut key.open(&secret_aad(merchant, subject, id), sealed)?).ok_or(Unopened)
     }
 
+    /// Whether the secret in the plaintext of a customer's index opens.
+    fn opens(&self, merchant: &str, subject: SubjectId, plain: &[u8]) -> bool {
+        let mut r = Reader::new(plain);
+        let mut secret = || Some((KeyId(r.u32().ok()?), r.e().ok()?));
+        secret().is_some_and(|secret| self.open(merchant, subject, secret).is_ok())
+    }
+
     /// The plaintext of a customer's index with its secret under the key that seals. All behind the secret stays as it is.
     fn moved(&self, merchant: &str, subject: SubjectId, plain: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
         let mut r = Reader::new(plain);
@@ -100,6 +107,15 @@ fn secret_aad(merchant: &str, subject: SubjectId, esk: KeyId) -> Vec<u8> {
 #[derive(Default)]
 pub struct Walk {
     after: Option<Key>,
+}
+
+/// What a walk is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// To move customers to the key that seals.
+    Move,
+    /// To see how many are left. Nothing is sealed, and no use of a key spent.
+    Count,
 }
 
 /// A page of a walk.
@@ -123,7 +139,7 @@ impl Walk {
         store: &dyn Store,
         outer: impl Fn(MerchantId) -> Option<&'k OuterKeys> + Send,
         esks: &Esks,
-        most: usize,
+        (purpose, most): (Purpose, usize),
     ) -> Result<Option<(Page, Self)>, crate::error::Error> {
         let found = store.scan(&[rows::SUBJECT], self.after.as_deref(), most).await?;
         let Some((last, _)) = found.last() else { return Ok(None) };
@@ -143,6 +159,11 @@ impl Walk {
                 continue;
             }
             page.older += 1;
+            if purpose == Purpose::Count {
+                let opens = esks.opens(keys.merchant(), subject, &plain);
+                page.unreadable += u64::from(!opens);
+                continue;
+            }
             keys.count_use(esks.active)?;
             let Some(plain) = esks.moved(keys.merchant(), subject, &plain) else {
                 page.unreadable += 1;

@@ -56,7 +56,7 @@ pub use request::{
 pub use resealing::{RESEAL_PAGE, ResealProgress, ResealStep};
 pub use space::{FormatSpaces, KnownSpace, NEARLY_FULL_PERCENT, SCARCE_PERCENT, SpaceState, SpaceUse};
 pub use token_root::{TokenRoots, TokensUpgraded};
-pub use unseal::{Entrant, Standing};
+pub use unseal::{Entrant, Remains, Standing};
 pub use verify::{Finding, StoreReport};
 
 use crate::audit::entry::{Event, Who};
@@ -153,7 +153,8 @@ struct Inner {
     /// Held by whoever changes Control, and by what they asked the journal for until it is done or not done: a caller who goes
     /// away lets nobody in before that.
     changing: Arc<tokio::sync::Mutex<()>>,
-    custody: tokio::sync::Mutex<()>,
+    /// Held by whoever changes the files of erasure epoch keys; while customers move, the newest one's as it was written.
+    custody: tokio::sync::Mutex<Option<esk::Print>>,
     resealing: tokio::sync::Mutex<resealing::Resealing>,
     erasing: tokio::sync::Mutex<erasing::Erasing>,
     vault: [u8; 16],
@@ -240,6 +241,7 @@ impl Vault {
         let older = control.older_esk().map(|k| (k.id, k.drained_at.is_some()));
         let esks = esk::read_all(&esk_file, custodian, &header.vault, (esk_id, older), &header.custody)?;
         esk::fits(&esks, &control)?;
+        let written = older.map(|_| esk::Print::of_newest(&esk_file)).transpose()?;
         let esks = Arc::new(esks);
         let rules = Rules::of(&control)?;
         allowed(&rules)?;
@@ -283,7 +285,7 @@ impl Vault {
                 spaces: space::Watch::default(),
                 told: keys::Told::default(),
                 changing: Arc::default(),
-                custody: tokio::sync::Mutex::new(()),
+                custody: tokio::sync::Mutex::new(written),
                 resealing: tokio::sync::Mutex::default(),
                 erasing: tokio::sync::Mutex::default(),
                 vault: id,

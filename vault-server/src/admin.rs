@@ -806,6 +806,9 @@ impl AdminService {
         operator: &PrincipalName,
         epoch: Option<u64>,
     ) -> Result<(KeyId, Receipt), Error> {
+        if kind != v1::KeyKind::Esk {
+            self.customers_stay().await?;
+        }
         let all = self.custodians.open_all().map_err(|p| wrong(&p))?;
         let (vault, operator) = (self.vault.clone(), operator.clone());
         in_custody(async move || {
@@ -818,6 +821,18 @@ impl AdminService {
         .await
     }
 
+    /// Custody changes where there is one erasure epoch key. The vault would move all customers first, at a pace that traffic
+    /// would feel: here that is left to the work in the background.
+    async fn customers_stay(&self) -> Result<(), Error> {
+        match self.vault.erasure_work().await? {
+            Some(work) if work.moving => Err(Error::Config(
+                "customers are being moved to a new erasure key: try again once `vaultctl keys status` shows that this is done"
+                    .to_owned(),
+            )),
+            _ => Ok(()),
+        }
+    }
+
     async fn change_custodian_once(
         &self,
         request: Request<v1::ChangeCustodianRequest>,
@@ -825,6 +840,7 @@ impl AdminService {
         let operator = self.operator(&request, Action::RotateKey).await?;
         let asked = request.into_inner();
         let change = || async {
+            self.customers_stay().await?;
             let named = self.custodians.now().map_err(|p| wrong(&p))?;
             let none = || {
                 Error::Config(
@@ -1492,6 +1508,8 @@ impl v1::admin_server::Admin for AdminService {
                     Ok(v1::VerifyLogResponse { step: Some(step) })
                 }
             };
+            // A caller who does not read it keeps no keys meanwhile.
+            drop(vault);
             let _gone = to.send(verdict).await;
         });
         Ok(Response::new(Box::pin(ReceiverStream::new(steps))))

@@ -192,8 +192,8 @@ impl v1::custody_server::Custody for CustodyService {
         &self,
         request: Request<v1::ResetUnsealRequest>,
     ) -> Result<Response<v1::ResetUnsealResponse>, Status> {
-        self.known(&request).await?;
-        let seal = self.room.forget().await.map_err(|e| status(&e))?;
+        let by = self.known(&request).await?;
+        let seal = self.room.forget(&by).await.map_err(|e| status(&e))?;
         Ok(Response::new(v1::ResetUnsealResponse { state: Some(state(&seal)) }))
     }
 

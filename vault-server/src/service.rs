@@ -337,9 +337,10 @@ type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 /// Works on a stream's messages, at most [`STREAM_IN_FLIGHT`] at once, and answers each as it is done. What ends the
 /// stream with an error (a broken message, a refused certificate) is told last: what was being worked on is answered
-/// first, as it may be on disk already.
+/// first, as it may be on disk already. Once it is time to stop, a client that does not read what it is told keeps the vault
+/// no longer: the stream is cut, and says so.
 fn answered<M, A, F>(
-    mut messages: Streaming<M>,
+    messages: Streaming<M>,
     mut shutdown: Shutdown,
     ask: impl Fn(M) -> F + Send + 'static,
 ) -> Answers<A>
@@ -349,47 +350,63 @@ where
     F: Future<Output = Result<A, Status>> + Send + 'static,
 {
     let (to, answers) = mpsc::channel(STREAM_IN_FLIGHT);
+    // Beside the answers, so that there is room for it however many of them wait.
+    let (told, end) = mpsc::channel(1);
     tokio::spawn(async move {
-        let mut working = tokio::task::JoinSet::new();
-        let mut end = None;
-        while end.is_none() {
-            let done = tokio::select! {
-                message = messages.next(), if working.len() < STREAM_IN_FLIGHT => match message {
-                    Some(Ok(message)) => { working.spawn(ask(message)); continue }
-                    Some(Err(broken)) => { end = Some(broken); break }
-                    None => break,
-                },
-                Some(done) = working.join_next() => done,
-                // What is being worked on is still answered; the rest can be sent to another node, or later.
-                () = shutdown.draining() => {
-                    end = Some(Failure::new(Reason::Overloaded, "the vault is stopping").retry(STOPPING).into());
-                    break;
-                }
-            };
-            match finished(done) {
-                Ok(answer) => {
-                    if to.send(Ok(answer)).await.is_err() {
-                        return;
-                    }
-                }
-                Err(refused) => end = Some(refused),
-            }
-        }
-        while let Some(done) = working.join_next().await {
-            match finished(done) {
-                Ok(answer) => {
-                    if to.send(Ok(answer)).await.is_err() {
-                        return;
-                    }
-                }
-                Err(refused) => end = end.or(Some(refused)),
-            }
-        }
-        if let Some(end) = end {
-            let _gone = to.send(Err(end)).await;
+        let drains = shutdown.clone();
+        let ended = tokio::select! {
+            ended = answer_each(messages, drains, ask, to) => ended,
+            () = shutdown.stopping() => Some(stopping()),
+        };
+        if let Some(ended) = ended {
+            let _gone = told.try_send(Err(ended));
         }
     });
-    Box::pin(ReceiverStream::new(answers))
+    Box::pin(ReceiverStream::new(answers).chain(ReceiverStream::new(end)))
+}
+
+/// Answers messages until they end or may be answered no more: then it says what ended them.
+async fn answer_each<M, A, F>(
+    mut messages: Streaming<M>,
+    mut shutdown: Shutdown,
+    ask: impl Fn(M) -> F,
+    to: mpsc::Sender<Result<A, Status>>,
+) -> Option<Status>
+where
+    A: Send + 'static,
+    F: Future<Output = Result<A, Status>> + Send + 'static,
+{
+    let mut working = tokio::task::JoinSet::new();
+    let mut end = None;
+    while end.is_none() {
+        let done = tokio::select! {
+            message = messages.next(), if working.len() < STREAM_IN_FLIGHT => match message {
+                Some(Ok(message)) => { working.spawn(ask(message)); continue }
+                Some(Err(broken)) => { end = Some(broken); break }
+                None => break,
+            },
+            Some(done) = working.join_next() => done,
+            // What is being worked on is still answered; the rest can be sent to another node, or later.
+            () = shutdown.draining() => { end = Some(stopping()); break }
+        };
+        match finished(done) {
+            // A client that is gone needs no more.
+            Ok(answer) => to.send(Ok(answer)).await.ok()?,
+            Err(refused) => end = Some(refused),
+        }
+    }
+    while let Some(done) = working.join_next().await {
+        match finished(done) {
+            Ok(answer) => to.send(Ok(answer)).await.ok()?,
+            Err(refused) => end = end.or(Some(refused)),
+        }
+    }
+    end
+}
+
+/// What ends a stream of a vault that stops.
+fn stopping() -> Status {
+    Failure::new(Reason::Overloaded, "the vault is stopping").retry(STOPPING).into()
 }
 
 /// What became of one message. Where its task broke down nobody knows its reference, so the stream has to end.

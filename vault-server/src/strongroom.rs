@@ -5,12 +5,13 @@
 //! vault is sealed ([`Passage`]).
 //!
 //! Shares are taken without a word until there are enough; then they are tried together and forgotten, whatever comes of it.
-//! Refused: more than [`TRIES`] wrong sets in [`TRIES_WINDOW`], and whoever the policy does not list among its operators.
+//! Refused: more than [`TRIES`] wrong sets in [`TRIES_WINDOW`], whoever the policy does not list among its operators, and to open
+//! a vault while something still holds the one from before: two of them would write over each other.
 
 use std::convert::Infallible;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock, Weak};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -25,7 +26,7 @@ use vault_core::error::Error;
 use vault_core::name::PrincipalName;
 use vault_core::store::Store;
 use vault_core::time::{Clock, Timestamp};
-use vault_core::vault::{Entrant, ErasureStep, Place, Vault};
+use vault_core::vault::{Entrant, ErasureStep, Place, Remains, Vault};
 use vault_proto::v1::{admin_server::AdminServer, vault_server::VaultServer};
 
 use crate::admin::AdminService;
@@ -41,11 +42,18 @@ const SHARE_LIFE: Duration = Duration::from_hours(1);
 /// holder of an operator's certificate from keeping the others out by noise unseen.
 const TRIES: usize = 10;
 
+/// What is told where something did not let go of the keys in time.
+const REMAINS: &str = "the vault is sealed and serves nothing, but work that had begun before still holds its keys, most likely at a \
+     custodian's device that does not answer: they are wiped when it ends; stop the process to wipe them now";
+
 /// The time that [`TRIES`] are counted over.
 const TRIES_WINDOW: Duration = Duration::from_mins(10);
 
 /// How long requests under way may take once the vault is being sealed: then they are cut.
 const FINISH: Duration = Duration::from_secs(10);
+
+/// How often it is looked whether shares have waited for too long.
+const SHARES_LOOK: Duration = Duration::from_mins(1);
 
 /// How often it is looked whether they have finished.
 const LOOK: Duration = Duration::from_millis(10);
@@ -114,6 +122,8 @@ struct Brought {
     at: Option<Timestamp>,
     /// When sets did not open, the newest last.
     wrong: Vec<Timestamp>,
+    /// Of the vault that was sealed last.
+    before: Option<Remains>,
 }
 
 /// Whether the vault is sealed, and what it takes to open it.
@@ -140,10 +150,13 @@ pub struct Strongroom {
 }
 
 impl Strongroom {
-    /// A room whose vault is sealed.
+    /// A room whose vault is sealed. In a runtime: shares that are entered are wiped when their time is over, whether or not
+    /// somebody asks by then.
     #[must_use]
     pub fn sealed(parts: Parts) -> Arc<Self> {
-        Arc::new(Self { parts, open: RwLock::new(None), brought: Mutex::default() })
+        let room = Arc::new(Self { parts, open: RwLock::new(None), brought: Mutex::default() });
+        tokio::spawn(forget_in_time(Arc::downgrade(&room)));
+        room
     }
 
     /// Puts a vault that was opened otherwise in the room: at start.
@@ -181,7 +194,8 @@ impl Strongroom {
     /// Takes one share. If there are enough by then, the vault is opened with them or all of them are forgotten.
     ///
     /// Errors: [`Error::Custody`] if they do not open, or one who brought them is no operator: never which; malformed `share`
-    /// where the custodian is none of shares; [`Error::Budget`] after too many tries; as at [`Vault::unseal`].
+    /// where the custodian is none of shares; [`Error::Budget`] after too many tries; [`Error::Config`] while something holds
+    /// the vault from before; as at [`Vault::unseal`].
     pub async fn enter(&self, share: Share, by: Entrant) -> Result<Seal, Error> {
         let mut brought = self.brought.lock().await;
         let now = self.parts.clock.now();
@@ -194,12 +208,14 @@ impl Strongroom {
             return Err(Error::malformed("share", "is of no use: this vault's custodian is not shares"));
         };
         brought.may_try(now)?;
+        brought.nothing_remains()?;
         brought.take(share, by, now);
         if brought.shares.len() < threshold.into() {
             return self.state(brought.shares.len()).await;
         }
         let (shares, by): (Vec<Share>, Vec<Entrant>) =
             std::mem::take(&mut brought.shares).into_iter().unzip();
+        let names: Vec<String> = by.iter().map(|entrant| entrant.name.clone()).collect();
         let opened = match Shares::of(&shares) {
             Ok(together) => self.unseal_with(Box::new(together), by).await,
             Err(e) => Err(e),
@@ -213,7 +229,7 @@ impl Strongroom {
             }
             Err(why @ (Error::Custody | Error::Denied)) => {
                 brought.wrong.push(now);
-                tracing::warn!(problem = %why, "the shares that were entered do not open the vault, or not by these operators; all are forgotten");
+                tracing::warn!(problem = %why, by = ?names, "the shares that were entered do not open the vault, or not by these operators; all are forgotten");
                 Err(Error::Custody)
             }
             Err(e) => Err(e),
@@ -232,6 +248,7 @@ impl Strongroom {
             return Ok(state);
         }
         brought.may_try(now)?;
+        brought.nothing_remains()?;
         let mut opened = Err(Error::Custody);
         for whom in [Whom::Own, Whom::Other] {
             if opened != Err(Error::Custody) {
@@ -241,39 +258,47 @@ impl Strongroom {
                 opened = self.unseal_with(custodian, vec![by.clone()]).await;
             }
         }
-        if let Err(Error::Custody | Error::Denied) = opened {
+        if let Err(why @ (Error::Custody | Error::Denied)) = &opened {
             brought.wrong.push(now);
+            tracing::warn!(problem = %why, by = ?by.name, "the custodian of the settings does not open the vault, or not for this operator");
         }
         opened?;
+        brought.shares.clear();
         self.state(0).await
     }
 
-    /// Forgets the shares that were entered.
-    pub async fn forget(&self) -> Result<Seal, Error> {
+    /// Forgets the shares that were entered, at somebody's word.
+    pub async fn forget(&self, by: &Entrant) -> Result<Seal, Error> {
         let mut brought = self.brought.lock().await;
+        let entered = brought.shares.len();
         brought.shares.clear();
+        tracing::warn!(by = ?by.name, entered, "the shares that were entered are forgotten at an operator's word");
         self.state(0).await
     }
 
     /// Closes the vault at an operator's word. Once this is done no key is left in memory.
     ///
-    /// Errors: what kept the log from saying so: it is sealed all the same; [`Error::Internal`] if something still holds the
-    /// keys, which stay in memory until it lets go.
+    /// Errors: what kept the log from saying so: it is sealed all the same; [`Error::Config`] if something still holds the
+    /// keys, which stay in memory until it lets go, and the vault closed until then.
     pub async fn seal(&self, by: &PrincipalName) -> Result<Seal, Error> {
         let mut brought = self.brought.lock().await;
         brought.shares.clear();
         if let Some(vault) = self.clear().await {
             let said = vault.seal(by).await;
             let gone = let_go(&vault, LET_GO).await;
+            let remains = vault.remains();
             drop(vault);
             scrub_stack();
-            tracing::info!("sealed: the vault's keys are wiped");
-            said?;
-            if !gone {
-                tracing::error!("something still holds the vault's keys: stop the process to wipe them");
-                return Err(Error::internal());
+            if gone {
+                tracing::info!("sealed: the vault's keys are wiped");
+            } else {
+                tracing::error!("{REMAINS}");
+                tokio::spawn(told_when_gone(remains.clone()));
+                brought.before = Some(remains);
             }
+            said?;
         }
+        brought.nothing_remains()?;
         self.state(0).await
     }
 
@@ -337,14 +362,36 @@ impl Strongroom {
         let Furnished { data, admin, tasks } = furnished;
         drop((data, admin, ending));
         trigger.drain();
-        for task in tasks {
-            // One that broke down is gone as well.
-            let _ended = task.await;
-        }
-        let_go(&vault, FINISH).await;
+        let finish = async {
+            for task in tasks {
+                // One that broke down is gone as well.
+                let _ended = task.await;
+            }
+            let_go(&vault, FINISH).await;
+        };
+        // A task that waits for a device may take longer than any request.
+        let _finished = tokio::time::timeout(FINISH, finish).await;
         trigger.stop();
         Some(vault)
     }
+}
+
+/// Wipes shares whose time is over, for as long as there is a room.
+async fn forget_in_time(room: Weak<Strongroom>) {
+    loop {
+        tokio::time::sleep(SHARES_LOOK).await;
+        let Some(room) = room.upgrade() else { return };
+        let mut brought = room.brought.lock().await;
+        brought.forget_old(room.parts.clock.now());
+    }
+}
+
+/// Says when the keys of a vault that was sealed are gone at last.
+async fn told_when_gone(remains: Remains) {
+    while !remains.are_gone() {
+        tokio::time::sleep(LOOK).await;
+    }
+    tracing::info!("what held the sealed vault's keys has let go: they are wiped");
 }
 
 /// Waits until nobody else holds the vault, for so long.
@@ -364,6 +411,12 @@ impl Brought {
             self.shares.clear();
         }
         self.wrong.retain(|at| !over(at, TRIES_WINDOW));
+    }
+
+    /// Nothing holds the vault that was sealed last.
+    fn nothing_remains(&mut self) -> Result<(), Error> {
+        self.before = self.before.take().filter(|remains| !remains.are_gone());
+        if self.before.is_some() { Err(Error::Config(REMAINS.to_owned())) } else { Ok(()) }
     }
 
     fn may_try(&mut self, now: Timestamp) -> Result<(), Error> {

@@ -1,7 +1,8 @@
 //! A key service as custodian: the key that wraps stays with it, and it is sent what is to be wrapped.
 //!
-//! What is spoken with it is the caller's ([`KeyService`]); here is what is asked and what is kept. Refused: an answer that
-//! is longer than such a service gives, and a block that names another service's key, which is never asked for.
+//! What is spoken with it is the caller's ([`KeyService`]); here is what is asked and what is kept. The service's name for its
+//! key stands in the block for people: whether that is the key the service knows by itself. Refused: an answer that is longer
+//! than such a service gives, a service that does not give back what it took, and a key that is not the one that was wrapped.
 
 use super::{Custodian, CustodyBlock, DeviceError, KMS};
 use crate::codec::{Reader, Torn, Writer};

@@ -62,8 +62,8 @@ pub struct Compromise {
     pub key: KeyLine,
     /// The one that took its place in the same commit; none if it protected nothing new any more, or cannot be replaced.
     pub next: Option<KeyLine>,
-    /// What was under it.
-    pub under: Under,
+    /// What was under it; none where the store could not be read for that: [`Vault::under`] counts it later.
+    pub under: Option<Under>,
     /// Where it stands in the log.
     pub receipt: Receipt,
 }
@@ -131,7 +131,8 @@ impl Vault {
             })
             .await?
         };
-        let under = self.under(key).await?;
+        // It is noted by now, whatever the count comes to.
+        let under = self.under(key).await.ok();
         let state = self.state();
         let lined = |id: KeyId| state.control.keys.iter().find(|k| k.id == id).map(|k| line(&state, k));
         let noted = lined(key).ok_or_else(Error::internal)?;

@@ -41,14 +41,14 @@ impl State {
 impl Vault {
     /// The only one who writes the files of erasure epoch keys. What somebody asked for before and did not wait for is done
     /// or not done by then.
-    pub(super) async fn custody(&self) -> tokio::sync::MutexGuard<'_, ()> {
+    pub(super) async fn custody(&self) -> tokio::sync::MutexGuard<'_, Option<esk::Print>> {
         let only = self.inner.custody.lock().await;
         drop(self.inner.changing.lock().await);
         only
     }
 
     /// The only one who changes custody, and with it the file of the one erasure epoch key that there is.
-    async fn one_esk_in_custody(&self) -> Result<tokio::sync::MutexGuard<'_, ()>, Error> {
+    async fn one_esk_in_custody(&self) -> Result<tokio::sync::MutexGuard<'_, Option<esk::Print>>, Error> {
         for _ in 0..ATTEMPTS {
             self.one_esk().await?;
             let only = self.custody().await;
@@ -338,16 +338,13 @@ impl Vault {
         if all.iter().any(|held| held.is_in_force(custody)) {
             return Ok(all.into_iter().filter(|held| held.is_in_force(custody)).collect());
         }
-        match custody.as_slice() {
-            [only] => Ok(all.into_iter().map(|held| held.named(only)).collect()),
-            several if several.len() == all.len() => {
-                Ok(all.into_iter().zip(several).map(|(held, of)| held.named(of)).collect())
-            }
-            _ => Err(Error::Config(
-                "the file `esk` beside the store is a copy from before the custodians changed: put back the newest"
-                    .to_owned(),
-            )),
+        if custody.len() == all.len() {
+            return Ok(all.into_iter().zip(custody).map(|(held, of)| held.named(of)).collect());
         }
+        Err(Error::Config(
+            "the file `esk` beside the store is a copy from before the custodians changed: put back the newest"
+                .to_owned(),
+        ))
     }
 
     /// Puts other blocks of the same root in force.

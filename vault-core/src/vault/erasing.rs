@@ -22,7 +22,7 @@ use crate::journal::{Filing, NotFiled};
 use crate::name::PrincipalName;
 use crate::policy::Statement;
 use crate::store::Write;
-use crate::survivors::{Page, Walk};
+use crate::survivors::{Page, Purpose, Walk};
 use crate::time::Timestamp;
 use crate::words::KeyState;
 
@@ -136,7 +136,7 @@ impl Vault {
         expected: Option<u64>,
         also: impl Fn(&Premise<'_>, &mut Control, Amendment<KeyId>) -> Result<Amendment<T>, Error>,
     ) -> Result<(T, Receipt), Error> {
-        let _one_at_a_time = self.custody().await;
+        let mut one_at_a_time = self.custody().await;
         for _ in 0..ATTEMPTS {
             let state = self.state();
             if state.control.older_esk().is_some() {
@@ -152,7 +152,7 @@ impl Vault {
             for (block, custodian) in state.top.header.custody.iter().zip(who) {
                 held.push(Held::by(custodian, &key, &self.inner.vault, block)?);
             }
-            esk::write_rotated(&self.inner.esk_file, id, &held, &self.inner.vault)?;
+            *one_at_a_time = Some(esk::write_rotated(&self.inner.esk_file, id, &held, &self.inner.vault)?);
             let made = self
                 .change_by(by, Some(state.epoch.version), |premise, control| {
                     let keys = control.follow_esk(key.check_value(), id, premise.now)?;
@@ -262,11 +262,13 @@ impl Vault {
         }
         let most = work.most.unwrap_or(ERASURE_PAGE);
         let outer = |merchant| state.keyring.outer(merchant).ok();
-        let next = work.walk.next(self.inner.store.as_ref(), outer, &state.esks, most).await?;
+        let purpose = if work.counting { Purpose::Count } else { Purpose::Move };
+        let store = self.inner.store.as_ref();
+        let next = work.walk.next(store, outer, &state.esks, (purpose, most)).await?;
         let Some((Page { seen, older, part, unreadable }, next)) = next else {
             return self.end_of_pass(key, work).await;
         };
-        let moved = if work.counting { 0 } else { part.writes.len() };
+        let moved = part.writes.len();
         if moved > 0 {
             let active = state.esks.active();
             let event = Event::Resealed { key: active.0, rows: u32::try_from(moved).unwrap_or(u32::MAX) };
@@ -319,11 +321,18 @@ impl Vault {
     /// Takes the older key out of its file, then out of Control and memory, and writes the certificate: so that what the
     /// certificate says is so before it is said.
     async fn end_esk(&self, key: KeyId) -> Result<ErasureStep, Error> {
-        let _nobody_changes_the_file = self.custody().await;
+        let written = self.custody().await;
         let (state, file) = (self.state(), &self.inner.esk_file);
         let newest = (state.esks.active(), state.top.header.custody.as_slice());
         // What takes the older file's place must be the newest key's: another one put there would be the end of all customers.
         esk::check_rotated(file, &self.inner.vault, newest)?;
+        if Some(esk::Print::of_newest(file)?) != *written {
+            return Err(Error::Config(
+                "the newest erasure key's file beside the store (`esk.rotated`, or `esk` if there is none) is not as the vault \
+                 wrote it: nothing was destroyed; put back its newest copy"
+                    .to_owned(),
+            ));
+        }
         esk::settle_rotated(file)?;
         // Whoever took the waiting file away took the key of all customers: then the older one must stay as well.
         esk::held(file, &self.inner.vault, (state.esks.active(), &state.top.header.custody))?;

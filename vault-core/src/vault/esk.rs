@@ -156,14 +156,38 @@ pub(super) fn replace(file: &Path, id: KeyId, held: &[Held], vault: &[u8; 16]) -
     replaced().map_err(|e| Error::Store(store_error(&e)))
 }
 
-/// Writes the next key beside the one in force, over whatever a rotation that was killed left there.
-pub(super) fn write_rotated(file: &Path, id: KeyId, held: &[Held], vault: &[u8; 16]) -> Result<(), Error> {
+/// What the newest key's file was when it was last known to be right: SHA-256 of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Print([u8; 32]);
+
+impl Print {
+    /// Of the file of the newest key as it is now: the one that waits, or if none does, the one in force.
+    pub(super) fn of_newest(file: &Path) -> Result<Self, Error> {
+        let read = || -> std::io::Result<Vec<u8>> {
+            let file = fs::canonicalize(file)?;
+            let newest = if stands(&rotated(&file)) { rotated(&file) } else { file };
+            let mut bytes = Vec::new();
+            File::open(newest)?.take(MAX_FILE).read_to_end(&mut bytes)?;
+            Ok(bytes)
+        };
+        read().map(|bytes| Self::of(&bytes)).map_err(|e| Error::Store(store_error(&e)))
+    }
+
+    fn of(bytes: &[u8]) -> Self {
+        Self(crate::envelope::first(ring::digest::digest(&ring::digest::SHA256, bytes).as_ref()))
+    }
+}
+
+/// Writes the next key beside the one in force, over whatever a rotation that was killed left there, and reads it back.
+pub(super) fn write_rotated(file: &Path, id: KeyId, held: &[Held], vault: &[u8; 16]) -> Result<Print, Error> {
     let bytes = bytes_of(id, held, vault)?;
     let written = || -> std::io::Result<()> {
         let file = fs::canonicalize(file)?;
         put_like(&file, &rotated(&file), &bytes)
     };
-    written().map_err(|e| Error::Store(store_error(&e)))
+    written().map_err(|e| Error::Store(store_error(&e)))?;
+    let print = Print::of(&bytes);
+    if Print::of_newest(file)? == print { Ok(print) } else { Err(Error::Store(StoreError::Corrupt)) }
 }
 
 /// Whether what waits to take the older file's place is the file of this key, if anything waits.

@@ -3,9 +3,9 @@
 //! Refused: a vault to which somebody brought a share, or asked for it to be opened, who is no operator of its policy. That is
 //! found out once the policy can be read, so only those who open a vault learn who may.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
-use super::{Place, Vault};
+use super::{Inner, Place, Vault};
 use crate::audit::entry::{Event, Who};
 use crate::audit::receipt::Receipt;
 use crate::control::{Header, header_key};
@@ -25,6 +25,18 @@ pub struct Entrant {
     pub name: String,
     /// The number of the share that was brought, if one was.
     pub share: Option<u8>,
+}
+
+/// What is left of a vault that was closed: the clones of those who have not let go of it yet, with its keys.
+#[derive(Clone)]
+pub struct Remains(Weak<Inner>);
+
+impl Remains {
+    /// Whether nobody holds the vault any more.
+    #[must_use]
+    pub fn are_gone(&self) -> bool {
+        self.0.strong_count() == 0
+    }
 }
 
 /// What can be known of a vault without opening it.
@@ -98,6 +110,12 @@ impl Vault {
     #[must_use]
     pub fn holders(&self) -> usize {
         Arc::strong_count(&self.inner)
+    }
+
+    /// What tells when the last clone is gone, and is none itself.
+    #[must_use]
+    pub fn remains(&self) -> Remains {
+        Remains(Arc::downgrade(&self.inner))
     }
 
     /// Writes down that an operator accepts custody of a share of the split in force (PCI DSS 4.0.1, 3.7.8).

@@ -131,7 +131,7 @@ impl AdminService {
             Ok(v1::CompromiseKeyResponse {
                 key: Some(key(&made.key, now)),
                 next: made.next.as_ref().map(|line| key(line, now)),
-                under: Some(under(&made.under)),
+                under: made.under.as_ref().map(under),
                 healed: healing.healed.to_owned(),
                 remains: healing.remains.to_owned(),
                 epoch: self.epoch(),

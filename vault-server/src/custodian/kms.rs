@@ -68,6 +68,11 @@ impl Kms {
             runtime.shutdown_background();
             answer
         };
+        let asked = || {
+            let answer = asked();
+            crate::memory::scrub_stack();
+            answer
+        };
         std::thread::scope(|scope| scope.spawn(asked).join()).unwrap_or_else(|_| Err(Error::internal()))
     }
 
@@ -121,6 +126,7 @@ impl KeyService for Kms {
         self.ask(async |client| {
             let asked = client
                 .decrypt()
+                .key_id(&self.settings.key)
                 .key_id(&self.settings.key)
                 .encryption_context("vault", &of.vault)
                 .encryption_context("kind", of.kind)
