@@ -264,21 +264,59 @@ fn a_key_that_a_customer_still_needs_is_not_destroyed() {
 fn an_old_key_is_not_ended_where_the_next_one_is_not_in_its_place() {
     let desk = Desk::new(Engine::Redb);
     let anna = stored(&desk, "anna", VISA);
+    let before = fs::read(desk.folder().join("esk")).unwrap();
     assert_eq!(rotated(&desk.vault), Ok(()));
+    // It is known also to a vault that did not write it, but opened with it.
+    let desk = desk.reopened();
     let next = desk.folder().join("esk.rotated");
     let kept = fs::read(&next).unwrap();
-    fs::remove_file(&next).unwrap();
-    let told = loop {
-        match block_on(desk.vault.erasing()) {
-            Ok(ErasureStep::Worked { .. } | ErasureStep::Drained) => {}
-            other => break other,
+    let mut bent = kept.clone();
+    *bent.last_mut().unwrap() ^= 1;
+    for (what, other) in [("none", None), ("the older one's", Some(&before)), ("a damaged one", Some(&bent))] {
+        match other {
+            None => fs::remove_file(&next).unwrap(),
+            Some(bytes) => fs::write(&next, bytes).unwrap(),
         }
-    };
-    assert!(matches!(told, Err(Error::Config(_))), "{told:?}");
-    assert_eq!(esks(&desk.vault), [Deactivated, Active]);
+        let told = loop {
+            match block_on(desk.vault.erasing()) {
+                Ok(ErasureStep::Worked { .. } | ErasureStep::Drained) => {}
+                other => break other,
+            }
+        };
+        assert!(matches!(told, Err(Error::Config(_))), "{what}: {told:?}");
+        assert_eq!(esks(&desk.vault), [Deactivated, Active], "{what}");
+        assert_eq!(fs::read(desk.folder().join("esk")).unwrap(), before, "{what}: the older one is still there");
+    }
     fs::write(&next, kept).unwrap();
     assert!(worked_off(&desk.vault));
     assert_eq!(paid(&desk.reopened(), "anna", &anna).as_deref(), Ok(VISA));
+}
+
+#[test]
+fn customers_are_counted_without_a_use_of_any_key() {
+    const CUSTOMERS: u64 = 5;
+    let desk = Desk::new(Engine::Redb);
+    for n in 0..CUSTOMERS {
+        stored(&desk, &format!("c{n}"), VISA);
+    }
+    let uses = |kind: KeyKind| -> u64 {
+        let keys = desk.vault.keys();
+        let mut active = keys.iter().filter(|k| k.kind == kind && k.state == Active);
+        let own = active.find(|k| k.merchant.as_ref().is_none_or(|m| m.as_str() == "acme")).unwrap();
+        own.uses.unwrap()
+    };
+    let before = uses(KeyKind::Dek);
+    assert_eq!(rotated(&desk.vault), Ok(()));
+    let mut seen = 0;
+    loop {
+        match block_on(desk.vault.erasing()).unwrap() {
+            ErasureStep::Worked { seen: looked_at, .. } => seen += looked_at,
+            ErasureStep::Idle => break,
+            _ => {}
+        }
+    }
+    assert_eq!(u64::try_from(seen).unwrap(), 3 * CUSTOMERS, "counted, moved, counted");
+    assert_eq!((uses(KeyKind::Esk), uses(KeyKind::Dek) - before), (CUSTOMERS, CUSTOMERS), "moved once");
 }
 
 #[test]
