@@ -272,7 +272,8 @@ fn an_old_key_is_not_ended_where_the_next_one_is_not_in_its_place() {
     let kept = fs::read(&next).unwrap();
     let mut bent = kept.clone();
     *bent.last_mut().unwrap() ^= 1;
-    for (what, other) in [("none", None), ("the older one's", Some(&before)), ("a damaged one", Some(&bent))] {
+    for (what, other) in [("none", None), ("the older one's", Some(&before)), ("a damaged one", Some(&bent))]
+    {
         match other {
             None => fs::remove_file(&next).unwrap(),
             Some(bytes) => fs::write(&next, bytes).unwrap(),
@@ -285,7 +286,11 @@ fn an_old_key_is_not_ended_where_the_next_one_is_not_in_its_place() {
         };
         assert!(matches!(told, Err(Error::Config(_))), "{what}: {told:?}");
         assert_eq!(esks(&desk.vault), [Deactivated, Active], "{what}");
-        assert_eq!(fs::read(desk.folder().join("esk")).unwrap(), before, "{what}: the older one is still there");
+        assert_eq!(
+            fs::read(desk.folder().join("esk")).unwrap(),
+            before,
+            "{what}: the older one is still there"
+        );
     }
     fs::write(&next, kept).unwrap();
     assert!(worked_off(&desk.vault));

@@ -515,3 +515,147 @@ where
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use vault_core::custody::Passphrase;
+    use vault_core::network::Networks;
+    use vault_core::policy::Policy;
+    use vault_core::store::{self, Engine, Options};
+    use vault_core::time::ManualClock;
+
+    use super::*;
+    use crate::metrics::{Door, Metrics};
+    use crate::rig::Rig;
+    use crate::settings::Settings;
+    use crate::tls::Tls;
+
+    const OPERATORS: [u8; 32] = [7; 32];
+
+    fn policy() -> Policy {
+        let key = data_encoding::HEXLOWER.encode(&OPERATORS);
+        let text = format!(
+            "[[authority]]\nid = \"operators\"\nsha256 = \"{key}\"\n\
+             [[operator]]\nid = \"olga\"\nauthority = \"operators\"\nname = \"olga\"\n"
+        );
+        Policy::from_toml(&text).unwrap()
+    }
+
+    fn custodian() -> Box<dyn Custodian> {
+        Box::new(Passphrase::new(b"correct horse".to_vec().into()).unwrap())
+    }
+
+    fn olga() -> Entrant {
+        Entrant { authority: OPERATORS, name: "olga".to_owned(), share: None }
+    }
+
+    /// A vault on disk, its room, and what both are made of.
+    struct House {
+        rig: Rig,
+        clock: Arc<ManualClock>,
+        room: Arc<Strongroom>,
+    }
+
+    async fn house() -> House {
+        let rig = Rig::new();
+        let clock = Arc::new(ManualClock::at(crate::rig::now()));
+        fs::create_dir(rig.path("store")).unwrap();
+        let store: Arc<dyn Store> =
+            store::create(&rig.path("store"), Engine::Redb, &Options::default()).unwrap();
+        let (esk, timed) = (rig.path("store").join("esk"), clock.clone());
+        let within = store.clone();
+        let place = move || Place { clock: timed.clone(), ..Place::new(within.clone(), esk.clone()) };
+        let vault = Vault::create(place(), &*custodian(), policy()).await.unwrap();
+        fs::write(rig.path("passphrase"), "correct horse").unwrap();
+        fs::set_permissions(rig.path("passphrase"), fs::Permissions::from_mode(0o600)).unwrap();
+        let text = "[store]\nfolder = \"store\"\n[custodian]\npassphrase_file = \"passphrase\"\n\
+                    [listen]\naddress = \"127.0.0.1:0\"\n\
+                    [tls]\ncertificate = \"server.pem\"\nkey = \"server.key\"\nclient_ca = { shop = \"shop.pem\" }\n";
+        fs::write(rig.path("vault.toml"), text).unwrap();
+        let settings = Settings::read(&rig.path("vault.toml")).unwrap();
+        let metrics = Metrics::new(&[]);
+        let timed: Arc<dyn Clock> = clock.clone();
+        let tls = Tls::open(rig.files(), Door::Data, timed.clone(), metrics.clone()).unwrap();
+        let furnish = move |vault: &Vault, ending: &Shutdown| {
+            let networks = Arc::new(Networks::default());
+            let data = VaultService::new(
+                vault.clone(),
+                networks,
+                metrics.clone(),
+                tls.clone(),
+                timed.clone(),
+                1 << 20,
+                ending.clone(),
+            );
+            let admin = AdminService::new(
+                vault.clone(),
+                timed.clone(),
+                Vec::new(),
+                metrics.clone(),
+                (&settings).into(),
+            );
+            Furnished { data: VaultServer::new(data), admin: AdminServer::new(admin), tasks: Vec::new() }
+        };
+        let room = Strongroom::sealed(Parts {
+            store,
+            place: Box::new(place),
+            clock: clock.clone(),
+            people: false,
+            ask: Box::new(|whom| Ok((whom == Whom::Own).then(custodian))),
+            furnish: Box::new(furnish),
+            told: Box::new(|_| Box::pin(async {})),
+        });
+        room.stand(vault).await;
+        House { rig, clock, room }
+    }
+
+    // What waits is waited for in the runtime's own time, which goes on as soon as nothing else is to be done.
+    #[tokio::test(start_paused = true)]
+    async fn a_vault_is_not_opened_beside_what_holds_the_one_that_was_sealed() {
+        let house = house().await;
+        let olga_alone = PrincipalName::parse("olga").unwrap();
+        let holds = house.room.vault().unwrap();
+        assert_eq!(house.room.seal(&olga_alone).await, Err(Error::Config(REMAINS.to_owned())));
+        assert_eq!(house.room.vault().err(), Some(Error::Sealed), "it serves nothing all the same");
+        assert_eq!(house.room.unseal(olga()).await, Err(Error::Config(REMAINS.to_owned())));
+        assert_eq!(
+            house.room.seal(&olga_alone).await,
+            Err(Error::Config(REMAINS.to_owned())),
+            "it asks again"
+        );
+        drop(holds);
+        assert!(house.room.seal(&olga_alone).await.unwrap().sealed);
+        assert!(!house.room.unseal(olga()).await.unwrap().sealed);
+        assert!(house.room.vault().is_ok());
+        drop(house.rig);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_share_waits_an_hour_and_is_forgotten_when_the_vault_opens_otherwise() {
+        let house = house().await;
+        let by = PrincipalName::parse("olga").unwrap();
+        let vault = house.room.vault().unwrap();
+        let standing = vault.standing_of().await.unwrap();
+        let (people, shares) = Shares::split(&standing.vault, 2, 3).unwrap();
+        vault.add_custodian(&by, &people, None).await.unwrap();
+        drop(vault);
+        house.room.seal(&by).await.unwrap();
+        let held = async || house.room.brought.lock().await.shares.len();
+        let share = |at: usize| Share::parse(shares[at].expose_text().as_bytes()).unwrap();
+        assert_eq!(house.room.enter(share(0), olga()).await.unwrap().entered, 1);
+        house.clock.set(crate::rig::now().plus_ms(60 * 60 * 1_000 - 1));
+        tokio::time::sleep(2 * SHARES_LOOK).await;
+        assert_eq!(held().await, 1, "its hour is not over");
+        house.clock.set(crate::rig::now().plus_ms(60 * 60 * 1_000));
+        tokio::time::sleep(2 * SHARES_LOOK).await;
+        assert_eq!(held().await, 0, "and nobody asked");
+        // The other custodian opens the vault: what was brought meanwhile does not stay beside it.
+        assert_eq!(house.room.enter(share(1), olga()).await.unwrap().entered, 1);
+        assert!(!house.room.unseal(olga()).await.unwrap().sealed);
+        assert_eq!(held().await, 0);
+        drop(house.rig);
+    }
+}
