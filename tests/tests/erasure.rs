@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use pollster::block_on;
+use vault_client::{Zeroizing, ask, v1};
 use vault_core::audit::entry::{ControlChange, Event};
 use vault_core::control::header_key;
 use vault_core::custody::Custodian;
@@ -21,8 +22,9 @@ use vault_core::words::KeyState;
 use vault_tests::ON_DISK;
 use vault_tests::cards::{AMEX, MASTERCARD, VISA, card};
 use vault_tests::desk::{
-    Closed, Desk, OPTIONS, PASSPHRASE, START, custodian, header, passphrase, policy, principal,
+    Closed, Desk, OPTIONS, PASSPHRASE, START, custodian, header, passphrase, policy, principal, write,
 };
+use vault_tests::server::Rig;
 
 const MS_PER_HOUR: u64 = 3_600_000;
 
@@ -338,9 +340,44 @@ fn an_erasure_key_is_taken_into_custody_by_its_own_custodians_alone() {
     let anna = stored(&desk, "anna", VISA);
     erased(&desk, "anna");
     let pending = desk.rows(rows::ERASURE).remove(0).0;
-    vault_tests::desk::write(&*desk.store, vec![Write::Delete(pending)]);
+    write(&*desk.store, vec![Write::Delete(pending)]);
     assert_eq!(paid(&desk, "anna", &anna), Err(Error::NotFound));
     assert!(desk.row(&header_key()).is_some() && rotated(&desk.vault).is_ok() && worked_off(&desk.vault));
+}
+
+#[test]
+fn custody_waits_for_customers_who_move_to_a_new_erasure_key() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let mut rig = Rig::new(Engine::Redb);
+    runtime.block_on(async {
+        let mut header = ask::header("acme", "web", v1::Purpose::Authorization, v1::Initiator::Cardholder);
+        let context = v1::Context { customer_reference: "anna".to_owned(), ..v1::Context::default() };
+        header.context = Some(context);
+        let visa = ask::card(Zeroizing::new(VISA.as_bytes().to_vec()), None);
+        rig.client("shop").await.tokenize(header, visa).await.unwrap();
+    });
+    rig.kill();
+    let store = Closed::at(&rig.file("vault"), OPTIONS).store();
+    let (key, whole) = block_on(store.scan(&[rows::SUBJECT], None, 1)).unwrap().remove(0);
+    let mut bent = whole.clone();
+    *bent.last_mut().unwrap() ^= 1;
+    write(&*store, vec![Write::Put(key.clone(), bent)]);
+    drop(store);
+    rig.start();
+    let rotate = async |rig: &Rig, kind: v1::KeyKind| {
+        let header = Some(ask::change(None));
+        let request = v1::RotateKeyRequest { header, kind: kind.into(), ..v1::RotateKeyRequest::default() };
+        rig.operator().await.rotate_key(request).await.map(drop).map_err(|e| e.to_string())
+    };
+    // Her row does not open: she keeps the older key needed.
+    runtime.block_on(rotate(&rig, v1::KeyKind::Esk)).unwrap();
+    let refused = runtime.block_on(rotate(&rig, v1::KeyKind::Root)).unwrap_err();
+    assert!(refused.contains("customers are being moved") && refused.contains("keys status"), "{refused}");
+    rig.kill();
+    write(&*Closed::at(&rig.file("vault"), OPTIONS).store(), vec![Write::Put(key, whole)]);
+    rig.start();
+    runtime.block_on(rotate(&rig, v1::KeyKind::Root)).unwrap();
+    rig.kill();
 }
 
 /// Asks until the request waits for the disk, and goes away; whether it did wait.

@@ -41,6 +41,12 @@ use crate::shutdown::Shutdown;
 use crate::tls::Tls;
 use crate::wire;
 
+/// How long a change of custody waits for customers who are moving to a new erasure key, before it is refused.
+const MOVES_WAIT: Duration = Duration::from_secs(5);
+
+/// How often it is looked whether they have moved.
+const MOVES_LOOK: Duration = Duration::from_millis(50);
+
 /// How many rows a page has where the request does not say.
 const PAGE: usize = 100;
 
@@ -822,15 +828,20 @@ impl AdminService {
     }
 
     /// Custody changes where there is one erasure epoch key. The vault would move all customers first, at a pace that traffic
-    /// would feel: here that is left to the work in the background.
+    /// would feel: here that is left to the work in the background, and waited for if it is nearly done.
     async fn customers_stay(&self) -> Result<(), Error> {
-        match self.vault.erasure_work().await? {
-            Some(work) if work.moving => Err(Error::Config(
+        let moved = async {
+            while self.vault.erasure_work().await?.is_some_and(|work| work.moving) {
+                tokio::time::sleep(MOVES_LOOK).await;
+            }
+            Ok(())
+        };
+        tokio::time::timeout(MOVES_WAIT, moved).await.unwrap_or_else(|_| {
+            Err(Error::Config(
                 "customers are being moved to a new erasure key: try again once `vaultctl keys status` shows that this is done"
                     .to_owned(),
-            )),
-            _ => Ok(()),
-        }
+            ))
+        })
     }
 
     async fn change_custodian_once(
