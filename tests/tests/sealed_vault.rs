@@ -282,6 +282,16 @@ async fn whoever_keeps_trying_waits() {
     let Err(ClientError::Refused(failure)) = refused else { panic!("it was taken") };
     assert_eq!(failure.reason(), Some(Reason::BudgetSpent));
     assert!(failure.retry_after().unwrap() > Duration::from_secs(60));
+    // Who keeps trying is in the server's log, and who takes the others' shares away.
+    assert!(!told(&ask(&rig, "olga", &["reset"]))["entered"].as_u64().is_some_and(|n| n > 0));
+    let log = rig.log();
+    let named =
+        |what: &str| log.iter().filter(|l| l.contains(what) && l.contains("spiffe://rig/olga")).count();
+    assert_eq!(
+        (named("do not open the vault"), named("are forgotten at an operator's word")),
+        (10, 1),
+        "{log:?}"
+    );
     assert_eq!(reason(olga.unseal(v1::UnsealRequest {}).await), Some(Reason::BudgetSpent));
 }
 
@@ -391,6 +401,13 @@ fn shares_are_checked_by_their_holders_and_replaced_by_new_ones_or_a_passphrase(
         .unwrap();
     let list = String::from_utf8(list.stdout).unwrap();
     assert!(list.contains("passphrase") && list.contains("any 2 of 2 shares of split"), "{list}");
+
+    // A new root is every custodian's: refused before a share is written, and both open as before.
+    let arguments = ["split", "--threshold", "2", "--shares", "3", "--into", "more", "--operator", "olga"];
+    let alone = [&arguments[..], &["--new-root", "--passphrase-file", "back"]].concat();
+    let refused = complaint(&ask(&rig, "olga", &alone));
+    assert!(refused.contains("needs every custodian") && !rig.file("more").exists(), "{refused}");
+    assert!(check(&beside) && check(&["--passphrase-file", "back"]));
 }
 
 #[test]

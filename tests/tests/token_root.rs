@@ -101,8 +101,11 @@ fn holders_bring_the_rest_and_learn_nothing_but_how_many() {
         let abroad = desk.at("zenith", "web").stored(MASTERCARD);
         let second = rotated(&desk);
         let nobody = token("tok_0123456789012345678901");
+        let uses = || desk.vault.keys().iter().find(|k| k.id == second).unwrap().uses.unwrap();
+        let unused = uses();
         let told = upgraded(&desk, &[&visa, &amex, &anna, &anna, &gone, &abroad, &nobody]);
         assert_eq!(told, TokensUpgraded { upgraded: 3, current: 2, unknown: 2, unreadable: 0 }, "{engine}");
+        assert_eq!(uses() - unused, 3, "each new wrap is a use of the key that wraps");
         let event = Event::Rewrapped { key: second.0, rows: 3 };
         assert_eq!(desk.last_event(), event);
         assert_eq!(

@@ -229,7 +229,7 @@ impl Strongroom {
             }
             Err(why @ (Error::Custody | Error::Denied)) => {
                 brought.wrong.push(now);
-                tracing::warn!(problem = %why, by = ?names, "the shares that were entered do not open the vault, or not by these operators; all are forgotten");
+                tracing::warn!(problem = %why, principal = %names.join(", "), "the shares that were entered do not open the vault, or not by these operators; all are forgotten");
                 Err(Error::Custody)
             }
             Err(e) => Err(e),
@@ -260,7 +260,7 @@ impl Strongroom {
         }
         if let Err(why @ (Error::Custody | Error::Denied)) = &opened {
             brought.wrong.push(now);
-            tracing::warn!(problem = %why, by = ?by.name, "the custodian of the settings does not open the vault, or not for this operator");
+            tracing::warn!(problem = %why, principal = %by.name, "the custodian of the settings does not open the vault, or not for this operator");
         }
         opened?;
         brought.shares.clear();
@@ -272,7 +272,7 @@ impl Strongroom {
         let mut brought = self.brought.lock().await;
         let entered = brought.shares.len();
         brought.shares.clear();
-        tracing::warn!(by = ?by.name, entered, "the shares that were entered are forgotten at an operator's word");
+        tracing::warn!(principal = %by.name, count = entered, "the shares that were entered are forgotten at an operator's word");
         self.state(0).await
     }
 
