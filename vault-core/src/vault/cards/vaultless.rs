@@ -1,7 +1,8 @@
 //! Vaultless tokens among the verbs that begin with a token: what one without a row stands for, and the verb that turns
 //! one of an old slot into the current one.
 
-use super::{Decided, Deed, Done, Name, Refused, Round, Want, one};
+use super::round::Name;
+use super::{Decided, Deed, Done, Refused, Round, Want, one};
 use crate::error::Error;
 use crate::guard;
 use crate::journal::Filing;
