@@ -461,7 +461,7 @@ fn shredding_leaves_customers_whose_cards_are_under_a_later_key() {
 }
 
 /// The desk's policy with a vaultless format of acme.
-fn policy_with_slots() -> Policy {
+pub(crate) fn policy_with_slots() -> Policy {
     let text = policy_text();
     let acme = "id = \"acme\"\n";
     let slots = format!("{acme}ff1_slots = 5\n[[merchant.format]]\nid = \"edge\"\nscheme = \"ff1\"\n");

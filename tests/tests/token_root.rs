@@ -90,6 +90,22 @@ fn tokens_move_when_they_are_used_and_cards_when_they_come_again() {
 }
 
 #[test]
+fn a_token_that_was_shredded_needs_no_key_and_is_none_that_does_not_open() {
+    let desk = Desk::new(Engine::Redb);
+    let (olga, acme) = (principal("olga"), merchant_name("acme"));
+    let lost = desk.web().stored(VISA);
+    let dek =
+        desk.vault.keys().into_iter().find(|k| k.kind == KeyKind::Dek && k.merchant.as_ref() == Some(&acme));
+    block_on(desk.vault.rotate_dek(&olga, &acme, None)).unwrap();
+    let kept = desk.web().stored(AMEX);
+    block_on(desk.vault.shred_key(&olga, dek.unwrap().id, None)).unwrap();
+    rotated(&desk);
+    let told = upgraded(&desk, &[&lost, &kept]);
+    assert_eq!(told, TokensUpgraded { upgraded: 1, current: 1, ..TokensUpgraded::default() });
+    assert!(desk.verified().is_whole());
+}
+
+#[test]
 fn holders_bring_the_rest_and_learn_nothing_but_how_many() {
     for engine in ON_DISK {
         let desk = Desk::new(engine);

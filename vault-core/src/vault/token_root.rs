@@ -35,7 +35,7 @@ const KEPT_DAYS: u32 = 2;
 pub struct TokensUpgraded {
     /// Wrapped under the key of now.
     pub upgraded: u64,
-    /// Under it already, or never under any: vaultless and ended tokens.
+    /// Under it already, or under none any more, or never: vaultless, ended and shredded tokens.
     pub current: u64,
     /// No token of the merchant.
     pub unknown: u64,
@@ -223,6 +223,10 @@ fn renew(
     let keyring = &state.keyring;
     let place = view.at(places)?;
     let Some(bytes) = view.get(&place.key) else { return Ok(Standing::Unknown) };
+    // Nobody opens it again, under whatever key.
+    if keyring.is_shredded(id, bytes) {
+        return Ok(Standing::Current);
+    }
     let mut row = keyring.card(id, &place, bytes)?.row;
     if newest.is_some_and(|newest| row.version < newest) {
         return Err(Unopened);
