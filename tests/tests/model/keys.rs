@@ -105,7 +105,9 @@ impl World {
     pub(super) fn compromise(&mut self) {
         let kind = COMPROMISED[self.dice.below(COMPROMISED.len())];
         let all = self.keys(kind);
-        let Some(before) = self.dice.one_of(all) else { return };
+        let in_use = all.iter().filter(|k| k.state == KeyState::Active).cloned();
+        let in_use = self.dice.one_of(in_use).filter(|_| self.dice.below(2) == 0);
+        let Some(before) = in_use.or_else(|| self.dice.one_of(all)) else { return };
         let follows = before.state == KeyState::Active && !self.has_no_next(kind);
         let is_new = before.state != KeyState::Destroyed && before.compromised.is_none();
         let (told, again) = self.compromise_key(before.id);
@@ -124,6 +126,9 @@ impl World {
         self.look_under_old_keys();
         let (told, _) = self.compromise_key(before.id);
         assert!(matches!(told, Err(Error::Malformed { field: "key", .. })), "noted twice: {told:?}");
+        if kind == KeyKind::Fpk {
+            self.tokenize_edge();
+        }
         let next = if follows { "" } else { ", none follows" };
         self.did(&format!("compromise {}{next}", kind.as_str()));
     }
@@ -147,8 +152,13 @@ impl World {
 
     /// A key goes with what is under it: those tokens and fingerprints, and nothing else.
     pub(super) fn shred(&mut self) {
-        let all = self.keys(KeyKind::Dek);
         let may_go = |key: &KeyLine| !matches!(key.state, KeyState::Active | KeyState::Destroyed);
+        if !self.keys(KeyKind::Dek).iter().any(may_go) && self.dice.below(2) == 0 {
+            let (told, again) = self.ask(|desk, who| rotated(&desk.vault, KeyKind::Dek, who));
+            assert!(told.is_ok() || again, "{told:?}");
+            (0..3).for_each(|_| self.tokenize());
+        }
+        let all = self.keys(KeyKind::Dek);
         let over = all.iter().filter(|key| may_go(key)).cloned();
         let over = self.dice.one_of(over).filter(|_| self.dice.below(8) > 0);
         let key = over.unwrap_or_else(|| self.dice.one_of(all).unwrap());

@@ -67,6 +67,7 @@ struct Seen {
 
 /// A failure tells what led to it.
 impl Drop for World {
+    #[allow(clippy::print_stderr, reason = "what panics has no other way to tell it")]
     fn drop(&mut self) {
         if std::thread::panicking() {
             eprintln!("seed {} on {}, steps: {}", self.seed, self.engine, self.told.join(", "));
