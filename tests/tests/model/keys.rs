@@ -104,6 +104,10 @@ impl World {
     /// Somebody else may have a key: the next one is there at once, and it is said once.
     pub(super) fn compromise(&mut self) {
         let kind = COMPROMISED[self.dice.below(COMPROMISED.len())];
+        // The last slot is another case than the others, and seldom reached.
+        if kind == KeyKind::Fpk && self.dice.below(3) == 0 {
+            (0..SLOTS).for_each(|_| self.open_slot());
+        }
         let all = self.keys(kind);
         let in_use = all.iter().filter(|k| k.state == KeyState::Active).cloned();
         let in_use = self.dice.one_of(in_use).filter(|_| self.dice.below(2) == 0);

@@ -74,7 +74,8 @@ impl World {
         }
     }
 
-    fn open_slot(&mut self) {
+    /// Opens the next slot, if there is one.
+    pub(super) fn open_slot(&mut self) {
         let (before, _) = self.slots();
         let (told, again) = self.ask(|desk, _| {
             let (acme, format) = (merchant_name("acme"), FormatName::parse(FORMAT).unwrap());
