@@ -1,8 +1,9 @@
 //! Every level of the key tree takes a new key while the vault works, and nothing below it is touched.
 
+use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread;
 
 use pollster::block_on;
@@ -157,17 +158,19 @@ fn operators_notes_open_under_the_key_of_their_time_which_stays_as_long_as_they_
 pub(crate) struct Counted {
     store: Arc<dyn Store>,
     pub(crate) full: AtomicBool,
-    rows: AtomicU64,
-    bytes: AtomicU64,
+    written: Mutex<Written>,
 }
+
+/// Rows and bytes that were written, by the rows' kind.
+type Written = BTreeMap<u8, (u64, u64)>;
 
 impl Counted {
     pub(crate) fn over(store: Arc<dyn Store>) -> Arc<Self> {
-        Arc::new(Self { store, full: false.into(), rows: 0.into(), bytes: 0.into() })
+        Arc::new(Self { store, full: false.into(), written: Mutex::default() })
     }
 
-    fn taken(&self) -> (u64, u64) {
-        (self.rows.swap(0, Ordering::SeqCst), self.bytes.swap(0, Ordering::SeqCst))
+    fn taken(&self) -> Written {
+        std::mem::take(&mut self.written.lock().unwrap())
     }
 }
 
@@ -191,12 +194,13 @@ impl Store for Counted {
         }
         self.store.commit(batch)?;
         for write in batch.parts.iter().flat_map(|part| &part.writes).chain(&batch.head) {
-            let bytes = match write {
-                Write::Put(key, value) => key.len() + value.len(),
-                Write::Delete(key) | Write::Add(key, _) => key.len() + 8,
+            let (kind, bytes) = match write {
+                Write::Put(key, value) => (key[0], key.len() + value.len()),
+                Write::Delete(key) | Write::Add(key, _) => (key[0], key.len() + 8),
             };
-            self.rows.fetch_add(1, Ordering::SeqCst);
-            self.bytes.fetch_add(bytes as u64, Ordering::SeqCst);
+            let mut written = self.written.lock().unwrap();
+            let of_kind = written.entry(kind).or_default();
+            *of_kind = (of_kind.0 + 1, of_kind.1 + bytes as u64);
         }
         Ok(())
     }
@@ -215,39 +219,56 @@ fn many() -> u32 {
     if std::env::var_os("VAULT_LONG").is_some() { 1_000_000 } else { 20_000 }
 }
 
-#[test]
-fn an_upper_rotation_writes_as_much_with_many_cards_as_with_few() {
+/// What each rotation above the rows writes in a vault with so many cards.
+fn written_by_upper_rotations(cards: u32) -> Vec<(&'static str, Written)> {
     let folder = tempfile::tempdir().unwrap();
     let store = store::create(folder.path(), Engine::Redb, &OPTIONS).unwrap();
     let counted = Counted::over(store);
     let place = Place::new(counted.clone(), folder.path().join("esk"));
     let vault = block_on(Vault::create(place, &custodian(), policy())).unwrap_or_else(|e| panic!("{e}"));
-    let import = |from: u32, to: u32| {
-        let importer = principal("acme-import");
-        for from in (from..to).step_by(1_000) {
-            let header = Header { channel: Some(channel("web")), ..header() };
-            let cards: Vec<NewCard> = (from..from + 1_000).map(|n| card(&number("4", 16, n))).collect();
-            let told = block_on(vault.tokenize_batch(Caller::Local(&importer), &header, cards));
-            assert!(told.unwrap_or_else(|e| panic!("{e}")).iter().all(Result::is_ok));
-        }
-    };
-    let mut seen: Vec<Vec<(u64, u64)>> = Vec::new();
-    for (from, to) in [(0, 1_000), (1_000, many())] {
-        import(from, to);
-        let of_level = |(kind, rotate): (KeyKind, Rotate)| {
-            counted.taken();
-            rotate(&vault).unwrap_or_else(|e| panic!("{e}"));
-            let (rows, bytes) = counted.taken();
-            println!("{} at {to} cards: {rows} rows, {bytes} bytes", kind.as_str());
-            (rows, bytes)
-        };
-        seen.push(LEVELS.map(of_level).to_vec());
+    let importer = principal("acme-import");
+    for from in (0..cards).step_by(1_000) {
+        let header = Header { channel: Some(channel("web")), ..header() };
+        let cards: Vec<NewCard> = (from..from + 1_000).map(|n| card(&number("4", 16, n))).collect();
+        let told = block_on(vault.tokenize_batch(Caller::Local(&importer), &header, cards));
+        assert!(told.unwrap_or_else(|e| panic!("{e}")).iter().all(Result::is_ok));
     }
-    for ((few_rows, few_bytes), (many_rows, many_bytes)) in seen[0].iter().zip(&seen[1]) {
-        // The second round finds more keys in Control, one for each rotation before it: some hundred bytes, whatever
-        // the cards. And as the log grows, the places in it that a checkpoint touches may be some more.
-        assert!(many_rows.abs_diff(*few_rows) <= 4 && many_bytes.abs_diff(*few_bytes) < 4_000, "{seen:?}");
-        assert!(*many_rows < 20, "{seen:?}");
+    let custodian_changes: Rotate = |vault| {
+        let (old, new) = (custodian(), passphrase("another and better one"));
+        block_on(vault.change_custodian(&principal("olga"), (&old, &new), None)).map(|_| ())
+    };
+    let levels = LEVELS.iter().map(|(kind, rotate)| (kind.as_str(), *rotate));
+    levels
+        .chain([("custodian", custodian_changes)])
+        .map(|(level, rotate)| {
+            counted.taken();
+            rotate(&vault).unwrap_or_else(|e| panic!("{level}: {e}"));
+            let written = counted.taken();
+            let (rows, bytes) =
+                written.values().fold((0, 0), |(rows, bytes), of| (rows + of.0, bytes + of.1));
+            println!("{level} at {cards} cards: {rows} rows, {bytes} bytes");
+            (level, written)
+        })
+        .collect()
+}
+
+#[test]
+fn an_upper_rotation_writes_as_much_with_many_cards_as_with_few() {
+    let (few, many) = (written_by_upper_rotations(1_000), written_by_upper_rotations(many()));
+    for ((level, few), (_, many)) in few.iter().zip(&many) {
+        // Of the log: how full the last tiles are, and how many digits its size has in a checkpoint, are its own.
+        let is_of_the_tree = |kind: u8| [rows::TILE, rows::HEAD].contains(&kind);
+        let beside = |written: &Written| -> Written {
+            written.iter().filter(|(kind, _)| !is_of_the_tree(**kind)).map(|(k, of)| (*k, *of)).collect()
+        };
+        assert_eq!(beside(few), beside(many), "{level}");
+        assert!(
+            !beside(few).is_empty() && beside(few).values().all(|(rows, _)| *rows < 10),
+            "{level}: {few:?}"
+        );
+        assert_eq!(few[&rows::HEAD].0, many[&rows::HEAD].0, "{level}");
+        let tiles = |written: &Written| written.get(&rows::TILE).map_or(0, |of| of.0);
+        assert!(tiles(many).abs_diff(tiles(few)) <= 4, "{level}: {few:?} {many:?}");
     }
 }
 
