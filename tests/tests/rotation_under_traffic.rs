@@ -36,7 +36,19 @@ actions = ["inspect", "disable", "enable", "update_attributes", "replace", "fing
     "list_by_subject", "erase_subject"]
 show = "masked"
 import = true
+
+[[rule]]
+id = "translates"
+effect = "allow"
+merchant = "acme"
+channels = ["pos"]
+principals = ["importer"]
+actions = ["tokenize"]
+import = true
 "#;
+
+/// How many tokens a batch and a stream of the traffic have.
+const AT_ONCE: usize = 5;
 
 /// What a run does, by size.
 struct Size {
@@ -175,6 +187,63 @@ impl Program {
         self.asked += 1;
     }
 
+    /// The same of several tokens: in one message, and in a stream.
+    async fn paid_together(&mut self, held: &[(String, String)]) {
+        let items = || held.iter().map(|(token, _)| ask::plain(token)).collect::<Vec<_>>();
+        let (due, header) = (self.pace.next().await, Scene::web());
+        let batch = |clients: Arc<(VaultClient, VaultClient)>| {
+            let (header, items) = (header.clone(), items());
+            async move { clients.1.batch_detokenize(header, items).await }
+        };
+        let told = self.scene.ask(due, batch).await.0.unwrap_or_else(|e| panic!("batch: {e}"));
+        let told = told.outcomes.into_iter().map(|outcome| outcome.result.unwrap());
+        for (told, (_, digits)) in told.zip(held) {
+            assert_eq!(ask::pan(told).unwrap().as_slice(), digits.as_bytes(), "a wrong card");
+        }
+        let due = self.pace.next().await;
+        let stream = |clients: Arc<(VaultClient, VaultClient)>| {
+            let message = |(at, mut item): (usize, v1::DetokenizeItem)| {
+                item.reference = at.to_string();
+                v1::StreamDetokenizeRequest { header: Some(Scene::web()), item: Some(item) }
+            };
+            let messages: Vec<_> = items().into_iter().enumerate().map(message).collect();
+            async move {
+                let mut answers = clients.1.stream_detokenize(tokio_stream::iter(messages)).await?;
+                let mut told = Vec::new();
+                while let Some(next) = answers.next().await {
+                    let outcome = next?;
+                    told.push((outcome.reference, outcome.result?));
+                }
+                Ok(told)
+            }
+        };
+        let told = self.scene.ask(due, stream).await.0.unwrap_or_else(|e| panic!("stream: {e}"));
+        assert_eq!(told.len(), held.len());
+        for (at, told) in told {
+            let (_, digits) = &held[at.parse::<usize>().unwrap()];
+            assert_eq!(ask::pan(told).unwrap().as_slice(), digits.as_bytes(), "a wrong card");
+        }
+        self.asked += 2;
+    }
+
+    /// A token of another channel for a card that has one, which opens there.
+    async fn translated(&mut self, token: &str, digits: &str) {
+        let asked = |client: VaultClient, header| {
+            let item = ask::translate(token, "pos");
+            async move { client.translate(header, item).await }
+        };
+        let there = self.does("translate", "", asked).await.0.token;
+        let due = self.pace.next().await;
+        let header = ask::header("acme", "pos", v1::Purpose::Authorization, v1::Initiator::Cardholder);
+        let paid = |clients: Arc<(VaultClient, VaultClient)>| {
+            let (header, item) = (header.clone(), ask::plain(&there));
+            async move { clients.1.detokenize(header, item).await }
+        };
+        let told = self.scene.ask(due, paid).await.0.unwrap_or_else(|e| panic!("translated: {e}"));
+        assert_eq!(ask::pan(told).unwrap().as_slice(), digits.as_bytes(), "a wrong card");
+        self.asked += 1;
+    }
+
     async fn does<T, F>(
         &mut self,
         name: &str,
@@ -212,6 +281,10 @@ impl Program {
             let (token, digits) = held(at.wrapping_mul(2_654_435_761) + n * 7_919);
             self.paid(&token, Some(&digits)).await;
         }
+        let together: Vec<_> = (0..AT_ONCE).map(|n| held(at.wrapping_mul(48_271) + n * 104_729)).collect();
+        self.paid_together(&together).await;
+        let (token, digits_there) = held(at.wrapping_mul(69_621));
+        self.translated(&token, &digits_there).await;
         let (token, same) = held(at.wrapping_mul(40_503));
         assert_eq!(self.tokenize(&same, "").await, token, "the same card has the same token");
         let masked = |client: VaultClient, header| {
